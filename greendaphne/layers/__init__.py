@@ -1,0 +1,1 @@
+"""Channel layers whose ``receive(block=True)`` really waits."""

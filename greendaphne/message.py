@@ -1,0 +1,143 @@
+"""The vocabulary that protocol code and applications share, and the two seams between them.
+
+A *protocol file* (``http1``, ``http2``, ``websocket``) turns bytes into a :class:`Request` and offers a :class:`Stream` to answer it
+on.  An *application* (``bridge``) is called with both and knows no socket.  ``exchange`` brings the two together and is the only place
+that turns the exceptions below into responses.
+
+Exceptions::
+
+    HTTPError               the peer or the deployment is at fault; carries the status to answer with
+    ClientDisconnected      nobody is left to answer; everything about the request is released
+    ResponseError           the application's response cannot be sent as it is; answered with 500 and logged
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from .websocket import WebSocket
+
+#: A header section: lower-case names, values without surrounding blanks, order and duplicates kept (RFC 9110 section 5.2).
+Headers = Sequence[tuple[bytes, bytes]]
+
+#: ``[host, port]`` as the channel layer carries it, or ``None`` where the socket has no such address (UNIX sockets).
+Address = list[object] | None
+
+
+class TLSInfo(NamedTuple):
+    """What was negotiated on a TLS connection: ``version`` such as ``"TLSv1.3"``, ``cipher`` by its OpenSSL name."""
+
+    version: str
+    cipher: str
+
+
+class ConnectionInfo(NamedTuple):
+    """What is the same for every request of a connection."""
+
+    scheme: str
+    client: Address
+    server: Address
+    tls: TLSInfo | None = None
+
+
+class Request(NamedTuple):
+    """One request head, checked, as every protocol version delivers it.
+
+    ``target`` is the request target as received (for logs), ``path`` its raw, still percent-encoded path and ``query_string`` the raw
+    bytes behind the first ``?``.  ``content_length`` is the number of body bytes, 0 for none and ``None`` where only the end of the
+    body tells.  ``upgrade`` is the lower-cased ``Upgrade`` field (RFC 9110 section 7.8) or, on HTTP/2, the ``:protocol`` of an
+    extended CONNECT (RFC 8441); empty for an ordinary request.
+    """
+
+    method: str
+    target: bytes
+    path: bytes
+    query_string: bytes
+    http_version: str
+    headers: list[tuple[bytes, bytes]]
+    content_length: int | None
+    upgrade: bytes
+    connection: ConnectionInfo
+
+
+class HTTPError(Exception):
+    """A request that is answered with an error of the server's own.
+
+    :param status: the HTTP status code.
+    :param detail: one sentence for the error page; fixed text, never an exception's.
+    :param headers: further response fields, such as ``Retry-After``.
+    :param close: whether the connection ends after the answer because its framing is in doubt or the answer comes early.
+    """
+
+    def __init__(self, status: int, detail: str, headers: Headers = (), *, close: bool = False) -> None:
+        super().__init__(status, detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers
+        self.close = close
+
+
+class ClientDisconnected(Exception):
+    """The client went away, or stopped reading for longer than the send timeout."""
+
+
+class ResponseError(Exception):
+    """The application's response breaks the protocol; the text names what is wrong with it, for the log."""
+
+
+class Stream(Protocol):
+    """One request and the way to answer it; HTTP/1 connections and HTTP/2 streams implement it.
+
+    All methods block cooperatively and raise :class:`ClientDisconnected` when the peer is gone.  One greenlet owns a stream, with one
+    exception: after :meth:`switch` one greenlet may read while one other writes.
+    """
+
+    request: Request
+    #: The status sent, 0 before :meth:`start`; and the body bytes sent, for the access log.
+    status: int
+    sent: int
+
+    def read(self, n: int, timeout: float | None = None) -> bytes:
+        """Return 1 to ``n`` body bytes, or ``b""`` at their end; after :meth:`switch` tunnel bytes, ``b""`` at EOF.
+
+        Waits at most ``timeout`` seconds where one is given, raises :class:`TimeoutError` then and loses nothing.  Before
+        :meth:`switch` the body's own time limits hold and raise :class:`HTTPError` (408).
+        """
+
+    def readinto(self, buffer: memoryview, timeout: float | None = None) -> int:
+        """Like :meth:`read`, into ``buffer``; returns the number of bytes, 0 at the end."""
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Check and keep the response head; it leaves with the first :meth:`write` or :meth:`finish`.
+
+        :raises ResponseError: for a head that must not be sent; nothing was sent then and another may be started.
+        """
+
+    def write(self, data: bytes) -> None:
+        """Send ``data`` as body bytes, or as tunnel bytes after :meth:`switch`."""
+
+    def finish(self, data: bytes = b"") -> None:
+        """Send ``data`` as the last body bytes and complete the response."""
+
+    def switch(self, headers: Headers) -> None:
+        """Turn the stream into a tunnel: 101 with ``headers`` on HTTP/1.1 (RFC 9110 section 15.2.2), 200 on HTTP/2 (RFC 8441)."""
+
+    def reset(self) -> None:
+        """Abort: the peer must not take what it has for complete."""
+
+
+class Application(Protocol):
+    """What answers requests; :class:`greendaphne.bridge.ChannelLayerApplication` is one."""
+
+    def http(self, request: Request, stream: Stream) -> None:
+        """Answer ``request`` on ``stream``; return when the response is complete."""
+
+    def websocket(self, request: Request, websocket: WebSocket) -> None:
+        """Serve one WebSocket from its handshake to its end."""
+
+
+def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    """All values of the field ``name`` (lower case), in order."""
+    return [value for key, value in headers if key == name]

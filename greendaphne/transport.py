@@ -1,0 +1,198 @@
+"""A connected socket as a cooperative byte stream, the lowest layer that protocol code sees.
+
+:class:`Transport` owns a plain non-blocking socket and two hub watchers that exist only once something had to wait, so a silent
+connection costs little.  Every wait is bounded by a timeout.  A broken connection is always :class:`ClientDisconnected`, never an
+``OSError``: whoever reads or writes can do nothing about the difference.  One greenlet may read while one other writes; two writers
+are the caller's error.  :mod:`greendaphne.tls` offers the same interface over TLS.
+"""
+
+from __future__ import annotations
+
+import _socket
+import struct
+from time import monotonic
+from typing import Protocol
+
+from gevent import get_hub
+from gevent.socket import wait
+
+from .message import ClientDisconnected
+
+#: The most that one ``recv`` asks for; large enough for uploads, small enough to come from the allocator's free lists.
+RECV_SIZE = 64 * 1024
+
+_READ, _WRITE = 1, 2
+_ABORTIVE = struct.pack("ii", 1, 0)
+
+
+class ByteStream(Protocol):
+    """What a connection's protocol code needs of a transport; :class:`Transport` and ``tls.TLSTransport`` offer it."""
+
+    def recv(self, n: int, timeout: float | None) -> bytes:
+        """Return 1 to ``n`` bytes, ``b""`` at the end of the stream.
+
+        :raises TimeoutError: after ``timeout`` seconds without a byte (``None``: wait for ever).
+        :raises ClientDisconnected: when the connection broke.
+        """
+
+    def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
+        """Like :meth:`recv`, into ``buffer``; returns the number of bytes."""
+
+    def wait_readable(self, timeout: float | None) -> None:
+        """Return once :meth:`recv` would not wait; raises :class:`TimeoutError`."""
+
+    def sendall(self, data: bytes | bytearray | memoryview) -> None:
+        """Send everything; :class:`ClientDisconnected` when the peer takes nothing for the send timeout."""
+
+    def shutdown_write(self) -> None:
+        """Tell the peer that nothing more follows; never raises."""
+
+    def shutdown_read(self) -> None:
+        """Let a greenlet that waits to read see the end of the stream; never raises."""
+
+    def close(self) -> None:
+        """Release the socket; idempotent."""
+
+    def abort(self) -> None:
+        """Release the socket with a reset, so that the peer cannot take what it has for complete; idempotent."""
+
+
+class Transport:
+    """A connected TCP or UNIX stream socket.
+
+    :param sock: the socket; made non-blocking here whatever ``socket.setdefaulttimeout`` says.
+    :param send_timeout: seconds without progress after which a send gives up.
+    """
+
+    __slots__ = ("_drained", "_fd", "_reader", "_send_timeout", "_sock", "_writer", "closed")
+
+    def __init__(self, sock: _socket.socket, send_timeout: float) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._send_timeout = send_timeout
+        self._reader = None
+        self._writer = None
+        # Whether the last read emptied the kernel's buffer.  Waiting at once is then cheaper than a read that is bound to fail.
+        self._drained = False
+        self.closed = False
+
+    def fileno(self) -> int:
+        """The descriptor, -1 once closed."""
+        return self._sock.fileno()
+
+    def wait_readable(self, timeout: float | None) -> None:
+        if self.closed:
+            raise ClientDisconnected
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = get_hub().loop.io(self._fd, _READ)
+        wait(reader, timeout, TimeoutError)
+        self._drained = False
+
+    def recv(self, n: int, timeout: float | None) -> bytes:
+        if self._drained:
+            self.wait_readable(timeout)
+        while True:
+            try:
+                data = self._sock.recv(n)
+            except BlockingIOError:
+                self.wait_readable(timeout)
+            except OSError:
+                raise ClientDisconnected from None
+            else:
+                self._drained = 0 < len(data) < n
+                return data
+
+    def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
+        if self._drained:
+            self.wait_readable(timeout)
+        while True:
+            try:
+                count = self._sock.recv_into(buffer)
+            except BlockingIOError:
+                self.wait_readable(timeout)
+            except OSError:
+                raise ClientDisconnected from None
+            else:
+                self._drained = 0 < count < len(buffer)
+                return count
+
+    def sendall(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            raise ClientDisconnected from None
+        if sent == len(data):
+            return
+        view = memoryview(data)[sent:]
+        while view:
+            self._wait_writable()
+            try:
+                view = view[self._sock.send(view) :]
+            except BlockingIOError:
+                continue
+            except OSError:
+                raise ClientDisconnected from None
+
+    def _wait_writable(self) -> None:
+        if self.closed:
+            raise ClientDisconnected
+        writer = self._writer
+        if writer is None:
+            writer = self._writer = get_hub().loop.io(self._fd, _WRITE)
+        try:
+            wait(writer, self._send_timeout, TimeoutError)
+        except TimeoutError:
+            # Half of something is in the socket's buffer: only a reset tells the peer that it is not complete.
+            self.abort()
+            raise ClientDisconnected from None
+
+    def shutdown_write(self) -> None:
+        self._shutdown(_socket.SHUT_WR)
+
+    def shutdown_read(self) -> None:
+        self._shutdown(_socket.SHUT_RD)
+
+    def _shutdown(self, how: int) -> None:
+        try:
+            self._sock.shutdown(how)
+        except OSError:
+            pass  # the peer was quicker
+
+    def abort(self) -> None:
+        if not self.closed:
+            try:
+                self._sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _ABORTIVE)
+            except OSError:
+                pass
+            self.close()
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        for watcher in (self._reader, self._writer):
+            if watcher is not None:
+                # Whoever still waits on it is told so by the hub before the descriptor's number can be used again.
+                get_hub().cancel_wait(watcher, ClientDisconnected, True)
+        self._reader = self._writer = None
+        self._sock.close()
+
+
+def lingering_close(transport: ByteStream, seconds: float) -> None:
+    """Close after an early answer without destroying it (RFC 9112 section 9.6).
+
+    Closing a socket with unread input makes the kernel send a reset, which may erase the response from the peer's buffer.  So the
+    sending side is shut first and what still comes is read and thrown away, for ``seconds`` at most in all.
+    """
+    transport.shutdown_write()
+    deadline = monotonic() + seconds
+    try:
+        while (left := deadline - monotonic()) > 0 and transport.recv(RECV_SIZE, left):
+            pass
+    except (TimeoutError, ClientDisconnected):
+        pass
+    transport.close()

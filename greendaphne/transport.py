@@ -11,7 +11,7 @@ from __future__ import annotations
 import _socket
 import struct
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from gevent import get_hub
 from gevent.socket import wait
@@ -71,8 +71,8 @@ class Transport:
         self._sock = sock
         self._fd = sock.fileno()
         self._send_timeout = send_timeout
-        self._reader = None
-        self._writer = None
+        self._reader: Any = None
+        self._writer: Any = None
         # Whether the last read emptied the kernel's buffer.  Waiting at once is then cheaper than a read that is bound to fail.
         self._drained = False
         self.closed = False
@@ -174,12 +174,9 @@ class Transport:
         if self.closed:
             return
         self.closed = True
-        for watcher in (self._reader, self._writer):
-            if watcher is not None:
-                # Whoever still waits on it is told so by the hub before the descriptor's number can be used again.
-                get_hub().cancel_wait(watcher, ClientDisconnected, True)
+        # Whoever still waits is told so by the hub before the descriptor's number can be used again.
+        get_hub().cancel_waits_close_and_then((self._reader, self._writer), ClientDisconnected, self._sock.close)
         self._reader = self._writer = None
-        self._sock.close()
 
 
 def lingering_close(transport: ByteStream, seconds: float) -> None:

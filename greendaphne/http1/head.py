@@ -1,0 +1,213 @@
+"""Reads a request head: strict where a lenient reader would let two parties disagree about where a message ends.
+
+The request line is matched here, the field lines are parsed by llhttp (through httptools) behind a fixed request line, so that method,
+target and version are judged by one regular expression and the fields by a well-tested lexer.  What llhttp leaves to the server is
+checked in :meth:`HeadParser.parse`: counts and sizes, ``Host``, the framing fields, ``Expect`` and the forms of the target.  Bodies are
+:mod:`greendaphne.http1.body`'s business.
+"""
+
+from __future__ import annotations
+
+import re
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from ..config import Limits
+from ..message import ConnectionInfo, HTTPError, Request
+
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+
+# RFC 9112 section 3: exactly one space on either side of the target.
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])\r\n")
+_FIXED_LINE = b"GET / HTTP/1.1\r\n"
+# RFC 9112 section 3.2.2; user information is refused (RFC 9110 section 4.2.4).
+_ABSOLUTE = re.compile(rb"https?://([^/?#@]+)([^?]*)", re.IGNORECASE)
+# RFC 9110 section 7.2: uri-host [ ":" port ]; empty where the target has no authority.
+_HOST = re.compile(rb"(?:[0-9A-Za-z\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_CONTENT_LENGTH = re.compile(rb"[0-9]{1,19}")
+
+_SPECIAL = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"))
+
+
+def bad_request(detail: str) -> HTTPError:
+    """400, and the connection ends: where the framing is in doubt nothing that follows may be read as a request."""
+    return HTTPError(400, detail, close=True)
+
+
+class _Fields:
+    """Receives the field lines from the parser."""
+
+    __slots__ = ("all", "special")
+
+    def __init__(self) -> None:
+        self.all: list[tuple[bytes, bytes]] = []
+        self.special: list[tuple[bytes, bytes]] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        field = (name, value.strip(b" \t"))
+        self.all.append(field)
+        if name in _SPECIAL:
+            self.special.append(field)
+
+
+class HeadParser:
+    """Parses one head after the other on one connection.
+
+    After :meth:`parse`, :attr:`keep_alive` and :attr:`expect_continue` belong to the request returned.
+    """
+
+    __slots__ = ("_connection", "_fields", "_limits", "_parser", "expect_continue", "keep_alive")
+
+    def __init__(self, connection: ConnectionInfo, limits: Limits) -> None:
+        self._connection = connection
+        self._limits = limits
+        self._fields = _Fields()
+        self._parser: HttpRequestParser | None = None
+        self.keep_alive = False
+        self.expect_continue = False
+
+    def parse(self, head: bytes) -> Request:
+        """Return the request of ``head``, which ends with its empty line.
+
+        :raises HTTPError: 400, 414, 417, 431, 501 or 505.
+        """
+        limits = self._limits
+        self.expect_continue = False
+        line = _REQUEST_LINE.match(head)
+        if line is None:
+            raise self._bad_line(head)
+        method, target, major, minor = line.groups()
+        fields_start = line.end()
+        if fields_start > limits.request_line + 2:
+            raise HTTPError(414, "The request line is too long.", close=True)
+        if major != b"1" or minor not in (b"0", b"1"):
+            raise HTTPError(505, "This server speaks HTTP/1.0 and HTTP/1.1 here.", close=True)
+        parser = self._parser or HttpRequestParser(self._fields)
+        # A parser that has seen a body announced, an upgrade or an error waits for what it is never given: a new one next time.
+        self._parser = None
+        fields, special = self._parse_fields(parser, head, fields_start)
+
+        http_1_1 = minor == b"1"
+        self.keep_alive = http_1_1
+        host: bytes | None = None
+        length: bytes | None = None
+        chunked = False
+        upgrade = b""
+        for name, value in special:
+            if name == b"host":
+                if host is not None:
+                    raise bad_request("The request has more than one Host field.")
+                if _HOST.fullmatch(value) is None:
+                    raise bad_request("The Host field is malformed.")
+                host = value
+            elif name == b"connection":
+                if value.lower() == b"close" or b"close" in [token.strip(b" \t") for token in value.lower().split(b",")]:
+                    self.keep_alive = False
+            elif name == b"content-length":
+                if length is not None or _CONTENT_LENGTH.fullmatch(value) is None:
+                    raise bad_request("The Content-Length field is malformed or repeated.")
+                length = value
+            elif name == b"transfer-encoding":
+                # RFC 9112 section 6.1: only "chunked", once, and never from a client that may not know it.
+                if chunked or not http_1_1:
+                    raise bad_request("The Transfer-Encoding field is repeated or not allowed here.")
+                if value.lower() != b"chunked":
+                    raise HTTPError(501, "The only transfer coding supported is chunked.", close=True)
+                chunked = True
+            elif name == b"upgrade":
+                upgrade = upgrade + b"," + value.lower() if upgrade else value.lower()
+            elif http_1_1:
+                # Expect; RFC 9110 section 10.1.1 has HTTP/1.0 clients' expectations ignored.
+                if value.lower() != b"100-continue":
+                    raise HTTPError(417, "The only expectation supported is 100-continue.", close=True)
+                self.expect_continue = True
+        if chunked and length is not None:
+            raise bad_request("The request has both Content-Length and Transfer-Encoding.")
+        if host is None and http_1_1:
+            raise bad_request("The request has no Host field.")
+
+        if length is None and not (chunked or upgrade) and self.keep_alive:
+            self._parser = parser
+        if target[:1] == b"/":
+            path, _, query = target.partition(b"?")
+        else:
+            path, query, fields = self._other_form(method, target, fields)
+        if not path.isascii():
+            # The head is sound, so the connection goes on, as daphne's does.
+            raise HTTPError(400, "Invalid characters in path", close=chunked or length not in (None, b"0"))
+        return Request(
+            method.decode("ascii").upper(),
+            target,
+            path,
+            query,
+            "1.1" if http_1_1 else "1.0",
+            fields,
+            None if chunked else int(length) if length is not None else 0,
+            upgrade,
+            self._connection,
+        )
+
+    def _parse_fields(
+        self, parser: HttpRequestParser, head: bytes, start: int
+    ) -> tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]]]:
+        """Return all field lines and those that matter to the server."""
+        fields = self._fields
+        try:
+            parser.feed_data(_FIXED_LINE + head[start:])
+        except HttpParserUpgrade:
+            pass
+        except HttpParserError:
+            raise self._bad_fields(fields.special) from None
+        result, special = fields.all, fields.special
+        fields.all, fields.special = [], []
+        limits = self._limits
+        if len(result) > limits.request_fields:
+            raise HTTPError(431, "The request has too many header fields.", close=True)
+        if len(head) > limits.request_field_size and any(
+            len(name) + len(value) + 2 > limits.request_field_size for name, value in result
+        ):
+            raise HTTPError(431, "A header field is too long.", close=True)
+        return result, special
+
+    @staticmethod
+    def _bad_fields(special: list[tuple[bytes, bytes]]) -> HTTPError:
+        for name, value in special:
+            if name == b"transfer-encoding" and re.fullmatch(TOKEN, value) and value.lower() != b"chunked":
+                return HTTPError(501, "The only transfer coding supported is chunked.", close=True)
+        return bad_request("The header section is malformed.")
+
+    def _bad_line(self, head: bytes) -> HTTPError:
+        if head.find(b"\r\n") > self._limits.request_line:
+            return HTTPError(414, "The request line is too long.", close=True)
+        return bad_request("The request line is malformed.")
+
+    @staticmethod
+    def _other_form(
+        method: bytes, target: bytes, fields: list[tuple[bytes, bytes]]
+    ) -> tuple[bytes, bytes, list[tuple[bytes, bytes]]]:
+        """Path, query and fields of a request whose target is not in origin-form (RFC 9112 section 3.2)."""
+        if target == b"*" and method == b"OPTIONS":
+            return target, b"", fields
+        if method == b"CONNECT":
+            raise HTTPError(501, "This server is no proxy.", close=True)
+        absolute = _ABSOLUTE.match(target)
+        if absolute is None or _HOST.fullmatch(absolute[1]) is None:
+            raise bad_request("The request target is malformed.")
+        # RFC 9112 section 3.2.2: the target's authority takes the place of the Host field.
+        fields = [(name, absolute[1]) if name == b"host" else (name, value) for name, value in fields]
+        _, _, query = target.partition(b"?")
+        return absolute[2] or b"/", query, fields
+
+
+def check_fields(block: bytes) -> None:
+    """Check a trailer section (RFC 9112 section 7.1.2): field lines, each with its CRLF, without the empty line behind them.
+
+    :raises HTTPError: 400.
+    """
+    try:
+        HttpRequestParser(_Fields()).feed_data(_FIXED_LINE + block + b"\r\n")
+    except HttpParserUpgrade:
+        pass
+    except HttpParserError:
+        raise bad_request("The trailer section is malformed.") from None

@@ -1,0 +1,9 @@
+"""The channel layer that the protocol server is started with: ``greendaphne chat.asgi:channel_layer``."""
+
+import os
+
+from channels.asgi import get_channel_layer
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chat.settings")
+
+channel_layer = get_channel_layer()

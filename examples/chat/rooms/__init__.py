@@ -1,0 +1,1 @@
+"""Chat rooms, an upload page and a streamed page."""

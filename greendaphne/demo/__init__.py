@@ -1,0 +1,26 @@
+"""The application of ``make run``: one page that shows a newcomer what the server does, on nothing but the library itself.
+
+``greendaphne.demo:channel_layer`` is an in-memory channel layer whose ``routes`` name the consumers; ``--inline-workers`` serves them
+inside the server.  ``pages`` renders, ``site`` answers HTTP, ``chat`` keeps the room; the page's own files are package data below
+``static`` and ``templates``.  All state is in the memory of this process and bounded.
+"""
+
+from __future__ import annotations
+
+from ..layers.memory import MemoryChannelLayer
+from .chat import Chat
+from .site import Site
+
+#: Every window of the page holds a WebSocket and one message to the room goes to all of them.
+REPLY_CAPACITY = 1000
+
+channel_layer = MemoryChannelLayer(channel_capacity={"daphne.response.*": REPLY_CAPACITY})
+site = Site()
+chat = Chat()
+channel_layer.routes = {
+    "http.request": site.request,
+    "http.disconnect": site.disconnect,
+    "websocket.connect": chat.connect,
+    "websocket.receive": chat.receive,
+    "websocket.disconnect": chat.disconnect,
+}

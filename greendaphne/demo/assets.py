@@ -1,0 +1,45 @@
+"""The demo's files, read once at import: static ones as they are served, templates as text.
+
+Only what lies in the package is served and only under its exact name, so that no path of a request ever reaches the file system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from typing import NamedTuple
+
+#: What the browser is told a file is, by the end of its name; a file of another kind does not belong into the package.
+CONTENT_TYPES = {
+    "css": b"text/css; charset=utf-8",
+    "js": b"text/javascript; charset=utf-8",
+    "svg": b"image/svg+xml",
+}
+
+
+class Asset(NamedTuple):
+    """A static file; ``etag`` is quoted as the field wants it (RFC 9110 section 8.8.3)."""
+
+    content: bytes
+    content_type: bytes
+    etag: bytes
+
+
+def _load_static() -> dict[str, Asset]:
+    assets = {}
+    for entry in files(__package__).joinpath("static").iterdir():
+        content_type = CONTENT_TYPES.get(entry.name.rpartition(".")[2])
+        if content_type is not None:
+            content = entry.read_bytes()
+            etag = b'"%s"' % hashlib.sha256(content).hexdigest()[:32].encode()
+            assets[f"/static/{entry.name}"] = Asset(content, content_type, etag)
+    return assets
+
+
+def template(name: str) -> str:
+    """The text of ``templates/<name>``."""
+    return files(__package__).joinpath("templates", name).read_text("utf-8")
+
+
+#: Static files by the path they are served under.
+STATIC = _load_static()

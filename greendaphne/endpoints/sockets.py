@@ -1,29 +1,24 @@
-r"""Endpoint strings to listening sockets, in the grammar of Twisted's ``serverFromString`` that daphne's ``-e`` takes.
+"""The endpoints that listen: TCP, UNIX sockets and inherited file descriptors.
 
-A string is ``kind:field:field…``.  Only ``:`` and the first ``=`` of a field are operators and a backslash quotes the next character.  A
-field without ``=`` is a positional argument, one with it a keyword argument; of a repeated keyword the last counts.  Kind names are
-case-sensitive.
-
-:func:`parse` turns a string into an :class:`Endpoint`, whose :meth:`~Endpoint.bind` returns a listening socket that is non-blocking and
-not inheritable.  Whatever is wrong with a string, or stands in the way of listening, is an :class:`EndpointError` of one line.  The kinds
-stand in a registry: other modules add theirs with :func:`register`, and :data:`PROVIDERS` names the modules that are imported only when
-one of their kinds is used.  Accepting, handshakes and PROXY headers are the server's business.
+Each gives a listening socket that is non-blocking and not inheritable, or an :class:`~.grammar.EndpointError` of one line, and leaves
+nothing behind when it is closed.  Accepting, TLS handshakes and PROXY headers are the server's business.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import importlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import gevent
 from gevent import socket
+
+from .grammar import EndpointError
 
 #: Connections that the kernel completes and holds until they are accepted, a number.  Twisted's 50 overflows when clients reconnect all
 #: at once, and each client turned away then waits a second for its next SYN.  The kernel caps it at ``net.core.somaxconn``.
@@ -40,107 +35,6 @@ UNIX_LOCK_INTERVAL: Final = 0.02
 
 #: Seconds for an existing UNIX socket to answer a connection attempt; one that does not answer is taken to be in use.
 UNIX_PROBE_TIMEOUT: Final = 1.0
-
-#: Modules that register further kinds when imported: the kind's name to the module's.
-PROVIDERS: Final[dict[str, str]] = {}
-
-
-class EndpointError(ValueError):
-    """An endpoint string that cannot be used, or an address that cannot be listened on; its text is one line."""
-
-
-# --- Grammar ----------------------------------------------------------------------------------------------------------------------
-
-
-class Field(NamedTuple):
-    """One field of an endpoint string; ``name`` is ``None`` for a positional argument, ``raw`` is the field as written."""
-
-    name: str | None
-    value: str
-    raw: str
-
-
-def quote(text: str) -> str:
-    """Return ``text`` with a backslash before every character that means something in an endpoint string."""
-    return text.replace("\\", "\\\\").replace(":", "\\:").replace("=", "\\=")
-
-
-def split(description: str) -> list[Field]:
-    """Return the fields of ``description``; there is always one at least.
-
-    :raises EndpointError: when the string ends within a quotation.
-    """
-    fields: list[Field] = []
-    name: str | None = None
-    value: list[str] = []
-    start = 0
-    characters = enumerate(description)
-    for position, character in characters:
-        if character == ":":
-            fields.append(Field(name, "".join(value), description[start:position]))
-            name, value, start = None, [], position + 1
-        elif character == "=" and name is None:
-            name, value = "".join(value), []
-        elif character == "\\":
-            _, quoted = next(characters, (position, None))
-            if quoted is None:
-                raise EndpointError(f"Endpoint {description!r} ends with a backslash that quotes nothing.")
-            value.append(quoted)
-        else:
-            value.append(character)
-    fields.append(Field(name, "".join(value), description[start:]))
-    return fields
-
-
-# --- Values -----------------------------------------------------------------------------------------------------------------------
-
-
-def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
-    """Return a converter to a whole number within the bounds, both included."""
-
-    def convert(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = minimum - 1
-        if not minimum <= number <= maximum:
-            raise ValueError(f"must be a number from {minimum} to {maximum}")
-        return number
-
-    return convert
-
-
-def octal_mode(text: str) -> int:
-    """Convert a file mode in octal digits, such as ``660``."""
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o777:
-        raise ValueError("must be a file mode in octal digits, such as 660")
-    return mode
-
-
-def flag(text: str) -> bool:
-    """Convert ``0`` or ``1``."""
-    if text not in ("0", "1"):
-        raise ValueError("must be 0 or 1")
-    return text == "1"
-
-
-def path(text: str) -> str:
-    """Return ``text`` when it can name a file."""
-    if not text or "\0" in text:
-        raise ValueError("must be a path")
-    return text
-
-
-port_number = whole_number(0, 65535)
-backlog_size = whole_number(1, 2**31 - 1)
-file_number = whole_number(0, 2**31 - 1)
-
-
-# --- Endpoints --------------------------------------------------------------------------------------------------------------------
 
 
 class Endpoint:
@@ -238,6 +132,8 @@ class TCPEndpoint(Endpoint):
         return sock
 
     def _resolve(self) -> tuple[int, Any]:
+        # Here and not in the resolver, whose thread pool would print a traceback of its own.
+        self.interface.encode("idna")
         results = socket.getaddrinfo(self.interface or "0.0.0.0", self.port, self.family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         # A host name with addresses of both families listens on IPv4, where daphne listened.
         chosen = next((result for result in results if result[0] == socket.AF_INET), results[0])
@@ -411,168 +307,3 @@ class FDEndpoint(Endpoint):
             # On a socket that listens already it would change the backlog that its owner chose.
             sock.listen(DEFAULT_BACKLOG)
         os.set_inheritable(self.fileno, False)
-
-
-# --- Kinds ------------------------------------------------------------------------------------------------------------------------
-
-#: The default of a parameter that has none.
-REQUIRED: Final = object()
-
-
-class Parameter(NamedTuple):
-    """One argument of a kind.
-
-    ``convert`` raises a :class:`ValueError` whose text continues "<name> …", such as "must be 0 or 1".  ``argument`` is the name under
-    which the constructor takes the value, where that is not ``name``.
-    """
-
-    name: str
-    convert: Callable[[str], Any] = str
-    default: Any = REQUIRED
-    argument: str = ""
-
-
-class Kind(NamedTuple):
-    """One kind of endpoint: its ``parameters`` in positional order and what it makes of their values.
-
-    ``construct`` is called with the description and the values as keyword arguments.  A kind that ``wraps`` takes the fields that
-    remain behind its own as another endpoint's string, and passes that endpoint on as the argument ``inner``; of its parameters, those
-    that are required are positional and the others keywords.
-    """
-
-    name: str
-    parameters: tuple[Parameter, ...]
-    construct: Callable[..., Endpoint]
-    wraps: bool = False
-
-
-_kinds: dict[str, Kind] = {}
-
-
-def register(kind: Kind) -> None:
-    """Make ``kind`` known to :func:`parse`, in place of any of the same name."""
-    _kinds[kind.name] = kind
-
-
-def known_kinds() -> list[str]:
-    """The names of all kinds, those of :data:`PROVIDERS` among them, in alphabetical order."""
-    return sorted({*_kinds, *PROVIDERS})
-
-
-def parse(description: str) -> Endpoint:
-    """Return the endpoint that ``description`` names; nothing is opened yet.
-
-    :raises EndpointError: for an unknown kind, unknown or missing arguments and bad values.
-    """
-    return _parse(split(description), description)
-
-
-def _parse(fields: list[Field], description: str) -> Endpoint:
-    position = next((number for number, field in enumerate(fields) if field.name is None), None)
-    name = "" if position is None else fields[position].value
-    if name not in _kinds and name in PROVIDERS:
-        importlib.import_module(PROVIDERS[name])
-    kind = _kinds.get(name)
-    if position is None or kind is None:
-        raise EndpointError(f"Unknown endpoint kind {name!r} in {description!r}; known kinds: {', '.join(known_kinds())}.")
-    values, rest = _arguments(kind, fields[:position] + fields[position + 1 :], description)
-    if kind.wraps:
-        # As written, so that a description that contains another one is quoted once.
-        inner = ":".join(field.raw for field in rest)
-        values["inner"] = _parse(rest, inner)
-    return kind.construct(description, **values)
-
-
-def _arguments(kind: Kind, fields: list[Field], description: str) -> tuple[dict[str, Any], list[Field]]:
-    """Return the constructor's arguments and, for a kind that wraps, the fields that are not its own."""
-    names = {parameter.name for parameter in kind.parameters}
-    given = {field.name: field.value for field in fields if field.name is not None and field.name in names}
-    by_keyword = set(given)
-    if kind.wraps:
-        positional = [item.name for item in kind.parameters if item.default is REQUIRED and item.name not in by_keyword]
-    else:
-        positional = [item.name for item in kind.parameters]
-    rest: list[Field] = []
-    for field in fields:
-        if field.name in names:
-            continue
-        if field.name is None and positional:
-            name = positional.pop(0)
-            if name in by_keyword:
-                raise EndpointError(f"Endpoint {description!r} gives {name} twice.")
-            given[name] = field.value
-        elif kind.wraps:
-            rest.append(field)
-        elif field.name is None:
-            raise EndpointError(f"Endpoint {description!r} has too many arguments; {_usage(kind)}.")
-        else:
-            raise EndpointError(f"Endpoint {description!r} has an unknown argument {field.name!r}; {_usage(kind)}.")
-    return _convert(kind, given, description), rest
-
-
-def _convert(kind: Kind, given: dict[str, str], description: str) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for parameter in kind.parameters:
-        value = parameter.default
-        if parameter.name in given:
-            text = given[parameter.name]
-            try:
-                value = parameter.convert(text)
-            except ValueError as error:
-                raise EndpointError(f"Endpoint {description!r}: {parameter.name} {error}, not {text!r}.") from None
-        elif value is REQUIRED:
-            raise EndpointError(f"Endpoint {description!r} lacks {parameter.name}; {_usage(kind)}.")
-        values[parameter.argument or parameter.name] = value
-    return values
-
-
-def _usage(kind: Kind) -> str:
-    parts = [kind.name]
-    parts.extend(parameter.name.upper() if parameter.default is REQUIRED else f"[{parameter.name}=…]" for parameter in kind.parameters)
-    if kind.wraps:
-        parts.append("ENDPOINT")
-    return "it is written " + ":".join(parts).replace(":[", "[:")
-
-
-def _tcp6(description: str, **values: Any) -> Endpoint:
-    return TCPEndpoint(description, family=socket.AF_INET6, **values)
-
-
-_PORT = Parameter("port", port_number)
-_BACKLOG = Parameter("backlog", backlog_size, DEFAULT_BACKLOG)
-
-register(Kind("tcp", (_PORT, Parameter("interface", default=""), _BACKLOG), TCPEndpoint))
-register(Kind("tcp6", (_PORT, _BACKLOG, Parameter("interface", default="::")), _tcp6))
-register(
-    Kind(
-        "unix",
-        (Parameter("address", path), Parameter("mode", octal_mode, DEFAULT_UNIX_MODE), _BACKLOG, Parameter("lockfile", flag, True)),
-        UNIXEndpoint,
-    )
-)
-register(Kind("fd", (Parameter("fileno", file_number), Parameter("domain", default="")), FDEndpoint))
-
-
-def build_endpoint_description_strings(
-    host: str | None = None,
-    port: int | str | None = None,
-    unix_socket: str | None = None,
-    file_descriptor: int | str | None = None,
-) -> list[str]:
-    r"""Return the endpoint strings that daphne makes of its options, in the order TCP, UNIX socket, file descriptor.
-
-    Colons of an IPv6 ``host`` are quoted and its brackets dropped.  ``unix_socket`` goes in as it is: a colon or ``=`` in a path needs
-    a backslash, and ``-u path:mode=660`` works, as with daphne.
-
-    :raises ValueError: when only one of ``host`` and ``port`` is given.
-    """
-    descriptions = []
-    if host and port is not None:
-        descriptions.append(f"tcp:port={int(port)}:interface={quote(host.strip('[]'))}")
-    elif host or port:
-        raise ValueError("TCP binding requires both port and host kwargs.")
-    if unix_socket:
-        descriptions.append(f"unix:{unix_socket}")
-    if file_descriptor is not None:
-        descriptions.append(f"fd:fileno={int(file_descriptor)}")
-    return descriptions

@@ -98,6 +98,8 @@ class Stream(Protocol):
     #: The status sent, 0 before :meth:`start`; and the body bytes sent, for the access log.
     status: int
     sent: int
+    #: Whether the response has been sent to its end.
+    complete: bool
 
     def read(self, n: int, timeout: float | None = None) -> bytes:
         """Return 1 to ``n`` body bytes, or ``b""`` at their end; after :meth:`switch` tunnel bytes, ``b""`` at EOF.
@@ -109,8 +111,10 @@ class Stream(Protocol):
     def readinto(self, buffer: memoryview, timeout: float | None = None) -> int:
         """Like :meth:`read`, into ``buffer``; returns the number of bytes, 0 at the end."""
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
         """Check and keep the response head; it leaves with the first :meth:`write` or :meth:`finish`.
+
+        ``reason`` replaces the usual reason phrase where the protocol version has one.
 
         :raises ResponseError: for a head that must not be sent; nothing was sent then and another may be started.
         """

@@ -22,11 +22,16 @@ from .message import ClientDisconnected
 RECV_SIZE = 64 * 1024
 
 _READ, _WRITE = 1, 2
+# A peer that sends as fast as it is read never makes its reader wait; after so many reads in a row the others get their turn.
+_READS_IN_A_ROW = 16
 _ABORTIVE = struct.pack("ii", 1, 0)
 
 
 class ByteStream(Protocol):
     """What a connection's protocol code needs of a transport; :class:`Transport` and ``tls.TLSTransport`` offer it."""
+
+    #: Whether the socket has been released.
+    closed: bool
 
     def recv(self, n: int, timeout: float | None) -> bytes:
         """Return 1 to ``n`` bytes, ``b""`` at the end of the stream.
@@ -64,7 +69,7 @@ class Transport:
     :param send_timeout: seconds without progress after which a send gives up.
     """
 
-    __slots__ = ("_drained", "_fd", "_reader", "_send_timeout", "_sock", "_writer", "closed")
+    __slots__ = ("_drained", "_fd", "_reader", "_reads", "_send_timeout", "_sock", "_writer", "closed")
 
     def __init__(self, sock: _socket.socket, send_timeout: float) -> None:
         sock.setblocking(False)
@@ -75,6 +80,7 @@ class Transport:
         self._writer: Any = None
         # Whether the last read emptied the kernel's buffer.  Waiting at once is then cheaper than a read that is bound to fail.
         self._drained = False
+        self._reads = 0
         self.closed = False
 
     def fileno(self) -> int:
@@ -89,6 +95,7 @@ class Transport:
             reader = self._reader = get_hub().loop.io(self._fd, _READ)
         wait(reader, timeout, TimeoutError)
         self._drained = False
+        self._reads = 0
 
     def recv(self, n: int, timeout: float | None) -> bytes:
         if self._drained:
@@ -101,7 +108,8 @@ class Transport:
             except OSError:
                 raise ClientDisconnected from None
             else:
-                self._drained = 0 < len(data) < n
+                self._reads += 1
+                self._drained = 0 < len(data) < n or self._reads >= _READS_IN_A_ROW
                 return data
 
     def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
@@ -115,7 +123,8 @@ class Transport:
             except OSError:
                 raise ClientDisconnected from None
             else:
-                self._drained = 0 < count < len(buffer)
+                self._reads += 1
+                self._drained = 0 < count < len(buffer) or self._reads >= _READS_IN_A_ROW
                 return count
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:

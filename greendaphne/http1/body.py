@@ -20,7 +20,8 @@ CHUNK_LINE_SIZE = 256
 
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t !-~\x80-\xff])*"'
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[ \t]*" + TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN + rb"|" + _QUOTED + rb"))?)*")
-_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+#: Finds a line end that RFC 9112 section 2.2 lets a recipient accept and this server does not.
+BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 
 
 class Input:
@@ -121,6 +122,10 @@ class LengthBody:
         return data
 
 
+# What the decoder waits for; inside a chunk it is the number of bytes still to come instead.
+_SIZE_LINE, _CHUNK_END, _TRAILERS = -1, -2, -3
+
+
 class ChunkedBody:
     """A body in the chunked transfer coding."""
 
@@ -130,31 +135,27 @@ class ChunkedBody:
         self._source = source
         self._limits = limits
         self._clock = _Clock(timeouts)
-        # Bytes of the current chunk still to come; -1 before a size line, -2 before the CRLF that ends a chunk.
-        self._left = -1
+        self._left = _SIZE_LINE
         self.complete = False
 
     def read(self, n: int, timeout: float | None = None) -> bytes:
         """Up to ``n`` bytes, ``b""`` at the end; errors as :meth:`_Clock.receive`, and 400 or 431 for bad framing."""
         while not self.complete:
-            if self._left == -2:
+            if self._left == _CHUNK_END:
                 self._need(2, timeout)
                 if self._source.take(2) != b"\r\n":
                     raise bad_request("A chunk is longer than its size.")
-                self._left = -1
-            if self._left == -1:
-                self._left = self._size_line(timeout)
-                if self._left == 0:
-                    # Only once the trailers are through is the body complete: a time-out in them must be resumed here.
-                    self._left = -3
-            if self._left == -3:
+                self._left = _SIZE_LINE
+            if self._left == _SIZE_LINE:
+                self._left = self._size_line(timeout) or _TRAILERS
+            if self._left == _TRAILERS:
                 self._trailers(timeout)
                 self.complete = True
                 break
             if self._source.empty:
                 self._clock.receive(self._source, timeout)
             data = self._source.take(min(n, self._left))
-            self._left = self._left - len(data) or -2
+            self._left = self._left - len(data) or _CHUNK_END
             return data
         return b""
 
@@ -172,7 +173,7 @@ class ChunkedBody:
                 line = source.buffer[source.position : end]
                 source.position = end + 2
                 return line
-            if len(source.buffer) - source.position >= limit + 2 or _BARE_LINE_FEED.search(source.buffer, source.position):
+            if len(source.buffer) - source.position >= limit + 2 or BARE_LINE_FEED.search(source.buffer, source.position):
                 raise error
             self._clock.receive(source, timeout)
 
@@ -198,6 +199,6 @@ class ChunkedBody:
                 return
             if len(source.buffer) - source.position > limit:
                 raise HTTPError(431, "The trailer section is too long.", close=True)
-            if _BARE_LINE_FEED.search(source.buffer, source.position):
+            if BARE_LINE_FEED.search(source.buffer, source.position):
                 raise bad_request("The trailer section is malformed.")
             self._clock.receive(source, timeout)

@@ -164,9 +164,7 @@ class HeadParser:
         limits = self._limits
         if len(result) > limits.request_fields:
             raise HTTPError(431, "The request has too many header fields.", close=True)
-        if len(head) > limits.request_field_size and any(
-            len(name) + len(value) + 2 > limits.request_field_size for name, value in result
-        ):
+        if len(head) > limits.request_field_size and any(len(name) + len(value) + 2 > limits.request_field_size for name, value in result):
             raise HTTPError(431, "A header field is too long.", close=True)
         return result, special
 
@@ -183,9 +181,7 @@ class HeadParser:
         return bad_request("The request line is malformed.")
 
     @staticmethod
-    def _other_form(
-        method: bytes, target: bytes, fields: list[tuple[bytes, bytes]]
-    ) -> tuple[bytes, bytes, list[tuple[bytes, bytes]]]:
+    def _other_form(method: bytes, target: bytes, fields: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes, list[tuple[bytes, bytes]]]:
         """Path, query and fields of a request whose target is not in origin-form (RFC 9112 section 3.2)."""
         if target == b"*" and method == b"OPTIONS":
             return target, b"", fields

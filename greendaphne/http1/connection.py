@@ -1,0 +1,278 @@
+"""One HTTP/1 connection: requests one after the other, each answered before the next is looked at (RFC 9112 section 9.3.2).
+
+:class:`Http1Connection` owns the connection's input and runs in the connection's greenlet; :class:`Http1Stream` is one request on it.
+What is served, and how errors become responses, is the caller's: a ``serve`` function gets every stream, and ``refuse`` those whose head
+was in error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+from ..config import Limits, Timeouts
+from ..message import ClientDisconnected, ConnectionInfo, Headers, HTTPError, Request, ResponseError
+from ..transport import ByteStream, lingering_close
+from .body import BARE_LINE_FEED, ChunkedBody, Input, LengthBody
+from .head import HeadParser, bad_request
+from .response import CHUNKED, LENGTH, NO_BODY, build_head, field_line
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LAST_CHUNK = b"0\r\n\r\n"
+_METHOD_START = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+
+
+class Http1Stream:
+    """One request on an HTTP/1 connection; see :class:`greendaphne.message.Stream` for the contract."""
+
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_expect_continue",
+        "_framing",
+        "_head",
+        "_left",
+        "_tunnel",
+        "close",
+        "complete",
+        "request",
+        "sent",
+        "status",
+    )
+
+    def __init__(self, connection: Http1Connection, request: Request, *, close: bool, expect_continue: bool) -> None:
+        self.request = request
+        self.status = 0
+        self.sent = 0
+        #: Whether the connection ends after this response.
+        self.close = close
+        #: Whether the response has been sent to its end.
+        self.complete = False
+        self._connection = connection
+        self._expect_continue = expect_continue
+        length = request.content_length
+        self._body: LengthBody | ChunkedBody | None = None
+        if length is None:
+            self._body = ChunkedBody(connection.input, connection.limits, connection.timeouts)
+        elif length:
+            self._body = LengthBody(connection.input, length, connection.timeouts)
+        self._head = b""
+        self._framing = NO_BODY
+        self._left = 0
+        self._tunnel = False
+
+    @property
+    def body_complete(self) -> bool:
+        """Whether the request's body has been read to its end."""
+        return self._body is None or self._body.complete
+
+    def read(self, n: int, timeout: float | None = None) -> bytes:
+        if self._tunnel:
+            source = self._connection.input
+            return source.transport.recv(n, timeout) if source.empty else source.take(n)
+        body = self._body
+        if body is None:
+            return b""
+        if self._expect_continue:
+            self._expect_continue = False
+            # RFC 9110 section 10.1.1: not where the client has begun to send the body.
+            if self._connection.input.empty and not self.status:
+                self._connection.transport.sendall(_CONTINUE)
+        return body.read(n, timeout)
+
+    def readinto(self, buffer: memoryview, timeout: float | None = None) -> int:
+        source = self._connection.input
+        if self._tunnel and source.empty:
+            return source.transport.recv_into(buffer, timeout)
+        data = self.read(len(buffer), timeout)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
+        # A body that nobody read, or not to its end, would be taken for the next request (RFC 9112 section 9.3).
+        close = self.close or self._connection.draining or not self.body_complete
+        head = build_head(self.request.method, self.request.http_version, status, headers, close, reason)
+        self._head, self._framing, self._left, self.close = head
+        self.status = status
+
+    def write(self, data: bytes) -> None:
+        if self._tunnel:
+            self._connection.transport.sendall(data)
+            return
+        out = self._framed(data)
+        if out:
+            self._connection.transport.sendall(out)
+
+    def finish(self, data: bytes = b"") -> None:
+        out = self._framed(data)
+        if self._framing == CHUNKED:
+            out += _LAST_CHUNK
+        if out:
+            self._connection.transport.sendall(out)
+        if self._framing == LENGTH and self._left:
+            raise ResponseError(f"the body is {self._left} bytes shorter than its Content-Length")
+        self.complete = True
+
+    def _framed(self, data: bytes) -> bytes:
+        """The bytes on the wire for ``data``, with the head before the first."""
+        head = self._head
+        self._head = b""
+        framing = self._framing
+        if framing == NO_BODY or not data:
+            return head
+        size = len(data)
+        if framing == CHUNKED:
+            self.sent += size
+            return b"%b%x\r\n%b\r\n" % (head, size, data)
+        if framing == LENGTH:
+            if size > self._left:
+                # The peer gets the response that the head announced; what is over would be taken for the next one.
+                self._connection.transport.sendall(head + data[: self._left])
+                self.sent += self._left
+                excess, self._left = size - self._left, 0
+                self.complete = self.close = True
+                raise ResponseError(f"the body is {excess} bytes or more longer than its Content-Length")
+            self._left -= size
+        self.sent += size
+        return head + data
+
+    def switch(self, headers: Headers) -> None:
+        lines = [b"HTTP/1.1 101 Switching Protocols\r\n", *(field_line(name, value) for name, value in headers), b"\r\n"]
+        self._connection.transport.sendall(b"".join(lines))
+        self.status = 101
+        self._tunnel = True
+        self.close = True
+
+    def reset(self) -> None:
+        if not self.complete:
+            self._connection.transport.abort()
+
+
+class Http1Connection:
+    """Serves the requests of one connection until it ends.
+
+    :param transport: the connected byte stream; closed when :meth:`run` returns.
+    :param info: what all requests have in common.
+    :param serve: answers one stream; called in this greenlet, returns when the response is complete.
+    :param refuse: answers a stream whose request head was in error.
+    :param initial: bytes that were received already.
+    """
+
+    __slots__ = ("_head", "_info", "_refuse", "_serve", "draining", "idle", "input", "limits", "timeouts", "transport")
+
+    def __init__(
+        self,
+        transport: ByteStream,
+        info: ConnectionInfo,
+        limits: Limits,
+        timeouts: Timeouts,
+        serve: Callable[[Http1Stream], None],
+        refuse: Callable[[Http1Stream, HTTPError], None],
+        initial: bytes = b"",
+    ) -> None:
+        self.transport = transport
+        self.input = Input(transport, initial)
+        self.limits = limits
+        self.timeouts = timeouts
+        self.draining = False
+        #: Whether the connection waits for a request, so that nothing is lost when it is closed.
+        self.idle = False
+        self._info = info
+        self._head = HeadParser(info, limits)
+        self._serve = serve
+        self._refuse = refuse
+
+    def run(self) -> None:
+        """Serve until the peer, a time limit, an error or :meth:`drain` ends the connection."""
+        transport = self.transport
+        try:
+            while True:
+                try:
+                    head = self._read_head()
+                    if not head:
+                        break
+                    request = self._head.parse(head)
+                except HTTPError as error:
+                    stream = Http1Stream(self, self._unread_request(), close=error.close, expect_continue=False)
+                    self._refuse(stream, error)
+                else:
+                    parser = self._head
+                    stream = Http1Stream(self, request, close=not parser.keep_alive, expect_continue=parser.expect_continue)
+                    self._serve(stream)
+                if transport.closed or not stream.complete:
+                    break
+                if stream.close:
+                    # The peer may still be sending, or not have read yet: closing now could erase the answer.
+                    lingering_close(transport, self.timeouts.linger)
+                    break
+        except ClientDisconnected:
+            pass
+        finally:
+            transport.close()
+
+    def drain(self) -> None:
+        """Answer what is in flight, with ``Connection: close``, and end; called from another greenlet."""
+        self.draining = True
+        if self.idle:
+            self.transport.shutdown_read()
+
+    def _unread_request(self) -> Request:
+        """Stands for a request whose head could not be read."""
+        return Request("GET", b"/", b"/", b"", "1.1", [], 0, b"", self._info)
+
+    def _read_head(self) -> bytes:
+        """The next head with its empty line; ``b""`` when the connection is over in good order."""
+        source = self.input
+        if source.empty:
+            if self.draining:
+                return b""
+            self.idle = True
+            try:
+                if not source.more(self.timeouts.keep_alive):
+                    return b""
+            except TimeoutError:
+                return b""
+            finally:
+                self.idle = False
+        end = source.buffer.find(b"\r\n\r\n", source.position)
+        if end < 0 or end - source.position > self.limits.request_head or source.buffer[source.position] == 13:
+            return self._read_slow_head()
+        head = source.buffer[source.position : end + 4]
+        source.position = end + 4
+        return head
+
+    def _read_slow_head(self) -> bytes:
+        """A head that is not wholly there yet, or too large, or behind empty lines."""
+        source = self.input
+        limits = self.limits
+        deadline = monotonic() + self.timeouts.header
+        while True:
+            # RFC 9112 section 2.2: empty lines before a request line are ignored.
+            while source.buffer.startswith(b"\r\n", source.position):
+                source.position += 2
+            start = source.position
+            if len(source.buffer) > start and source.buffer[start : start + 2] != b"\r":
+                end = source.buffer.find(b"\r\n\r\n", start)
+                if end >= 0 and end - start <= limits.request_head:
+                    source.position = end + 4
+                    return source.buffer[start : end + 4]
+                self._check_part(source.buffer[start:])
+            left = deadline - monotonic()
+            try:
+                if left <= 0:
+                    raise TimeoutError
+                if not source.more(left):
+                    return b""
+            except TimeoutError:
+                raise HTTPError(408, "The request head came too slowly.", close=True) from None
+
+    def _check_part(self, part: bytes) -> None:
+        """Refuse a head as soon as it cannot become a good one."""
+        limits = self.limits
+        line_end = part.find(b"\r\n")
+        if line_end > limits.request_line or (line_end < 0 and len(part) > limits.request_line):
+            raise HTTPError(414, "The request line is too long.", close=True)
+        if len(part) > limits.request_head:
+            raise HTTPError(431, "The request's header section is too long.", close=True)
+        if BARE_LINE_FEED.search(part) is not None or not part[0] in _METHOD_START:
+            raise bad_request("The request line is malformed.")

@@ -1,0 +1,166 @@
+"""Builds response heads: status lines and field lines as daphne's HTTP library wrote them, checked before a byte leaves.
+
+A name is checked and capitalised once and remembered; a value is searched for the characters that would end its line (RFC 9110 section
+5.5).  How a body is framed is decided here too, because it follows from the head (RFC 9112 section 6.3).
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import NamedTuple
+
+from ..dates import http_date
+from ..message import Headers, ResponseError
+from .head import TOKEN
+
+#: Body framings: none at all, a known number of bytes, chunks, or the end of the connection.
+NO_BODY, LENGTH, CHUNKED, UNTIL_CLOSE = range(4)
+
+_TOKEN = re.compile(TOKEN)
+_FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTENT_LENGTH = re.compile(rb"[0-9]{1,19}")
+
+# Where daphne's HTTP library, Twisted, words a reason phrase differently from the registry.
+_TWISTED_PHRASES = {
+    205: "Reset Content.",
+    408: "Request Time-out",
+    413: "Request Entity Too Large",
+    414: "Request-URI Too Long",
+    416: "Requested Range not satisfiable",
+    418: "I'm a teapot",
+    422: "Unprocessable Entity",
+    504: "Gateway Time-out",
+    505: "HTTP Version not supported",
+    507: "Insufficient Storage Space",
+}
+_PHRASES = {status.value: status.phrase for status in HTTPStatus} | _TWISTED_PHRASES
+_CAPITALS = {
+    b"Content-Md5": b"Content-MD5",
+    b"Dnt": b"DNT",
+    b"Etag": b"ETag",
+    b"P3p": b"P3P",
+    b"Sec-Websocket-Accept": b"Sec-WebSocket-Accept",
+    b"Sec-Websocket-Extensions": b"Sec-WebSocket-Extensions",
+    b"Sec-Websocket-Protocol": b"Sec-WebSocket-Protocol",
+    b"Sec-Websocket-Version": b"Sec-WebSocket-Version",
+    b"Te": b"TE",
+    b"Www-Authenticate": b"WWW-Authenticate",
+    b"X-Xss-Protection": b"X-XSS-Protection",
+}
+#: Field names remembered; an application that makes names up pays for each, and the server's memory stays bounded.
+_REMEMBERED_NAMES = 1024
+
+# Connection-specific fields belong to the server: it alone knows how the message is framed (RFC 9110 section 7.6.1).
+_CONNECTION = b"connection"
+_DROPPED = frozenset((b"keep-alive", b"proxy-connection"))
+_SPECIAL = frozenset((b"content-length", b"transfer-encoding", b"date", _CONNECTION)) | _DROPPED
+
+# Lower-case name and its field-line start; "" marks a name that needs a closer look.
+_names: dict[bytes, tuple[bytes, bytes]] = {}
+_status_lines: dict[tuple[int, str], bytes] = {}
+
+
+class Head(NamedTuple):
+    """A response head ready to be sent, and what follows from it."""
+
+    data: bytes
+    framing: int
+    #: Body bytes announced, for ``LENGTH``.
+    length: int
+    close: bool
+
+
+def reason_phrase(status: int) -> str:
+    """The phrase that daphne sends with ``status``."""
+    return _PHRASES.get(status, "Unknown Status")
+
+
+def _status_line(status: int, http_version: str, reason: str | None) -> bytes:
+    if reason is not None:
+        return f"HTTP/{http_version} {status} {reason}\r\n".encode("ascii")
+    key = (status, http_version)
+    line = _status_lines.get(key)
+    if line is None:
+        if not 200 <= status <= 999:
+            raise ResponseError(f"the status {status!r} is not that of a final response (200 to 999)")
+        line = f"HTTP/{http_version} {status} {reason_phrase(status)}\r\n".encode("ascii")
+        _status_lines[key] = line
+    return line
+
+
+def _remember(name: bytes) -> tuple[bytes, bytes]:
+    if _TOKEN.fullmatch(name) is None:
+        raise ResponseError(f"the header name {name!r} is not a token")
+    lower = name.lower()
+    capitalised = b"-".join([part.capitalize() for part in lower.split(b"-")])
+    known = (lower if lower in _SPECIAL else b"", _CAPITALS.get(capitalised, capitalised) + b": ")
+    if len(_names) < _REMEMBERED_NAMES:
+        _names[name] = known
+    return known
+
+
+def field_line(name: bytes, value: bytes) -> bytes:
+    """One field line with its CRLF.
+
+    :raises ResponseError: where name or value would break the head.
+    """
+    _, start = _names.get(name) or _remember(name)
+    return start + _checked(name, value) + b"\r\n"
+
+
+def _checked(name: bytes, value: bytes) -> bytes:
+    if _FORBIDDEN.search(value) is not None:
+        raise ResponseError(f"the value of the header {name.decode('latin-1')} has a control character: {value!r}")
+    return value
+
+
+def build_head(method: str, http_version: str, status: int, headers: Headers, close: bool, reason: str | None = None) -> Head:
+    """The head of a final response.
+
+    :param method: the request's method; a response to HEAD has no body.
+    :param http_version: the request's; "1.0" has no chunks.
+    :param close: whether the connection ends after this response anyway.
+    :param reason: the reason phrase, where it is not the usual one; the server's own text, never a peer's.
+    :raises ResponseError: for a head that must not be sent.
+    """
+    lines = [_status_line(status, http_version, reason), b"", b""]
+    length: bytes | None = None
+    dated = False
+    names = _names
+    for name, value in headers:
+        special, start = names.get(name) or _remember(name)
+        if special:
+            if special == b"content-length":
+                value = value.strip(b" \t")
+                if _CONTENT_LENGTH.fullmatch(value) is None or length not in (None, value):
+                    raise ResponseError(f"Content-Length {value!r} is malformed or contradicts another")
+                if length is not None or status == 204:
+                    continue
+                length = value
+            elif special == b"transfer-encoding":
+                if value.lower() != b"chunked":
+                    raise ResponseError(f"Transfer-Encoding {value!r} cannot be sent; the server frames responses itself")
+                continue
+            elif special == _CONNECTION:
+                close = close or b"close" in [token.strip(b" \t") for token in value.lower().split(b",")]
+                continue
+            elif special == b"date":
+                dated = True
+            else:
+                continue
+        lines.append(start + _checked(name, value) + b"\r\n")
+    if method == "HEAD" or status == 204 or status == 304:
+        framing = NO_BODY
+    elif length is not None:
+        framing = LENGTH
+    elif http_version == "1.1":
+        framing = CHUNKED
+        lines[2] = b"Transfer-Encoding: chunked\r\n"
+    else:
+        framing = UNTIL_CLOSE
+        close = True
+    if close and http_version == "1.1":
+        lines[1] = b"Connection: close\r\n"
+    lines.append(b"\r\n" if dated else b"Date: " + http_date() + b"\r\n\r\n")
+    return Head(b"".join(lines), framing, int(length) if framing == LENGTH and length is not None else 0, close)

@@ -15,7 +15,7 @@ class RoomForm(forms.ModelForm):
 
     class Meta:
         model = Room
-        fields = ["name", "topic"]
+        fields = ("name", "topic")
 
     def clean_name(self):
         name = self.cleaned_data["name"]

@@ -18,7 +18,7 @@ class Room(models.Model):
     topic = models.CharField(max_length=200, blank=True)
 
     class Meta:
-        ordering = ["name"]
+        ordering = ("name",)
 
     def __str__(self):
         return self.name
@@ -43,7 +43,7 @@ class Message(models.Model):
     sent = models.DateTimeField(default=timezone.now)
 
     class Meta:
-        ordering = ["id"]
+        ordering = ("id",)
 
     def __str__(self):
         return f"{self.user}: {self.text[:40]}"
@@ -76,7 +76,7 @@ class Upload(models.Model):
     sent = models.DateTimeField(default=timezone.now)
 
     class Meta:
-        ordering = ["-id"]
+        ordering = ("-id",)
 
     def __str__(self):
         return self.name

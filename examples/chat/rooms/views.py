@@ -45,7 +45,7 @@ def new_room(request):
         room = form.save()
         messages.success(request, f"The room {room.name} is open.")
         return redirect("rooms:room", slug=room.slug)
-    return render(request, "rooms/new_room.html", {"form": form}, status=400 if form.errors else 200)
+    return render(request, "rooms/new_room.html", {"form": form})
 
 
 @login_required
@@ -64,7 +64,7 @@ def uploads(request):
         messages.success(request, f"{upload.name} has arrived.")
         return redirect("rooms:uploads")
     context = {"form": form, "uploads": Upload.objects.filter(user=request.user)[:20]}
-    return render(request, "rooms/uploads.html", context, status=400 if form.errors else 200)
+    return render(request, "rooms/uploads.html", context)
 
 
 @login_required

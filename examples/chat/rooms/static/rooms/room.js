@@ -18,6 +18,7 @@
   let socket = null;
   let last = Number(room.dataset.last);
   let pause = FIRST_PAUSE_MS;
+  let away = false;
 
   function show(kind, text) {
     state.className = `state ${kind}`;
@@ -97,6 +98,7 @@
       if (handlers[content.type]) handlers[content.type](content);
     };
     socket.onclose = () => {
+      if (away) return;
       const seconds = Math.max(1, Math.round(pause / 1000));
       show(opened ? "connecting" : "refused", `${opened ? "Connection lost" : "Cannot connect"}; again in ${seconds} s`);
       setTimeout(connect, pause);
@@ -115,6 +117,17 @@
   setInterval(() => {
     if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ alive: true }));
   }, ALIVE_MS);
+
+  // A page that was left may live on in the browser's history: it leaves the room now and comes back when it is shown again.
+  addEventListener("pagehide", () => {
+    away = true;
+    socket.close();
+  });
+  addEventListener("pageshow", (event) => {
+    if (!event.persisted) return;
+    away = false;
+    connect();
+  });
 
   // The server's clock is UTC; the reader's may not be.
   list.querySelectorAll("time").forEach((time) => { time.textContent = clock(new Date(time.dateTime)); });

@@ -1,0 +1,55 @@
+"""The access log in daphne's format, byte for byte.
+
+An *action logger* is called as ``action_logger(protocol, action, details)``: ``("http", "complete", {path, status, method, client,
+time_taken, size})`` and ``("websocket", "connecting" | "connected" | "rejected" | "disconnected", {path, client})``.
+:class:`AccessLogGenerator` is the one that writes lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from time import localtime, strftime, time
+from typing import Any, TextIO
+
+ActionLogger = Callable[[str, str, Mapping[str, Any]], None]
+
+_WEBSOCKET_REQUESTS = {
+    "connecting": "WSCONNECTING",
+    "connected": "WSCONNECT",
+    "rejected": "WSREJECT",
+    "disconnected": "WSDISCONNECT",
+}
+# What would let a client forge a line or a field of one, or command the terminal of whoever reads it.
+_UNSAFE = re.compile(r"[\x00-\x1f\"\\\x7f-\x9f]")
+
+
+def _escaped(text: str) -> str:
+    return _UNSAFE.sub(lambda match: f"\\x{ord(match[0]):02x}", text) if _UNSAFE.search(text) else text
+
+
+class AccessLogGenerator:
+    """Writes a line for every completed request and every change of a WebSocket's state.
+
+    :param stream: a text stream that passes each line on by itself (line-buffered or unbuffered).
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._second = -1
+        self._time = ""
+
+    def __call__(self, protocol: str, action: str, details: Mapping[str, Any]) -> None:
+        if protocol == "http":
+            if action == "complete":
+                request = f"{details['method']} {details['path']}"
+                self._write(details["client"], request, details["status"] or "-", details["size"] or "-")
+        elif (name := _WEBSOCKET_REQUESTS.get(action)) is not None:
+            self._write(details["client"], f"{name} {details['path']}", "-", "-")
+
+    def _write(self, client: str | None, request: str, status: object, length: object) -> None:
+        now = int(time())
+        if now != self._second:
+            self._time = strftime("%d/%b/%Y:%H:%M:%S", localtime(now))
+            self._second = now
+        self.stream.write(f'{client} - - [{self._time}] "{_escaped(request)}" {status} {length}\n')

@@ -1,0 +1,64 @@
+# Everything for a developer.  Each target sets up what it needs on its own; a second run starts at once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+# Stamps stand for an installation; they are older than what it was made from when it has to be made again.
+RUNTIME := $(VENV)/.stamp-runtime
+TESTING := $(VENV)/.stamp-testing
+ADDRESS := http://127.0.0.1:8000
+
+.DELETE_ON_ERROR:
+.PHONY: help run test lint bench clean
+
+help:
+	@echo 'make run    serve the demo on $(ADDRESS)'
+	@echo 'make test   run all tests; ARGS="-k name" is passed to pytest'
+	@echo 'make lint   check style and types'
+	@echo 'make bench  measure the server beside others'
+	@echo 'make clean  remove everything that these targets made'
+
+run: $(RUNTIME)
+	@echo '==> the demo is on $(ADDRESS), Ctrl-C ends it'
+	@exec $(BIN)/greendaphne --inline-workers 4 greendaphne.demo:channel_layer
+
+test: $(TESTING)
+	@sh .ci/packages
+	@echo '==> running the tests'
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(TESTING)
+	@echo '==> checking style'
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo '==> checking types'
+	@$(BIN)/mypy
+
+bench: $(TESTING)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) .cache build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache artefacts
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment that is there is taken over, whoever made it.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' \
+		|| { echo '$(PYTHON) is not Python 3.10 to 3.14: make PYTHON=python3.x' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || [ "$$(id -u)" != 0 ] \
+		|| { echo '==> installing python3-venv' && apt-get update -qq && apt-get install -qq -y python3-venv >/dev/null; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo 'a package is missing: apt-get install python3-venv' >&2; exit 1; }
+	@echo '==> making $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): setup.py pyproject.toml requirements.txt | $(BIN)/python
+	@echo '==> installing greendaphne and what it needs'
+	@$(PIP) install --editable '.[redis]'
+	@touch $@
+
+$(TESTING): $(RUNTIME) requirements-channels.txt
+	@echo '==> installing what the tests need'
+	@$(PIP) install --editable '.[redis,acme,test]'
+	@$(PIP) install --no-deps --requirement requirements-channels.txt
+	@touch $@

@@ -1,0 +1,85 @@
+"""How greendaphne is built and what it needs; every lower bound stands here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+
+def version() -> str:
+    """The version, read rather than imported: the dependencies are not there yet when a package is built."""
+    text = (HERE / "greendaphne" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if match is None:
+        raise RuntimeError("greendaphne/__init__.py states no version")
+    return match.group(1)
+
+
+def description() -> str:
+    """The README, where there is one."""
+    readme = HERE / "README.rst"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+# A bound is the first version with the security fixes, or the interface, that the server relies on.
+REQUIREMENTS = [
+    "asgiref>=1.1.2,<2",  # the channel-layer interface; 2 is another one
+    "cryptography>=46",
+    "docopt-ng>=0.9",
+    "gevent>=26.9",
+    "gevent-websocket>=0.10.1",
+    "h2>=4.4.1",  # duplicate Host, Content-Length and CR/LF checks
+    "httptools>=0.9",
+    "pyOpenSSL>=26",
+    "websockets>=17",
+]
+
+EXTRAS = {
+    "redis": ["redis>=5", "msgpack>=1"],
+    "acme": ["acme>=5", "josepy>=2"],
+    "test": [
+        "Django==2.2.28; python_version < '3.12'",
+        "httpx>=0.28",
+        "hypothesis>=6.100",
+        "mypy>=1.19",
+        "pytest>=9",
+        "requests>=2.32.4",
+        "ruff>=0.14",
+        "websocket-client>=1.8",
+    ],
+}
+
+setup(
+    name="greendaphne",
+    version=version(),
+    description="A gevent protocol server for ASGI channel layers: HTTP/1.1, HTTP/2 and WebSocket on one port",
+    long_description=description(),
+    long_description_content_type="text/x-rst",
+    license="BSD-3-Clause",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["greendaphne", "greendaphne.*"]),
+    package_data={"": ["py.typed", "static/*", "templates/*"]},
+    python_requires=">=3.10,<3.15",
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["greendaphne = greendaphne.cli:main"]},
+    zip_safe=False,
+    classifiers=[
+        "Development Status :: 5 - Production/Stable",
+        "Environment :: Web Environment",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Topic :: Internet :: WWW/HTTP :: HTTP Servers",
+        "Typing :: Typed",
+    ],
+)

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -55,7 +56,7 @@ class PageError(AssertionError):
     """A script in the page failed, or a condition did not come true in time."""
 
 
-class Chromium:
+class Chromium(AbstractContextManager["Chromium"]):
     """The browser process; a context manager."""
 
     def __init__(self, *flags: str) -> None:
@@ -132,9 +133,6 @@ class Chromium:
             self._process.kill()
             self._process.wait()
         shutil.rmtree(self._profile, ignore_errors=True)
-
-    def __enter__(self) -> Chromium:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()

@@ -1,0 +1,106 @@
+"""The names that legacy code imports from ``daphne``, where no daphne is installed.
+
+``channels`` 1.x imports its protocol server by name (``from daphne.server import Server``), and so do settings, scripts and subclasses of
+older projects.  :func:`install` lets these imports find greendaphne: it appends a finder to ``sys.meta_path``, so that an installed daphne
+always wins, and the modules it makes import what they offer when it is asked for, not before.  The command line and the Django application
+(``"greendaphne"`` in ``INSTALLED_APPS``) call it; without it ``import daphne`` fails as it should.
+
+======================  ===================================================================
+Module                  Names
+======================  ===================================================================
+``daphne``              ``__version__``, the version of daphne whose interface this is
+``daphne.server``       ``Server``, ``build_endpoint_description_strings``
+``daphne.access``       ``AccessLogGenerator``
+``daphne.utils``        ``parse_x_forwarded_for``
+``daphne.cli``          ``CommandLineInterface``
+======================  ===================================================================
+
+daphne's other modules are made of Twisted's protocols and have no counterpart: importing them raises :class:`ModuleNotFoundError`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
+
+#: The daphne whose interface and behaviour this is; projects compare it.
+DAPHNE_VERSION = "1.4.2"
+
+#: For each module the place of every name it offers: another module and the name there.
+NAMES: dict[str, dict[str, tuple[str, str]]] = {
+    "daphne": {"__version__": (__name__, "DAPHNE_VERSION")},
+    "daphne.server": {
+        "Server": ("greendaphne.server", "Server"),
+        "build_endpoint_description_strings": ("greendaphne.endpoints", "build_endpoint_description_strings"),
+    },
+    "daphne.access": {"AccessLogGenerator": ("greendaphne.access", "AccessLogGenerator")},
+    "daphne.utils": {"parse_x_forwarded_for": ("greendaphne.forwarded", "parse_x_forwarded_for")},
+    "daphne.cli": {"CommandLineInterface": (__name__, "CommandLineInterface")},
+}
+
+
+class DaphneFinder(MetaPathFinder, Loader):
+    """Finds and fills the modules of :data:`NAMES`."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Describe one of the modules; ``None`` for all others, and for daphne's where a real ``daphne`` is loaded."""
+        if fullname not in NAMES:
+            return None
+        package, _, module = fullname.partition(".")
+        if module and getattr(sys.modules.get(package), "__loader__", None) is not self:
+            return None
+        return spec_from_loader(fullname, self, origin="greendaphne", is_package=not module)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give ``module`` its names, to be resolved when they are used."""
+        names = NAMES[module.__name__]
+        module.__doc__ = f"greendaphne under the name of {module.__name__}."
+        module.__dict__["__all__"] = sorted(names)
+        module.__dict__["__dir__"] = lambda: sorted({*module.__dict__, *names})
+        module.__dict__["__getattr__"] = resolver(module)
+
+
+def resolver(module: ModuleType) -> Callable[[str], object]:
+    """The ``__getattr__`` (PEP 562) of a module of :data:`NAMES`; a name that was resolved stays in the module."""
+    names = NAMES[module.__name__]
+
+    def resolve(name: str) -> object:
+        if name not in names:
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        place, attribute = names[name]
+        value = getattr(import_module(place), attribute)
+        module.__dict__[name] = value
+        return value
+
+    return resolve
+
+
+class CommandLineInterface:
+    """``daphne.cli.CommandLineInterface``: the ``greendaphne`` command as an object."""
+
+    description = "Django HTTP/WebSocket server"
+
+    @classmethod
+    def entrypoint(cls) -> None:
+        """Run the command with the arguments of the process."""
+        cls().run(sys.argv[1:])
+
+    def run(self, args: Sequence[str]) -> None:
+        """Serve with these arguments until told to stop.
+
+        :raises SystemExit: where the command ends with an error; its code is 2 for wrong arguments and 1 otherwise.
+        """
+        code = import_module("greendaphne.cli").main(list(args))
+        if code:
+            raise SystemExit(code)
+
+
+def install() -> None:
+    """Let ``import daphne`` find greendaphne where no daphne is installed; once is enough, more does nothing."""
+    if not any(isinstance(finder, DaphneFinder) for finder in sys.meta_path):
+        sys.meta_path.append(DaphneFinder())

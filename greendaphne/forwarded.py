@@ -1,0 +1,156 @@
+"""What a proxy in front says about the client: ``X-Forwarded-For``, ``-Port`` and ``-Proto``.
+
+The leftmost address is taken, as daphne does: these fields are only to be read where a proxy that sets them is the only way in.  What
+cannot be understood changes nothing: the address of the connection stays.  :func:`client_and_scheme` is for the server,
+:func:`parse_x_forwarded_for` for code written for ``daphne.utils``.  Neither raises an exception for anything a peer can send.
+
+Rules:
+
+* The port and the scheme count only where an address field is there, so that a client cannot set one of them alone through a proxy that
+  knows only the address.
+* Of several fields of one name the first counts, of a list its first non-empty element (RFC 9110 section 5.6.1.2).
+* An address is an IPv4 or IPv6 address, the latter also in brackets, either with a port behind it; that port wins over the port field,
+  which is about the same hop at best.  A missing or wrong port is 0.
+* A scheme is ``http``, ``https``, ``ws`` or ``wss`` in any case; a WebSocket is ``wss`` where the proxy says ``https``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from socket import AF_INET, AF_INET6, inet_pton
+from typing import Protocol
+
+from .message import Address
+
+SCHEMES = frozenset((b"http", b"https", b"ws", b"wss"))
+SECURE_SCHEMES = frozenset((b"https", b"wss"))
+MAX_PORT = 65535
+#: No address is longer: IPv6 with IPv4 inside (45), brackets, a colon and five digits, and a zone such as ``%eth0``.
+MAX_ADDRESS = 100
+
+
+class TwistedHeaders(Protocol):
+    """What of ``twisted.web.http_headers.Headers`` is used here."""
+
+    def getAllRawHeaders(self) -> list[tuple[bytes, list[bytes]]]:  # noqa: N802 -- Twisted's name
+        """Names with all their values."""
+
+
+def client_and_scheme(
+    headers: list[tuple[bytes, bytes]],
+    address_header: bytes,
+    port_header: bytes | None,
+    proto_header: bytes | None,
+    client: Address,
+    scheme: str,
+) -> tuple[Address, str]:
+    """Return the client's address and the scheme as the proxy reports them.
+
+    :param headers: a request's header section; names in lower case.
+    :param address_header: name of the address field, in lower case; likewise the two others, where ``None`` means not to look.
+    :param client: the connection's own peer, returned where there is no usable address.
+    :param scheme: the connection's own scheme; one of ``ws`` and ``wss`` asks for a WebSocket's.
+    """
+    # Built from the end, so that the first of several fields stays.
+    fields = dict(reversed(headers))
+    value = fields.get(address_header)
+    if value is None:
+        return client, scheme
+    found = parse_address(value, fields.get(port_header) if port_header is not None else None)
+    if found is not None:
+        client = found
+    if proto_header is not None:
+        proto = first_element(fields.get(proto_header, b"")).lower()
+        if proto in SCHEMES:
+            secure = proto in SECURE_SCHEMES
+            scheme = ("wss" if secure else "ws") if scheme.startswith("ws") else "https" if secure else "http"
+    return client, scheme
+
+
+def first_element(value: bytes) -> bytes:
+    """The first non-empty element of a comma-separated list, without surrounding blanks; ``b""`` for none."""
+    if b"," not in value:
+        return value.strip()
+    for element in value.split(b","):
+        element = element.strip()
+        if element:
+            return element
+    return b""
+
+
+def parse_address(value: bytes, port_value: bytes | None = None) -> list[object] | None:
+    """Return ``[host, port]`` for an address field and, where there is one, a port field; ``None`` where the address is none."""
+    text = first_element(value)
+    if not text or len(text) > MAX_ADDRESS:
+        return None
+    port = b""
+    if text.startswith(b"["):
+        host, bracket, rest = text[1:].partition(b"]")
+        if not bracket or (rest and not rest.startswith(b":")):
+            return None
+        port = rest[1:]
+        family = AF_INET6
+    elif text.count(b":") > 1:
+        host, family = text, AF_INET6
+    else:
+        host, _, port = text.partition(b":")
+        family = AF_INET
+    try:
+        name = host.decode("ascii")
+        # A zone (RFC 4007 section 11) belongs to the text of an address, but not to its number.
+        inet_pton(family, name.partition("%")[0] if family == AF_INET6 else name)
+    except (OSError, ValueError):
+        return None
+    return [name, parse_port(port) or parse_port(port_value or b"")]
+
+
+def parse_port(value: bytes) -> int:
+    """Return the port number in ``value``, 0 where there is none or it is wrong."""
+    digits = first_element(value)
+    if not digits.isdigit() or len(digits) > len(str(MAX_PORT)):
+        return 0
+    port = int(digits)
+    return port if port <= MAX_PORT else 0
+
+
+def parse_x_forwarded_for(
+    headers: Mapping[str | bytes, object] | TwistedHeaders,
+    address_header_name: str | None = "X-Forwarded-For",
+    port_header_name: str | None = "X-Forwarded-Port",
+    proto_header_name: str | None = "X-Forwarded-Proto",
+    original_addr: Address = None,
+    original_scheme: str | None = None,
+) -> tuple[Address, str | None]:
+    """``daphne.utils.parse_x_forwarded_for``: return the client's ``[host, port]`` and the scheme.
+
+    :param headers: a mapping of names to values, each ``str``, ``bytes`` or a list of them, or Twisted's ``Headers``.
+    :param address_header_name: where empty, the originals are returned; the other names may be empty, too.
+    :param original_addr: returned where the fields hold no address.
+    :param original_scheme: returned where they hold no scheme.
+    """
+    if not address_header_name:
+        return original_addr, original_scheme
+    items = headers.items() if isinstance(headers, Mapping) else headers.getAllRawHeaders()
+    fields = {as_bytes(name).lower(): first_value(value) for name, value in items}
+
+    def field(name: str | None) -> bytes | None:
+        return fields.get(as_bytes(name).lower()) if name else None
+
+    value = field(address_header_name)
+    if value is None:
+        return original_addr, original_scheme
+    address = parse_address(value, field(port_header_name)) or original_addr
+    proto = first_element(field(proto_header_name) or b"").lower()
+    return address, proto.decode("ascii") if proto in SCHEMES else original_scheme
+
+
+def as_bytes(value: object) -> bytes:
+    """Text as bytes; characters that no header field holds become ``?``."""
+    return value if isinstance(value, bytes) else str(value).encode("latin-1", "replace")
+
+
+def first_value(value: object) -> bytes:
+    """The first value of a name that may have several."""
+    if isinstance(value, (list, tuple)):
+        value = value[0] if value else b""
+    return as_bytes(value)

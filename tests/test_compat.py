@@ -1,0 +1,142 @@
+"""The names of daphne: found where no daphne is installed, and only after ``install()``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from greendaphne import compat
+
+#: Whether an import costs more than a name: none of these may be loaded by looking at daphne's modules.
+HEAVY = ("django", "channels", "twisted", "gevent", "h2", "OpenSSL", "greendaphne.server", "greendaphne.cli")
+
+
+def python(code: str, *, path: Path | None = None) -> str:
+    """Run ``code`` in a fresh interpreter and return what it prints."""
+    prelude = f"import sys; sys.path.insert(0, {str(path)!r})\n" if path else ""
+    done = subprocess.run([sys.executable, "-c", prelude + textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_without_install_there_is_no_daphne() -> None:
+    assert python("""
+        import greendaphne, greendaphne.compat
+        try:
+            import daphne
+        except ModuleNotFoundError as error:
+            print(error.name)
+    """) == ("daphne")
+
+
+def test_greendaphne_itself_is_light() -> None:
+    assert python(f"import sys, greendaphne; print([name for name in {HEAVY!r} if name in sys.modules])") == "[]"
+
+
+def test_modules_are_found_without_loading_what_they_offer() -> None:
+    assert (
+        python(f"""
+        import sys
+        from greendaphne import compat
+        compat.install()
+        import daphne, daphne.server, daphne.access, daphne.utils, daphne.cli
+        assert daphne.__version__ == "1.4.2", daphne.__version__
+        assert "Server" in dir(daphne.server)
+        assert daphne.server.__spec__.origin == "greendaphne"
+        print([name for name in {HEAVY!r} if name in sys.modules])
+    """)
+        == "[]"
+    )
+
+
+def test_names_are_ours() -> None:
+    python("""
+        from greendaphne import compat
+        compat.install()
+        from daphne.server import Server, build_endpoint_description_strings
+        from daphne.access import AccessLogGenerator
+        from daphne.utils import parse_x_forwarded_for
+        from daphne.cli import CommandLineInterface
+        import daphne.server, greendaphne.access, greendaphne.endpoints, greendaphne.forwarded, greendaphne.server
+        assert Server is greendaphne.server.Server is daphne.server.Server
+        assert build_endpoint_description_strings is greendaphne.endpoints.build_endpoint_description_strings
+        assert AccessLogGenerator is greendaphne.access.AccessLogGenerator
+        assert parse_x_forwarded_for is greendaphne.forwarded.parse_x_forwarded_for
+        assert callable(CommandLineInterface.entrypoint)
+    """)
+
+
+def test_every_name_of_the_table_exists() -> None:
+    for module, names in compat.NAMES.items():
+        for place, attribute in names.values():
+            assert hasattr(__import__(place, fromlist=[attribute]), attribute), (module, attribute)
+
+
+def test_other_names_and_modules_are_missing_as_usual() -> None:
+    python("""
+        from greendaphne import compat
+        compat.install()
+        import daphne.server
+        try:
+            daphne.server.HTTPFactory
+        except AttributeError as error:
+            assert "daphne.server" in str(error)
+        else:
+            raise AssertionError
+        try:
+            import daphne.http_protocol
+        except ModuleNotFoundError as error:
+            assert error.name == "daphne.http_protocol"
+        else:
+            raise AssertionError
+        try:
+            from daphne.server import HTTPFactory
+        except ImportError:
+            pass
+        else:
+            raise AssertionError
+    """)
+
+
+def test_a_real_daphne_wins(tmp_path: Path) -> None:
+    package = tmp_path / "daphne"
+    package.mkdir()
+    (package / "__init__.py").write_text("__version__ = 'real'\n")
+    (package / "server.py").write_text("class Server: real = True\n")
+    python(
+        """
+        from greendaphne import compat
+        compat.install()
+        import daphne
+        from daphne.server import Server
+        assert daphne.__version__ == "real" and Server.real
+        try:
+            import daphne.utils
+        except ModuleNotFoundError:
+            pass
+        else:
+            raise AssertionError("half of one, half of the other")
+    """,
+        path=tmp_path,
+    )
+
+
+def test_install_twice_is_install_once() -> None:
+    assert python("""
+        import sys
+        from greendaphne import compat
+        before = len(sys.meta_path)
+        compat.install(); compat.install()
+        print(len(sys.meta_path) - before)
+        assert sys.meta_path[-1].__class__ is compat.DaphneFinder
+    """) == ("1")
+
+
+def test_the_command_line_interface_ends_with_the_commands_code() -> None:
+    with pytest.raises(SystemExit) as ended:
+        compat.CommandLineInterface().run(["--no-such-option"])
+    assert ended.value.code == 2

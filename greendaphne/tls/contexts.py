@@ -1,0 +1,377 @@
+"""OpenSSL contexts: which versions, ciphers and protocols a server offers, and which certificate a client gets.
+
+:class:`Contexts` is what a listening endpoint holds.  Every connection starts on its *front* context, which has no certificate but owns
+the session ticket keys; once the ClientHello tells the server name, OpenSSL asks :meth:`Contexts.select` for the context with the
+certificate.  Certificates can thus be replaced at any time: connections already open keep theirs, and clients still resume their
+sessions.  :class:`FileContexts` serves one certificate from given files; :mod:`.sni` serves many from a directory.
+
+OpenSSL's callbacks must not switch greenlets, so nothing here logs inside one: lines are kept in :attr:`Contexts.pending_lines` for
+:func:`.handshake.handshake` to write.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from OpenSSL import SSL
+
+from . import pem
+from .pem import Credentials, PemObjects, Signature, TLSError
+
+logger = logging.getLogger(__name__)
+
+#: Mozilla's "intermediate" list for TLS 1.2: forward secrecy and AEAD only, so none that RFC 9113 appendix A forbids for HTTP/2.
+#: The DHE suites come into play only where Diffie-Hellman parameters are given.
+CIPHERS = (
+    b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
+    b"ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305:DHE-RSA-AES128-GCM-SHA256:DHE-RSA-AES256-GCM-SHA384:"
+    b"DHE-RSA-CHACHA20-POLY1305"
+)
+#: SSL_OP_PRIORITIZE_CHACHA, which pyOpenSSL does not name: a client that puts ChaCha20 first has no AES hardware, so it gets ChaCha20.
+_OP_PRIORITIZE_CHACHA = 1 << 21
+
+#: Seconds for which a session can be resumed.
+SESSION_LIFETIME = 2 * 60 * 60
+#: Seconds after which the front context and with it the ticket keys are replaced: whoever steals a key reads no more than this back.
+TICKET_KEY_LIFETIME = 12 * 60 * 60
+#: Seconds between two looks at a file's modification time.
+CHECK_INTERVAL = 1.0
+#: Certificates between a client's certificate and the root, at most.
+_VERIFY_DEPTH = 10
+
+#: The protocols offered unless configured otherwise, the preferred first.
+ALPN = ("h2", "http/1.1")
+
+#: The ``sslmethod`` names of Twisted's ``ssl:`` endpoint that leave TLS 1.2 or 1.3, with the lowest and the highest version.
+#: ``TLSv1_3_METHOD`` is an addition: OpenSSL never had a method of that name.
+_METHODS: dict[str, tuple[int, int]] = {
+    "TLS_METHOD": (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION),
+    "TLS_SERVER_METHOD": (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION),
+    "SSLv23_METHOD": (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION),
+    "TLSv1_2_METHOD": (SSL.TLS1_2_VERSION, SSL.TLS1_2_VERSION),
+    "TLSv1_3_METHOD": (SSL.TLS1_3_VERSION, SSL.TLS1_3_VERSION),
+}
+_OBSOLETE_METHODS = frozenset({"SSLv2_METHOD", "SSLv3_METHOD", "TLSv1_METHOD", "TLSv1_1_METHOD"})
+
+_VERIFY = {
+    "none": SSL.VERIFY_NONE,
+    "optional": SSL.VERIFY_PEER,
+    "require": SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TLSOptions:
+    """What holds for every certificate of an endpoint.
+
+    :param alpn: protocols to offer, the preferred first; empty offers none.
+    :param client_ca: PEM file with the authorities that client certificates must come from.
+    :param verify: ``none``, ``optional`` (a certificate, where sent, must be valid) or ``require``; by default ``require`` where
+        ``client_ca`` is given and ``none`` otherwise.
+    """
+
+    alpn: tuple[str, ...] = ALPN
+    client_ca: str | None = None
+    verify: str | None = None
+
+    def __post_init__(self) -> None:
+        for protocol in self.alpn:
+            if not 1 <= len(protocol.encode()) <= 255:
+                raise TLSError(f"{protocol!r} is no ALPN protocol name: 1 to 255 bytes are expected")
+        if self.verify is not None and self.verify not in _VERIFY:
+            raise TLSError(f"Client certificates can be verified as none, optional or require, not {self.verify!r}")
+        if self.verify not in (None, "none") and self.client_ca is None:
+            raise TLSError(f"Client certificates cannot be verified ({self.verify}) without a file of authorities (--tls-client-ca)")
+
+    @property
+    def verify_mode(self) -> int:
+        """OpenSSL's ``VERIFY_`` flags."""
+        return _VERIFY[self.verify or ("require" if self.client_ca else "none")]
+
+
+class NoCommonProtocol(SSL.Error):
+    """ALPN found nothing in common; raised through OpenSSL's callback, pyOpenSSL's only way to answer with a fatal alert."""
+
+
+def check_method(sslmethod: str | None) -> tuple[int, int]:
+    """The lowest and highest TLS version of a Twisted ``sslmethod`` name; ``None`` means TLS 1.2 and 1.3."""
+    if sslmethod is None:
+        sslmethod = "TLS_METHOD"
+    versions = _METHODS.get(sslmethod)
+    if versions is None:
+        if sslmethod in _OBSOLETE_METHODS:
+            raise TLSError(f"sslmethod={sslmethod} is refused: only TLS 1.2 and TLS 1.3 are safe; use TLS_METHOD or TLSv1_2_METHOD")
+        raise TLSError(f"sslmethod={sslmethod} is unknown; known are {', '.join(_METHODS)}")
+    return versions
+
+
+class ContextFactory:
+    """Makes the contexts of one endpoint, all alike but for the certificate.
+
+    :param options: what to offer and whom to ask for a certificate.
+    :param sslmethod: Twisted's name for the versions to offer.
+    :param dh_parameters: PEM file with a Diffie-Hellman group for clients without elliptic curves.
+    :raises TLSError: where a file cannot be used.
+    """
+
+    def __init__(self, options: TLSOptions, sslmethod: str | None = None, dh_parameters: str | None = None) -> None:
+        self.options = options
+        self._versions = check_method(sslmethod)
+        self._dh_parameters = dh_parameters
+        self._choose = _alpn_callback(options.alpn)
+        self._authorities: PemObjects | None = None
+        if options.client_ca is not None:
+            self._authorities = pem.read(options.client_ca, "the client certificate authorities")
+            if not self._authorities.certificates:
+                raise TLSError(f"There is no certificate in {options.client_ca}")
+        if dh_parameters is not None:
+            pem.check_dh_parameters(dh_parameters)
+
+    def bare(self) -> SSL.Context:
+        """A context without a certificate."""
+        context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        lowest, highest = self._versions
+        context.set_min_proto_version(lowest)
+        context.set_max_proto_version(highest)
+        context.set_cipher_list(CIPHERS)
+        context.set_options(
+            SSL.OP_NO_COMPRESSION
+            | SSL.OP_NO_RENEGOTIATION
+            | SSL.OP_CIPHER_SERVER_PREFERENCE
+            | SSL.OP_SINGLE_DH_USE
+            | SSL.OP_SINGLE_ECDH_USE
+            | _OP_PRIORITIZE_CHACHA
+        )
+        # An idle connection then holds no record buffers (up to 34 KiB).
+        context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+        context.set_session_cache_mode(SSL.SESS_CACHE_SERVER)
+        # Without an identity OpenSSL refuses to resume sessions where client certificates are verified.
+        context.set_session_id(b"greendaphne")
+        context.set_timeout(SESSION_LIFETIME)
+        if self._choose is not None:
+            context.set_alpn_select_callback(self._choose)
+        context.set_verify(self.options.verify_mode)
+        if self._authorities is not None:
+            context.set_verify_depth(_VERIFY_DEPTH)
+            context.load_verify_locations(self._authorities.path)
+            for authority in self._authorities.certificates:
+                context.add_client_ca(authority)
+        if self._dh_parameters is not None:
+            context.load_tmp_dh(self._dh_parameters)
+        return context
+
+    def with_certificate(self, credentials: Credentials, path: str) -> SSL.Context:
+        """A context that presents ``credentials``, which came from ``path``."""
+        context = self.bare()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", DeprecationWarning)
+                context.use_privatekey(credentials.key)
+                context.use_certificate(credentials.certificate)
+                for certificate in credentials.chain:
+                    context.add_extra_chain_cert(certificate)
+            context.check_privatekey()
+        except SSL.Error as error:
+            raise TLSError(f"OpenSSL refuses the certificate in {path}: {reason(error)}") from None
+        return context
+
+
+def reason(error: SSL.Error) -> str:
+    """What OpenSSL says, in words."""
+    if isinstance(error, SSL.SysCallError):
+        return str(error.args[1])
+    if isinstance(error, NoCommonProtocol):
+        return str(error)
+    texts = [str(entry[2]) for entry in (error.args[0] if error.args else ()) if entry[2]]
+    return ", ".join(texts) or type(error).__name__
+
+
+def _alpn_callback(offered: tuple[str, ...]) -> Callable[[SSL.Connection, list[bytes]], Any] | None:
+    if not offered:
+        return None
+    protocols = tuple(protocol.encode() for protocol in offered)
+    if b"http/1.1" in protocols and b"http/1.0" not in protocols:
+        # A client that offers nothing but http/1.0 is served like one that offers nothing.
+        protocols += (b"http/1.0",)
+
+    def choose(connection: SSL.Connection, client: list[bytes]) -> bytes:
+        for protocol in protocols:
+            if protocol in client:
+                return protocol
+        # RFC 7301 section 3.2: "no_application_protocol" is fatal.
+        raise NoCommonProtocol("no common protocol: the client offers only " + ", ".join(ascii(name)[2:-1] for name in client[:8]))
+
+    return choose
+
+
+class Contexts(ABC):
+    """The certificates of one endpoint; used by the hub's thread alone.
+
+    :meth:`load` comes first.  ``options`` may be replaced with :meth:`configure` before that.
+    """
+
+    def __init__(self, options: TLSOptions | None = None) -> None:
+        self.options = options or TLSOptions()
+        #: Lines that came up inside a callback of OpenSSL's, as (level, text).
+        self.pending_lines: list[tuple[int, str]] = []
+        self._factory: ContextFactory | None = None
+        self._front: SSL.Context | None = None
+        self._front_expires = 0.0
+        self._check_after = 0.0
+
+    def configure(self, options: TLSOptions) -> None:
+        """Replace the options; takes effect at :meth:`load`."""
+        self.options = options
+
+    def load(self) -> None:
+        """Read everything for the first time.
+
+        :raises TLSError: where something is missing, broken or does not match.
+        """
+        self._factory = self._make_factory()
+        self._load()
+        self._new_front()
+
+    def reload(self) -> None:
+        """Read everything again; what is broken is logged in one ERROR line each and what was there before stays in service."""
+        try:
+            self._factory = self._make_factory()
+        except TLSError as error:
+            logger.error("%s; the previous one stays in service", error)
+        self._refresh(forced=True)
+        # The options may name a new set of client authorities, which the front context knows as well.
+        self._new_front()
+        self.write_lines()
+
+    def front(self) -> SSL.Context:
+        """The context for a new connection; looks for changed files at most once a second."""
+        now = monotonic()
+        if now >= self._check_after:
+            self._check_after = now + CHECK_INTERVAL
+            self._refresh(forced=False)
+            if now >= self._front_expires:
+                self._new_front()
+            self.write_lines()
+        if self._front is None:
+            raise RuntimeError("load() was not called")
+        return self._front
+
+    def write_lines(self) -> None:
+        """Log what came up inside callbacks."""
+        while self.pending_lines:
+            level, line = self.pending_lines.pop(0)
+            logger.log(level, "%s", line)
+
+    def describe(self) -> str:
+        """What clients can negotiate, for the start-up log: ``ALPN h2,http/1.1``."""
+        return f"ALPN {','.join(self.options.alpn)}" if self.options.alpn else "no ALPN"
+
+    @property
+    def factory(self) -> ContextFactory:
+        if self._factory is None:
+            raise RuntimeError("load() was not called")
+        return self._factory
+
+    def _make_factory(self) -> ContextFactory:
+        return ContextFactory(self.options)
+
+    def _new_front(self) -> None:
+        context = self.factory.bare()
+        context.set_tlsext_servername_callback(self._on_client_hello)
+        self._front = context
+        self._front_expires = monotonic() + TICKET_KEY_LIFETIME
+
+    def _on_client_hello(self, connection: SSL.Connection) -> None:
+        # Called by OpenSSL with every ClientHello, with or without a server name.  An exception would be printed to stderr by
+        # pyOpenSSL; without a certificate OpenSSL refuses the handshake by itself.
+        try:
+            context = self.select(connection.get_servername())
+        except Exception:  # noqa: BLE001
+            self.pending_lines.append((logging.ERROR, f"Cannot choose a certificate\n{traceback.format_exc().rstrip()}"))
+            return
+        if context is not None:
+            connection.set_context(context)
+
+    @abstractmethod
+    def select(self, server_name: bytes | None) -> SSL.Context | None:
+        """The context for a server name as the client sent it; ``None`` refuses the connection.  Must not switch greenlets."""
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Read all certificates; raises :class:`TLSError`."""
+
+    @abstractmethod
+    def _refresh(self, forced: bool) -> None:
+        """Read what changed, or everything where ``forced``; never raises."""
+
+
+class FileContexts(Contexts):
+    """One certificate from given files: Twisted's ``ssl:`` arguments.
+
+    :param private_key: file with the private key.
+    :param certificate: file with the certificate and perhaps its chain; by default the key's file.
+    :param extra_chain: file with further certificates of the chain.
+    :param dh_parameters: file with a Diffie-Hellman group.
+    :param sslmethod: see :func:`check_method`.
+    """
+
+    def __init__(
+        self,
+        private_key: str,
+        certificate: str | None = None,
+        *,
+        extra_chain: str | None = None,
+        dh_parameters: str | None = None,
+        sslmethod: str | None = None,
+        options: TLSOptions | None = None,
+    ) -> None:
+        super().__init__(options)
+        check_method(sslmethod)
+        self._private_key = private_key
+        self._certificate = private_key if certificate is None else certificate
+        self._extra_chain = extra_chain
+        self._dh_parameters = dh_parameters
+        self._sslmethod = sslmethod
+        self._paths = tuple(dict.fromkeys(path for path in (self._private_key, self._certificate, extra_chain) if path is not None))
+        self._seen: tuple[Signature | None, ...] = ()
+        self._context: SSL.Context | None = None
+
+    def select(self, server_name: bytes | None) -> SSL.Context | None:
+        return self._context
+
+    def _make_factory(self) -> ContextFactory:
+        return ContextFactory(self.options, self._sslmethod, self._dh_parameters)
+
+    def _signatures(self) -> tuple[Signature | None, ...]:
+        return tuple(map(pem.signature, self._paths))
+
+    def _load(self) -> None:
+        # The state is taken before the files are read: a change in between is seen at the next look.
+        self._seen = self._signatures()
+        key = pem.read(self._private_key, "the private key")
+        same = self._certificate == self._private_key
+        certificate = key if same else pem.read(self._certificate, "the certificate")
+        extra = [] if self._extra_chain is None else [pem.read(self._extra_chain, "the certificate chain")]
+        if extra and not extra[0].certificates:
+            raise TLSError(f"There is no certificate in {self._extra_chain}")
+        credentials = pem.assemble(key, certificate, extra)
+        self._context = self.factory.with_certificate(credentials, self._certificate)
+        if warning := pem.validity(credentials.certificate, self._certificate):
+            logger.warning("%s", warning)
+
+    def _refresh(self, forced: bool) -> None:
+        if not forced and self._signatures() == self._seen:
+            return
+        try:
+            self._load()
+        except TLSError as error:
+            logger.error("%s; the previous certificate stays in service", error)
+        else:
+            logger.info("Certificate reloaded from %s", self._certificate)

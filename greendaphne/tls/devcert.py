@@ -1,0 +1,113 @@
+"""A self-signed certificate for development, for ``--tls-dev``.
+
+One file with key and certificate, readable by its owner alone, kept in the user's cache directory and used again until shortly before it
+expires, so that an exception made in a browser once holds.  It is for ``localhost`` and the loopback addresses and must not be trusted
+by anyone else.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import tempfile
+from datetime import datetime, timedelta, timezone
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from . import pem
+from .pem import TLSError
+
+logger = logging.getLogger(__name__)
+
+#: How long a certificate is valid.
+LIFETIME = timedelta(days=365)
+#: A certificate with less than this left is replaced, so that none expires while a server runs for a day.
+MARGIN = timedelta(days=7)
+#: Clocks may differ by this much.
+_BACKDATE = timedelta(hours=1)
+
+FILE_NAME = "development.pem"
+_HOST = "localhost"
+_ADDRESSES = ("127.0.0.1", "::1")
+
+
+def cache_directory() -> str:
+    """``greendaphne`` below ``$XDG_CACHE_HOME``, which is ``~/.cache`` by default (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "greendaphne")
+
+
+def development_certificate(directory: str | None = None) -> str:
+    """The path of a PEM file with a development certificate and its key, made where there is none that will do.
+
+    :param directory: where it is kept; by default :func:`cache_directory`.
+    :raises TLSError: where it cannot be written.
+    """
+    directory = cache_directory() if directory is None else directory
+    path = os.path.join(directory, FILE_NAME)
+    if not _will_do(path):
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            _write(directory, path, make_self_signed())
+        except OSError as error:
+            raise TLSError(f"Cannot write the development certificate {path}: {error.strerror}") from None
+        logger.info("Made a self-signed certificate for %s: %s", _HOST, path)
+    logger.warning("Using the self-signed certificate %s; it is for development only", path)
+    return path
+
+
+def _will_do(path: str) -> bool:
+    if pem.signature(path) is None:
+        return False
+    try:
+        if os.stat(path).st_mode & 0o077 or os.stat(path).st_uid != os.geteuid():
+            return False
+        file = pem.read(path)
+        certificate = pem.assemble(file, file).certificate
+    except (TLSError, OSError):
+        return False
+    now = datetime.now(timezone.utc)
+    return certificate.not_valid_before_utc <= now and certificate.not_valid_after_utc - MARGIN > now
+
+
+def _write(directory: str, path: str, data: bytes) -> None:
+    # Renamed into place: two servers that start together each find a whole file.  mkstemp makes it 0600.
+    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".development-")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def make_self_signed() -> bytes:
+    """A new ECDSA P-256 key and its certificate for localhost, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"greendaphne development ({_HOST})")])
+    now = datetime.now(timezone.utc)
+    names: list[x509.GeneralName] = [x509.DNSName(_HOST)]
+    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in _ADDRESSES]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BACKDATE)
+        .not_valid_after(now + LIFETIME)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        # Not an authority: whoever trusts it trusts it for localhost, whoever steals its key signs nothing with it.
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)

@@ -1,0 +1,215 @@
+"""Private keys and certificates read from PEM files, checked to belong together.
+
+:func:`read` takes a file apart, in whatever order it holds its key, certificate and chain; :func:`assemble` makes
+:class:`Credentials` of the parts: the certificate is the one that matches the key, the chain follows it issuer by issuer.  Whatever is
+wrong raises :class:`TLSError` with one line that names the file.  Nothing here knows OpenSSL's contexts.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import stat
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from typing import NamedTuple
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+#: The key types that TLS 1.2 and 1.3 authenticate servers with.
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
+
+#: The largest PEM file that is read, in bytes: a long chain takes 20 KiB, so a larger file is some other kind of file.
+MAX_PEM_SIZE = 1024 * 1024
+#: The smallest Diffie-Hellman group, in bits; smaller ones fall to precomputation (RFC 7919 section 1).
+MIN_DH_BITS = 2048
+
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+_DH_BLOCK = re.compile(rb"-----BEGIN (?:X9\.42 )?DH PARAMETERS-----(.*?)-----END", re.DOTALL)
+_CERTIFICATES = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"})
+
+
+class TLSError(ValueError):
+    """TLS cannot be set up as asked; the text is one line for the operator and names the file or the option."""
+
+
+#: Tells one state of a file from another: modification time in nanoseconds, size in bytes, inode.
+Signature = tuple[int, int, int]
+
+
+class PemObjects(NamedTuple):
+    """What one file holds."""
+
+    path: str
+    keys: tuple[PrivateKey, ...]
+    certificates: tuple[x509.Certificate, ...]
+
+
+class Credentials(NamedTuple):
+    """A private key, its certificate and the certificates between that and the root."""
+
+    key: PrivateKey
+    certificate: x509.Certificate
+    chain: tuple[x509.Certificate, ...]
+
+
+def signature(path: str) -> Signature | None:
+    """The state of the regular file ``path``, ``None`` where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return (status.st_mtime_ns, status.st_size, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+def read_file(path: str, what: str) -> bytes:
+    """The bytes of the regular file ``path``; ``what`` says in the error what it was to be."""
+    try:
+        # A FIFO would block the process at open(2) already; O_NONBLOCK means nothing to a regular file.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise TLSError(f"Cannot read {what} {path}: not a regular file")
+            data = file.read(MAX_PEM_SIZE + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, TLSError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise TLSError(f"Cannot read {what} {path}: {reason}") from None
+    if len(data) > MAX_PEM_SIZE:
+        raise TLSError(f"Cannot read {what} {path}: larger than {MAX_PEM_SIZE} bytes")
+    return data
+
+
+def read(path: str, what: str = "PEM file") -> PemObjects:
+    """Take the PEM file ``path`` apart; blocks other than keys and certificates (such as ``EC PARAMETERS``) are passed over."""
+    keys: list[PrivateKey] = []
+    certificates: list[x509.Certificate] = []
+    for match in _BLOCK.finditer(read_file(path, what)):
+        label, block = match[1], match[0]
+        if label in _CERTIFICATES:
+            certificates.append(_certificate(path, block))
+        elif label.endswith(b"PRIVATE KEY"):
+            keys.append(_private_key(path, block))
+    return PemObjects(path, tuple(keys), tuple(certificates))
+
+
+def _certificate(path: str, block: bytes) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(block)
+    except (ValueError, UnsupportedAlgorithm):
+        raise TLSError(f"A certificate in {path} is malformed") from None
+
+
+def _private_key(path: str, block: bytes) -> PrivateKey:
+    if b"ENCRYPTED" in block:
+        raise TLSError(f"The private key in {path} is encrypted; store it unencrypted, readable by the server's user alone")
+    try:
+        key = load_pem_private_key(block, password=None)
+    except TypeError:
+        raise TLSError(f"The private key in {path} is encrypted; store it unencrypted, readable by the server's user alone") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise TLSError(f"The private key in {path} is malformed") from None
+    if not isinstance(key, PrivateKey):
+        raise TLSError(f"The private key in {path} is of a type that TLS servers do not use; use RSA, ECDSA, Ed25519 or Ed448")
+    return key
+
+
+def public_bytes(of: PrivateKey | x509.Certificate) -> bytes:
+    """The public key of a private key or a certificate, comparable."""
+    return of.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def assemble(key_file: PemObjects, certificate_file: PemObjects, extra: Sequence[PemObjects] = ()) -> Credentials:
+    """Find key, certificate and chain in the objects of the files; ``extra`` are files with further certificates of the chain."""
+    if not key_file.keys:
+        raise TLSError(f"There is no private key in {key_file.path}")
+    if len(key_file.keys) > 1:
+        raise TLSError(f"There are {len(key_file.keys)} private keys in {key_file.path}; one is expected")
+    if not certificate_file.certificates:
+        raise TLSError(f"There is no certificate in {certificate_file.path}")
+    (key,) = key_file.keys
+    public = public_bytes(key)
+    for certificate in certificate_file.certificates:
+        if public_bytes(certificate) == public:
+            break
+    else:
+        if key_file.path == certificate_file.path:
+            raise TLSError(f"The private key and the certificate in {key_file.path} do not match")
+        raise TLSError(f"The private key in {key_file.path} does not match the certificate in {certificate_file.path}")
+    others = [other for file in (certificate_file, *extra) for other in file.certificates if other != certificate]
+    return Credentials(key, certificate, in_order(certificate, others))
+
+
+def in_order(
+    certificate: x509.Certificate, others: Iterable[x509.Certificate], *, related_only: bool = False
+) -> tuple[x509.Certificate, ...]:
+    """The chain behind ``certificate``: each certifies the one before it (RFC 8446 section 4.4.2).
+
+    Unrelated ones of ``others`` follow as given, or are left out where ``related_only``.
+    """
+    left = [other for other in dict.fromkeys(others) if other != certificate]
+    chain = []
+    last = certificate
+    while following := next((other for other in left if other.subject == last.issuer), None):
+        left.remove(following)
+        chain.append(following)
+        last = following
+    return tuple(chain) if related_only else (*chain, *left)
+
+
+def check_dh_parameters(path: str) -> None:
+    """Refuse what is no Diffie-Hellman group of at least :data:`MIN_DH_BITS` bits."""
+    block = _DH_BLOCK.search(read_file(path, "the Diffie-Hellman parameters"))
+    bits = 0
+    if block is not None:
+        try:
+            bits = _prime_bits(base64.b64decode(block[1]))
+        except (ValueError, IndexError):
+            pass
+    if not bits:
+        raise TLSError(f"There are no Diffie-Hellman parameters in {path}")
+    if bits < MIN_DH_BITS:
+        raise TLSError(f"The Diffie-Hellman parameters in {path} have {bits} bits; at least {MIN_DH_BITS} are needed")
+
+
+def _prime_bits(der: bytes) -> int:
+    """The size of p in ``SEQUENCE { p INTEGER, g INTEGER, … }`` (PKCS #3 section 9), read here because cryptography gives the group up."""
+    outside, inside = _der(der, 0x30)
+    start, end = _der(der[outside:inside], 0x02)
+    return int.from_bytes(der[outside:inside][start:end], "big").bit_length()
+
+
+def _der(data: bytes, tag: int) -> tuple[int, int]:
+    """Where the contents of the first element begin and end (X.690 section 8.1.3)."""
+    length, start = data[1], 2
+    if length & 0x80:
+        start += length & 0x7F
+        length = int.from_bytes(data[2:start], "big")
+    if data[0] != tag or start + length > len(data):
+        raise ValueError("not the element expected")
+    return start, start + length
+
+
+def validity(certificate: x509.Certificate, path: str) -> str | None:
+    """One line where the certificate is not valid now, for a warning."""
+    now = datetime.now(timezone.utc)
+    if certificate.not_valid_after_utc < now:
+        return f"The certificate in {path} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+    if certificate.not_valid_before_utc > now:
+        return f"The certificate in {path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+    return None
+
+
+def dns_names(certificate: x509.Certificate) -> list[str]:
+    """The host names a certificate is for, lower-cased; the common name does not count (RFC 9525 section 2)."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return []
+    return [name.lower() for name in names.get_values_for_type(x509.DNSName)]

@@ -11,10 +11,8 @@ from ..layers.memory import MemoryChannelLayer
 from .chat import Chat
 from .site import Site
 
-#: Every window of the page holds a WebSocket and one message to the room goes to all of them.
-REPLY_CAPACITY = 1000
 
-channel_layer = MemoryChannelLayer(channel_capacity={"daphne.response.*": REPLY_CAPACITY})
+channel_layer = MemoryChannelLayer()
 site = Site()
 chat = Chat()
 channel_layer.routes = {

@@ -1,0 +1,1 @@
+"""The applications under the load: the same consumers, served by each server in its own way."""

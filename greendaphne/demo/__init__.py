@@ -11,7 +11,6 @@ from ..layers.memory import MemoryChannelLayer
 from .chat import Chat
 from .site import Site
 
-
 channel_layer = MemoryChannelLayer()
 site = Site()
 chat = Chat()

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from gevent import socket
 
-from .grammar import EndpointError, Field, backlog_size, file_number, flag, octal_mode, path, port_number, quote, split, whole_number
+from .grammar import EndpointError, Field, backlog_size, file_number, flag, octal_mode, path, port_number, quote, split
 from .sockets import DEFAULT_BACKLOG, DEFAULT_UNIX_MODE, Endpoint, FDEndpoint, TCPEndpoint, UNIXEndpoint, WrappingEndpoint
 
 __all__ = [
@@ -45,11 +45,10 @@ __all__ = [
     "quote",
     "register",
     "split",
-    "whole_number",
 ]
 
 #: Modules that register further kinds when imported: the kind's name to the module's.
-PROVIDERS: Final[dict[str, str]] = {}
+PROVIDERS: Final[dict[str, str]] = dict.fromkeys(("ssl", "tls", "txsni"), "greendaphne.tls.endpoints")
 
 #: The default of a parameter that has none.
 REQUIRED: Final = object()
@@ -58,8 +57,8 @@ REQUIRED: Final = object()
 class Parameter(NamedTuple):
     """One argument of a kind.
 
-    ``convert`` raises a :class:`ValueError` whose text continues "<name> …", such as "must be 0 or 1".  ``argument`` is the name under
-    which the constructor takes the value, where that is not ``name``.
+    ``convert`` is of the sort that :mod:`greendaphne.values` describes.  ``argument`` is the name under which the constructor takes the
+    value, where that is not ``name``.
     """
 
     name: str
@@ -154,6 +153,8 @@ def _convert(kind: Kind, given: dict[str, str], description: str) -> dict[str, A
             text = given[parameter.name]
             try:
                 value = parameter.convert(text)
+            except EndpointError:
+                raise
             except ValueError as error:
                 raise EndpointError(f"Endpoint {description!r}: {parameter.name} {error}, not {text!r}.") from None
         elif value is REQUIRED:

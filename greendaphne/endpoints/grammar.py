@@ -2,13 +2,14 @@ r"""The grammar of endpoint strings: fields, quoting and the values of arguments
 
 A string is ``kind:field:field…``.  Only ``:`` and the first ``=`` of a field are operators and a backslash quotes the next character.  A
 field without ``=`` is a positional argument, one with it a keyword argument.  What kinds there are, and their arguments, is said
-elsewhere.  A converter takes the text of a value and raises a :class:`ValueError` whose text continues "<name> …".
+elsewhere.  The converters are of the sort that :mod:`greendaphne.values` describes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
+
+from ..values import whole_number
 
 
 class EndpointError(ValueError):
@@ -53,21 +54,6 @@ def split(description: str) -> list[Field]:
             value.append(character)
     fields.append(Field(name, "".join(value), description[start:]))
     return fields
-
-
-def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
-    """Return a converter to a whole number within the bounds, both included."""
-
-    def convert(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = minimum - 1
-        if not minimum <= number <= maximum:
-            raise ValueError(f"must be a number from {minimum} to {maximum}")
-        return number
-
-    return convert
 
 
 def octal_mode(text: str) -> int:

@@ -1,0 +1,186 @@
+"""Reads a command line the way daphne's did, and lets docopt check it against the usage.
+
+daphne 1.4.2 read its command line with argparse, whose habits are in people's start scripts and differ from docopt's: a repeated option
+overrides, ``-p=80`` is ``-p 80``, a value may be a negative number but not look like an option, ``--ws-protocol`` takes all that follows
+up to the next option, and unique prefixes stand for options.  :func:`normalise` takes a command line with those habits and writes it out
+in full; docopt then reads that by the grammar of the help text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import docopt
+
+from .options import OPTIONS, Option, Options, Takes, help_text
+
+#: A word that looks like this is a value although it starts with a hyphen.
+_NEGATIVE_NUMBER: Final = re.compile(r"-\d+|-\d*\.\d+")
+
+
+class UsageError(Exception):
+    """A command line that cannot be used; the text is one line that says why."""
+
+
+def _information(name: str, short: str, legacy: bool) -> Option:
+    return Option(name, (f"--{name}",), short, (f"--{name}",) if legacy else (), Takes.NOTHING, "", str, None, "", "")
+
+
+HELP: Final = _information("help", "-h", legacy=True)
+VERSION: Final = _information("version", "", legacy=False)
+
+_ALL: Final = (HELP, VERSION, *OPTIONS)
+_LONG: Final = {name: item for item in _ALL for name in item.names}
+_LEGACY: Final = {name: item for item in _ALL for name in item.legacy}
+_SHORT: Final = {item.short: item for item in _ALL if item.short}
+
+
+class _Word(NamedTuple):
+    """A word of the command line that is an option: which, ``None`` for an unknown one, and the value that is attached to it."""
+
+    option: Option | None
+    value: str | None = None
+    #: Whether the value follows a single-letter form directly, as in ``-p80``; behind a flag it is further flags.
+    joined: bool = False
+
+
+def normalise(argv: Sequence[str]) -> list[str]:
+    """Return the same command line with full option names, ``=`` before every value, no repetitions, and the channel layer last.
+
+    :raises UsageError: for what argparse refused too.
+    """
+    words = list(argv)
+    # The first "--" ends the options; what follows are values whatever they look like.
+    end = words.index("--") if "--" in words else len(words)
+    options = {position: word for position, word in enumerate(map(_classify, words[:end])) if word is not None}
+    given: dict[Option, list[str]] = {}
+    positional: list[str] = []
+    unknown: list[str] = []
+    position = 0
+    while position < end:
+        word = options.get(position)
+        position += 1
+        if word is None:
+            positional.append(words[position - 1])
+        elif word.option is None:
+            unknown.append(words[position - 1])
+        elif word.option.takes is Takes.NOTHING:
+            given.update((flag, []) for flag in _flags(word.option, word.value, word.joined))
+        else:
+            if word.value is not None:
+                values = [word.value]
+            else:
+                values, position = _values(word.option, words, position, end, options)
+            if word.option.takes is Takes.EACH:
+                values = given.get(word.option, []) + values
+            given[word.option] = values
+        if HELP in given or VERSION in given:
+            return [HELP.name if HELP in given else VERSION.name]
+    positional += words[end + 1 :]
+    if not positional:
+        raise UsageError("the following arguments are required: channel_layer")
+    unknown += positional[1:]
+    if unknown:
+        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}")
+    return [*_written(given), "--", positional[0]]
+
+
+def _classify(word: str) -> _Word | None:
+    """What option ``word`` is, or ``None`` when it is a value."""
+    if not word.startswith("-") or word == "-":
+        return None
+    name, equals, text = word.partition("=")
+    value = text if equals else None
+    if word in _LONG or word in _SHORT:
+        return _Word(_LONG.get(word) or _SHORT.get(word))
+    if name in _LONG or name in _SHORT:
+        return _Word(_LONG.get(name) or _SHORT.get(name), value)
+    if word.startswith("--"):
+        item = _by_prefix(name)
+        if item is not None:
+            return _Word(item, value)
+    elif word[:2] in _SHORT:
+        return _Word(_SHORT[word[:2]], word[2:], joined=True)
+    if _NEGATIVE_NUMBER.fullmatch(word) or " " in word:
+        return None
+    return _Word(None)
+
+
+def _by_prefix(prefix: str) -> Option | None:
+    """The option that ``prefix`` abbreviates.
+
+    daphne's own options come first and alone, so that no further option can take an abbreviation away that someone uses.
+
+    :raises UsageError: when there are several.
+    """
+    for names in (_LEGACY, _LONG):
+        matches = {item: name for name, item in names.items() if name.startswith(prefix)}
+        if len(matches) > 1:
+            raise UsageError(f"ambiguous option: {prefix} could match {', '.join(matches.values())}")
+        if matches:
+            return next(iter(matches))
+    return None
+
+
+def _flags(item: Option, value: str | None, joined: bool) -> list[Option]:
+    """The flag ``item`` and those that ``value`` consists of when it is ``joined``.
+
+    :raises UsageError: when it is anything else, as a flag has no value.
+    """
+    if value is None:
+        return [item]
+    further = _SHORT.get(f"-{value[:1]}") if joined else None
+    if further is None or further.takes is not Takes.NOTHING:
+        raise UsageError(f"argument {item.spelling}: ignored explicit argument {value!r}")
+    return [item, *_flags(further, value[1:] or None, joined)]
+
+
+def _values(item: Option, words: list[str], position: int, end: int, options: dict[int, _Word]) -> tuple[list[str], int]:
+    """The values of ``item`` that begin at ``position``, and where the words go on behind them."""
+    start = position
+    limit = end if item.takes is Takes.MANY else min(end, start + 1)
+    while position < limit and position not in options:
+        position += 1
+    if position == start and item.takes is not Takes.MANY:
+        raise UsageError(f"argument {item.spelling}: expected one argument")
+    return words[start:position], position
+
+
+def _written(given: dict[Option, list[str]]) -> list[str]:
+    written: list[str] = []
+    for item, values in given.items():
+        if item.takes is Takes.NOTHING:
+            written.append(item.name)
+        else:
+            written.extend(f"{item.name}={value}" for value in values)
+    return written
+
+
+def parse(argv: Sequence[str]) -> Options | Option:
+    """Return what ``argv``, a command line without the program's name, asks for: options to serve with, or :data:`HELP` or :data:`VERSION`.
+
+    :raises UsageError: for a command line that cannot be used.
+    """
+    try:
+        arguments = docopt.docopt(help_text(), normalise(argv), False)
+    except docopt.DocoptExit as error:
+        # normalise() leaves nothing that the grammar refuses; should it, one line is still what the user sees.
+        raise UsageError(str(error).partition("\n")[0]) from None
+    for information in (HELP, VERSION):
+        if arguments[information.name]:
+            return information
+    values: dict[str, Any] = {}
+    for item in OPTIONS:
+        value = arguments[item.name]
+        try:
+            if item.takes in (Takes.EACH, Takes.MANY):
+                values[item.field] = tuple(map(item.convert, value))
+            elif item.takes is Takes.NOTHING:
+                values[item.field] = value
+            elif value is not None:
+                values[item.field] = item.convert(value)
+        except ValueError as error:
+            raise UsageError(f"argument {item.spelling}: {error}, not {value!r}") from None
+    return Options(channel_layer=arguments["<channel_layer>"], **values)

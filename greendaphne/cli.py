@@ -1,0 +1,217 @@
+"""The ``greendaphne`` command: a command line to a server that runs until it is told to stop.
+
+:func:`main` returns the exit code: 0 after a clean end, 2 for a wrong command line and 1 when the configuration, an import or a bind
+fails.  A user's mistake is one line on standard error; only an exception of the application's own module shows its traceback.
+
+gevent patches the process after the command line is read and before anything else is imported, the application above all.  So this
+module and what it imports at its top stay free of ``logging``, ``threading``, ``socket``, ``ssl`` and whatever imports them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .arguments import HELP, UsageError, parse
+from .options import DEFAULT_HOST, DEFAULT_PORT, Options, help_text
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import TextIO
+
+    from .server import Server
+
+PROGRAM = "greendaphne"
+#: daphne's name, which logging configurations refer to.
+LOGGER = "daphne.cli"
+LOG_FORMAT = "%(asctime)-15s %(levelname)-8s %(message)s"
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+#: The shell's code for a process that SIGINT ended.
+EXIT_INTERRUPTED = 130
+
+
+class ConfigurationError(Exception):
+    """The server cannot start as it is told to; the text is one line that says why."""
+
+
+class ApplicationError(Exception):
+    """The application's module raised an exception while it was imported, which is the cause of this one."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    :param argv: the arguments without the program's name; those of the process by default.
+    """
+    try:
+        options = parse(sys.argv[1:] if argv is None else argv)
+    except UsageError as error:
+        print(f"{PROGRAM}: error: {error} ({PROGRAM} --help shows all options)", file=sys.stderr)
+        return EXIT_USAGE
+    if not isinstance(options, Options):
+        print(help_text() if options is HELP else f"{PROGRAM} {__version__}")
+        return EXIT_OK
+    patch()
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        # Before the server handles signals, such as while the application is imported.
+        return EXIT_INTERRUPTED
+
+
+def patch() -> None:
+    """Make the standard library cooperative, for the application and everything that it will import."""
+    from gevent import monkey
+
+    monkey.patch_all()
+
+
+def run(options: Options) -> int:
+    """Serve until told to stop, in a process that is patched; returns the exit code."""
+    import logging
+
+    levels = (logging.WARNING, logging.INFO, logging.DEBUG)
+    logging.basicConfig(level=levels[min(max(options.verbosity, 0), 2)], format=LOG_FORMAT)
+    logger = logging.getLogger(LOGGER)
+    from .endpoints import EndpointError
+
+    try:
+        make_server(options).run()
+    except (ConfigurationError, EndpointError) as error:
+        logger.error("%s", error)
+        return EXIT_FAILURE
+    except ApplicationError as error:
+        cause = error.__cause__
+        logger.error("%s", error, exc_info=cause and (type(cause), cause, _own_frames_removed(cause.__traceback__)))
+        return EXIT_FAILURE
+    return EXIT_OK
+
+
+def make_server(options: Options) -> Server:
+    """Return a server for ``options``; it does not listen yet.
+
+    :raises ConfigurationError: when the access log or the channel layer cannot be had.
+    :raises ApplicationError: when the channel layer's module raises an exception.
+    :raises EndpointError: for a wrong endpoint string.
+    """
+    import logging
+
+    from . import compat
+
+    stream = open_access_log(options)
+    # Applications for daphne import names from it.
+    compat.install()
+    channel_layer = load_channel_layer(options.channel_layer)
+    endpoints = endpoint_descriptions(options)
+    logging.getLogger(LOGGER).info("Starting server at %s, channel layer %s.", ", ".join(endpoints), options.channel_layer)
+    return build(options, channel_layer, endpoints, stream)
+
+
+def build(options: Options, channel_layer: Any, endpoints: list[str], access_log: TextIO | None) -> Server:
+    """Return the server that ``options`` describe."""
+    from .access import AccessLogGenerator
+    from .server import Server
+
+    proxy = options.proxy_headers
+    return Server(
+        channel_layer,
+        endpoints=endpoints,
+        action_logger=AccessLogGenerator(access_log) if access_log is not None else None,
+        http_timeout=options.http_timeout,
+        websocket_timeout=options.websocket_timeout,
+        websocket_connect_timeout=options.websocket_connect_timeout,
+        ping_interval=options.ping_interval,
+        ping_timeout=options.ping_timeout,
+        ws_protocols=list(options.ws_protocols) or None,
+        root_path=options.root_path,
+        proxy_forwarded_address_header="X-Forwarded-For" if proxy else None,
+        proxy_forwarded_port_header="X-Forwarded-Port" if proxy else None,
+        proxy_forwarded_proto_header="X-Forwarded-Proto" if proxy else None,
+        force_sync=options.force_sync,
+        verbosity=options.verbosity,
+        limits=options.limits(),
+        timeouts=options.timeouts(),
+        stream_request_body=options.stream_request_body,
+        server_name=options.server_name,
+        inline_workers=options.inline_workers,
+        websocket_compression=options.websocket_compression,
+    )
+
+
+def open_access_log(options: Options) -> TextIO | None:
+    """Return the stream that accesses are logged to, line by line, or ``None`` where they are not logged.
+
+    :raises ConfigurationError: when the file cannot be opened.
+    """
+    if options.access_log and options.access_log != "-":
+        try:
+            return open(options.access_log, "a", buffering=1, encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"Cannot open the access log {options.access_log}: {error.strerror or error}.") from None
+    if options.access_log or options.verbosity >= 1:
+        # Into a pipe Python would write in blocks, and the last accesses would be missing.
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        return sys.stdout
+    return None
+
+
+def endpoint_descriptions(options: Options) -> list[str]:
+    """Return the strings of all endpoints to listen on, sorted and with duplicates, as daphne did.
+
+    A file descriptor 0 and a port 0 count as given; daphne listened on its default address as well, or instead.
+    """
+    from .endpoints import build_endpoint_description_strings
+
+    host, port = options.host or None, options.port
+    given = (host, port, options.unix_socket or None, options.file_descriptor, options.socket_strings or None)
+    if host is not None or port is not None or all(value is None for value in given):
+        host = DEFAULT_HOST if host is None else host
+        port = DEFAULT_PORT if port is None else port
+    built = build_endpoint_description_strings(host, port, options.unix_socket, options.file_descriptor)
+    return sorted([*options.socket_strings, *built])
+
+
+def load_channel_layer(place: str) -> Any:
+    """Import the channel layer at ``place``, ``module.path:attribute.path``, with the current directory before all other places.
+
+    :raises ConfigurationError: when there is no such module or attribute, or what is there is no channel layer.
+    :raises ApplicationError: when the module raises an exception.
+    """
+    module_path, colon, attribute_path = place.partition(":")
+    if not colon or not all(module_path.split(".")) or not all(attribute_path.split(".")):
+        raise ConfigurationError(f"The channel layer {place!r} is not written module.path:attribute.path.")
+    sys.path.insert(0, ".")
+    try:
+        module = importlib.import_module(module_path)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_path}.".startswith(f"{error.name}."):
+            raise ConfigurationError(f"Cannot import the channel layer {place}: {error}.") from None
+        raise ApplicationError(f"Cannot import the channel layer {place}:") from error
+    except Exception as error:
+        raise ApplicationError(f"Cannot import the channel layer {place}:") from error
+    value: Any = module
+    for name in attribute_path.split("."):
+        try:
+            value = getattr(value, name)
+        except AttributeError as error:
+            raise ConfigurationError(f"Cannot find the channel layer {place}: {error}.") from None
+    if not callable(getattr(value, "send", None)):
+        raise ConfigurationError(f"{place} is not a channel layer: it is of type {type(value).__name__} and has no send().")
+    return value
+
+
+def _own_frames_removed(traceback: TracebackType | None) -> TracebackType | None:
+    """Leave out this module's and the import system's frames at the beginning, which tell the user nothing."""
+    own = (__file__, importlib.__file__)
+    while traceback is not None and traceback.tb_next is not None:
+        filename = traceback.tb_frame.f_code.co_filename
+        if filename not in own and not filename.startswith("<frozen importlib"):
+            break
+        traceback = traceback.tb_next
+    return traceback

@@ -1,0 +1,449 @@
+"""The options of the command line: :class:`Options`, and for each of its fields how it is written and what it means.
+
+This is the one place to add an option: a field of :class:`Options` made with :func:`option`.  The help text, the reading of the command
+line and the abbreviations all come from it.  ``arguments`` reads a command line, ``cli`` acts on the result.
+
+Nothing is imported here that the application's environment could mind: the command line is read before gevent patches the process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
+
+from .config import Limits, Timeouts
+from .values import (
+    integer,
+    seconds,
+    seconds_or_never,
+    seconds_or_zero,
+    size,
+    size_above_zero,
+    size_text,
+    whole_number,
+)
+
+_LIMITS: Final = Limits()
+_TIMEOUTS: Final = Timeouts()
+
+#: Where to listen when no option says it, and the half that is missing where only one is given.
+DEFAULT_HOST: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 8000
+
+
+class Takes(Enum):
+    """What follows an option on the command line."""
+
+    NOTHING = "nothing"
+    #: One value; of a repeated option the last counts.
+    ONE = "one"
+    #: One value; each time the option is given adds one.
+    EACH = "each"
+    #: Any number of values, up to the next option; of a repeated option the last counts.
+    MANY = "many"
+
+
+class Option(NamedTuple):
+    """How an option is written.
+
+    ``names`` are its long forms, the one in the help text first.  ``legacy`` are those of them that daphne 1.4.2 has: their
+    abbreviations keep their meaning whatever other options begin with the same letters.  ``field`` is its field of :class:`Options`.
+    """
+
+    field: str
+    names: tuple[str, ...]
+    short: str
+    legacy: tuple[str, ...]
+    takes: Takes
+    metavar: str
+    convert: Callable[[str], Any]
+    default: str | None
+    group: str
+    help: str
+
+    @property
+    def name(self) -> str:
+        """The long form under which docopt knows it."""
+        return self.names[0]
+
+    @property
+    def spelling(self) -> str:
+        """All that is written in an error message, such as ``-p/--port``."""
+        return f"{self.short}/{self.name}" if self.short else self.name
+
+
+LISTENING: Final = "Where to listen (http://127.0.0.1:8000 when none of these is given)"
+LOGGING: Final = "Logs"
+APPLICATION: Final = "The application"
+PROXIES: Final = "Paths and proxies"
+HTTP: Final = "HTTP (times in seconds)"
+WEBSOCKET: Final = "WebSocket (times in seconds)"
+BODIES: Final = "Request bodies (sizes in bytes, or with K, M or G)"
+LIMITS: Final = "Limits (sizes in bytes, or with K, M or G)"
+SHUTDOWN: Final = "Stopping (times in seconds)"
+GROUPS: Final = (LISTENING, APPLICATION, LOGGING, PROXIES, HTTP, WEBSOCKET, BODIES, LIMITS, SHUTDOWN)
+
+
+def option(
+    group: str,
+    names: str,
+    help: str,  # noqa: A002 - as argparse and everyone calls it
+    *,
+    metavar: str = "",
+    convert: Callable[[str], Any] = str,
+    default: str | None = None,
+    takes: Takes | None = None,
+    legacy: bool = False,
+) -> Any:
+    """Return a dataclass field that is an option of the command line.
+
+    :param names: its forms, such as ``"-p --port"``; further long forms are aliases that the help text leaves out.
+    :param metavar: the name of its value; an option without one is a flag.
+    :param default: the text that stands for the option when it is not given.  Without one the value is ``None``, for a flag ``False``
+        and for an option with several values ``()``.
+    :param takes: needed only for options that take several values.
+    :param legacy: whether daphne 1.4.2 has it, under the first long name.
+    """
+    takes = takes or (Takes.ONE if metavar else Takes.NOTHING)
+    forms = names.split()
+    short = forms.pop(0) if len(forms[0]) == 2 else ""
+    value: Any = {Takes.NOTHING: False, Takes.ONE: None}.get(takes, ())
+    if default is not None:
+        value = convert(default)
+    spec = Option("", tuple(forms), short, tuple(forms[:1]) if legacy else (), takes, metavar, convert, default, group, help)
+    return dataclasses.field(default=value, metadata={"option": spec})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """A command line, checked and converted.  Sizes are in bytes, times in seconds."""
+
+    #: ``module.path:attribute.path``.
+    channel_layer: str
+
+    # fmt: off - an option a paragraph: where, what, how.
+    port: int | None = option(
+        LISTENING,
+        "-p --port",
+        "Listen on this TCP port; 8000 where only --bind is given, and 0 lets the system choose one.",
+        metavar="PORT",
+        convert=whole_number(0, 65535),
+        legacy=True,
+    )
+    host: str | None = option(
+        LISTENING,
+        "-b --bind",
+        "Listen on this address or host name; 127.0.0.1 where only --port is given, and :: is every address.",
+        metavar="HOST",
+        legacy=True,
+    )
+    unix_socket: str | None = option(LISTENING, "-u --unix-socket", "Listen on a UNIX socket at this path.", metavar="PATH", legacy=True)
+    file_descriptor: int | None = option(
+        LISTENING,
+        "--fd",
+        "Listen on a socket that the parent process opened, by the number of its file descriptor.",
+        metavar="NUMBER",
+        convert=whole_number(0),
+        legacy=True,
+    )
+    socket_strings: tuple[str, ...] = option(
+        LISTENING,
+        "-e --endpoint",
+        "Listen on an endpoint such as tcp:8000 or unix:/run/app.sock:mode=660; may be repeated.",
+        metavar="STRING",
+        takes=Takes.EACH,
+        legacy=True,
+    )
+
+    inline_workers: int = option(
+        APPLICATION,
+        "--inline-workers",
+        "Run this many workers of the application in the server itself; 0 leaves them to other processes.",
+        metavar="NUMBER",
+        convert=whole_number(0),
+        default="0",
+    )
+    force_sync: bool = option(
+        APPLICATION, "--force-sync", "Ask the channel layer for replies at intervals instead of waiting in it.", legacy=True
+    )
+
+    verbosity: int = option(
+        LOGGING,
+        "-v --verbosity",
+        "0 logs warnings only and no accesses, 1 what happens as well, 2 every message too.",
+        metavar="LEVEL",
+        convert=integer,
+        default="1",
+        legacy=True,
+    )
+    access_log: str | None = option(
+        LOGGING,
+        "--access-log",
+        "Append accesses to this file, whatever the verbosity; a hyphen is the standard output, the default.",
+        metavar="FILE",
+        legacy=True,
+    )
+
+    root_path: str = option(
+        PROXIES,
+        "--root-path",
+        "The path below which the application is mounted, URL-encoded; a Daphne-Root-Path header overrides it.",
+        metavar="PATH",
+        default="",
+        legacy=True,
+    )
+    proxy_headers: bool = option(
+        PROXIES,
+        "--proxy-headers",
+        "Believe X-Forwarded-For, X-Forwarded-Port and X-Forwarded-Proto; only for use behind a proxy.",
+        legacy=True,
+    )
+    server_name: str | None = option(PROXIES, "--server-name", "Send this as the Server header; without it there is none.", metavar="NAME")
+
+    http_timeout: float = option(
+        HTTP,
+        "-t --http-timeout",
+        "For a worker to begin its response, and then between its parts; 503 after that.",
+        metavar="SECONDS",
+        convert=seconds,
+        default=f"{_TIMEOUTS.http:g}",
+        legacy=True,
+    )
+    keep_alive_timeout: float = option(
+        HTTP,
+        "--keep-alive-timeout",
+        "For the next request on an idle connection.",
+        metavar="SECONDS",
+        convert=seconds_or_zero,
+        default=f"{_TIMEOUTS.keep_alive:g}",
+    )
+    header_timeout: float = option(
+        HTTP,
+        "--header-timeout",
+        "For a whole request head to arrive.",
+        metavar="SECONDS",
+        convert=seconds,
+        default=f"{_TIMEOUTS.header:g}",
+    )
+    body_timeout: float = option(
+        HTTP,
+        "--body-timeout",
+        "Without a byte of a request body.",
+        metavar="SECONDS",
+        convert=seconds,
+        default=f"{_TIMEOUTS.body:g}",
+    )
+    send_timeout: float = option(
+        HTTP,
+        "--send-timeout",
+        "Without progress in sending to a client.",
+        metavar="SECONDS",
+        convert=seconds,
+        default=f"{_TIMEOUTS.send:g}",
+    )
+
+    websocket_timeout: float | None = option(
+        WEBSOCKET,
+        "--websocket_timeout --websocket-timeout",
+        "The longest life of a connection; a negative number is no limit, and the default is the channel layer's group expiry.",
+        metavar="SECONDS",
+        convert=seconds_or_never,
+        legacy=True,
+    )
+    websocket_connect_timeout: float = option(
+        WEBSOCKET,
+        "--websocket_connect_timeout --websocket-connect-timeout",
+        "For the application to accept a connection; a negative number is no limit.",
+        metavar="SECONDS",
+        convert=seconds_or_never,
+        default=f"{_TIMEOUTS.websocket_connect:g}",
+        legacy=True,
+    )
+    ping_interval: float = option(
+        WEBSOCKET,
+        "--ping-interval",
+        "Ping a client that has been silent for this long; 0 is never.",
+        metavar="SECONDS",
+        convert=seconds_or_zero,
+        default=f"{_TIMEOUTS.ping_interval:g}",
+        legacy=True,
+    )
+    ping_timeout: float = option(
+        WEBSOCKET,
+        "--ping-timeout",
+        "For the answer to a ping, before the connection is closed; 0 is no limit.",
+        metavar="SECONDS",
+        convert=seconds_or_zero,
+        default=f"{_TIMEOUTS.ping_timeout:g}",
+        legacy=True,
+    )
+    ws_protocols: tuple[str, ...] = option(
+        WEBSOCKET,
+        "--ws-protocol",
+        "The subprotocols to offer, one or several names; write -- or another option behind the last of them.",
+        metavar="NAME",
+        takes=Takes.MANY,
+        legacy=True,
+    )
+    websocket_max_message_size: int = option(
+        WEBSOCKET,
+        "--websocket-max-message-size",
+        "The longest message; 0 is no limit.",
+        metavar="SIZE",
+        convert=size,
+        default=size_text(_LIMITS.websocket_message),
+    )
+    websocket_max_frame_size: int = option(
+        WEBSOCKET,
+        "--websocket-max-frame-size",
+        "The longest frame; 0 is no limit.",
+        metavar="SIZE",
+        convert=size,
+        default=size_text(_LIMITS.websocket_frame),
+    )
+    websocket_compression: bool = option(
+        WEBSOCKET, "--websocket-compression", "Compress messages for clients that offer it (permessage-deflate)."
+    )
+
+    limit_request_body: int = option(
+        BODIES,
+        "--limit-request-body",
+        "Refuse longer bodies with 413; 0 is no limit.",
+        metavar="SIZE",
+        convert=size,
+        default=size_text(_LIMITS.request_body),
+    )
+    limit_inline_body: int = option(
+        BODIES,
+        "--limit-inline-body",
+        "Hand over longer bodies in pieces, through body_channel; 0 always hands them over whole.",
+        metavar="SIZE",
+        convert=size,
+        default=size_text(_LIMITS.inline_body),
+    )
+    stream_request_body: bool = option(
+        BODIES, "--stream-request-body", "Hand over the pieces while the client still sends, instead of when the body is complete."
+    )
+
+    limit_request_line: int = option(
+        LIMITS,
+        "--limit-request-line",
+        "The longest request line; 414 above it.",
+        metavar="SIZE",
+        convert=size_above_zero,
+        default=size_text(_LIMITS.request_line),
+    )
+    limit_request_fields: int = option(
+        LIMITS,
+        "--limit-request-fields",
+        "The greatest number of header fields; 431 above it.",
+        metavar="NUMBER",
+        convert=whole_number(1),
+        default=str(_LIMITS.request_fields),
+    )
+    limit_request_field_size: int = option(
+        LIMITS,
+        "--limit-request-field-size",
+        "The longest header field; 431 above it.",
+        metavar="SIZE",
+        convert=size_above_zero,
+        default=size_text(_LIMITS.request_field_size),
+    )
+    limit_connections: int = option(
+        LIMITS,
+        "--limit-connections",
+        "The greatest number of open connections, further ones wait; 0 is as many as there are descriptors.",
+        metavar="NUMBER",
+        convert=whole_number(0),
+        default=str(_LIMITS.connections),
+    )
+
+    graceful_timeout: float = option(
+        SHUTDOWN,
+        "--graceful-timeout",
+        "For open requests to end after SIGTERM or SIGINT.",
+        metavar="SECONDS",
+        convert=seconds_or_zero,
+        default=f"{_TIMEOUTS.graceful:g}",
+    )
+
+    # fmt: on
+
+    def limits(self) -> Limits:
+        """The limits that the command line sets, and the defaults of the others."""
+        return Limits(
+            request_line=self.limit_request_line,
+            request_fields=self.limit_request_fields,
+            request_field_size=self.limit_request_field_size,
+            request_body=self.limit_request_body,
+            inline_body=self.limit_inline_body,
+            websocket_message=self.websocket_max_message_size,
+            websocket_frame=self.websocket_max_frame_size,
+            connections=self.limit_connections,
+        )
+
+    def timeouts(self) -> Timeouts:
+        """The time limits that the command line sets and that have no keyword argument of daphne's."""
+        return Timeouts(
+            keep_alive=self.keep_alive_timeout,
+            header=self.header_timeout,
+            body=self.body_timeout,
+            send=self.send_timeout,
+            graceful=self.graceful_timeout,
+        )
+
+
+def _table() -> tuple[Option, ...]:
+    fields = [field for field in dataclasses.fields(Options) if "option" in field.metadata]
+    return tuple(field.metadata["option"]._replace(field=field.name) for field in fields)
+
+
+#: Every option, in the order of :class:`Options`.
+OPTIONS: Final = _table()
+
+_DESCRIPTION: Final = """\
+greendaphne serves HTTP/1.1, HTTP/2 and WebSocket clients from a channel layer.
+
+Usage:
+  greendaphne [options] [--endpoint=STRING]... [--ws-protocol=NAME]... [--] <channel_layer>
+  greendaphne (-h | --help)
+  greendaphne --version
+
+<channel_layer> is written module.path:attribute.path, such as project.asgi:channel_layer.
+Options may be abbreviated; their values follow a blank or an equals sign.
+"""
+
+_INFORMATION: Final = """\
+Information:
+  -h, --help  Show this text.
+  --version   Show the version.
+"""
+
+#: Columns of the help text.
+_WIDTH: Final = 100
+_INDENT: Final = 30
+
+
+def help_text() -> str:
+    """The help text, which is also the grammar that docopt reads a command line by."""
+    sections = [_DESCRIPTION]
+    for group in GROUPS:
+        entries = [_entry(item) for item in OPTIONS if item.group == group]
+        sections.append("\n".join([f"{group}:", *entries, ""]))
+    return "\n".join([*sections, _INFORMATION])
+
+
+def _entry(item: Option) -> str:
+    form = f"  {item.short} {item.metavar}, " if item.short else "  "
+    form += f"{item.name}={item.metavar}" if item.metavar else item.name
+    # No-break spaces keep docopt's notation of a default on one line, and a hyphen from beginning one: docopt would see an option there.
+    default = f" [default:\xa0{item.default}]" if item.default else ""
+    lines = textwrap.wrap(item.help.replace(" -", "\xa0-") + default, _WIDTH - _INDENT, break_long_words=False, break_on_hyphens=False)
+    text = ("\n" + " " * _INDENT).join(lines).replace("\xa0", " ")
+    # docopt takes two blanks for the end of the form.
+    return f"{form:<{_INDENT}}{text}" if len(form) <= _INDENT - 2 else f"{form}\n{' ' * _INDENT}{text}"

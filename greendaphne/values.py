@@ -1,0 +1,103 @@
+"""Texts to values, for the command line and endpoint strings alike.
+
+A converter takes the text that a user wrote and raises a :class:`ValueError` that says, in words that continue the name of the value,
+what it must be: "must be a number from 0 to 65535".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+#: What the suffix of a size stands for; K is 1024 as in every server's configuration.
+SIZE_UNITS: Final = {"K": 1024, "M": 1024**2, "G": 1024**3}
+
+
+def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Return a converter to a whole number within the bounds, both included."""
+    bounds = f"from {minimum} to {maximum}" if maximum is not None else f"of at least {minimum}"
+
+    def convert(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = minimum - 1
+        if number < minimum or (maximum is not None and number > maximum):
+            raise ValueError(f"must be a number {bounds}")
+        return number
+
+    return convert
+
+
+def integer(text: str) -> int:
+    """Convert a whole number without bounds."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("must be a number") from None
+
+
+def seconds(text: str) -> float:
+    """Convert a number of seconds above 0; decimals are allowed."""
+    value = _decimal(text)
+    if value is None or value <= 0:
+        raise ValueError("must be a number of seconds above 0")
+    return value
+
+
+def seconds_or_zero(text: str) -> float:
+    """Convert a number of seconds, 0 included."""
+    value = _decimal(text)
+    if value is None or value < 0:
+        raise ValueError("must be a number of seconds, 0 or more")
+    return value
+
+
+def seconds_or_never(text: str) -> float:
+    """Convert a number of seconds; a negative number stands for never."""
+    value = _decimal(text)
+    if value is None:
+        raise ValueError("must be a number of seconds")
+    return value
+
+
+def _decimal(text: str) -> float | None:
+    """The number, an ``int`` where it is written as one; ``None`` for what is none or not finite."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def size(text: str) -> int:
+    """Convert a number of bytes, such as ``1048576``, ``1024K``, ``1M`` or ``2G``."""
+    unit = SIZE_UNITS.get(text[-1:].upper())
+    try:
+        number = int(text[:-1] if unit else text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise ValueError("must be a number of bytes, such as 65536, 64K, 1M or 2G")
+    return number * (unit or 1)
+
+
+def size_above_zero(text: str) -> int:
+    """Convert a number of bytes of at least 1."""
+    number = size(text)
+    if number == 0:
+        raise ValueError("must be at least 1 byte")
+    return number
+
+
+def size_text(number: int) -> str:
+    """Write ``number`` bytes the way :func:`size` reads it, in the largest unit that divides it."""
+    for suffix, unit in reversed(SIZE_UNITS.items()):
+        if number and number % unit == 0:
+            return f"{number // unit}{suffix}"
+    return str(number)

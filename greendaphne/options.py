@@ -126,7 +126,6 @@ class Options:
     #: ``module.path:attribute.path``.
     channel_layer: str
 
-    # fmt: off - an option a paragraph: where, what, how.
     port: int | None = option(
         LISTENING,
         "-p --port",
@@ -194,6 +193,7 @@ class Options:
         "--root-path",
         "The path below which the application is mounted, URL-encoded; a Daphne-Root-Path header overrides it.",
         metavar="PATH",
+        convert=unquote,
         default="",
         legacy=True,
     )
@@ -371,8 +371,6 @@ class Options:
         convert=seconds_or_zero,
         default=f"{_TIMEOUTS.graceful:g}",
     )
-
-    # fmt: on
 
     def limits(self) -> Limits:
         """The limits that the command line sets, and the defaults of the others."""

@@ -123,7 +123,10 @@ class Stream(Protocol):
         """Send ``data`` as body bytes, or as tunnel bytes after :meth:`switch`."""
 
     def finish(self, data: bytes = b"") -> None:
-        """Send ``data`` as the last body bytes and complete the response."""
+        """Send ``data`` as the last body bytes and complete the response.
+
+        After :meth:`switch`, end this side's half of the tunnel in good order: what was sent still reaches the peer.
+        """
 
     def switch(self, headers: Headers) -> None:
         """Turn the stream into a tunnel: 101 with ``headers`` on HTTP/1.1 (RFC 9110 section 15.2.2), 200 on HTTP/2 (RFC 8441)."""

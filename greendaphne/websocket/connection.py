@@ -1,0 +1,490 @@
+"""One WebSocket on a stream: messages in and out, the closing handshake, and keepalive.
+
+:class:`WebSocket` takes the place of gevent-websocket's class of that name, whose frame handling it replaces.  Its states are those of RFC
+6455: CONNECTING until :meth:`~WebSocket.accept`, OPEN, CLOSING once this side sent a close frame, CLOSED.  One greenlet, the owner, calls
+:meth:`~WebSocket.receive`, which also answers pings, keeps the peer alive and completes the closing handshake; any greenlet may
+:meth:`~WebSocket.send` and :meth:`~WebSocket.close`.  Whole frames are written under one lock.  Everything that was sent stays deliverable:
+the stream is finished, never reset, except where a frame was left unfinished.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from enum import Enum
+from math import inf
+from time import monotonic
+from typing import Any, Final, NoReturn
+
+from gevent import Timeout, get_hub, getcurrent
+from gevent.lock import Semaphore
+from geventwebsocket.websocket import WebSocket as _GeventWebSocket  # type: ignore[import-untyped]
+
+from ..config import KIB, Limits, Timeouts
+from ..message import ClientDisconnected, Headers, Request, ResponseError, Stream, header_values
+from . import handshake
+from .deflate import SMALLEST, Deflate, negotiate
+from .errors import MAX_REASON, CloseCode, ProtocolViolation, WebSocketClosed, may_be_sent
+from .frames import (
+    BINARY,
+    CLOSE,
+    FIN,
+    PING,
+    PONG,
+    READ_SIZE,
+    RSV1,
+    TEXT,
+    Control,
+    MessageReader,
+    decode_close,
+    encode_close,
+    encode_header,
+)
+
+# Up to this size, copying a payload behind its header costs less than writing twice.
+_JOIN_LIMIT: Final = 64 * KIB
+_PING_SIZE: Final = 4
+# Pings answered one by one before only the latest is (RFC 6455 section 5.5.3), in bytes of pong frames.
+_PONGS_LIMIT: Final = 16 * 127
+# When a time limit has passed, what the socket may hold already still counts: the hub may have been busy for longer than the limit.
+_LAST_LOOK: Final = 0.05
+
+_TEXT_FRAME: Final = FIN | TEXT
+_BINARY_FRAME: Final = FIN | BINARY
+
+
+class State(Enum):
+    """The states of RFC 6455 sections 4.1 and 7.1."""
+
+    CONNECTING = 0
+    OPEN = 1
+    CLOSING = 2
+    CLOSED = 3
+
+
+_CONNECTING, _OPEN, _CLOSING, _CLOSED = State
+
+
+class _Wake(BaseException):
+    """Thrown into the owner where it waits for bytes, because the WebSocket's state has changed."""
+
+
+class WebSocket(_GeventWebSocket):  # type: ignore[misc]
+    """A server's end of a WebSocket.
+
+    :param stream: the request and the way to answer it; after the handshake, the tunnel.
+    :param limits: ``websocket_message`` and ``websocket_frame`` are used.
+    :param timeouts: ``ping_interval``, ``ping_timeout`` and ``websocket_close`` are used.
+    :param protocols: the subprotocols that the server speaks; the client's order decides.
+    :param compression: whether permessage-deflate is accepted where the client offers it.
+    :param server_name: the ``Server`` field of the accepting answer; ``None`` for none.
+    """
+
+    __slots__ = (
+        "_compression",
+        "_deadline",
+        "_deflate",
+        "_limits",
+        "_lock",
+        "_ping",
+        "_pongs",
+        "_protocols",
+        "_reader",
+        "_server_name",
+        "_timeouts",
+        "_waiting",
+        "code",
+        "state",
+        "subprotocol",
+    )
+
+    def __init__(
+        self,
+        stream: Stream,
+        limits: Limits,
+        timeouts: Timeouts,
+        *,
+        protocols: Sequence[str] = (),
+        compression: bool = False,
+        server_name: bytes | None = b"Daphne",
+    ) -> None:
+        # The superclass's constructor would only make the parts that this class does without.
+        self.stream: Stream = stream  # type: ignore[misc]
+        self.environ = None  # type: ignore[misc]
+        self.closed: bool = False  # type: ignore[misc]
+        self.state = _CONNECTING
+        #: The close code once it is over, as :class:`WebSocketClosed` has it.
+        self.code: int = CloseCode.ABNORMAL_CLOSURE
+        #: The subprotocol in use, ``None`` for none; set by :meth:`accept`.
+        self.subprotocol: str | None = None
+        self._limits = limits
+        self._timeouts = timeouts
+        self._protocols = protocols
+        self._compression = compression
+        self._server_name = server_name
+        self._deflate: Deflate | None = None
+        self._reader: MessageReader | None = None
+        self._lock = Semaphore(1)
+        # Pong frames that wait for the lock or for the end of the input at hand.
+        self._pongs = b""
+        # The greenlet inside of stream.read(), and when it has to do something else.
+        self._waiting: Any = None
+        self._deadline = inf
+        # Whether a ping was sent and nothing has come in since; 2 when its time is up.
+        self._ping = 0
+
+    def __del__(self) -> None:
+        """Do nothing; the superclass would write to the stream from wherever the garbage collector runs."""
+
+    @property
+    def request(self) -> Request:
+        """The request of the opening handshake."""
+        return self.stream.request
+
+    # -- the names of gevent-websocket that describe the request
+
+    @property
+    def origin(self) -> str | None:
+        """The ``Origin`` field."""
+        values = header_values(self.request.headers, b"origin")
+        return values[0].decode("latin-1") if values else None
+
+    @property
+    def protocol(self) -> str | None:
+        """The subprotocol in use."""
+        return self.subprotocol
+
+    @property
+    def version(self) -> str:
+        """The version of the WebSocket protocol."""
+        return "13"
+
+    @property
+    def path(self) -> str:
+        """The request's raw path."""
+        return self.request.path.decode("latin-1")
+
+    # -- opening handshake
+
+    def check(self) -> None:
+        """Check the opening handshake.
+
+        :raises HTTPError: 400, 405 or 426, to be answered instead of :meth:`accept`.
+        """
+        handshake.check(self.request)
+
+    def accept(self, subprotocol: str | None = None, headers: Headers = ()) -> None:
+        """Open the WebSocket: 101 on HTTP/1.1, 200 on HTTP/2.  The request has passed :meth:`check`.
+
+        :param subprotocol: the application's choice; by default the first of the client's that the server speaks.
+        :param headers: further fields of the answer.
+        :raises ResponseError: for a subprotocol that the client did not offer, or a field that cannot be sent; nothing was sent then.
+        :raises ClientDisconnected: when the client has left.
+        """
+        if self.state is not _CONNECTING:
+            raise RuntimeError("the opening handshake is over")
+        request = self.request
+        offered = handshake.offered_subprotocols(request.headers)
+        if subprotocol is None:
+            subprotocol = next((protocol for protocol in offered if protocol in self._protocols), None)
+        elif subprotocol not in offered:
+            raise ResponseError(f"the subprotocol {subprotocol!r} was not offered by the client")
+        agreed = negotiate(handshake.extensions(request.headers)) if self._compression else None
+        extension, self._deflate = agreed or (None, None)
+        self.stream.switch(handshake.response_headers(request, self._server_name, subprotocol, extension, headers))
+        self.subprotocol = subprotocol
+        self._reader = MessageReader(self._limits, self._deflate is not None)
+        self._heard()
+        self.state = _OPEN
+
+    def reject(self, status: int = 403, reason: str = "Access denied") -> None:
+        """Answer the opening handshake with an error and no body, after which an HTTP/1.1 connection ends.
+
+        :param reason: the reason phrase, which HTTP/2 does not have.
+        """
+        if self.state is not _CONNECTING:
+            raise RuntimeError("the opening handshake is over")
+        self._end(CloseCode.ABNORMAL_CLOSURE)
+        stream = self.stream
+        fields = [(b"content-length", b"0")]
+        if stream.request.http_version != "2":
+            fields.append((b"connection", b"close"))
+        stream.start(status, fields, reason)
+        stream.finish()
+
+    # -- receiving
+
+    def receive(self, timeout: float | None = None) -> str | bytes:
+        """Return the next message; text as ``str``, binary as ``bytes``.
+
+        Only the owner calls it.  In CLOSING, messages are discarded until the peer's close frame.
+
+        :param timeout: seconds to wait at most; ``None``: as long as it takes.
+        :raises TimeoutError: when they have passed; nothing is lost.
+        :raises WebSocketClosed: when the WebSocket is over.
+        """
+        reader = self._reader
+        if reader is None or self.state is _CLOSED:
+            self._refuse()
+        until = inf if timeout is None else monotonic() + timeout
+        stream = self.stream
+        while True:
+            try:
+                event = reader.poll()
+            except ProtocolViolation as violation:
+                self._fail(violation.code, violation.reason)
+            if event is not None:
+                if event.__class__ is tuple:
+                    self._control(event)
+                elif self.state is _OPEN:
+                    if self._pongs:
+                        self._send_pongs()
+                    return event  # type: ignore[return-value]
+                continue
+            if self._pongs:
+                self._send_pongs()
+            size, deadline = -1, self._deadline
+            now = monotonic()
+            if self.state is not _OPEN and (self.state is _CLOSED or now >= deadline):
+                self._finish(CloseCode.ABNORMAL_CLOSURE)
+                self._refuse()
+            if now > until + _LAST_LOOK:
+                break  # kept busy by control frames
+            wait = max(until - now, 0) if until < deadline else max(deadline - now, _LAST_LOOK)
+            # What is called below stays on the stack, and in memory, as long as the peer is silent; so it is the stream's method itself.
+            room = reader.room()
+            self._waiting = getcurrent()
+            try:
+                if room is None:
+                    data = stream.read(READ_SIZE, None if wait == inf else wait)
+                    size = len(data)
+                    reader.feed(data)
+                    data = b""
+                else:
+                    size = stream.readinto(room, None if wait == inf else wait)
+                    reader.filled(size)
+            except TimeoutError:
+                pass
+            except _Wake:
+                continue
+            except ClientDisconnected:
+                size = 0
+            finally:
+                self._waiting = None
+                if room is not None:
+                    room.release()
+            if size > 0:
+                self._heard()
+            elif size == 0:
+                self._finish(CloseCode.ABNORMAL_CLOSURE)
+                self._refuse()
+            elif until < deadline:
+                break
+            elif deadline == self._deadline:
+                self._silence()
+        raise TimeoutError
+
+    def read_message(self) -> str | bytes:
+        """gevent-websocket's name for :meth:`receive`."""
+        return self.receive()
+
+    def _heard(self) -> None:
+        """Something came in: the next ping is due when nothing more does."""
+        if self.state is _CLOSING:
+            return
+        interval = self._timeouts.ping_interval
+        self._deadline = monotonic() + interval if interval > 0 else inf
+        self._ping = 0
+
+    def _silence(self) -> None:
+        """The deadline has passed: ping, look once more, or give up."""
+        if self.state is not _OPEN:
+            return
+        timeouts = self._timeouts
+        if self._ping == 0 or timeouts.ping_timeout <= 0:
+            self._ping = 1
+            self._deadline = monotonic() + (timeouts.ping_timeout if timeouts.ping_timeout > 0 else timeouts.ping_interval)
+            self._send_control(PING, os.urandom(_PING_SIZE))
+        elif self._ping == 1:
+            self._ping = 2
+            self._deadline = monotonic()
+        else:
+            reason = "ping timeout"
+            self._send_close(encode_close(CloseCode.INTERNAL_ERROR, reason.encode()))
+            self._finish(CloseCode.ABNORMAL_CLOSURE)
+            raise WebSocketClosed(CloseCode.ABNORMAL_CLOSURE, reason)
+
+    def _control(self, frame: Control) -> None:
+        opcode, payload = frame
+        if opcode == PING:
+            if self.state is _OPEN:
+                pong = encode_header(FIN | PONG, len(payload)) + payload
+                # A peer that pings without end gets the latest answered; who pings as usual, every one.
+                self._pongs = self._pongs + pong if len(self._pongs) < _PONGS_LIMIT else pong
+        elif opcode == CLOSE:
+            try:
+                code, reason = decode_close(payload)
+            except ProtocolViolation as violation:
+                self._fail(violation.code, violation.reason)
+            if self.state is _OPEN:
+                self._send_close(payload[:2])
+            self._finish(code)
+            raise WebSocketClosed(code, reason)
+
+    # -- sending
+
+    def send(self, message: str | bytes, binary: bool | None = None) -> None:
+        """Send one message: ``str`` as text, ``bytes`` as binary.
+
+        :param binary: gevent-websocket's way to choose the opcode.
+        :raises WebSocketClosed: when the WebSocket is over or closing.
+        :raises ResponseError: for text that UTF-8 cannot represent.
+        """
+        if isinstance(message, str):
+            first = _BINARY_FRAME if binary else _TEXT_FRAME
+            try:
+                payload = message.encode()
+            except UnicodeEncodeError:
+                raise ResponseError("the text of a WebSocket message has surrogates") from None
+        else:
+            first = _TEXT_FRAME if binary is False else _BINARY_FRAME
+            payload = bytes(message)
+        self._send_frame(first, payload)
+
+    def send_frame(self, message: str | bytes, opcode: int) -> None:
+        """gevent-websocket's way to send one unfragmented frame."""
+        payload = message.encode() if isinstance(message, str) else bytes(message)
+        self._send_frame(FIN | opcode, payload)
+
+    def _send_frame(self, first: int, payload: bytes) -> None:
+        if self.state is not _OPEN:
+            self._refuse()
+        deflate = self._deflate
+        if deflate is not None and len(payload) >= SMALLEST:
+            compressed = deflate.compress(payload)
+            if len(compressed) < len(payload):
+                first |= RSV1
+                payload = compressed
+        header = encode_header(first, len(payload))
+        if len(payload) > _JOIN_LIMIT:
+            self._write(header, payload)
+        else:
+            self._write(header + payload)
+
+    def _send_control(self, opcode: int, payload: bytes) -> None:
+        self._write(encode_header(FIN | opcode, len(payload)) + payload)
+
+    def _send_pongs(self) -> None:
+        """Send the pongs that wait, unless a frame is being written: they follow it then."""
+        if not self._lock.locked():
+            pongs, self._pongs = self._pongs, b""
+            if self.state is _OPEN:
+                self._write(pongs)
+
+    def _write(self, data: bytes, payload: bytes = b"") -> None:
+        """Write one frame while OPEN, and the pongs that have come to wait meanwhile."""
+        with self._lock:
+            # Who waited for the lock may find a close frame sent, after which nothing may follow (RFC 6455 section 5.5.1).
+            while data:
+                if self.state is not _OPEN:
+                    self._refuse()
+                self._put(data)
+                if payload:
+                    self._put(payload)
+                    payload = b""
+                data, self._pongs = self._pongs, b""
+
+    def _put(self, data: bytes) -> None:
+        """Give ``data`` to the stream, under the lock."""
+        try:
+            self.stream.write(data)
+        except ClientDisconnected:
+            self._end(CloseCode.ABNORMAL_CLOSURE)
+            self._refuse()
+        except BaseException:
+            # Killed or timed out by its caller in the middle of a frame: nothing that follows could be understood.
+            self._end(CloseCode.ABNORMAL_CLOSURE)
+            self.stream.reset()
+            raise
+
+    # -- closing
+
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Start the closing handshake; :meth:`receive` completes it, within ``timeouts.websocket_close`` seconds.
+
+        Does nothing where it has started already.
+
+        :param reason: at most 123 bytes in UTF-8.
+        :raises ValueError: for a code that must not be sent or a reason that is too long; nothing was sent then.
+        """
+        if not may_be_sent(code):
+            raise ValueError(f"the close code {code!r} must not be sent")
+        encoded = reason.encode()
+        if len(encoded) > MAX_REASON:
+            raise ValueError("the reason of a close frame is longer than 123 bytes")
+        if self.state is _CONNECTING:
+            raise RuntimeError("the WebSocket is not open")
+        if self.state is _OPEN:
+            self._send_close(encode_close(code, encoded))
+            self._wake()
+
+    def _send_close(self, payload: bytes) -> None:
+        """Enter CLOSING and send a close frame, both within the time for the closing handshake."""
+        seconds = self._timeouts.websocket_close
+        self.state = _CLOSING
+        self._deadline = monotonic() + seconds
+        self._pongs = b""
+        sent = False
+        with Timeout(seconds, False), self._lock:  # type: ignore[arg-type]
+            try:
+                self._put(encode_header(FIN | CLOSE, len(payload)) + payload)
+            except WebSocketClosed:
+                pass  # nobody is left to tell
+            sent = True
+        if not sent:
+            # The peer takes nothing: what is before the close frame, or half of it, is stuck.
+            self._end(CloseCode.ABNORMAL_CLOSURE)
+            self.stream.reset()
+
+    def _fail(self, code: int, reason: str) -> NoReturn:
+        """Fail the connection after a violation (RFC 6455 section 7.1.7)."""
+        if self.state is _OPEN:
+            self._send_close(encode_close(code, reason.encode()))
+        else:
+            code = CloseCode.ABNORMAL_CLOSURE
+        self._finish(code)
+        raise WebSocketClosed(code, reason)
+
+    def _finish(self, code: int) -> None:
+        """End it and let the stream deliver what was sent."""
+        if self.state is not _CLOSED:
+            self._end(code)
+            try:
+                self.stream.finish()
+            except ClientDisconnected:
+                pass
+
+    def _end(self, code: int) -> None:
+        """Enter CLOSED; whoever waits to receive is told."""
+        self.state = _CLOSED
+        self.closed = True  # type: ignore[misc]
+        self.code = code
+        self._reader = None
+        self._wake()
+
+    def _refuse(self) -> NoReturn:
+        """Answer a call that comes too early or too late."""
+        if self.state is _CONNECTING:
+            raise RuntimeError("the WebSocket is not open")
+        raise WebSocketClosed(self.code if self.state is _CLOSED else CloseCode.ABNORMAL_CLOSURE)
+
+    def _wake(self) -> None:
+        """Have the owner look at the state again, if it waits."""
+        if self._waiting is not None:
+            get_hub().loop.run_callback(self._throw)
+
+    def _throw(self) -> None:
+        # Runs in the hub.  The owner may have stopped waiting meanwhile, and must not be disturbed anywhere else.
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.throw(_Wake)

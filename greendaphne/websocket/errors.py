@@ -1,0 +1,74 @@
+"""The close codes of RFC 6455 section 7.4 and IANA's registry, and the exceptions that carry them.
+
+::
+
+    geventwebsocket.exceptions.WebSocketError (an OSError)
+    ├── WebSocketClosed         the WebSocket is over; what callers see
+    └── ProtocolError
+        └── ProtocolViolation   the peer broke the protocol; never leaves this package
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from geventwebsocket.exceptions import ProtocolError, WebSocketError  # type: ignore[import-untyped]
+
+#: A close frame's payload without the code: 125 bytes less 2 (RFC 6455 section 5.5).
+MAX_REASON = 123
+
+
+class CloseCode(IntEnum):
+    """The close codes that this package uses, by the registry's names."""
+
+    NORMAL_CLOSURE = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    NO_STATUS_RECEIVED = 1005
+    ABNORMAL_CLOSURE = 1006
+    INVALID_PAYLOAD = 1007
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+
+
+def may_be_sent(code: int) -> bool:
+    """Whether ``code`` may stand in a close frame.
+
+    RFC 6455 section 7.4.1 defines 1000 to 1003 and 1007 to 1011, IANA's registry adds 1012 to 1014; 1004 is reserved, 1005, 1006 and 1015
+    must not be sent.  Section 7.4.2 leaves 3000 to 4999 to libraries and applications and everything else undefined.
+    """
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+
+
+class WebSocketClosed(WebSocketError):  # type: ignore[misc]
+    """The WebSocket is over.
+
+    :param code: the peer's close code; 1005 where its close frame had none, 1006 where the connection was lost, and the code that this
+        side failed the connection with after a violation.
+    :param reason: the peer's reason, or what it did wrong.
+    """
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.reason}".rstrip()
+
+
+class ProtocolViolation(ProtocolError):  # type: ignore[misc]
+    """The peer broke the protocol, and the connection is to be failed (RFC 6455 section 7.1.7).
+
+    :param code: the close code to send.
+    :param reason: fixed text, at most :data:`MAX_REASON` bytes.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason

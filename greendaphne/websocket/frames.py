@@ -1,0 +1,407 @@
+"""Frames of RFC 6455 section 5: a reader from bytes to messages and control frames, and the encoder for what a server sends.
+
+:class:`MessageReader` does no input: its owner gives it what was received and takes out what has become complete.  It can be left at any
+byte and taken up again.  It holds the bytes of an incomplete frame, the parts of an incomplete message, and nothing at all in between.
+Sizes are judged when a frame's header is there, before its payload is received or room is made for it.  Text is decoded as it comes in, so
+that a bad sequence is found at its first wrong byte (RFC 6455 section 8.1).  What violates the protocol raises :class:`ProtocolViolation`;
+the reader must not be used after that.
+"""
+
+from __future__ import annotations
+
+import codecs
+from io import BytesIO, StringIO
+from struct import Struct
+from typing import Final
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # pragma: no cover - a build without the extension
+    from websockets.utils import apply_mask
+
+from ..config import KIB, Limits
+from .deflate import Inflater
+from .errors import CloseCode, ProtocolViolation, may_be_sent
+
+CONTINUATION: Final = 0x0
+TEXT: Final = 0x1
+BINARY: Final = 0x2
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
+
+FIN: Final = 0x80
+RSV1: Final = 0x40
+_RSV: Final = 0x70
+_CONTROL: Final = 0x08
+_OPCODE: Final = 0x0F
+_MASKED: Final = 0x80
+_LENGTH: Final = 0x7F
+_LENGTH_16: Final = 126
+_MAX_CONTROL: Final = 125
+_MASK_SIZE: Final = 4
+
+#: What to ask for in one read: one message of 64 KiB with its header.
+READ_SIZE: Final = 64 * KIB + 14
+# Room made at first for a payload that is not there yet; doubled as it fills, so that a peer pays for memory with bytes sent.
+_FIRST_ROOM: Final = 256 * KIB
+# Stands for "no limit": nobody sends so much, and zlib can still count it.
+_UNLIMITED: Final = 1 << 62
+
+# One fragment for so many bytes of the message limit, but a useful number at least.  What a fragment costs beyond its bytes does not
+# depend on its size, so a large message cut into single bytes is an attack; senders cut at their buffers' sizes, of a kibibyte or more.
+_BYTES_PER_FRAGMENT: Final = 16
+_MIN_FRAGMENTS: Final = 1024
+
+# A compressed message may be longer than its content by a stored block's header now and then (RFC 1951 section 3.2.4).
+_DEFLATE_SLACK_SHIFT: Final = 4
+_DEFLATE_SLACK: Final = 1 * KIB
+
+# RFC 6455 sections 5.2, 5.4, 5.5: the first bytes of frames that are legal ...
+_CONTROL_FRAMES = frozenset((FIN | CLOSE, FIN | PING, FIN | PONG))
+# ... where a message may begin, without and with permessage-deflate (RFC 7692 section 6), and inside of a message.
+_BEGIN = _CONTROL_FRAMES | {TEXT, BINARY, FIN | TEXT, FIN | BINARY}
+_BEGIN_DEFLATE = _BEGIN | {RSV1 | TEXT, RSV1 | BINARY, FIN | RSV1 | TEXT, FIN | RSV1 | BINARY}
+_CONTINUE = _CONTROL_FRAMES | {CONTINUATION, FIN | CONTINUATION}
+
+_WHOLE_TEXT: Final = FIN | TEXT
+_WHOLE_BINARY: Final = FIN | BINARY
+
+_head_7 = Struct("!BB").pack
+_head_16 = Struct("!BBH").pack
+_head_64 = Struct("!BBQ").pack
+_utf_8_decode = codecs.utf_8_decode
+
+#: A control frame: its opcode and its payload.
+Control = tuple[int, bytes]
+
+
+def encode_header(first: int, length: int) -> bytes:
+    """The header of an unmasked frame (RFC 6455 section 5.2).
+
+    :param first: FIN, RSV bits and opcode.
+    :param length: of the payload, in bytes.
+    """
+    if length < _LENGTH_16:
+        return _head_7(first, length)
+    if length < 1 << 16:
+        return _head_16(first, _LENGTH_16, length)
+    return _head_64(first, _LENGTH_16 + 1, length)
+
+
+def encode_close(code: int, reason: bytes = b"") -> bytes:
+    """A close frame's payload; empty for 1005 (RFC 6455 sections 5.5.1, 7.1.5)."""
+    return b"" if code == CloseCode.NO_STATUS_RECEIVED else code.to_bytes(2, "big") + reason
+
+
+def decode_close(payload: bytes) -> tuple[int, str]:
+    """Code and reason of a close frame's payload; 1005 for an empty one (RFC 6455 section 7.1.5).
+
+    :raises ProtocolViolation: 1002 for half a code or one that must not be sent, 1007 for a reason that is not UTF-8.
+    """
+    if not payload:
+        return CloseCode.NO_STATUS_RECEIVED, ""
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) < 2 or not may_be_sent(code):
+        raise ProtocolViolation(CloseCode.PROTOCOL_ERROR, "invalid close code")
+    try:
+        return code, payload[2:].decode()
+    except UnicodeDecodeError:
+        raise _invalid_text() from None
+
+
+def _invalid_text() -> ProtocolViolation:
+    return ProtocolViolation(CloseCode.INVALID_PAYLOAD, "text is not UTF-8")
+
+
+class MessageReader:
+    """Turns received bytes into messages and control frames.
+
+    Call :meth:`poll` until it returns ``None``.  Then receive to :meth:`room` where there is some and say so with :meth:`filled`, else
+    :meth:`feed` what was received, and poll again.
+
+    :param limits: ``websocket_message`` and ``websocket_frame`` are used.
+    :param deflate: whether permessage-deflate was negotiated.
+    """
+
+    __slots__ = (
+        "_begin",
+        "_binary",
+        "_buffer",
+        "_filled",
+        "_first",
+        "_fragments",
+        "_frame_limit",
+        "_inflater",
+        "_largest",
+        "_legal",
+        "_mask",
+        "_message_limit",
+        "_missing",
+        "_opcode",
+        "_payload",
+        "_position",
+        "_size",
+        "_text",
+        "_undecoded",
+        "_wire_size",
+    )
+
+    def __init__(self, limits: Limits, deflate: bool = False) -> None:
+        self._frame_limit = limits.websocket_frame or _UNLIMITED
+        self._message_limit = limits.websocket_message or _UNLIMITED
+        self._begin = _BEGIN_DEFLATE if deflate else _BEGIN
+        # Received and not yet parsed: what stands behind the position.
+        self._buffer = b""
+        self._position = 0
+        # The data frame whose payload is coming in: its first byte, its mask (empty when there is no such frame), the bytes missing, and,
+        # where the payload is only of use as a whole, the room for it and how much of that is filled.
+        self._first = 0
+        self._mask = b""
+        self._missing = 0
+        self._payload: bytearray | None = None
+        self._filled = 0
+        self._next_message()
+
+    def _next_message(self) -> None:
+        # The first bytes that are legal next, and the largest payload that they may announce.
+        self._legal = self._begin
+        self._largest = min(self._frame_limit, self._message_limit)
+        # The message whose fragments are coming in; its bytes so far and what they took on the wire.
+        self._opcode = 0
+        self._fragments = 0
+        self._size = 0
+        self._wire_size = 0
+        self._inflater: Inflater | None = None
+        self._binary: BytesIO | None = None
+        self._text: StringIO | None = None
+        # The start of a character that the next bytes complete.
+        self._undecoded = b""
+
+    # -- input
+
+    def feed(self, data: bytes) -> None:
+        """Take ``data``, received from the peer."""
+        self._buffer = self._buffer + data if self._buffer else data
+
+    def room(self) -> memoryview | None:
+        """Where to receive the next bytes to when they are part of a large payload, else ``None``.
+
+        The view must be released before the next call of any method but :meth:`filled`.
+        """
+        payload = self._payload
+        if payload is None:
+            return None
+        filled = self._filled
+        if filled == len(payload):
+            payload += bytes(min(self._missing, filled))
+        return memoryview(payload)[filled:]
+
+    def filled(self, count: int) -> None:
+        """Say that the first ``count`` bytes of :meth:`room` were received."""
+        self._filled += count
+        self._missing -= count
+
+    # -- output
+
+    def poll(self) -> str | bytes | Control | None:
+        """Return the next message or control frame, ``None`` when more bytes are needed.
+
+        :raises ProtocolViolation: with the close code to fail the connection with.
+        """
+        while True:
+            if self._mask:
+                message, complete = self._resume()
+                if message is not None:
+                    return message
+                if not complete:
+                    return None
+                continue
+            buffer = self._buffer
+            start = self._position
+            available = len(buffer) - start
+            if available < 2:
+                break
+            first = buffer[start]
+            length = buffer[start + 1] - _MASKED
+            if first not in self._legal:
+                raise self._illegal(first)
+            if length < 0:
+                # RFC 6455 section 5.1.
+                raise ProtocolViolation(CloseCode.PROTOCOL_ERROR, "frame is not masked")
+            body = start + 2 + _MASK_SIZE
+            if length > _MAX_CONTROL:
+                if first & _CONTROL:
+                    raise ProtocolViolation(CloseCode.PROTOCOL_ERROR, "control frame is too long")
+                size = 2 if length == _LENGTH_16 else 8
+                body += size
+                if available < 2 + size:
+                    break
+                length = int.from_bytes(buffer[start + 2 : start + 2 + size], "big")
+                if length <= (_MAX_CONTROL if size == 2 else 0xFFFF) or length >> 63:
+                    # RFC 6455 section 5.2: the minimal number of bytes, and the most significant bit is 0.
+                    raise ProtocolViolation(CloseCode.PROTOCOL_ERROR, "payload length is not minimal")
+            if length > self._largest and not first & _CONTROL:
+                self._judge_size(first, length)
+            if len(buffer) < body:
+                break
+            end = body + length
+            if end <= len(buffer):
+                payload = apply_mask(buffer[body:end], buffer[body - _MASK_SIZE : body])
+                if end == len(buffer):
+                    self._buffer = b""
+                    self._position = 0
+                else:
+                    self._position = end
+                if first == _WHOLE_TEXT:
+                    try:
+                        return payload.decode()
+                    except UnicodeDecodeError:
+                        raise _invalid_text() from None
+                if first == _WHOLE_BINARY:
+                    return payload
+                if first & _CONTROL:
+                    return first & _OPCODE, payload
+                self._begin_frame(first, length)
+                message = self._end_frame(first, payload)
+                if message is not None:
+                    return message
+                continue
+            if first & _CONTROL:
+                break
+            self._begin_frame(first, length)
+            self._first = first
+            self._mask = buffer[body - _MASK_SIZE : body]
+            self._missing = length
+            if self._opcode == BINARY or self._inflater is not None:
+                self._payload = payload_room = bytearray(min(length, _FIRST_ROOM))
+                self._filled = len(buffer) - body
+                self._missing -= self._filled
+                payload_room[: self._filled] = buffer[body:]
+                self._buffer = b""
+                self._position = 0
+            else:
+                self._position = body
+        # Only the start of a header, or a control frame in part: keep no more than that.
+        if start:
+            self._buffer = buffer[start:]
+            self._position = 0
+        return None
+
+    def _resume(self) -> tuple[str | bytes | None, bool]:
+        """Go on with a data frame's payload; return a message that it completes, and whether the frame is complete."""
+        payload = self._payload
+        first = self._first
+        mask = self._mask
+        if payload is not None:
+            if self._missing:
+                return None, False
+            self._mask = b""
+            self._payload = None
+            return self._end_frame(first, apply_mask(payload, mask)), True
+        start = self._position
+        chunk = self._buffer[start : start + self._missing]
+        size = len(chunk)
+        if start + size == len(self._buffer):
+            self._buffer = b""
+            self._position = 0
+        else:
+            self._position = start + size
+        if not size:
+            return None, False
+        self._missing -= size
+        data = apply_mask(chunk, mask)
+        if not self._missing:
+            self._mask = b""
+            return self._end_frame(first, data), True
+        turn = size % _MASK_SIZE
+        if turn:
+            self._mask = mask[turn:] + mask[:turn]
+        self._append(data, False)
+        return None, False
+
+    # -- frames and messages
+
+    def _illegal(self, first: int) -> ProtocolViolation:
+        """What is wrong with a frame's first byte."""
+        opcode = first & _OPCODE
+        if opcode not in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG):
+            reason = "unknown opcode"
+        elif opcode & _CONTROL and not first & FIN:
+            reason = "control frame is fragmented"
+        elif self._opcode and opcode in (TEXT, BINARY):
+            reason = "new message inside of a fragmented one"
+        elif not self._opcode and opcode == CONTINUATION:
+            reason = "continuation of no message"
+        else:
+            reason = "reserved bits are set"
+        return ProtocolViolation(CloseCode.PROTOCOL_ERROR, reason)
+
+    def _judge_size(self, first: int, length: int) -> None:
+        """Refuse a data frame that announces too large a payload; only the first of a compressed message may still be in order."""
+        if length > self._frame_limit:
+            raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, "frame too big")
+        if not first & RSV1 or length > self._wire_limit():
+            raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, "message too big")
+
+    def _wire_limit(self) -> int:
+        """The most bytes that a compressed message may take; what comes out of them is bounded apart from this."""
+        limit = self._message_limit
+        return limit + (limit >> _DEFLATE_SLACK_SHIFT) + _DEFLATE_SLACK
+
+    def _begin_frame(self, first: int, length: int) -> None:
+        """Count a data frame that is not simply a whole message."""
+        opcode = first & _OPCODE
+        if opcode:
+            self._opcode = opcode
+            self._legal = _CONTINUE
+            if first & RSV1:
+                self._inflater = Inflater()
+        self._wire_size += length
+        self._fragments += 1
+        if self._fragments > max(self._message_limit // _BYTES_PER_FRAGMENT, _MIN_FRAGMENTS):
+            raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+
+    def _end_frame(self, first: int, data: bytes) -> str | bytes | None:
+        """Take the unmasked payload of a data frame, or its last part; return the message that it completes."""
+        final = first >= FIN
+        inflater = self._inflater
+        if inflater is not None:
+            data = inflater.inflate(data, final, self._message_limit - self._size)
+        message = self._append(data, final)
+        if final:
+            self._next_message()
+        elif inflater is None:
+            self._largest = min(self._frame_limit, self._message_limit - self._size)
+        else:
+            self._largest = min(self._frame_limit, self._wire_limit() - self._wire_size)
+        return message
+
+    def _append(self, data: bytes, final: bool) -> str | bytes | None:
+        """Add to the message; return it when ``data`` is its last part."""
+        self._size += len(data)
+        if self._opcode == BINARY:
+            binary = self._binary
+            if binary is None:
+                if final:
+                    return data
+                binary = self._binary = BytesIO()
+            binary.write(data)
+            return binary.getvalue() if final else None
+        if self._undecoded:
+            data = self._undecoded + data
+        try:
+            part, used = _utf_8_decode(data, "strict", final)
+        except UnicodeDecodeError:
+            raise _invalid_text() from None
+        rest = self._undecoded = data[used:]
+        if rest[:1] == b"\xed" and rest[1:2] >= b"\xa0":
+            # The codec waits for the third byte of a surrogate; no third byte makes it a character.
+            raise _invalid_text()
+        text = self._text
+        if text is None:
+            if final:
+                return part
+            text = self._text = StringIO()
+        text.write(part)
+        return text.getvalue() if final else None

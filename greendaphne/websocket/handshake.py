@@ -1,0 +1,178 @@
+"""The opening handshake's rules (RFC 6455 section 4.2, RFC 8441 section 5): what a request must look like, what its answer says.
+
+:func:`check` refuses a bad handshake with an :class:`~greendaphne.message.HTTPError` whose texts are fixed, following daphne's sentences;
+the other functions expect a request that passed it.  Nothing of the peer's is ever repeated in an answer but a subprotocol that is a token.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from hashlib import sha1
+from typing import NoReturn
+
+from websockets.exceptions import InvalidHandshake
+from websockets.headers import parse_extension
+from websockets.typing import ExtensionHeader
+
+from ..message import Headers, HTTPError, Request, ResponseError, header_values
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_VERSION = b"13"
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# 16 bytes in base64 are 22 characters and two of padding; the 22nd carries four bits that must be zero in the canonical form.
+_KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
+# RFC 6454 section 7.1, as lenient about what follows the host as daphne; Chromium sends "file://" from local pages.
+_ORIGIN = re.compile(rb"null|file://[!-~]*|[A-Za-z][A-Za-z0-9+.\-]*://[!-~]+(?: [A-Za-z][A-Za-z0-9+.\-]*://[!-~]+)*")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+# What the server alone says in its answer.
+_OWN = frozenset((b"connection", b"upgrade", b"content-length", b"transfer-encoding"))
+_OWN_PREFIX = b"sec-websocket-"
+
+
+def _bad(detail: str, request: Request) -> NoReturn:
+    raise HTTPError(400, detail, close=request.http_version != "2")
+
+
+def tokens(values: list[bytes]) -> list[bytes]:
+    """The elements of a comma-separated field (RFC 9110 section 5.6.1), in order, empty ones included."""
+    return [element.strip(b" \t") for value in values for element in value.split(b",")]
+
+
+def check(request: Request) -> None:
+    """Check a client's opening handshake.
+
+    :raises HTTPError: 405 for another method, 426 for another version of the protocol, 400 for everything else.
+    """
+    headers = request.headers
+    http2 = request.http_version == "2"
+    method = "CONNECT" if http2 else "GET"
+    if request.method != method:
+        raise HTTPError(405, "HTTP method not allowed for a WebSocket handshake.", [(b"allow", method.encode())], close=not http2)
+    if not http2:
+        _check_upgrade(request)
+    hosts = len(header_values(headers, b"host"))
+    if hosts > 1:
+        _bad("HTTP Host header appears more than once in opening handshake request.", request)
+    if not hosts and not http2:
+        _bad("HTTP Host header missing in opening handshake request.", request)
+    if b"#" in request.target:
+        _bad("HTTP requested resource contains a fragment identifier.", request)
+    _check_version(request)
+    if not http2:
+        keys = header_values(headers, b"sec-websocket-key")
+        if not keys:
+            _bad("HTTP Sec-WebSocket-Key header missing.", request)
+        if len(keys) > 1:
+            _bad("HTTP Sec-WebSocket-Key header appears more than once in opening handshake request.", request)
+        if _KEY.fullmatch(keys[0]) is None:
+            _bad("HTTP Sec-WebSocket-Key header is not 16 bytes in base64.", request)
+    origins = header_values(headers, b"origin")
+    if len(origins) > 1:
+        _bad("HTTP Origin header appears more than once in opening handshake request.", request)
+    if origins and _ORIGIN.fullmatch(origins[0]) is None:
+        _bad("HTTP Origin header invalid.", request)
+    _check_subprotocols(request)
+    try:
+        extensions(headers)
+    except (InvalidHandshake, UnicodeDecodeError):
+        # RFC 6455 section 9.1: malformed data here fails the connection.
+        _bad("HTTP Sec-WebSocket-Extensions header invalid.", request)
+
+
+def _check_upgrade(request: Request) -> None:
+    """What only HTTP/1.1 has: the upgrade itself (RFC 6455 section 4.2.1, items 1, 3 and 4)."""
+    if request.http_version != "1.1":
+        _bad("A WebSocket handshake needs HTTP/1.1.", request)
+    if request.upgrade != b"websocket":
+        _bad("HTTP Upgrade header is not websocket.", request)
+    connection = header_values(request.headers, b"connection")
+    if not connection:
+        _bad("HTTP Connection header missing.", request)
+    if b"upgrade" not in tokens([value.lower() for value in connection]):
+        _bad("HTTP Connection header does not include upgrade.", request)
+    if request.content_length != 0:
+        # What follows the head are frames; a body before them leaves it in doubt where they begin.
+        _bad("A WebSocket handshake has no body.", request)
+
+
+def _check_version(request: Request) -> None:
+    versions = header_values(request.headers, b"sec-websocket-version")
+    if not versions:
+        _bad("HTTP Sec-WebSocket-Version header missing.", request)
+    if len(versions) > 1:
+        _bad("HTTP Sec-WebSocket-Version header appears more than once in opening handshake request.", request)
+    if versions[0] != _VERSION:
+        http2 = request.http_version == "2"
+        fields = [(b"sec-websocket-version", _VERSION)]
+        if not http2:
+            fields.insert(0, (b"upgrade", b"websocket"))  # RFC 9110 section 15.5.22
+        raise HTTPError(426, "WebSocket version not supported (supported versions: 13).", fields, close=not http2)
+
+
+def _check_subprotocols(request: Request) -> None:
+    values = header_values(request.headers, b"sec-websocket-protocol")
+    if not values:
+        return
+    offered = tokens(values)
+    if any(_TOKEN.fullmatch(protocol) is None for protocol in offered):
+        _bad("HTTP Sec-WebSocket-Protocol header invalid.", request)
+    if len(set(offered)) != len(offered):
+        _bad("Duplicate protocol specified in HTTP Sec-WebSocket-Protocol header.", request)
+
+
+def extensions(headers: Headers) -> list[ExtensionHeader]:
+    """The extensions that the client offers, in its order.
+
+    :raises InvalidHandshake: where the field breaks its grammar.
+    :raises UnicodeDecodeError: where it is not ASCII.
+    """
+    values = header_values(headers, b"sec-websocket-extensions")
+    # RFC 6455 section 11.3.2: several fields are one list.
+    return parse_extension(b", ".join(values).decode("ascii")) if values else []
+
+
+def offered_subprotocols(headers: Headers) -> list[str]:
+    """The subprotocols that the client offers, in its order."""
+    values = header_values(headers, b"sec-websocket-protocol")
+    return [protocol.decode("ascii") for protocol in tokens(values)] if values else []
+
+
+def accept_value(key: bytes) -> bytes:
+    """The value of ``Sec-WebSocket-Accept`` for that of ``Sec-WebSocket-Key`` (RFC 6455 section 4.2.2, item 5.4)."""
+    return b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
+
+
+def response_headers(
+    request: Request,
+    server_name: bytes | None,
+    subprotocol: str | None,
+    extension: bytes | None,
+    further: Headers,
+) -> list[tuple[bytes, bytes]]:
+    """The fields of the answer that opens the WebSocket, in daphne's order.
+
+    :param further: the application's own fields; they come last.
+    :raises ResponseError: where one of those cannot be sent.
+    """
+    fields: list[tuple[bytes, bytes]] = []
+    if server_name is not None:
+        fields.append((b"server", server_name))
+    if request.http_version != "2":
+        fields += ((b"upgrade", b"WebSocket"), (b"connection", b"Upgrade"))
+    if subprotocol is not None:
+        fields.append((b"sec-websocket-protocol", subprotocol.encode("ascii")))
+    if request.http_version != "2":
+        fields.append((b"sec-websocket-accept", accept_value(header_values(request.headers, b"sec-websocket-key")[0])))
+    if extension is not None:
+        fields.append((b"sec-websocket-extensions", extension))
+    for name, value in further:
+        lower = name.lower()
+        if _TOKEN.fullmatch(name) is None:
+            raise ResponseError(f"the header name {name!r} is not a token")
+        if lower in _OWN or lower.startswith(_OWN_PREFIX):
+            raise ResponseError(f"the header {lower.decode('ascii')} of a WebSocket handshake belongs to the server")
+        if _CONTROL.search(value) is not None:
+            raise ResponseError(f"the value of the header {lower.decode('ascii')} has a control character: {value!r}")
+        fields.append((lower, value.strip(b" \t")))
+    return fields

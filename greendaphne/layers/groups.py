@@ -1,0 +1,79 @@
+"""Which channels are in which groups, and since when: the bookkeeping of :mod:`.memory`'s groups extension.
+
+Every operation costs constant time per membership that it touches.  It takes no lock and checks no name; its owner does both.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+
+
+class Groups:
+    """Memberships that end when they are not renewed.
+
+    Times are monotonic seconds; ``oldest`` is the time before which a membership that was not renewed has ended.
+    """
+
+    __slots__ = ("_groups", "_memberships")
+
+    def __init__(self) -> None:
+        #: group -> channel -> time of the latest addition, oldest first; the outer order is that of :meth:`sweep`.
+        self._groups: OrderedDict[str, OrderedDict[str, float]] = OrderedDict()
+        #: channel -> its groups, so that :meth:`expel` costs nothing but the channel's own memberships.
+        self._memberships: dict[str, set[str]] = {}
+
+    def add(self, group: str, channel: str, now: float) -> None:
+        """Put ``channel`` into ``group`` or renew its membership."""
+        members = self._groups.get(group)
+        if members is None:
+            members = self._groups[group] = OrderedDict()
+        members[channel] = now
+        members.move_to_end(channel)
+        self._memberships.setdefault(channel, set()).add(group)
+
+    def discard(self, group: str, channel: str) -> None:
+        """End a membership; nothing happens where there is none."""
+        members = self._groups.get(group)
+        if members is None or members.pop(channel, None) is None:
+            return
+        if not members:
+            del self._groups[group]
+        groups = self._memberships[channel]
+        groups.discard(group)
+        if not groups:
+            del self._memberships[channel]
+
+    def expel(self, channel: str) -> None:
+        """End every membership of ``channel``."""
+        for group in list(self._memberships.get(channel, ())):
+            self.discard(group, channel)
+
+    def members(self, group: str, oldest: float) -> Collection[str]:
+        """A view of the channels in ``group`` whose membership has not ended."""
+        members = self._groups.get(group)
+        if members is None:
+            return ()
+        while members:
+            channel = next(iter(members))
+            if members[channel] >= oldest:
+                break
+            self.discard(group, channel)
+        return members
+
+    def sweep(self, limit: int, oldest: float) -> None:
+        """End what is over in the next ``limit`` groups; called again and again it goes round all of them."""
+        groups = self._groups
+        for _ in range(min(limit, len(groups))):
+            group = next(iter(groups))
+            if self.members(group, oldest):
+                groups.move_to_end(group)
+
+    def clear(self) -> None:
+        """End all memberships."""
+        self._groups.clear()
+        self._memberships.clear()
+
+    def __len__(self) -> int:
+        """The number of groups."""
+        return len(self._groups)

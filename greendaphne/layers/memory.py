@@ -1,0 +1,479 @@
+"""A channel layer inside one process whose ``receive`` really waits: for ``--inline-workers``, demonstrations and tests.
+
+:class:`MemoryChannelLayer` fulfils the ASGI channel layer specification with the extensions *groups*, *flush* and *statistics*, passes
+asgiref's conformance suite, and is safe to use from greenlets of any number of hubs and from native threads at once, monkey-patched or not.
+``send`` never waits and never switches to another greenlet.  ``receive(block=True)`` is woken the moment a message arrives.
+
+How it stays correct: messages lie in a queue per channel until a receiver takes them in one step under the lock, so neither a timeout nor
+a kill can lose one.  A wake-up hands over no message; it only says "look again".  For every channel with messages and sleeping waiters at
+least one waiter has been told so, and a waiter that leaves, with a message, empty-handed or killed, passes the word on.
+
+What it leaves to others: validity and isolation of messages (:mod:`.values`), sleeping and waking (:mod:`.waiter`).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+from asgiref.base_layer import BaseChannelLayer
+from gevent.monkey import get_original
+
+from .groups import Groups
+from .values import copy_message, message_size
+from .waiter import FOREVER, GreenletWaiter, ThreadWaiter, new_waiter
+
+#: Seconds after which ``receive(block=True)`` returns ``(None, None)``, as asgi_redis does, so that a worker can look at its stop flag.
+BLOCK_LIMIT = 5.0
+#: Messages of one ``send_group`` call that a process-specific channel takes beyond its capacity, per member of the group.
+GROUP_BACKLOG = 10
+#: A sweep looks at this many channels and groups and comes at most every ``SWEEP_INTERVAL`` seconds, within a ``send`` or a ``receive``.
+SWEEP_BATCH = 100
+SWEEP_INTERVAL = 0.05
+
+#: Names are shorter than this (specification).
+NAME_LENGTH = 100
+#: Random bytes in the names that ``new_channel`` makes.
+NEW_CHANNEL_BYTES = 8
+#: What layers on a wire keep in the message beside its own keys, and therefore refuse in it.
+RESERVED_KEY = "__asgi_channel__"
+
+# Recursive, for a signal handler or a finalizer may send while its thread holds the lock; the native one, for threads of any kind.
+_new_lock = get_original("_thread", "RLock")
+
+# Group 1 is the part of a process-specific name that readers listen on; of other names they use the whole.
+_send_name = re.compile(r"([A-Za-z0-9\-_.]+!)[A-Za-z0-9\-_.]*|[A-Za-z0-9\-_.]+(?:\?[A-Za-z0-9\-_.]+)?").fullmatch
+_receive_name = re.compile(r"[A-Za-z0-9\-_.]+(?:!|\?[A-Za-z0-9\-_.]+)?").fullmatch
+_group_name = re.compile(r"[A-Za-z0-9\-_.]+").fullmatch
+_NAME_RULE = "under 100 ASCII letters, digits, '-', '_' and '.', with at most one '!', or one '?' that is not the last"
+
+_Waiter = GreenletWaiter | ThreadWaiter
+_Message = dict[str, Any]
+
+
+class _Channel:
+    """The messages of a name that readers listen on, and who sleeps until one comes.  Guarded by the layer's lock."""
+
+    __slots__ = ("capacity", "name", "queue", "refused", "sent", "temporary", "waiters")
+
+    def __init__(self, name: str, capacity: int) -> None:
+        self.name = name
+        self.capacity = capacity
+        #: (monotonic time of sending, full name, message), oldest first.
+        self.queue: deque[tuple[float, str, _Message]] = deque()
+        #: A dict for its order and its removal in constant time.
+        self.waiters: dict[_Waiter, None] = {}
+        #: A name of ``new_channel``, used for one exchange: forgotten as soon as it is empty.
+        self.temporary = "?" in name
+        self.sent = 0
+        self.refused = 0
+
+
+class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
+    """See the module's documentation.
+
+    :param expiry: seconds after which a message that nobody took is dropped.
+    :param group_expiry: seconds after which a channel leaves a group unless it is added again.
+    :param capacity: messages that wait in a channel at most; ``send`` raises ``ChannelFull`` then.
+    :param channel_capacity: other capacities by channel name: a dict of globs or compiled expressions, the first match counts.
+    :param max_message_size: bytes, measured as MessagePack; ``send`` raises ``MessageTooLarge`` beyond.  ``None``, the default, means no
+        limit: a message costs no more than the sender spent on it already.
+    """
+
+    extensions: ClassVar[list[str]] = ["groups", "flush", "statistics"]
+
+    #: ``{channel: consumer}`` for ``--inline-workers`` without Channels; see :mod:`greendaphne.inline`.
+    routes: Mapping[str, Callable[[Any], object]] | None = None
+
+    def __init__(
+        self,
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: Mapping[Any, int] | None = None,
+        max_message_size: int | None = None,
+    ) -> None:
+        self._lock = _new_lock()
+        #: By the name that readers listen on; the order is that of the sweep.
+        self._channels: OrderedDict[str, _Channel] = OrderedDict()
+        self._groups = Groups()
+        self._turn = 0
+        self._sweep_at = 0.0
+        # What channels that are gone have counted.
+        self._sent_before = 0
+        self._refused_before = 0
+        self.max_message_size = max_message_size
+        super().__init__(expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity)
+
+    @property
+    def capacity(self) -> int:
+        """The capacity of channels that ``channel_capacity`` does not name."""
+        return self._capacity
+
+    @capacity.setter
+    def capacity(self, value: int) -> None:
+        self._capacity = value
+        with self._lock:
+            for name, channel in self._channels.items():
+                channel.capacity = self.get_capacity(name)
+
+    # Messages
+
+    def send(self, channel: str, message: Mapping[str, Any]) -> None:
+        """Put a copy of ``message`` into ``channel``.
+
+        :raises ChannelFull: the channel holds as many messages as it may.
+        :raises MessageTooLarge: the message is larger than ``max_message_size``.
+        :raises TypeError: for a bad channel name, or a message of types that no layer carries.
+        :raises ValueError: see :func:`greendaphne.layers.values.copy_message`; and for the reserved key ``__asgi_channel__``.
+        """
+        name = self._reader_name(channel)
+        copy = self._copy(message)
+        with self._lock:
+            if not self._put(name, channel, copy, 0):
+                raise self.ChannelFull(channel)
+
+    def receive(self, channels: Iterable[str], block: bool = False) -> tuple[str, _Message] | tuple[None, None]:
+        """Take the oldest message of one of ``channels``; which one changes from call to call, so that none is starved.
+
+        :param block: wait for a message, at most :data:`BLOCK_LIMIT` seconds.
+        :return: the full channel name and the message, or ``(None, None)``.
+        :raises TypeError: for a bad channel name; a process-specific one must end in ``!``.
+        """
+        names = _list(channels)
+        now = time.monotonic()
+        with self._lock:
+            batch = self._take(names, 1, now)
+        if not batch and block:
+            batch = self._wait(names, 1, now + BLOCK_LIMIT)
+        return batch[0] if batch else (None, None)
+
+    def receive_many(self, channels: Iterable[str], block: bool = False) -> tuple[str, _Message] | tuple[None, None]:
+        """The old name of :meth:`receive`, which the workers of Channels 1 call; without the warning of the base class."""
+        return self.receive(channels, block)
+
+    def receive_batch(self, channels: Iterable[str], limit: int, timeout: float | None = None) -> list[tuple[str, _Message]]:
+        """Take up to ``limit`` messages; wait up to ``timeout`` seconds (``None``: as long as it takes) for the first.
+
+        Not part of the specification.  The order within a channel is kept.  Returns an empty list after ``timeout``.
+        """
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit}")
+        names = _list(channels)
+        now = time.monotonic()
+        with self._lock:
+            batch = self._take(names, limit, now)
+        if batch or (timeout is not None and timeout <= 0):
+            return batch
+        return self._wait(names, limit, None if timeout is None else now + timeout)
+
+    def new_channel(self, pattern: Any) -> str:
+        """An unused single-reader channel name that starts with ``pattern``, which must end in ``?``."""
+        if not isinstance(pattern, str) or not pattern.endswith("?"):
+            raise TypeError(f"a pattern for new_channel must be a str that ends in '?', not {pattern!r}")
+        while True:
+            name = pattern + secrets.token_hex(NEW_CHANNEL_BYTES)
+            self._reader_name(name)
+            if name not in self._channels:
+                return name
+
+    # Groups
+
+    def group_add(self, group: str, channel: str) -> None:
+        """Put ``channel`` into ``group``, or renew its membership."""
+        self.valid_group_name(group)
+        self._reader_name(channel)
+        now = time.monotonic()
+        with self._lock:
+            self._groups.add(group, channel, now)
+            if now >= self._sweep_at:
+                self._sweep(now)
+
+    def group_discard(self, group: str, channel: str) -> None:
+        """Take ``channel`` out of ``group``; nothing happens where it is no member."""
+        self.valid_group_name(group)
+        self._reader_name(channel)
+        with self._lock:
+            self._groups.discard(group, channel)
+
+    def group_channels(self, group: str) -> list[str]:
+        """The members of ``group``."""
+        self.valid_group_name(group)
+        with self._lock:
+            return list(self._groups.members(group, time.monotonic() - self.group_expiry))
+
+    def send_group(self, group: str, message: Mapping[str, Any]) -> None:
+        """Send ``message`` to every member of ``group``; a member whose channel is full misses it.
+
+        All clients of one server process share one queue, and nothing drains it while this runs: their channels take
+        :data:`GROUP_BACKLOG` messages per member beyond their capacity here, so that a group larger than the capacity is served.
+        """
+        self.valid_group_name(group)
+        # Validated once even where nobody listens: a mistake must not wait for the first member to show.
+        copy: _Message | None = self._copy(message)
+        with self._lock:
+            members = list(self._groups.members(group, time.monotonic() - self.group_expiry))
+        slack = GROUP_BACKLOG * len(members)
+        for channel in members:
+            head, local, _ = channel.partition("!")
+            if copy is None:
+                copy = copy_message(message)
+            with self._lock:
+                self._put(head + local, channel, copy, slack if local else 0)
+            copy = None
+
+    # Flush and statistics
+
+    def flush(self) -> None:
+        """Forget all messages and all groups."""
+        with self._lock:
+            for channel in list(self._channels.values()):
+                channel.queue.clear()
+                if not channel.waiters:
+                    self._forget(channel)
+            self._groups.clear()
+
+    def global_statistics(self) -> dict[str, float]:
+        """Statistics of the whole layer since it was made.
+
+        ``messages_count`` messages sent, ``messages_pending`` messages that wait, ``messages_max_age`` seconds that the oldest of them
+        has waited (0 without any), ``channel_full_count`` messages refused because a channel was full.
+        """
+        with self._lock:
+            statistics = self._statistics(list(self._channels.values()))
+            statistics["messages_count"] += self._sent_before
+            statistics["channel_full_count"] += self._refused_before
+        return statistics
+
+    def channel_statistics(self, channel: str) -> dict[str, float]:
+        """The same of one channel, since it last came into use: a channel that was empty for a while is forgotten."""
+        name = self._reader_name(channel)
+        with self._lock:
+            found = self._channels.get(name)
+            return self._statistics([] if found is None else [found])
+
+    # Names, as the base class offers them; stricter than there, for "\\d" and "$" let other digits and a final newline pass
+
+    def valid_channel_name(self, name: object, receive: bool = False) -> bool:
+        """True, or :exc:`TypeError`."""
+        if not receive:
+            self._reader_name(name)
+        elif not isinstance(name, str) or len(name) >= NAME_LENGTH or _receive_name(name) is None:
+            raise TypeError(f"not a channel name to receive on: {name!r:.120} ({_NAME_RULE}; a process-specific name ends at its '!')")
+        return True
+
+    def valid_group_name(self, name: object) -> bool:
+        """True, or :exc:`TypeError`."""
+        if isinstance(name, str) and len(name) < NAME_LENGTH and _group_name(name) is not None:
+            return True
+        raise TypeError(f"not a group name: {name!r:.120} (under 100 ASCII letters, digits, '-', '_' and '.')")
+
+    # Below: called without the lock
+
+    def _reader_name(self, channel: Any) -> str:
+        """Check a channel name and return the part that readers listen on."""
+        if channel in self._channels:
+            return channel  # type: ignore[no-any-return]
+        if isinstance(channel, str) and len(channel) < NAME_LENGTH:
+            match = _send_name(channel)
+            if match is not None:
+                return match[1] or channel
+        raise TypeError(f"not a channel name: {channel!r:.120} ({_NAME_RULE})")
+
+    def _copy(self, message: Mapping[str, Any]) -> _Message:
+        copy = copy_message(message)
+        if RESERVED_KEY in copy:
+            raise ValueError(f"message key {RESERVED_KEY!r} is reserved to channel layers")
+        if self.max_message_size is not None and message_size(copy) > self.max_message_size:
+            raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
+        return copy
+
+    def _wait(self, channels: list[str], limit: int, deadline: float | None) -> list[tuple[str, _Message]]:
+        """Sleep until there are messages, then take up to ``limit``; an empty list after ``deadline`` (monotonic)."""
+        now = time.monotonic()
+        while deadline is None or now < deadline:
+            waiter = new_waiter()
+            with self._lock:
+                # Looking and lying down are one step: no message comes in between unseen.
+                batch = self._take(channels, limit, now)
+                if batch:
+                    return batch
+                for name in channels:
+                    self._channel(name).waiters[waiter] = None
+            try:
+                waiter.wait(FOREVER if deadline is None else min(deadline - now, FOREVER))
+            except BaseException:  # a timeout or a kill: nothing was taken, only the word is passed on
+                with self._lock:
+                    self._leave(waiter, channels)
+                raise
+            now = time.monotonic()
+            with self._lock:
+                # Taken before the word is passed on, or another would be woken for this message.
+                batch = self._take(channels, limit, now)
+                self._leave(waiter, channels)
+            if batch:
+                return batch
+        return []
+
+    # Below: called with the lock held
+
+    def _channel(self, name: str) -> _Channel:
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = _Channel(name, self.get_capacity(name))
+        return channel
+
+    def _put(self, name: str, full_name: str, message: _Message, slack: int) -> bool:
+        """Queue ``message`` and wake a waiter; false if the channel holds ``slack`` more than its capacity already."""
+        now = time.monotonic()
+        if now >= self._sweep_at:
+            self._sweep(now)
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channel(name)
+        queue = channel.queue
+        if len(queue) >= channel.capacity + slack:
+            self._expire(channel, now)
+            if len(queue) >= channel.capacity + slack:
+                channel.refused += 1
+                return False
+        queue.append((now, full_name, message))
+        channel.sent += 1
+        if channel.waiters:
+            self._wake(channel)
+        return True
+
+    def _pop(self, channel: _Channel, now: float) -> tuple[str, _Message] | None:
+        """Take the oldest message of ``channel`` that has not expired.
+
+        Where nobody read in time nobody listens any more, so the channels of expired messages leave their groups, as the specification
+        allows.
+        """
+        queue = channel.queue
+        oldest = now - self.expiry
+        while queue:
+            sent, name, message = queue.popleft()
+            if not queue and channel.temporary and not channel.waiters:
+                self._forget(channel)
+            if sent >= oldest:
+                return name, message
+            self._groups.expel(name)
+        return None
+
+    def _take(self, channels: list[str], limit: int, now: float) -> list[tuple[str, _Message]]:
+        """Take up to ``limit`` messages of ``channels``, beginning with another channel every time."""
+        count = len(channels)
+        start = 0
+        if count != 1:
+            if not count:
+                raise TypeError("no channel to receive on")
+            start = self._turn = (self._turn + 1) % count
+        batch: list[tuple[str, _Message]] = []
+        for index in range(start - count, start):
+            name = channels[index]
+            channel = self._channels.get(name)
+            if channel is None:
+                self.valid_channel_name(name, receive=True)
+                continue
+            while channel.queue:
+                taken = self._pop(channel, now)
+                if taken is None:
+                    break
+                batch.append(taken)
+                if len(batch) == limit:
+                    return batch
+        if not batch and now >= self._sweep_at:
+            self._sweep(now)
+        return batch
+
+    def _wake(self, channel: _Channel) -> None:
+        """Tell the waiter of ``channel`` that has slept longest to look again."""
+        waiters = channel.waiters
+        while waiters:
+            waiter = next(iter(waiters))
+            del waiters[waiter]
+            if not waiter.signalled:
+                waiter.signalled = True
+                if waiter.wake():
+                    return
+
+    def _leave(self, waiter: _Waiter, channels: list[str]) -> None:
+        """Strike ``waiter`` off; if it was told of a message, tell the next one of what it left behind."""
+        for name in channels:
+            channel = self._channels.get(name)
+            if channel is None:
+                continue
+            channel.waiters.pop(waiter, None)
+            if channel.queue:
+                if waiter.signalled and channel.waiters:
+                    self._wake(channel)
+            elif channel.temporary and not channel.waiters:
+                self._forget(channel)
+
+    def _forget(self, channel: _Channel) -> None:
+        if self._channels.pop(channel.name, None) is not None:
+            self._sent_before += channel.sent
+            self._refused_before += channel.refused
+
+    def _expire(self, channel: _Channel, now: float) -> None:
+        """Drop the messages of ``channel`` that are too old, and their memberships like :meth:`_pop`."""
+        queue = channel.queue
+        oldest = now - self.expiry
+        while queue and queue[0][0] < oldest:
+            self._groups.expel(queue.popleft()[1])
+
+    def _sweep(self, now: float) -> None:
+        """Look at the next few channels and groups and forget what nobody uses any more.
+
+        Each look costs a constant time and goes round the whole layer in turn, so that what is abandoned is found without ever being
+        searched for.
+        """
+        self._sweep_at = now + SWEEP_INTERVAL
+        channels = self._channels
+        oldest = now - self.expiry
+        for _ in range(min(SWEEP_BATCH, len(channels))):
+            name = next(iter(channels))
+            channel = channels[name]
+            queue = channel.queue
+            if queue and queue[0][0] < oldest:
+                self._expire(channel, now)
+            if queue or channel.waiters:
+                channels.move_to_end(name)
+            else:
+                self._forget(channel)
+        self._groups.sweep(SWEEP_BATCH, now - self.group_expiry)
+
+    def _statistics(self, channels: Iterable[_Channel]) -> dict[str, float]:
+        now = time.monotonic()
+        count = pending = refused = 0
+        oldest = now
+        for channel in channels:
+            self._expire(channel, now)
+            count += channel.sent
+            refused += channel.refused
+            pending += len(channel.queue)
+            if channel.queue:
+                oldest = min(oldest, channel.queue[0][0])
+        return {
+            "messages_count": count,
+            "messages_pending": pending,
+            "messages_max_age": now - oldest,
+            "channel_full_count": refused,
+        }
+
+
+def _list(channels: Iterable[str]) -> list[str]:
+    """Channels hands over a set of names; a single ``str`` is a mistake that would be taken for a list of letters."""
+    if type(channels) is list:
+        return channels
+    if isinstance(channels, str):
+        raise TypeError(f"channels must be a list of names, not {channels!r:.120}")
+    return list(channels)
+
+
+#: One layer for the whole process, for easy use: ``greendaphne greendaphne.layers.memory:channel_layer``.
+channel_layer = MemoryChannelLayer()

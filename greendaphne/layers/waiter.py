@@ -1,0 +1,80 @@
+"""Waiting for a wake-up that may come from any thread and any gevent hub.
+
+:func:`new_waiter` returns what suits the caller: a greenlet of a thread with a hub waits on that hub and lets its neighbours run; a native
+thread without a hub waits on a native lock.  Both work alike in monkey-patched and unpatched processes, for the native primitives are
+taken from below the patches.  A waiter is used for one wait; whoever owns it sees to it that ``wake`` is called at most once.
+
+It knows nothing of what is waited for, and takes no lock of its own: :attr:`signalled` belongs to the caller's lock.
+"""
+
+from __future__ import annotations
+
+# get_hub() would create a hub in a native thread that needs none; this tells whether there is one.
+from gevent._hub_local import get_hub_if_exists
+from gevent.hub import Hub
+from gevent.hub import Waiter as HubWaiter
+from gevent.monkey import get_original
+
+_allocate_lock = get_original("_thread", "allocate_lock")
+
+#: Seconds that stand for "no limit".  A hub whose only business is a wait without a timer believes that it can never be woken.
+FOREVER = 86400.0
+
+
+class GreenletWaiter:
+    """A greenlet that waits on its thread's hub."""
+
+    __slots__ = ("hub", "signalled", "waiter")
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.waiter: HubWaiter[None] = HubWaiter(hub)
+        self.signalled = False
+
+    def wait(self, timeout: float) -> None:
+        """Return when woken or after ``timeout`` seconds.  What is thrown into the greenlet meanwhile is raised here."""
+        timer = self.hub.loop.timer(timeout)
+        timer.start(self.waiter.switch, None)
+        try:
+            self.waiter.get()
+        finally:
+            timer.stop()
+            timer.close()
+
+    def wake(self) -> bool:
+        """Make :meth:`wait` return soon, from any thread; false if its thread's hub is gone.  Never switches."""
+        loop = self.hub.loop
+        try:
+            if get_hub_if_exists() is self.hub:
+                loop.run_callback(self.waiter.switch, None)
+            else:
+                loop.run_callback_threadsafe(self.waiter.switch, None)
+        except Exception:  # noqa: BLE001 - a destroyed hub: None instead of a loop, or a loop that refuses in one way or another
+            return False
+        return True
+
+
+class ThreadWaiter:
+    """A native thread that waits on a native lock."""
+
+    __slots__ = ("lock", "signalled")
+
+    def __init__(self) -> None:
+        self.lock = _allocate_lock()
+        self.lock.acquire()
+        self.signalled = False
+
+    def wait(self, timeout: float) -> None:
+        """Return when woken or after ``timeout`` seconds."""
+        self.lock.acquire(True, timeout)
+
+    def wake(self) -> bool:
+        """Make :meth:`wait` return, from any thread."""
+        self.lock.release()
+        return True
+
+
+def new_waiter() -> GreenletWaiter | ThreadWaiter:
+    """A waiter for the calling greenlet or native thread."""
+    hub = get_hub_if_exists()
+    return ThreadWaiter() if hub is None else GreenletWaiter(hub)

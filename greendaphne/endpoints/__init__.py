@@ -206,7 +206,7 @@ def build_endpoint_description_strings(
     descriptions = []
     if host and port is not None:
         descriptions.append(f"tcp:port={int(port)}:interface={quote(host.strip('[]'))}")
-    elif host or port:
+    elif host or port is not None:
         raise ValueError("TCP binding requires both port and host kwargs.")
     if unix_socket:
         descriptions.append(f"unix:{unix_socket}")

@@ -131,6 +131,12 @@ class Stream(Protocol):
     def switch(self, headers: Headers) -> None:
         """Turn the stream into a tunnel: 101 with ``headers`` on HTTP/1.1 (RFC 9110 section 15.2.2), 200 on HTTP/2 (RFC 8441)."""
 
+    def gone(self, *, half_closed: bool) -> bool:
+        """Whether the peer is known to have left; never waits.
+
+        :param half_closed: whether a peer that has only stopped sending counts as gone.
+        """
+
     def reset(self) -> None:
         """Abort: the peer must not take what it has for complete."""
 

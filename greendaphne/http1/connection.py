@@ -143,6 +143,19 @@ class Http1Stream:
         self._tunnel = True
         self.close = True
 
+    def gone(self, *, half_closed: bool) -> bool:
+        source = self._connection.input
+        if source.transport.closed:
+            return True
+        if not source.empty:
+            return False
+        try:
+            return not source.more(0) and half_closed
+        except TimeoutError:
+            return False
+        except ClientDisconnected:
+            return True
+
     def reset(self) -> None:
         if not self.complete:
             self._connection.transport.abort()

@@ -1,0 +1,196 @@
+"""Replies on their way to one client: put in by the router, which never waits, and taken out at the client's speed.
+
+What waits in memory is bounded in bytes.  A response body that comes faster than its client reads goes on to disk beyond that bound, as
+far as the process' allowance reaches, because the channel layer has no way to tell a worker to slow down and dropping a download for it
+would break what works today.  Whoever has no such second store is told that the mailbox overflowed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+from gevent import Timeout, get_hub
+from gevent.hub import Waiter
+
+Message = dict[str, Any]
+
+#: What a message costs besides its content.
+_OVERHEAD = 512
+
+
+def _weight(message: Message) -> int:
+    """The bytes of memory that a reply is taken to hold."""
+    size = _OVERHEAD
+    for key in ("content", "text", "bytes"):
+        value = message.get(key)
+        if isinstance(value, (bytes, str)):
+            size += len(value)
+    return size
+
+
+class Overflow(Exception):
+    """More replies wait than the client may have."""
+
+
+class Allowance:
+    """A number of bytes that many share; :meth:`take` says whether there is still room."""
+
+    __slots__ = ("left", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.left = size
+
+    def take(self, n: int) -> bool:
+        if n > self.left:
+            return False
+        self.left -= n
+        return True
+
+    def give(self, n: int) -> None:
+        self.left += n
+
+
+class _OnDisk:
+    """A message whose content is in the overflow file."""
+
+    __slots__ = ("message", "offset", "size")
+
+    def __init__(self, message: Message, offset: int, size: int) -> None:
+        self.message = message
+        self.offset = offset
+        self.size = size
+
+
+class Mailbox:
+    """Replies for one client, in order.
+
+    The router calls :meth:`put`; one greenlet of the same hub calls :meth:`get`, or :meth:`poll` after ``notify`` was called.
+
+    :param limit: bytes that may wait in memory.
+    :param disk: where content beyond the limit may go, or ``None``.
+    :param notify: called for a message that nobody waits for in :meth:`get`.
+    """
+
+    __slots__ = ("_bytes", "_disk", "_error", "_file", "_file_size", "_limit", "_messages", "_stored", "_waiter", "notify")
+
+    def __init__(self, limit: int, disk: Allowance | None = None, notify: Callable[[], None] | None = None) -> None:
+        self._limit = limit
+        self._disk = disk
+        self._messages: deque[Message | _OnDisk] = deque()
+        self._bytes = 0
+        self._file: IO[bytes] | None = None
+        # Bytes in the file, and messages that have their content there.
+        self._file_size = 0
+        self._stored = 0
+        self._waiter: Waiter[None] | None = None
+        self._error: BaseException | None = None
+        self.notify = notify
+
+    def put(self, message: Message) -> None:
+        """Add a reply; never waits and never raises.  After an overflow everything further is dropped."""
+        if self._error is not None:
+            return
+        size = _weight(message)
+        if self._bytes + size > self._limit and self._messages:
+            stored = self._store(message)
+            if stored is None:
+                self.fail(Overflow())
+                return
+            self._messages.append(stored)
+        else:
+            self._bytes += size
+            self._messages.append(message)
+        self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """Have :meth:`get` raise ``error`` behind the replies that are there already; the first error counts."""
+        if self._error is None:
+            self._error = error
+            self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            # A waiter may only be switched to from the hub.
+            get_hub().loop.run_callback(waiter.switch, None)
+        elif self.notify is not None:
+            self.notify()
+
+    def get(self, timeout: float | None) -> Message:
+        """The next reply.
+
+        :raises TimeoutError: after ``timeout`` seconds.
+        :raises Overflow: when the client was too slow; or what :meth:`fail` was given.
+        """
+        while not self._messages:
+            if self._error is not None:
+                raise self._error
+            waiter: Waiter[None] = Waiter()
+            self._waiter = waiter
+            try:
+                if timeout is None:
+                    waiter.get()
+                else:
+                    with Timeout(timeout, TimeoutError):
+                        waiter.get()
+            finally:
+                self._waiter = None
+        return self._next()
+
+    def poll(self) -> Message | None:
+        """The next reply, or ``None``; raises as :meth:`get`."""
+        if self._messages:
+            return self._next()
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._messages.clear()
+        self._close_file()
+
+    def _next(self) -> Message:
+        item = self._messages.popleft()
+        if not isinstance(item, _OnDisk):
+            self._bytes -= _weight(item)
+            return item
+        assert self._file is not None
+        # A disk may be slow; other greenlets go on meanwhile.
+        content = get_hub().threadpool.apply(os.pread, (self._file.fileno(), item.size, item.offset))
+        self._stored -= 1
+        if self._stored == 0:
+            self._close_file()
+        return {**item.message, "content": content}
+
+    def _store(self, message: Message) -> _OnDisk | None:
+        """Move the content of ``message`` to disk; ``None`` where it has none or there is no room."""
+        content = message.get("content")
+        disk = self._disk
+        if disk is None or not isinstance(content, bytes) or len(content) <= _OVERHEAD or not disk.take(len(content)):
+            return None
+        if self._file is None:
+            self._file = TemporaryFile(buffering=0)
+        offset = self._file_size
+        self._file_size += len(content)
+        try:
+            written = os.pwrite(self._file.fileno(), content, offset)
+        except OSError:
+            written = 0
+        if written < len(content):
+            return None
+        self._stored += 1
+        return _OnDisk({**message, "content": b""}, offset, len(content))
+
+    def _close_file(self) -> None:
+        if self._file is not None and self._disk is not None:
+            self._file.close()
+            self._file = None
+            self._disk.give(self._file_size)
+            self._file_size = self._stored = 0

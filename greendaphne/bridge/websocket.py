@@ -1,0 +1,325 @@
+"""One WebSocket through the channel layer: ``websocket.connect``, ``.receive`` and ``.disconnect`` out, frames and closes back.
+
+The connection's greenlet reads frames.  Replies are written by a second greenlet that exists only while there are any, so a silent
+WebSocket costs one.  ``websocket.disconnect`` is sent exactly once for every ``websocket.connect`` that was delivered, on every way out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any
+
+import gevent
+
+from ..config import Limits, Timeouts
+from ..message import ClientDisconnected, HTTPError, Request, ResponseError
+from ..websocket import CloseCode, WebSocket, WebSocketClosed
+from .gate import Gate, LayerDown
+from .mailbox import Mailbox, Message, Overflow
+from .requests import RequestMessages, decode_path
+from .router import Notifier, ReplyRouter
+
+logger = logging.getLogger("daphne.ws_protocol")
+_http_logger = logging.getLogger("daphne.http_protocol")
+_server_logger = logging.getLogger("daphne.server")
+
+#: Seconds for which a frame that finds the channel full is offered again while the connection is not read, and between attempts.
+RECEIVE_PATIENCE = 2.0
+_FIRST_PAUSE, _LAST_PAUSE = 0.002, 0.05
+#: Seconds for which ``websocket.disconnect`` is offered again to a full channel.
+DISCONNECT_PATIENCE = 10.0
+#: Seconds between looks whether a client that waits to be accepted is still there.
+_LOOK = 1.0
+
+#: What a reply may contain; ``subprotocol`` is an extension: the application's choice in an accepting message.
+_KEYS = frozenset(("accept", "text", "bytes", "close", "subprotocol"))
+
+LogAction = Callable[[str, str, Mapping[str, Any]], None]
+
+
+class Draining(Exception):
+    """The server is stopping."""
+
+
+class WebSocketBridge:
+    """Serves WebSockets from the channel layer.
+
+    :param action_logger: told of every change of a WebSocket's state, or ``None``.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        router: ReplyRouter,
+        notifier: Notifier,
+        messages: RequestMessages,
+        limits: Limits,
+        timeouts: Timeouts,
+        action_logger: LogAction | None,
+    ) -> None:
+        self.gate = gate
+        self.timeouts = timeouts
+        self._router = router
+        self._notifier = notifier
+        self._messages = messages
+        self._limits = limits
+        self._action_logger = action_logger
+        self._mailboxes: set[Mailbox] = set()
+
+    def serve(self, request: Request, websocket: WebSocket) -> None:
+        """Serve one WebSocket whose opening handshake is sound; errors as :class:`greendaphne.exchange.Exchange` translates them."""
+        mailbox = Mailbox(self._limits.reply_queue)
+        channel = self._router.register(mailbox)
+        self._mailboxes.add(mailbox)
+        if _http_logger.isEnabledFor(logging.DEBUG):
+            # An upgraded request has no reply channel of its own here; daphne's line names one all the same.
+            _http_logger.debug("Upgraded connection %s to WebSocket %s", self._router.channels.new(), channel)
+        try:
+            if self._connect(request, websocket, channel):
+                path = request.path
+                client = request.connection.client
+                # Nothing but these two is needed from here on, and a WebSocket may live for a day.
+                del request
+                self._converse(websocket, mailbox, channel, path, None if client is None else f"{client[0]}:{client[1]}")
+        finally:
+            self._mailboxes.discard(mailbox)
+            self._router.unregister(channel)
+
+    def drain(self) -> None:
+        """Close every WebSocket with 1012, behind the replies that are there already."""
+        for mailbox in list(self._mailboxes):
+            mailbox.fail(Draining())
+
+    def _connect(self, request: Request, websocket: WebSocket, channel: str) -> bool:
+        """Tell the application; whether it was told."""
+        gate = self.gate
+        try:
+            gate.send("websocket.connect", self._messages.websocket(request, channel))
+        except gate.channel_full:
+            logger.warning("WebSocket force closed for %s due to connect backpressure", channel)
+            websocket.reject(503, "Connection queue at capacity")
+            return False
+        except gate.message_too_large:
+            raise HTTPError(431, "The request is larger than the channel layer accepts.", close=True) from None
+        except LayerDown as error:
+            raise HTTPError(503, "The channel layer is out of reach.", [(b"Retry-After", b"1")], close=True) from error
+        return True
+
+    def _converse(self, websocket: WebSocket, mailbox: Mailbox, channel: str, path: bytes, client: str | None) -> None:
+        log = self._log_for(path, client)
+        log("connecting")
+        conversation = Conversation(self, websocket, mailbox, channel, decode_path(path))
+        try:
+            if conversation.connecting():
+                log("connected")
+                conversation.open()
+            else:
+                log("rejected")
+        finally:
+            logger.debug("WebSocket closed for %s", channel)
+            self._notifier.add("websocket.disconnect", conversation.disconnect(), DISCONNECT_PATIENCE)
+            log("disconnected")
+
+    def _log_for(self, path: bytes, client: str | None) -> Callable[[str], None]:
+        action_logger = self._action_logger
+        if action_logger is None:
+            return lambda action: None
+        details = {"path": path.decode("ascii"), "client": client}
+        return lambda action: action_logger("websocket", action, details)
+
+
+class Conversation:
+    """One WebSocket between its connect and its disconnect message."""
+
+    __slots__ = ("_born", "_bridge", "_channel", "_code", "_mailbox", "_order", "_path", "_websocket", "_writing")
+
+    def __init__(self, bridge: WebSocketBridge, websocket: WebSocket, mailbox: Mailbox, channel: str, path: str) -> None:
+        self._bridge = bridge
+        self._websocket = websocket
+        self._mailbox = mailbox
+        self._channel = channel
+        self._path = path
+        self._order = 0
+        self._code = int(CloseCode.ABNORMAL_CLOSURE)
+        self._writing = False
+        self._born = monotonic()
+
+    def disconnect(self) -> Message:
+        """The ``websocket.disconnect`` message."""
+        return {"reply_channel": self._channel, "code": self._code, "path": self._path, "order": self._order + 1}
+
+    # ---- connecting
+
+    def connecting(self) -> bool:
+        """Wait for the application to accept; whether it did.  Frames stay unread until then.
+
+        :raises ClientDisconnected: when the client left.
+        :raises ResponseError: when the application accepts with something that cannot be sent.
+        """
+        websocket = self._websocket
+        patience = self._bridge.timeouts.websocket_connect
+        deadline = None if patience < 0 else self._born + patience
+        while True:
+            left = _LOOK if deadline is None else min(deadline - monotonic(), _LOOK)
+            try:
+                message = self._mailbox.get(max(left, 0))
+                self._check(message)
+            except TimeoutError:
+                if websocket.stream.gone(half_closed=True):
+                    raise ClientDisconnected from None
+                if deadline is not None and monotonic() >= deadline:
+                    logger.info("WebSocket %s was not accepted within %g seconds", self._channel, patience)
+                    websocket.reject()
+                    return False
+                continue
+            except (Overflow, Draining):
+                websocket.reject(503, "Service Unavailable")
+                return False
+            except ValueError as error:
+                _server_logger.error("HTTP/WS send decode error: %s", error)
+                continue
+            accept = message.get("accept")
+            data = message.get("text") or message.get("bytes")
+            if accept is not None and not accept or message.get("close") and not data and not accept:
+                logger.debug("WebSocket %s rejected by application", self._channel)
+                websocket.reject()
+                return False
+            if accept or data:
+                websocket.accept(message.get("subprotocol"))
+                logger.debug("WebSocket %s accepted by application", self._channel)
+                if data or message.get("close"):
+                    self._reply(message, skip_empty=True)
+                return True
+
+    # ---- open
+
+    def open(self) -> None:
+        """Pass frames on until the WebSocket is over."""
+        logger.debug("WebSocket %s open and established", self._channel)
+        bridge = self._bridge
+        websocket = self._websocket
+        mailbox = self._mailbox
+        mailbox.notify = self._on_reply
+        self._on_reply()
+        lifetime = bridge.timeouts.websocket
+        deadline = None if lifetime < 0 else self._born + lifetime
+        try:
+            while True:
+                try:
+                    data = websocket.receive(None if deadline is None else max(deadline - monotonic(), 0))
+                except TimeoutError:
+                    logger.info("WebSocket %s closed after %g seconds, its longest life", self._channel, lifetime)
+                    websocket.close(CloseCode.NORMAL_CLOSURE)
+                    deadline = None
+                else:
+                    self._receive(data)
+        except WebSocketClosed as closed:
+            self._code = int(closed.code)
+        finally:
+            mailbox.notify = None
+
+    def _receive(self, data: str | bytes) -> None:
+        """Send one message from the client to the application; closes the WebSocket where that is not possible."""
+        bridge = self._bridge
+        gate = bridge.gate
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("WebSocket incoming frame on %s", self._channel)
+        message = {
+            "reply_channel": self._channel,
+            "path": self._path,
+            "order": self._order + 1,
+            "text" if isinstance(data, str) else "bytes": data,
+        }
+        pause = 0.0
+        deadline = 0.0
+        while True:
+            try:
+                gate.send("websocket.receive", message)
+            except gate.message_too_large:
+                logger.warning("WebSocket force closed for %s: a message is larger than the channel layer accepts", self._channel)
+                self._websocket.close(CloseCode.MESSAGE_TOO_BIG)
+                return
+            except (gate.channel_full, LayerDown) as error:
+                now = monotonic()
+                if not pause:
+                    deadline = now + RECEIVE_PATIENCE
+                elif now >= deadline:
+                    if isinstance(error, LayerDown):
+                        self._websocket.close(CloseCode.SERVICE_RESTART)
+                    else:
+                        logger.warning("WebSocket force closed for %s due to receive backpressure", self._channel)
+                        self._websocket.close(CloseCode.TRY_AGAIN_LATER)
+                    return
+                pause = min(pause * 2 or _FIRST_PAUSE, _LAST_PAUSE)
+                gevent.sleep(pause)
+                if self._websocket.closed:
+                    return
+            else:
+                self._order += 1
+                return
+
+    # ---- replies
+
+    def _on_reply(self) -> None:
+        """A reply is there: have it written, unless somebody is at it already."""
+        if not self._writing:
+            self._writing = True
+            gevent.spawn_raw(self._write_replies)
+
+    def _write_replies(self) -> None:
+        try:
+            while (message := self._mailbox.poll()) is not None:
+                try:
+                    self._check(message)
+                    self._reply(message)
+                except (ValueError, ResponseError) as error:
+                    _server_logger.error("HTTP/WS send decode error: %s", error)
+        except Draining:
+            self._websocket.close(CloseCode.SERVICE_RESTART)
+        except Overflow:
+            logger.warning("WebSocket force closed for %s: it reads too slowly", self._channel)
+            self._websocket.close(CloseCode.TRY_AGAIN_LATER)
+        except (WebSocketClosed, ClientDisconnected):
+            pass  # whoever receives learns of it too
+        except Exception:
+            logger.exception("Error writing to WebSocket %s", self._channel)
+            self._websocket.close(CloseCode.INTERNAL_ERROR)
+        finally:
+            self._writing = False
+
+    def _check(self, message: Message) -> None:
+        """Refuse a reply that says nothing usable as a whole.
+
+        :raises ValueError: with daphne's sentence.
+        """
+        if not _KEYS.issuperset(message):
+            raise ValueError(
+                f"Got invalid WebSocket reply message on {self._channel} - contains unknown keys {set(message) - _KEYS} "
+                "(looking for either {'accept', 'text', 'bytes', 'close'})"
+            )
+        text, data = message.get("text"), message.get("bytes")
+        if text is not None and data is not None and (text or data or "accept" not in message):
+            raise ValueError(f"Got invalid WebSocket reply message on {self._channel} - contains both bytes and text keys")
+        if not isinstance(text, str | None) or not isinstance(data, bytes | None):
+            raise ValueError(f"Got invalid WebSocket reply message on {self._channel} - text must be str and bytes must be bytes")
+
+    def _reply(self, message: Message, skip_empty: bool = False) -> None:
+        """Send what a reply says, then close where it says so.
+
+        :raises ValueError: for a close code that must not be sent; the WebSocket stays open.
+        """
+        data: str | bytes | None = message.get("text")
+        if data is None:
+            data = message.get("bytes")
+        if data is not None and (data or not skip_empty):
+            self._websocket.send(data)
+            if logger.isEnabledFor(logging.DEBUG):
+                logger.debug("Sent WebSocket packet to client for %s", self._channel)
+        close = message.get("close")
+        if close:
+            code = 1000 if close is True else close
+            if not isinstance(code, int) or not (code == 1000 or 3000 <= code <= 4999):
+                raise ValueError(f"invalid close code {code} (must be 1000 or from [3000, 4999])")
+            self._websocket.close(code)

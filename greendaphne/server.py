@@ -1,0 +1,301 @@
+"""The server: endpoints, connections, the channel layer's side and inline workers, started together and stopped in good order.
+
+:class:`Server` takes the keyword arguments of daphne 1.4.2's class and works where that one did: as a process' only job, in a thread of
+Django's ``runserver``, in a test.  It needs no monkey-patching, installs signal handlers only when asked, and never configures logging.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import gevent
+from gevent import get_hub
+from gevent.event import Event
+from gevent.socket import socket
+
+from .acceptor import Acceptor
+from .access import ActionLogger
+from .bridge import ChannelLayerApplication
+from .bridge.mailbox import Mailbox
+from .config import Limits, Timeouts
+from .connections import Connections
+from .endpoints import Endpoint, EndpointError, FDEndpoint, build_endpoint_description_strings, parse
+from .exchange import Exchange
+from .forwarded import client_and_scheme
+from .inline import start_workers, stop_workers
+from .message import Headers, Request, Stream
+from .websocket import WebSocket
+
+logger = logging.getLogger("daphne.server")
+
+#: Seconds without end: what daphne's handshake time limit of -1 stands for.
+_DAPHNE_GROUP_EXPIRY = 86400
+
+
+class Server:
+    """A protocol server in front of a channel layer.
+
+    The positional and first keyword arguments are daphne 1.4.2's; ``host``, ``port``, ``unix_socket`` and ``file_descriptor`` are
+    deprecated there already.  ``verbosity`` and ``websocket_handshake_timeout`` are accepted and have no meaning here.
+
+    :param channel_layer: the channel layer.
+    :param endpoints: endpoint strings; see :mod:`greendaphne.endpoints`.
+    :param signal_handlers: whether :meth:`run` stops on SIGTERM and SIGINT; only in the main thread.
+    :param action_logger: see :mod:`greendaphne.access`.
+    :param http_timeout: seconds; replaces ``timeouts.http``, as the other times replace theirs.
+    :param websocket_timeout: seconds; 0 and ``None`` stand for the layer's ``group_expiry``, negative for no limit.
+    :param ws_protocols: WebSocket subprotocols that the server accepts.
+    :param root_path: percent-encoded mount point of the application.
+    :param proxy_forwarded_address_header: name of the field with the client's address, likewise port and scheme.
+    :param force_sync: poll the channel layer even where it can wait.
+    :param limits: see :class:`greendaphne.config.Limits`.
+    :param timeouts: see :class:`greendaphne.config.Timeouts`.
+    :param stream_request_body: pass large bodies on while the client still sends.
+    :param server_name: value of the ``Server`` field; without it HTTP responses have none and WebSocket handshakes say ``Daphne``.
+    :param inline_workers: number of workers of the application that run inside the server.
+    :param websocket_compression: whether to agree to permessage-deflate.
+    :raises UserWarning: without any endpoint, as daphne does.
+    :raises EndpointError: for a malformed endpoint string.
+    """
+
+    def __init__(
+        self,
+        channel_layer: Any,
+        host: str | None = None,
+        port: int | None = None,
+        endpoints: Iterable[str] | None = None,
+        unix_socket: str | None = None,
+        file_descriptor: int | None = None,
+        signal_handlers: bool = True,
+        action_logger: ActionLogger | None = None,
+        http_timeout: float = 120,
+        websocket_timeout: float | None = None,
+        websocket_connect_timeout: float = 20,
+        ping_interval: float = 20,
+        ping_timeout: float = 30,
+        ws_protocols: Sequence[str] | None = None,
+        root_path: str = "",
+        proxy_forwarded_address_header: str | None = None,
+        proxy_forwarded_port_header: str | None = None,
+        proxy_forwarded_proto_header: str | None = None,
+        force_sync: bool = False,
+        verbosity: int = 1,
+        websocket_handshake_timeout: float = 5,
+        *,
+        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
+        stream_request_body: bool = False,
+        server_name: str | None = None,
+        inline_workers: int = 0,
+        websocket_compression: bool = False,
+    ) -> None:
+        descriptions = list(endpoints or ())
+        if host is not None or port is not None or unix_socket is not None or file_descriptor is not None:
+            warnings.warn(
+                f"The host/port/unix_socket/file_descriptor keyword arguments to {type(self).__name__} are deprecated.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            descriptions = sorted(descriptions + build_endpoint_description_strings(host, port, unix_socket, file_descriptor))
+        if not descriptions:
+            raise UserWarning("No endpoints. This server will not listen on anything.")
+        self.endpoints: list[str] = descriptions
+        self.channel_layer = channel_layer
+        self.signal_handlers = signal_handlers
+        self._endpoints: list[Endpoint] = [parse(description) for description in descriptions]
+        self._limits = limits or Limits()
+        self._timeouts = replace(
+            timeouts or Timeouts(),
+            http=http_timeout,
+            websocket=websocket_timeout or getattr(channel_layer, "group_expiry", None) or _DAPHNE_GROUP_EXPIRY,
+            websocket_connect=websocket_connect_timeout,
+            ping_interval=ping_interval,
+            ping_timeout=ping_timeout,
+        )
+        self._force_sync = force_sync
+        self._inline_workers = inline_workers
+        extra: Headers = [(b"Server", server_name.encode("latin-1"))] if server_name else ()
+        self._application = ChannelLayerApplication(
+            channel_layer,
+            self._limits,
+            self._timeouts,
+            root_path=root_path,
+            stream_request_body=stream_request_body,
+            force_sync=force_sync,
+            extra_headers=extra,
+            action_logger=action_logger,
+        )
+        self._protocols = tuple(ws_protocols or ())
+        self._compression = websocket_compression
+        self._websocket_server_name = server_name.encode("latin-1") if server_name else b"Daphne"
+        locate = None
+        if proxy_forwarded_address_header:
+            locate = _Locator(proxy_forwarded_address_header, proxy_forwarded_port_header, proxy_forwarded_proto_header)
+        exchange = Exchange(self._application, self._make_websocket, action_logger, locate, extra)
+        self._connections = Connections(exchange, self._limits, self._timeouts)
+        #: What is listened on, in the order of the endpoints, once started; Twisted's names for it work.
+        self.listeners: list[Listener] = []
+        #: Gives ``reply_protocols``, the reply channels of all clients, under daphne's name.
+        self.factory = _Factory(self._application)
+        self._acceptors: list[Acceptor] = []
+        self._workers: list[gevent.Greenlet[..., Any]] = []
+        self._stop: Event | None = None
+        self._hub: Any = None
+
+    def _make_websocket(self, stream: Stream) -> WebSocket:
+        return WebSocket(
+            stream,
+            self._limits,
+            self._timeouts,
+            protocols=self._protocols,
+            compression=self._compression,
+            server_name=self._websocket_server_name,
+        )
+
+    def run(self) -> None:
+        """Serve until a signal or :meth:`stop`, then end in good order.
+
+        :raises SystemExit: with 1 where an endpoint cannot be listened on; the reason is logged.
+        """
+        try:
+            self.start()
+        except EndpointError as error:
+            logger.error("%s", error)
+            raise SystemExit(1) from None
+        self.serve_forever()
+
+    def start(self) -> None:
+        """Listen and begin to serve, in greenlets of this thread's hub; returns at once.
+
+        :raises EndpointError: where an endpoint cannot be listened on; nothing is left open then.
+        """
+        self._hub = get_hub()
+        self._stop = Event()
+        logger.info("HTTP/2 support not enabled (no endpoint offers it)")
+        logger.info("Using %s on channel layer", self._application.router.mode)
+        try:
+            for endpoint in self._endpoints:
+                logger.info("Listening on endpoint %s", endpoint)
+                self.listeners.append(Listener(endpoint, endpoint.bind()))
+        except BaseException:
+            self._close_listeners()
+            raise
+        self._application.start()
+        if self._inline_workers:
+            self._workers = start_workers(self.channel_layer, self._inline_workers)
+        for listener in self.listeners:
+            shared = isinstance(listener.endpoint, FDEndpoint)
+            acceptor = Acceptor(listener.socket, self._connections.handler(listener.endpoint), self._connections.pool, shared)
+            acceptor.start()
+            self._acceptors.append(acceptor)
+
+    def serve_forever(self) -> None:
+        """Wait for a signal or :meth:`stop`, then end in good order."""
+        assert self._stop is not None, "start() comes first"
+        handlers = []
+        if self.signal_handlers and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                handlers.append(gevent.signal_handler(number, self._on_signal))
+        try:
+            self._stop.wait()
+            self._drain()
+        finally:
+            self._end()
+            for handler in handlers:
+                handler.cancel()
+
+    def _on_signal(self) -> None:
+        assert self._stop is not None
+        if self._stop.is_set():
+            logger.info("Stopping at once")
+            self._connections.pool.kill(block=False)
+        else:
+            logger.info("Stopping; requests in flight have %g seconds", self._timeouts.graceful)
+            self._stop.set()
+
+    def stop(self) -> None:
+        """Have :meth:`serve_forever` end; callable from any thread."""
+        if self._stop is not None:
+            self._hub.loop.run_callback_threadsafe(self._stop.set)
+
+    def _drain(self) -> None:
+        """Stop accepting and let what is in flight finish, within the graceful time limit."""
+        for acceptor in self._acceptors:
+            acceptor.stop_accepting()
+        self._close_listeners()
+        self._application.drain()
+        self._connections.drain()
+        self._connections.pool.join(timeout=self._timeouts.graceful)
+
+    def _end(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.stop_accepting()
+        self._close_listeners()
+        self._connections.pool.kill()
+        self._application.stop()
+        stop_workers(self._workers)
+        self._acceptors.clear()
+        self._workers = []
+
+    def _close_listeners(self) -> None:
+        for listener in self.listeners:
+            listener.endpoint.close(listener.socket)
+        self.listeners.clear()
+
+
+class _Locator:
+    """Puts the client and scheme that a proxy reports into a request."""
+
+    def __init__(self, address_header: str, port_header: str | None, proto_header: str | None) -> None:
+        self._address = address_header.lower().encode("latin-1")
+        self._port = port_header.lower().encode("latin-1") if port_header else None
+        self._proto = proto_header.lower().encode("latin-1") if proto_header else None
+
+    def __call__(self, request: Request) -> Request:
+        connection = request.connection
+        client, scheme = client_and_scheme(request.headers, self._address, self._port, self._proto, connection.client, connection.scheme)
+        return request._replace(connection=connection._replace(client=client, scheme=scheme))
+
+
+class _Factory:
+    """What of daphne's factory others look at."""
+
+    def __init__(self, application: ChannelLayerApplication) -> None:
+        self._application = application
+
+    @property
+    def reply_protocols(self) -> dict[str, Mailbox]:
+        """The clients by reply channel."""
+        return self._application.router.clients
+
+
+class ListeningAddress:
+    """A listening address under Twisted's names."""
+
+    def __init__(self, sock: socket) -> None:
+        name = sock.getsockname()
+        self.host, self.port = name[:2] if isinstance(name, tuple) else (name, None)
+
+
+class Listener:
+    """An endpoint and its listening socket; ``listener.result.getHost().port`` is how code written for daphne finds the port."""
+
+    def __init__(self, endpoint: Endpoint, sock: socket) -> None:
+        self.endpoint = endpoint
+        self.socket = sock
+        self.address = ListeningAddress(sock)
+
+    @property
+    def result(self) -> Listener:
+        """Itself; Twisted had a deferred here."""
+        return self
+
+    def getHost(self) -> ListeningAddress:  # noqa: N802 - Twisted's name
+        """The listening address."""
+        return self.address

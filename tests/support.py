@@ -1,0 +1,228 @@
+"""What tests share: a server on an ephemeral port in a thread of its own, and a client that sees every byte.
+
+The test process is not monkey-patched.  The server under test runs in a native thread with its own hub, so a test may block as it likes,
+and plays the application itself through the channel layer, or leaves that to inline workers.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from greendaphne.layers.memory import MemoryChannelLayer
+from greendaphne.server import Server
+
+#: Seconds after which a test's own waiting is an error.
+PATIENCE = 20.0
+
+Message = dict[str, Any]
+
+
+class Application:
+    """Plays the worker: takes messages from the layer and answers them."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+
+    def receive(self, *channels: str, timeout: float = PATIENCE) -> tuple[str, Message]:
+        """The next message on one of ``channels``."""
+        batch = self.layer.receive_batch(list(channels), 1, timeout)
+        if not batch:
+            raise AssertionError(f"nothing came on {channels} within {timeout} seconds")
+        channel, message = batch[0]
+        return channel, message
+
+    def request(self, timeout: float = PATIENCE) -> Message:
+        """The next ``http.request``."""
+        return self.receive("http.request", timeout=timeout)[1]
+
+    def drain(self, channel: str) -> list[Message]:
+        """Everything that waits on ``channel`` now."""
+        messages = []
+        while (item := self.layer.receive([channel]))[0] is not None:
+            messages.append(item[1])
+        return messages
+
+    def reply(self, message: Message, **content: Any) -> None:
+        """Send ``content`` to the reply channel of ``message``."""
+        self.layer.send(message["reply_channel"], content)
+
+    def answer(self, content: bytes = b"", status: int = 200, headers: Any = (), timeout: float = PATIENCE) -> Message:
+        """Answer the next request and return it."""
+        message = self.request(timeout)
+        self.reply(message, status=status, headers=list(headers), content=content)
+        return message
+
+
+class RunningServer:
+    """A server that a test talks to."""
+
+    def __init__(self, server: Server, layer: Any) -> None:
+        self.server = server
+        self.layer = layer
+        self.app = Application(layer)
+        first = server.listeners[0].getHost()
+        self.host = first.host
+        self.port: int = first.port
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.host, self.port
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def connect(self, timeout: float = PATIENCE) -> Client:
+        """A new connection."""
+        return Client(socket.create_connection(self.address, timeout=timeout))
+
+
+@contextmanager
+def serve(layer: Any = None, endpoints: list[str] | None = None, **options: Any) -> Iterator[RunningServer]:
+    """Run a server in a thread while the block runs."""
+    layer = MemoryChannelLayer() if layer is None else layer
+    started = threading.Event()
+    result: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            server = Server(layer, endpoints=endpoints or ["tcp:0:interface=127.0.0.1"], signal_handlers=False, **options)
+            server.start()
+            result["server"] = server
+        except BaseException as error:
+            result["error"] = error
+            raise
+        finally:
+            started.set()
+        server.serve_forever()
+
+    thread = threading.Thread(target=run, name="server", daemon=True)
+    thread.start()
+    assert started.wait(PATIENCE), "the server did not start"
+    if "error" in result:
+        thread.join(PATIENCE)
+        raise result["error"]
+    running = RunningServer(result["server"], layer)
+    try:
+        yield running
+    finally:
+        running.server.stop()
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), "the server did not stop"
+
+
+@dataclass
+class Response:
+    """One response as it was on the wire."""
+
+    version: str
+    status: int
+    reason: str
+    headers: list[tuple[str, str]]
+    body: bytes
+    #: The head's bytes, with the empty line.
+    head: bytes
+
+    def header(self, name: str) -> str | None:
+        """The value of the first field ``name``, in any case."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+
+
+class Client:
+    """A raw connection that parses responses strictly by the rules and nothing else."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.buffer = b""
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def half_close(self) -> None:
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def _more(self) -> bool:
+        data = self.sock.recv(65536)
+        self.buffer += data
+        return bool(data)
+
+    def read_exactly(self, n: int) -> bytes:
+        while len(self.buffer) < n:
+            if not self._more():
+                raise EOFError(f"{len(self.buffer)} of {n} bytes came: {self.buffer[:200]!r}")
+        data, self.buffer = self.buffer[:n], self.buffer[n:]
+        return data
+
+    def read_until(self, end: bytes) -> bytes:
+        while end not in self.buffer:
+            if not self._more():
+                raise EOFError(f"the connection ended in {self.buffer[:200]!r}")
+        data, _, self.buffer = self.buffer.partition(end)
+        return data + end
+
+    def read_to_eof(self) -> bytes:
+        try:
+            while self._more():
+                pass
+        except ConnectionResetError:
+            raise EOFError(f"the connection was reset behind {self.buffer[:200]!r}") from None
+        data, self.buffer = self.buffer, b""
+        return data
+
+    def read_head(self) -> Response:
+        """A response's head."""
+        head = self.read_until(b"\r\n\r\n")
+        lines = head[:-4].decode("latin-1").split("\r\n")
+        version, status, *reason = lines[0].split(" ", 2)
+        headers = []
+        for line in lines[1:]:
+            name, colon, value = line.partition(": ")
+            assert colon, line
+            headers.append((name, value))
+        return Response(version, int(status), reason[0] if reason else "", headers, b"", head)
+
+    def read_chunk(self) -> bytes:
+        """One chunk of a body; ``b""`` is the last."""
+        size = int(self.read_until(b"\r\n")[:-2], 16)
+        data = self.read_exactly(size + 2)
+        assert data.endswith(b"\r\n"), data[-20:]
+        return data[:-2]
+
+    def read_response(self, method: str = "GET") -> Response:
+        """A whole response to a request with ``method``."""
+        response = self.read_head()
+        length = response.header("Content-Length")
+        if method == "HEAD" or response.status in (204, 304) or response.status < 200:
+            return response
+        if response.header("Transfer-Encoding") == "chunked":
+            assert length is None
+            while chunk := self.read_chunk():
+                response.body += chunk
+        elif length is not None:
+            response.body = self.read_exactly(int(length))
+        else:
+            response.body = self.read_to_eof()
+        return response
+
+    def at_eof(self) -> bool:
+        """Whether the server has closed the connection in good order and sent nothing more; waits for it."""
+        if self.buffer:
+            return False
+        try:
+            return self.sock.recv(1) == b""
+        except ConnectionResetError:
+            return False

@@ -9,7 +9,7 @@ from django.http import FileResponse, HttpResponseBadRequest, JsonResponse, Stre
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_http_methods, require_safe
 
 from .forms import RoomForm, UploadForm
 from .models import Room, Upload
@@ -20,13 +20,13 @@ MAX_LINES = 1000
 MAX_INTERVAL_MS = 5000
 
 
-@require_GET
+@require_safe
 def index(request):
     return render(request, "rooms/index.html", {"rooms": Room.objects.all()})
 
 
 @login_required
-@require_GET
+@require_safe
 def room(request, slug):
     room = get_object_or_404(Room, slug=slug)
     latest = list(room.messages.select_related("user").order_by("-id")[:HISTORY])[::-1]
@@ -38,7 +38,7 @@ def room(request, slug):
 
 
 @login_required
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def new_room(request):
     form = RoomForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
@@ -49,7 +49,7 @@ def new_room(request):
 
 
 @login_required
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def uploads(request):
     form = UploadForm(request.POST or None, request.FILES or None)
     if request.method == "POST" and form.is_valid():
@@ -68,19 +68,21 @@ def uploads(request):
 
 
 @login_required
-@require_GET
+@require_safe
 def download(request, pk):
     upload = get_object_or_404(Upload, pk=pk, user=request.user)
-    return FileResponse(upload.file.open("rb"), as_attachment=True, filename=upload.name)
+    response = FileResponse(upload.file.open("rb"), as_attachment=True, filename=upload.name)
+    response["Content-Length"] = upload.size
+    return response
 
 
-@require_GET
+@require_safe
 def stream(request):
     return render(request, "rooms/stream.html")
 
 
 @never_cache
-@require_GET
+@require_safe
 def lines(request):
     """``count`` lines of text, ``interval`` milliseconds apart; each leaves when it is made."""
     try:

@@ -1,0 +1,190 @@
+"""The example site served as a legacy project is: commands in processes of their own, found by the port they listen on."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import requests
+import websocket
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "examples" / "chat"
+USERS = {"alice": "wonderland", "bob": "builder"}
+#: Seconds for a process to start or to end, on a busy machine.
+PATIENCE = 60.0
+#: State of a listening socket in /proc/net/tcp.
+TCP_LISTEN = "0A"
+GREENDAPHNE = (sys.executable, "-m", "greendaphne")
+MANAGE = (sys.executable, "manage.py")
+
+
+def environment(directory: Path, layer: str) -> dict[str, str]:
+    """The variables that the example reads, its data in ``directory``."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONUNBUFFERED": "1",
+        "DJANGO_SETTINGS_MODULE": "chat.settings",
+        "CHAT_LAYER": layer,
+        "CHAT_DATABASE": str(directory / "chat.sqlite3"),
+        "CHAT_MEDIA": str(directory / "media"),
+    }
+
+
+@cache
+def _prepared() -> bytes:
+    """The database that ``manage.py demo`` makes; it takes a while and is always the same."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        subprocess.run(
+            [*MANAGE, "demo"], cwd=EXAMPLE, env=environment(directory, "inmemory"), check=True, timeout=PATIENCE, stdout=subprocess.DEVNULL
+        )
+        return (directory / "chat.sqlite3").read_bytes()
+
+
+def family(pid: int) -> Iterator[int]:
+    """A process and all that descend from it."""
+    yield pid
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield from family(int(child))
+    except FileNotFoundError:
+        return
+
+
+def listening_port(pid: int) -> int | None:
+    """The first TCP port of IPv4 that the process or a descendant listens on."""
+    inodes = set()
+    for member in family(pid):
+        try:
+            for entry in os.scandir(f"/proc/{member}/fd"):
+                if match := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(entry)):
+                    inodes.add(match[1])
+        except FileNotFoundError:
+            continue
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        columns = line.split()
+        if columns[3] == TCP_LISTEN and columns[9] in inodes:
+            return int(columns[1].rpartition(":")[2], 16)
+    return None
+
+
+class Process:
+    """A command that runs until it is stopped; what it prints is kept."""
+
+    def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str], directory: Path = EXAMPLE) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                command, cwd=directory, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            )
+
+    def output(self) -> str:
+        """Everything printed so far."""
+        return self.log.read_text(errors="replace")
+
+    def port(self) -> int:
+        """The port the command listens on; waits until there is one."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            if self._process.poll() is not None:
+                raise AssertionError(f"ended with code {self._process.returncode}:\n{self.output()}")
+            port = listening_port(self._process.pid)
+            if port is not None:
+                return port
+            time.sleep(0.02)
+        raise AssertionError(f"does not listen:\n{self.output()}")
+
+    def wait_for(self, text: str, times: int = 1) -> None:
+        """Wait until ``text`` was printed so many times."""
+        end = time.monotonic() + PATIENCE
+        while self.output().count(text) < times:
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise AssertionError(f"{text!r} was not printed:\n{self.output()}")
+            time.sleep(0.02)
+
+    def stop(self) -> int:
+        """Ask the command to end and return its exit code; one that does not end is killed and an error."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"does not end:\n{self.output()}") from None
+        finally:
+            # What it leaves behind in its session, such as the child of the automatic reloader.
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+class Site:
+    """The running site, as a visitor sees it."""
+
+    def __init__(self, server: Process, port: int, directory: Path) -> None:
+        self.server = server
+        self.port = port
+        self.directory = directory
+        self.url = f"http://127.0.0.1:{port}"
+
+    def login(self, user: str) -> requests.Session:
+        """A client in which ``user`` is logged in."""
+        session = requests.Session()
+        session.trust_env = False
+        token = csrf_token(session.get(f"{self.url}/accounts/login/", timeout=PATIENCE).text)
+        answer = session.post(
+            f"{self.url}/accounts/login/",
+            {"username": user, "password": USERS[user], "csrfmiddlewaretoken": token},
+            allow_redirects=False,
+            timeout=PATIENCE,
+        )
+        assert answer.status_code == 302, answer.text
+        return session
+
+    def socket(self, room: str, session: requests.Session | None = None, since: int = 0) -> websocket.WebSocket:
+        """The WebSocket of a room, with the cookies of ``session``."""
+        cookies = "; ".join(f"{name}={value}" for name, value in (session.cookies.items() if session else ()))
+        return websocket.create_connection(
+            f"ws://127.0.0.1:{self.port}/rooms/{room}/socket/?since={since}", timeout=PATIENCE, cookie=cookies or None
+        )
+
+
+def csrf_token(page: str) -> str:
+    """The token in a page's form."""
+    match = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
+    assert match is not None, page
+    return match[1]
+
+
+@contextmanager
+def serve(
+    directory: Path, layer: str, command: Sequence[str], workers: Sequence[Sequence[str]] = (), code: Path = EXAMPLE
+) -> Iterator[Site]:
+    """Serve the example in ``code`` by ``command`` and ``workers``; afterwards all of them must end without a traceback."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "chat.sqlite3").write_bytes(_prepared())
+    env = environment(directory, layer)
+    processes = [Process(command, directory / "server.log", env, code)]
+    try:
+        processes += [Process(worker, directory / f"worker{number}.log", env, code) for number, worker in enumerate(workers)]
+        yield Site(processes[0], processes[0].port(), directory)
+    finally:
+        for process in processes:
+            process.stop()
+        shutil.rmtree(directory / "media", ignore_errors=True)
+    for process in processes:
+        assert "Traceback" not in process.output(), process.output()

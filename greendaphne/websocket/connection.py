@@ -433,11 +433,11 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         seconds = self._timeouts.websocket_close
         self.state = _CLOSING
         self._deadline = monotonic() + seconds
-        self._pongs = b""
         sent = False
         with Timeout(seconds, False), self._lock:  # type: ignore[arg-type]
             try:
-                self._put(encode_header(FIN | CLOSE, len(payload)) + payload)
+                # Pings that came before are answered before, for nothing may follow.
+                self._put(self._pongs + encode_header(FIN | CLOSE, len(payload)) + payload)
             except WebSocketClosed:
                 pass  # nobody is left to tell
             sent = True
@@ -467,6 +467,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
     def _end(self, code: int) -> None:
         """Enter CLOSED; whoever waits to receive is told."""
         self.state = _CLOSED
+        self._pongs = b""
         self.closed = True  # type: ignore[misc]
         self.code = code
         self._reader = None

@@ -1,0 +1,15 @@
+"""A channel layer on Redis for servers and workers, on the wire of asgi_redis 1.4.3.
+
+:class:`RedisChannelLayer` and :class:`RedisSentinelChannelLayer` take asgi_redis' arguments and share its data, so that both can be
+mixed in one deployment.  Needs redis-py 5 to 8 and msgpack 1; gevent only where greenlets call it.
+
+From the bottom: ``hubs`` (gevent or threads), ``wire`` (keys and messages), ``scripts`` (Lua, commands), ``connection`` (one
+connection), ``shard`` (the state of one server), ``lanes`` (pipelines and pools), ``receiving``, ``layer``, ``sentinel``.
+"""
+
+from __future__ import annotations
+
+from .layer import RedisChannelLayer
+from .sentinel import RedisSentinelChannelLayer
+
+__all__ = ["RedisChannelLayer", "RedisSentinelChannelLayer"]

@@ -1,0 +1,350 @@
+"""How commands get to a shard: one lane per shard for each hub, and one for all plain threads together.
+
+In a hub the commands of all greenlets share one connection, and those that come up while it is busy travel together in the next
+pipeline; a lone command goes out at once.  Plain threads share a small pool.  Receivers that block have connections of their own.
+Nothing is sent twice: only a call whose script was unknown, and therefore not run, is repeated.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from .. import LayerUnavailable
+from .connection import ErrorReply, Link, LinkError, Reply
+from .scripts import SEND, SEND_GROUP, Script
+from .shard import FATAL_CODES, Shard
+
+#: Connections of a lane that stay open for the next blocking receiver.
+IDLE_READERS = 4
+#: Connections that plain threads share per shard.
+THREAD_CONNECTIONS = 8
+#: Commands and bytes in one pipeline.
+PIPELINE_COMMANDS = 256
+PIPELINE_BYTES = 1024 * 1024
+#: Seconds that a posted command may wait for others to travel with, and how many may wait.
+POST_DELAY = 0.02
+POST_LIMIT = 10000
+#: A success of these shows that Redis stores messages (again).
+STORING_SCRIPTS = frozenset({SEND, SEND_GROUP})
+
+
+class Call:
+    """Commands of one caller: packed, with the number of replies, and the script that they call, if any."""
+
+    __slots__ = ("data", "error", "replies", "result", "script", "waiter")
+
+    def __init__(self, data: bytes, replies: int = 1, script: Script | None = None) -> None:
+        self.data = data
+        self.replies = replies
+        self.script = script
+        self.result: list[Reply] = []
+        self.error: str | None = None
+        self.waiter: Any = None
+
+
+def perform(shard: Shard, link: Link, calls: Sequence[Call]) -> None:
+    """Exchange ``calls`` over ``link`` in one pipeline and set their results.
+
+    :raises LinkError: when the link broke; the calls without a result have an unknown outcome then.
+    """
+    link.send(b"".join([call.data for call in calls]))
+    missing: list[Call] = []
+    for call in calls:
+        call.result = [link.read() for _ in range(call.replies)]
+        if call.script is not None:
+            reply = call.result[0]
+            if isinstance(reply, ErrorReply) and reply.code == "NOSCRIPT":
+                missing.append(call)
+                call.result = []
+    if missing:
+        scripts = {call.script for call in missing if call.script is not None}
+        link.exchange(b"".join([script.load for script in scripts]), len(scripts))
+        link.send(b"".join([call.data for call in missing]))
+        for call in missing:
+            call.result = [link.read() for _ in range(call.replies)]
+
+
+def settle(shard: Shard, calls: Sequence[Call]) -> bool:
+    """Turn error replies into the calls' errors; returns whether the link remains of use."""
+    usable = True
+    for call in calls:
+        for reply in call.result:
+            if isinstance(reply, ErrorReply):
+                call.error = str(shard.refused(reply))
+                usable = usable and reply.code not in FATAL_CODES
+                break
+        else:
+            if call.result and call.script in STORING_SCRIPTS:
+                shard.accepted()
+    return usable
+
+
+def outcome(call: Call) -> list[Reply]:
+    """The replies to ``call``.
+
+    :raises LayerUnavailable: when it failed.
+    """
+    if call.error is not None:
+        raise LayerUnavailable(call.error)
+    return call.result
+
+
+class Lane(Protocol):
+    """The way to one shard."""
+
+    shard: Shard
+
+    def run(self, calls: Sequence[Call]) -> list[list[Reply]]:
+        """Run ``calls`` in order and return their replies, none of which is an error.
+
+        :raises LayerUnavailable: when one of them failed.
+        """
+
+    def post(self, call: Call) -> None:
+        """Run ``call`` soon, along with others; nobody learns of its outcome."""
+
+    def reader(self) -> Any:
+        """A context manager: a link for blocking commands, which is kept only if the block ends well."""
+
+    def close(self) -> None:
+        """Send what was posted and close the connections."""
+
+
+class _Readers:
+    """The links of blocking receivers of one lane."""
+
+    def __init__(self, shard: Shard, cooperative: bool) -> None:
+        self._shard = shard
+        self._cooperative = cooperative
+        self._idle: list[Link] = []
+
+    @contextmanager
+    def lend(self) -> Iterator[Link]:
+        link = None
+        while link is None:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                link = self._shard.open(self._cooperative, "receive")
+                break
+            if self._shard.is_stale(link):
+                self._shard.close(link)
+                link = None
+        try:
+            yield link
+        except BaseException:
+            self._shard.close(link)
+            raise
+        if len(self._idle) < IDLE_READERS:
+            self._idle.append(link)
+        else:
+            self._shard.close(link)
+
+    def close(self) -> None:
+        while self._idle:
+            self._shard.close(self._idle.pop())
+
+
+class ThreadLane:
+    """The lane of all plain threads: a bounded pool of connections."""
+
+    def __init__(self, shard: Shard, connections: int = THREAD_CONNECTIONS) -> None:
+        self.shard = shard
+        self._free: list[Link] = []
+        self._unopened = connections
+        self._available = threading.Condition()
+        self._readers = _Readers(shard, False)
+
+    def run(self, calls: Sequence[Call]) -> list[list[Reply]]:
+        link = self._acquire()
+        usable = False
+        try:
+            perform(self.shard, link, calls)
+            usable = settle(self.shard, calls)
+        except LinkError as error:
+            raise self.shard.broken(error) from None
+        finally:
+            self._release(link, usable)
+        return [outcome(call) for call in calls]
+
+    def post(self, call: Call) -> None:
+        try:
+            self.run([call])
+        except LayerUnavailable:
+            pass
+
+    def reader(self) -> Any:
+        return self._readers.lend()
+
+    def close(self) -> None:
+        with self._available:
+            links, self._free = self._free, []
+            self._unopened += len(links)
+        for link in links:
+            self.shard.close(link)
+        self._readers.close()
+
+    def _acquire(self) -> Link:
+        deadline = time.monotonic() + self.shard.timeout
+        while True:
+            with self._available:
+                while not self._free and self._unopened == 0:
+                    if not self._available.wait(deadline - time.monotonic()):
+                        raise LayerUnavailable(f"Redis {self.shard.name}: no connection came free in {self.shard.timeout} s")
+                link = self._free.pop() if self._free else None
+                if link is None:
+                    self._unopened -= 1
+            try:
+                if link is None:
+                    return self.shard.open(False, "send")
+                if not self.shard.is_stale(link):
+                    return link
+            except BaseException:
+                self._vacate()
+                raise
+            self.shard.close(link)
+            self._vacate()
+
+    def _vacate(self) -> None:
+        with self._available:
+            self._unopened += 1
+            self._available.notify()
+
+    def _release(self, link: Link, usable: bool) -> None:
+        if not usable:
+            self.shard.close(link)
+            self._vacate()
+            return
+        with self._available:
+            self._free.append(link)
+            self._available.notify()
+
+
+class HubLane:
+    """The lane of one hub: all greenlets share a connection, which the flusher, a greenlet of the moment, owns."""
+
+    def __init__(self, shard: Shard, hub: Any) -> None:
+        self.shard = shard
+        self._hub = hub
+        self._queue: deque[Call] = deque()
+        self._link: Link | None = None
+        self._flusher: Any = None
+        self._timer: Any = None
+        self._readers = _Readers(shard, True)
+
+    def run(self, calls: Sequence[Call]) -> list[list[Reply]]:
+        from gevent.hub import Waiter
+
+        for call in calls:
+            call.waiter = None
+        # The last call's outcome is known last; the others' are there by then.
+        last = calls[-1]
+        last.waiter = Waiter(self._hub)
+        self._queue.extend(calls)
+        self._start()
+        last.waiter.get()
+        return [outcome(call) for call in calls]
+
+    def post(self, call: Call) -> None:
+        from gevent import spawn_later
+
+        if len(self._queue) >= POST_LIMIT:
+            return
+        self._queue.append(call)
+        if self._flusher is None and self._timer is None:
+            self._timer = spawn_later(POST_DELAY, self._flush_posted)
+
+    def reader(self) -> Any:
+        return self._readers.lend()
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.kill()
+            self._timer = None
+        if self._queue:
+            self._start()
+        if self._flusher is not None:
+            self._flusher.join()
+        if self._link is not None:
+            self.shard.close(self._link)
+            self._link = None
+        self._readers.close()
+
+    def _start(self) -> None:
+        if self._flusher is None:
+            from gevent import spawn
+
+            self._flusher = spawn(self._flush)
+
+    def _flush_posted(self) -> None:
+        self._timer = None
+        self._start()
+
+    def _flush(self) -> None:
+        batch: list[Call] = []
+        try:
+            while self._queue:
+                batch = self._next_batch()
+                self._exchange(batch)
+                self._finish(batch)
+        finally:
+            # Also when killed: nobody may wait for ever.
+            self._flusher = None
+            abandoned = [call for call in batch if not call.result and call.error is None]
+            if abandoned:
+                abandoned.extend(self._queue)
+                self._queue.clear()
+                for call in abandoned:
+                    call.error = f"Redis {self.shard.name}: interrupted"
+                self._finish(abandoned)
+
+    def _next_batch(self) -> list[Call]:
+        batch: list[Call] = []
+        size = 0
+        while self._queue and len(batch) < PIPELINE_COMMANDS and size < PIPELINE_BYTES:
+            call = self._queue.popleft()
+            batch.append(call)
+            size += len(call.data)
+        return batch
+
+    def _exchange(self, batch: list[Call]) -> None:
+        try:
+            link = self._connect()
+        except LayerUnavailable as error:
+            for call in batch:
+                call.error = str(error)
+            return
+        usable = False
+        try:
+            perform(self.shard, link, batch)
+            usable = settle(self.shard, batch)
+        except LinkError as error:
+            text = str(self.shard.broken(error))
+            for call in batch:
+                if not call.result:
+                    call.error = text
+            settle(self.shard, batch)
+        finally:
+            if not usable:
+                self.shard.close(link)
+                self._link = None
+
+    def _connect(self) -> Link:
+        link = self._link
+        if link is not None and self.shard.is_stale(link):
+            self.shard.close(link)
+            link = None
+        if link is None:
+            link = self._link = self.shard.open(True, "send")
+        return link
+
+    def _finish(self, batch: list[Call]) -> None:
+        callback = self._hub.loop.run_callback
+        for call in batch:
+            if call.waiter is not None:
+                callback(call.waiter.switch, None)

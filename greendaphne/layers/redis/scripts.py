@@ -1,0 +1,198 @@
+"""The Lua scripts, and commands in Redis' wire form (RESP2 arrays of bulk strings).
+
+Every script has the effect of what asgi_redis 1.4.3 does in several steps: the same keys with the same contents and lives.  They keep
+to commands of Redis 3.2 and are deterministic, so that they also replicate as scripts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+#: A command's argument.
+Argument = bytes | str | int | float
+
+
+def pack(*arguments: Argument) -> bytes:
+    """The command ``arguments`` as it goes over the wire."""
+    parts = [b"*%d\r\n" % len(arguments)]
+    for argument in arguments:
+        data = argument if isinstance(argument, bytes) else str(argument).encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(parts)
+
+
+class Script:
+    """A Lua script, called by its digest and loaded once per connection."""
+
+    __slots__ = ("load", "sha")
+
+    def __init__(self, source: str) -> None:
+        code = "\n".join(line.strip() for line in source.strip().splitlines()).encode()
+        self.sha = hashlib.sha1(code, usedforsecurity=False).hexdigest().encode()
+        #: The packed command that makes the script known to the server.
+        self.load = pack(b"SCRIPT", b"LOAD", code)
+
+    def call(self, keys: list[str], *arguments: Argument) -> bytes:
+        """The packed call with ``keys`` and ``arguments``."""
+        return pack(b"EVALSHA", self.sha, len(keys), *keys, *arguments)
+
+
+#: Store a message and count it.  Answers 1, or 0 for a full channel.
+#: KEYS: message, list, prefix of the channel's counters, prefix of the global counters.
+#: ARGV: body, expiry, capacity, life of the channel's counters, life of the global counters.
+SEND = Script("""
+    local counter = 'channel_full_count'
+    local stored = 0
+    if redis.call('llen', KEYS[2]) < tonumber(ARGV[3]) then
+        redis.call('setex', KEYS[1], ARGV[2], ARGV[1])
+        redis.call('rpush', KEYS[2], KEYS[1])
+        redis.call('expire', KEYS[2], ARGV[2] + 1)
+        counter = 'messages_count'
+        stored = 1
+    end
+    redis.call('incr', KEYS[3] .. counter)
+    redis.call('expire', KEYS[3] .. counter, ARGV[4])
+    redis.call('incr', KEYS[4] .. counter)
+    redis.call('expire', KEYS[4] .. counter, ARGV[5])
+    return stored
+""")
+
+#: Take messages out of lists.  Answers {marker, position of the list, body, position, body …}; expired messages are passed over.
+#: KEYS: lists.
+#: ARGV: most messages, bytes after which no further ones are taken, marker's key or '', marker for a Redis without one, its life,
+#: key of a message that was already popped or '', its list's position.
+#: The marker may be refused for want of memory; receiving goes on without it.
+TAKE = Script("""
+    local limit = tonumber(ARGV[1])
+    local bytes = tonumber(ARGV[2])
+    local reply = {''}
+    if ARGV[3] ~= '' then
+        local marker = redis.call('get', ARGV[3])
+        if not marker then
+            marker = ARGV[4]
+            redis.pcall('setex', ARGV[3], ARGV[5], marker)
+        else
+            redis.call('expire', ARGV[3], ARGV[5])
+        end
+        reply[1] = marker
+    end
+    local function consume(position, keys)
+        local bodies = redis.call('mget', unpack(keys))
+        redis.call('del', unpack(keys))
+        for i = 1, #keys do
+            local body = bodies[i]
+            if body then
+                reply[#reply + 1] = position
+                reply[#reply + 1] = body
+                limit = limit - 1
+                bytes = bytes - #body
+            end
+        end
+    end
+    if ARGV[6] ~= '' then
+        consume(tonumber(ARGV[7]), {ARGV[6]})
+    end
+    for position = 1, #KEYS do
+        while limit > 0 and bytes > 0 do
+            local keys = redis.call('lrange', KEYS[position], 0, math.min(limit, 16) - 1)
+            if #keys == 0 then
+                break
+            end
+            redis.call('ltrim', KEYS[position], #keys, -1)
+            consume(position, keys)
+        end
+    end
+    return reply
+""")
+
+#: Give a popped message back to the head of its list.  KEYS: list.  ARGV: message key, expiry.
+RETURN = Script("""
+    redis.call('lpush', KEYS[1], ARGV[1])
+    redis.call('expire', KEYS[1], ARGV[2] + 1)
+    return 1
+""")
+
+#: Members above which :data:`SEND_GROUP` leaves the group alone, so that one script never occupies Redis for long.
+GROUP_SCRIPT_LIMIT = 5000
+
+#: Send one message to many channels.  Answers the number stored, or -1 for a group with too many members (nothing was sent then).
+#: KEYS: the group's set, or none to send to the channels in ARGV.
+#: ARGV: open body (see :func:`wire.open_body`), body, expiry, prefix, prefix of counters, 24 hexadecimal digits for message keys,
+#: life of a channel's counters, life of the global counters, score up to which memberships are over, capacity,
+#: then with no KEYS: channel, capacity, channel, capacity …
+SEND_GROUP = Script(
+    """
+    local names = {}
+    local capacities = {}
+    if #KEYS == 1 then
+        redis.call('zremrangebyscore', KEYS[1], 0, ARGV[9])
+        if redis.call('zcard', KEYS[1]) > GROUP_LIMIT then
+            return -1
+        end
+        names = redis.call('zrange', KEYS[1], 0, -1)
+    else
+        for i = 11, #ARGV, 2 do
+            names[#names + 1] = ARGV[i]
+            capacities[#names] = ARGV[i + 1]
+        end
+    end
+    local lists = {}
+    local order = {}
+    for i, name in ipairs(names) do
+        local cut = string.find(name, '!', 1, true)
+        local list = cut and string.sub(name, 1, cut) or name
+        local entry = lists[list]
+        if not entry then
+            local capacity = tonumber(capacities[i] or ARGV[10])
+            entry = {room = capacity - redis.call('llen', ARGV[4] .. list), keys = {}, full = 0}
+            lists[list] = entry
+            order[#order + 1] = list
+        end
+        if entry.room <= 0 then
+            entry.full = entry.full + 1
+        else
+            local body = ARGV[2]
+            if cut then
+                local head = string.char(160 + #name)
+                if #name > 31 then
+                    head = string.char(217, #name)
+                end
+                body = ARGV[1] .. head .. name
+            end
+            local key = ARGV[4] .. ARGV[6] .. string.format('%08x', i)
+            redis.call('setex', key, ARGV[3], body)
+            entry.room = entry.room - 1
+            entry.keys[#entry.keys + 1] = key
+        end
+    end
+    local function count(channel, counter, number, life)
+        if number > 0 then
+            local key = ARGV[5] .. channel .. ':' .. counter
+            redis.call('incrby', key, number)
+            redis.call('expire', key, life)
+        end
+    end
+    local sent = 0
+    local full = 0
+    for _, list in ipairs(order) do
+        local entry = lists[list]
+        local key = ARGV[4] .. list
+        for i = 1, #entry.keys, 1000 do
+            redis.call('rpush', key, unpack(entry.keys, i, math.min(i + 999, #entry.keys)))
+        end
+        if #entry.keys > 0 then
+            redis.call('expire', key, ARGV[3] + 1)
+        end
+        count(list, 'messages_count', #entry.keys, ARGV[7])
+        count(list, 'channel_full_count', entry.full, ARGV[7])
+        sent = sent + #entry.keys
+        full = full + entry.full
+    end
+    count('#global#', 'messages_count', sent, ARGV[8])
+    count('#global#', 'channel_full_count', full, ARGV[8])
+    return sent
+""".replace("GROUP_LIMIT", str(GROUP_SCRIPT_LIMIT))
+)
+
+#: All scripts, for loading them together.
+SCRIPTS = (SEND, TAKE, RETURN, SEND_GROUP)

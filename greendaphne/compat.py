@@ -16,6 +16,7 @@ Module                  Names
 ======================  ===================================================================
 
 daphne's other modules are made of Twisted's protocols and have no counterpart: importing them raises :class:`ModuleNotFoundError`.
+What the live-server test case of ``channels.test`` needs beyond these names is in ``liveserver``.
 """
 
 from __future__ import annotations
@@ -43,13 +44,26 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
     "daphne.cli": {"CommandLineInterface": (__name__, "CommandLineInterface")},
 }
 
+#: The one module that gets something else: the test case that serves a live site, see ``liveserver``.
+LIVE_SERVER_MODULE = "channels.test.liveserver"
+#: The name in it that says it is imported completely.
+LIVE_SERVER_CLASS = "ChannelLiveServerTestCase"
+#: What it imports of Twisted.
+TWISTED_MODULES = frozenset(("twisted", "twisted.internet"))
+
+
+def is_live_server_being_imported() -> bool:
+    """Whether the import that runs just now is the live-server test case's."""
+    module = sys.modules.get(LIVE_SERVER_MODULE)
+    return module is not None and LIVE_SERVER_CLASS not in module.__dict__
+
 
 class DaphneFinder(MetaPathFinder, Loader):
-    """Finds and fills the modules of :data:`NAMES`."""
+    """Finds and fills the modules of :data:`NAMES` and, for the live-server test case alone, :data:`TWISTED_MODULES`."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Describe one of the modules; ``None`` for all others, and for daphne's where a real ``daphne`` is loaded."""
-        if fullname not in NAMES:
+        if fullname not in NAMES and not (fullname in TWISTED_MODULES and is_live_server_being_imported()):
             return None
         package, _, module = fullname.partition(".")
         if module and getattr(sys.modules.get(package), "__loader__", None) is not self:
@@ -58,6 +72,9 @@ class DaphneFinder(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Give ``module`` its names, to be resolved when they are used."""
+        if module.__name__ in TWISTED_MODULES:
+            import_module("greendaphne.liveserver").fill_twisted(module)
+            return
         names = NAMES[module.__name__]
         module.__doc__ = f"greendaphne under the name of {module.__name__}."
         module.__dict__["__all__"] = sorted(names)
@@ -66,16 +83,16 @@ class DaphneFinder(MetaPathFinder, Loader):
 
 
 def resolver(module: ModuleType) -> Callable[[str], object]:
-    """The ``__getattr__`` (PEP 562) of a module of :data:`NAMES`; a name that was resolved stays in the module."""
+    """The ``__getattr__`` (PEP 562) of a module of :data:`NAMES`."""
     names = NAMES[module.__name__]
 
     def resolve(name: str) -> object:
         if name not in names:
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
         place, attribute = names[name]
-        value = getattr(import_module(place), attribute)
-        module.__dict__[name] = value
-        return value
+        if attribute == "Server" and is_live_server_being_imported():
+            place, attribute = "greendaphne.liveserver", "LiveServer"
+        return getattr(import_module(place), attribute)
 
     return resolve
 

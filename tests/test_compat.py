@@ -140,3 +140,69 @@ def test_the_command_line_interface_ends_with_the_commands_code() -> None:
     with pytest.raises(SystemExit) as ended:
         compat.CommandLineInterface().run(["--no-such-option"])
     assert ended.value.code == 2
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Channels 1 ends with Python 3.11")
+def test_the_test_cases_of_channels_need_no_twisted() -> None:
+    python("""
+        import sys
+        from django.conf import settings
+        settings.configure(INSTALLED_APPS=["greendaphne", "channels"], CHANNEL_LAYERS={})
+        import django
+        django.setup()
+        from channels.test import ChannelLiveServerTestCase, ChannelTestCase, HttpClient, WSClient, liveserver
+        import greendaphne.server
+        assert issubclass(liveserver.Server, greendaphne.server.Server)
+        # The stand-in for the reactor is there for this module alone.
+        assert hasattr(liveserver.reactor, "callLater")
+        assert not [name for name in sys.modules if name.startswith("twisted")]
+        try:
+            import twisted
+        except ModuleNotFoundError:
+            pass
+        else:
+            raise AssertionError
+        from daphne.server import Server
+        assert Server is greendaphne.server.Server
+    """)
+
+
+def test_what_channels_needs_of_the_server() -> None:
+    python("""
+        import threading
+        from greendaphne import compat
+        compat.install()
+        from daphne.server import Server, build_endpoint_description_strings
+        from greendaphne.layers.memory import MemoryChannelLayer
+
+        actions = []
+        # The keyword arguments of runserver, in a thread that is not the main one.
+        server = Server(
+            channel_layer=MemoryChannelLayer(),
+            endpoints=build_endpoint_description_strings(host="127.0.0.1", port=0),
+            signal_handlers=False,
+            action_logger=lambda protocol, action, details: actions.append((protocol, action)),
+            http_timeout=1,
+            ws_protocols=None,
+            root_path="",
+            websocket_handshake_timeout=5,
+        )
+        assert server.listeners == []
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.listeners:
+            thread.join(0.01)
+            assert thread.is_alive()
+        port = server.listeners[0].result.getHost().port
+        assert server.factory.reply_protocols == {}
+
+        import urllib.error, urllib.request
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/")
+        except urllib.error.HTTPError as error:
+            assert error.code == 503
+        server.stop()
+        thread.join(60)
+        assert not thread.is_alive()
+        assert actions == [("http", "complete")]
+    """)

@@ -269,3 +269,17 @@ def test_runserver_starts_again_when_the_code_changes(tmp_path: Path) -> None:
         served.server.wait_for("Quit the server", times=2)
         again = legacy.Site(served.server, served.server.port(), tmp_path)
         assert "Lobby" in get(again, "/").text
+
+
+def test_the_sites_own_tests(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*legacy.MANAGE, "test"],
+        cwd=legacy.EXAMPLE,
+        env=legacy.environment(tmp_path, "memory"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "OK" in done.stderr

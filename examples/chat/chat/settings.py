@@ -65,15 +65,19 @@ TEMPLATES = [
     },
 ]
 
+_DATABASE = os.environ.get("CHAT_DATABASE", os.path.join(BASE_DIR, "chat.sqlite3"))
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": os.environ.get("CHAT_DATABASE", os.path.join(BASE_DIR, "chat.sqlite3")),
+        "NAME": _DATABASE,
         # Several workers write: wait for the lock instead of failing at once.
         "OPTIONS": {"timeout": 20},
+        # On disk, as tests may start servers of their own.
+        "TEST": {"NAME": os.path.join(os.path.dirname(_DATABASE), "test-chat.sqlite3")},
     }
 }
 
+_REDIS = os.environ.get("CHAT_REDIS", "redis://127.0.0.1:6379/0")
 _LAYERS = {
     # Within one process: `greendaphne --inline-workers` and `manage.py runserver`.
     "memory": {"BACKEND": "greendaphne.layers.memory.MemoryChannelLayer"},
@@ -82,7 +86,9 @@ _LAYERS = {
     # Between processes and machines: `greendaphne` here, `manage.py runworker` there.
     "redis": {
         "BACKEND": "greendaphne.layers.redis.RedisChannelLayer",
-        "CONFIG": {"hosts": [os.environ.get("CHAT_REDIS", "redis://127.0.0.1:6379/0")]},
+        "CONFIG": {"hosts": [_REDIS]},
+        # For tests that start a server of their own.
+        "TEST_CONFIG": {"hosts": [_REDIS], "prefix": "test:"},
     },
 }
 try:

@@ -1,0 +1,167 @@
+"""Waiting for messages whatever the channel layer: :class:`Reader` hides how a layer waits.
+
+Layers differ: those of this package wait cooperatively and hand out batches, asgi_redis waits in a socket, asgi_ipc blocks its whole thread,
+asgiref's in-memory layer ignores ``block`` and returns at once.  A reader waits in the best way the layer has, lets other greenlets run
+meanwhile, and returns as many messages as are ready, so that one wake-up serves many.
+
+The reader knows nothing of what the messages mean.  What the layer raises reaches the caller, who decides when to try again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import gevent
+from gevent.event import AsyncResult
+from gevent.monkey import is_module_patched
+from gevent.threadpool import ThreadPool
+
+#: What :attr:`Reader.mode` says; the second is daphne's wording.
+BLOCKING = "blocking greenlet mode"
+POLLING = "busy-loop synchronous mode"
+
+#: Messages of one :meth:`Reader.receive` at most: enough to amortise a wake-up, few enough not to keep other greenlets waiting.
+BATCH_LIMIT = 100
+#: Seconds after which :meth:`Reader.receive` returns an empty list.
+IDLE_LIMIT = 5.0
+#: Seconds between two looks at a layer that does not wait: the first, and the most it doubles to while nothing comes.
+FIRST_PAUSE = 0.001
+LAST_PAUSE = 0.05
+#: After so many returns in a row that were empty and immediate, :attr:`Reader.mode` says that the layer is polled.
+IMMEDIATE_RETURNS = 3
+
+_Batch = list[tuple[str, dict[str, Any]]]
+
+
+class Reader:
+    """Receives the messages of some channels for one greenlet.
+
+    :param layer: any ASGI channel layer.
+    :param channels: the names to receive on; process-specific ones end in ``!``.
+    :param force_sync: never wait in the layer, poll it.
+    :param threaded: wait in a native thread, for a layer that would block the whole hub.  ``None``, the default, decides by the layer's
+        attribute ``blocks_natively`` where it has one, and otherwise does it for asgi_ipc, and for every layer of others in a process that
+        is not monkey-patched.
+    :param limit: messages that :meth:`receive` returns at most, unless it is told otherwise.
+    """
+
+    def __init__(
+        self,
+        layer: Any,
+        channels: Iterable[str],
+        force_sync: bool = False,
+        *,
+        threaded: bool | None = None,
+        limit: int = BATCH_LIMIT,
+    ) -> None:
+        self.layer = layer
+        self.channels = list(channels)
+        self.limit = limit
+        self._receive_batch = None if force_sync else getattr(layer, "receive_batch", None)
+        self._block = not force_sync
+        self._polls = force_sync or type(layer).__module__ == "asgiref.inmemory"
+        if threaded is None:
+            threaded = not self._polls and self._receive_batch is None and _blocks_natively(layer)
+        self._pool = ThreadPool(1) if threaded else None
+        #: What the native thread is at when a receive was interrupted; the next one takes its result.
+        self._task: AsyncResult[_Batch | Exception] | None = None
+        #: What was received when the rest of a receive was interrupted.
+        self._kept: _Batch = []
+        self._pause = FIRST_PAUSE
+        self._immediate = 0
+
+    @property
+    def mode(self) -> str:
+        """:data:`BLOCKING` or :data:`POLLING`; a layer that turns out not to wait changes it."""
+        return POLLING if self._polls else BLOCKING
+
+    def receive(self, limit: int | None = None) -> _Batch:
+        """Wait for messages and return those that are ready, at most ``limit``, as ``(channel, message)``.
+
+        Returns an empty list where nothing comes for about :data:`IDLE_LIMIT` seconds, which shows that the layer still answers.  A timeout
+        or kill at any moment loses no message as long as the layer itself loses none: the next call returns what this one had.
+        """
+        if limit is None:
+            limit = self.limit
+        deadline = time.monotonic() + IDLE_LIMIT
+        while True:
+            started = time.monotonic()
+            batch = self._collect(limit) if self._pool is None else self._collect_in_thread(self._pool, limit)
+            now = time.monotonic()
+            if batch:
+                self._pause = FIRST_PAUSE
+                self._immediate = 0
+                return batch
+            self._rest(now - started)
+            if now >= deadline:
+                return []
+
+    def close(self) -> None:
+        """Let the native thread end, where there is one, after the wait that it is in."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            gevent.spawn(pool.kill)
+
+    def _rest(self, waited: float) -> None:
+        """Wait after an empty return as long as the layer should have; whatever it did wait counts."""
+        if waited >= LAST_PAUSE:
+            self._pause = FIRST_PAUSE
+            self._immediate = 0
+            return
+        if waited < FIRST_PAUSE:
+            self._immediate += 1
+            if self._immediate == IMMEDIATE_RETURNS:
+                self._polls = True
+        pause = self._pause
+        self._pause = min(pause * 2, LAST_PAUSE)
+        if waited < pause:
+            gevent.sleep(pause - waited)
+
+    def _collect(self, limit: int) -> _Batch:
+        """One wait of the layer, then what else is ready."""
+        if self._receive_batch is not None:
+            received: _Batch = self._receive_batch(self.channels, limit, IDLE_LIMIT)
+            return received
+        batch, self._kept = self._kept, []
+        receive = self.layer.receive
+        try:
+            block = self._block and not batch
+            while len(batch) < limit:
+                channel, message = receive(self.channels, block=block)
+                if channel is None:
+                    break
+                batch.append((channel, message))
+                block = False
+        except BaseException as error:
+            # What was received is not lost with the error: a lasting one comes again with the next call, a kill is for now.
+            if not batch:
+                raise
+            if not isinstance(error, Exception):
+                self._kept = batch
+                raise
+        return batch
+
+    def _collect_in_thread(self, pool: ThreadPool, limit: int) -> _Batch:
+        if self._task is None:
+            self._task = pool.spawn(self._try_to_collect, limit)
+        result: _Batch | Exception = self._task.get()
+        self._task = None
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def _try_to_collect(self, limit: int) -> _Batch | Exception:
+        # gevent prints what a task in a thread raises, so the error is returned.
+        try:
+            return self._collect(limit)
+        except Exception as error:  # noqa: BLE001 - raised again in the greenlet
+            return error
+
+
+def _blocks_natively(layer: Any) -> bool:
+    declared = getattr(layer, "blocks_natively", None)
+    if declared is not None:
+        return bool(declared)
+    return type(layer).__module__.partition(".")[0] == "asgi_ipc" or not is_module_patched("socket")

@@ -1,7 +1,7 @@
 """Waiting for messages whatever the channel layer: :class:`Reader` hides how a layer waits.
 
-Layers differ: those of this package wait cooperatively and hand out batches, asgi_redis waits in a socket, asgi_ipc blocks its whole thread,
-asgiref's in-memory layer ignores ``block`` and returns at once.  A reader waits in the best way the layer has, lets other greenlets run
+Layers differ: those of this package wait cooperatively and hand out batches, asgi_redis waits in a socket, asgi_ipc blocks its whole
+thread, asgiref's in-memory layer ignores ``block`` and returns at once.  A reader waits in the best way the layer has, lets other greenlets run
 meanwhile, and returns as many messages as are ready, so that one wake-up serves many.
 
 The reader knows nothing of what the messages mean.  What the layer raises reaches the caller, who decides when to try again.
@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import gevent
-from gevent.event import AsyncResult
 from gevent.monkey import is_module_patched
 from gevent.threadpool import ThreadPool
 
@@ -64,9 +63,11 @@ class Reader:
         self._polls = force_sync or type(layer).__module__ == "asgiref.inmemory"
         if threaded is None:
             threaded = not self._polls and self._receive_batch is None and _blocks_natively(layer)
-        self._pool = ThreadPool(1) if threaded else None
+        self._threaded = threaded
+        #: Made at the first wait, for it belongs to the hub of the greenlet that waits.
+        self._pool: ThreadPool | None = None
         #: What the native thread is at when a receive was interrupted; the next one takes its result.
-        self._task: AsyncResult[_Batch | Exception] | None = None
+        self._task: Any = None
         #: What was received when the rest of a receive was interrupted.
         self._kept: _Batch = []
         self._pause = FIRST_PAUSE
@@ -88,7 +89,7 @@ class Reader:
         deadline = time.monotonic() + IDLE_LIMIT
         while True:
             started = time.monotonic()
-            batch = self._collect(limit) if self._pool is None else self._collect_in_thread(self._pool, limit)
+            batch = self._collect_in_thread(limit) if self._threaded else self._collect(limit)
             now = time.monotonic()
             if batch:
                 self._pause = FIRST_PAUSE
@@ -143,10 +144,12 @@ class Reader:
                 raise
         return batch
 
-    def _collect_in_thread(self, pool: ThreadPool, limit: int) -> _Batch:
+    def _collect_in_thread(self, limit: int) -> _Batch:
         if self._task is None:
-            self._task = pool.spawn(self._try_to_collect, limit)
-        result: _Batch | Exception = self._task.get()
+            if self._pool is None:
+                self._pool = ThreadPool(1)
+            self._task = self._pool.spawn(self._try_to_collect, limit)
+        result = self._task.get()
         self._task = None
         if isinstance(result, Exception):
             raise result

@@ -1,0 +1,325 @@
+"""One HTTP/2 connection (RFC 9113): reads, opens streams and ends.
+
+:class:`Http2Connection` runs in the connection's greenlet, which is the reader: it feeds the engine and tells the streams what arrived,
+and never waits for a stream.  A :class:`~greendaphne.http2.writer.Writer` is the second greenlet; every request gets one of its own, in
+which ``serve`` answers it.  What is served, and how errors become responses, is the caller's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+
+import gevent
+from h2.exceptions import ProtocolError
+
+from ..config import Limits, Timeouts
+from ..message import ClientDisconnected, ConnectionInfo, HTTPError, Request
+from ..transport import RECV_SIZE, ByteStream, lingering_close
+from .budgets import EnhanceYourCalm
+from .compression import Field
+from .engine import Engine
+from .fields import Head, MalformedMessage, check_trailers, parse_request
+from .limits import MAX_WINDOW, Http2Limits
+from .priority import parse_priority
+from .stream import Http2Stream
+from .writer import Writer
+
+logger = logging.getLogger("greendaphne.http2")
+
+#: RFC 9113 section 6.8: the last stream of a GOAWAY that only warns.
+LAST_STREAM = MAX_WINDOW
+#: Seconds between the warning and the final GOAWAY where the peer does not answer the PING sent with the first: a round trip.
+GOAWAY_DELAY = 1.0
+_GOAWAY_PING = b"goaway\0\0"
+
+_SERVING, _WARNED, _FINAL = range(3)
+
+
+class Http2Connection:
+    """Serves one connection until it ends.
+
+    :param transport: the connected byte stream; closed when :meth:`run` returns.
+    :param info: what all requests have in common.
+    :param serve: answers one stream; called in the stream's greenlet, returns when the response is complete.
+    :param refuse: answers a stream whose request is in error.
+    :param initial: bytes that were received already, the beginning of the client's preface.
+    """
+
+    def __init__(
+        self,
+        transport: ByteStream,
+        info: ConnectionInfo,
+        limits: Limits,
+        timeouts: Timeouts,
+        http2_limits: Http2Limits,
+        serve: Callable[[Http2Stream], None],
+        refuse: Callable[[Http2Stream, HTTPError], None],
+        initial: bytes = b"",
+    ) -> None:
+        self.timeouts = timeouts
+        self.http2_limits = http2_limits
+        self.engine = Engine(http2_limits, self)
+        self.writer = Writer(self.engine, transport, http2_limits)
+        self._transport = transport
+        self._info = info
+        self._limits = limits
+        self._serve = serve
+        self._refuse = refuse
+        self._initial = initial
+        # Streams whose greenlet has not ended, whether or not the peer has given them up.
+        self._streams: dict[int, Http2Stream] = {}
+        # PRIORITY_UPDATE frames for requests that have not come yet (RFC 9218 section 7.1).
+        self._early_priorities: dict[int, bytes] = {}
+        self._upload_windows = http2_limits.upload_windows
+        self._goaway = _SERVING
+        self._peer_leaves = False
+        self._ending = False
+        self._started = self._idle_since = monotonic()
+        # When the frame or header section that has begun and not ended was first seen, and how far the engine was then.
+        self._midway_since: float | None = None
+        self._progress = 0
+        self.engine.begin()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the peer has been told that the connection will end."""
+        return self._goaway != _SERVING
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered."""
+        return not self._streams
+
+    # --- the reader ---
+
+    def run(self) -> None:
+        """Serve until the peer, a time limit, an error or :meth:`drain` ends the connection."""
+        graceful = False
+        self.writer.start()
+        try:
+            graceful = self._read()
+        except ClientDisconnected:
+            pass
+        except ProtocolError as error:
+            graceful = True
+            self._log(error)
+        finally:
+            self._ending = True
+            self._cancel_streams()
+            if graceful and not self.writer.failed:
+                # What explains the end has to arrive before it; a peer that does not read is not waited for long.
+                self.writer.close(self.timeouts.linger)
+                lingering_close(self._transport, self.timeouts.linger)
+            self._transport.close()
+            self.writer.close(0)
+            # Their work is cancelled, but a greenlet may still have to release something.
+            gevent.joinall([stream.greenlet for stream in list(self._streams.values())])
+
+    def _read(self) -> bool:
+        """Process what the peer sends; returns whether the connection ends by the server's will."""
+        engine = self.engine
+        transport = self._transport
+        data = self._initial
+        self._initial = b""
+        while True:
+            if data:
+                engine.receive(data)
+                self.writer.flush()
+            if self._ending:
+                return True
+            patience = self._patience()
+            if patience <= 0:
+                engine.send_goaway(engine.highest_inbound_stream_id)
+                return True
+            try:
+                data = transport.recv(RECV_SIZE, patience)
+            except TimeoutError:
+                data = b""
+                continue
+            if not data:
+                return self._ending
+
+    def _patience(self) -> float:
+        """Seconds to wait for the peer's next bytes; 0 or less where the connection has to end."""
+        timeouts = self.timeouts
+        engine = self.engine
+        if not engine.settled:
+            return self._started + timeouts.header - monotonic()
+        if engine.midway:
+            # Absolute, so that a drip does not extend it.
+            now = monotonic()
+            if self._midway_since is None or engine.progress != self._progress:
+                self._midway_since = now
+                self._progress = engine.progress
+            return self._midway_since + timeouts.header - now
+        self._midway_since = None
+        if self._streams:
+            return timeouts.keep_alive
+        return self._idle_since + timeouts.keep_alive - monotonic()
+
+    def _log(self, error: ProtocolError) -> None:
+        client = self._info.client
+        peer = f"{client[0]}:{client[1]}" if client else "a client"
+        if isinstance(error, EnhanceYourCalm):
+            logger.warning("Connection of %s ended: %s", peer, error)
+        else:
+            logger.debug("Connection of %s ended by a protocol error: %s", peer, error)
+
+    def _cancel_streams(self) -> None:
+        for stream in list(self._streams.values()):
+            stream.cancel()
+        self.writer.release()
+
+    # --- the end ---
+
+    def drain(self) -> None:
+        """Let the peer finish what it has open, and end (RFC 9113 section 6.8); called from another greenlet.
+
+        Streams that the peer opens until it knows are still answered: the first GOAWAY only warns, the one that follows a round trip
+        later is final.
+        """
+        if self._goaway != _SERVING or self._ending:
+            return
+        self._goaway = _WARNED
+        self.engine.send_goaway(LAST_STREAM)
+        self.engine.ping(_GOAWAY_PING)
+        self.writer.flush()
+        gevent.spawn_later(GOAWAY_DELAY, self._send_final_goaway)
+
+    def _send_final_goaway(self) -> None:
+        if self._goaway == _WARNED and not self._ending:
+            self._goaway = _FINAL
+            self.engine.send_goaway(self.engine.highest_inbound_stream_id)
+            self.writer.flush()
+            self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if (self._goaway == _FINAL or self._peer_leaves) and not self._streams and not self._ending:
+            self._ending = True
+            self._transport.shutdown_read()
+
+    # --- streams ---
+
+    def _open(self, stream_id: int, head: Head, error: HTTPError | None, *, end_stream: bool) -> None:
+        stream = Http2Stream(
+            self, self.engine.streams[stream_id], head.request, expect_continue=head.expect_continue, end_stream=end_stream
+        )
+        early = self._early_priorities.pop(stream_id, None) if self._early_priorities else None
+        if early is not None or head.priority:
+            urgency, incremental = parse_priority(early if early is not None else head.priority)
+            if urgency is not None:
+                stream.urgency = urgency
+            if incremental is not None:
+                stream.incremental = incremental
+        self._streams[stream_id] = stream
+        stream.greenlet = gevent.spawn(self._serve_stream, stream, error)
+
+    def _serve_stream(self, stream: Http2Stream, error: HTTPError | None) -> None:
+        try:
+            if stream.gone(half_closed=False):
+                return
+            if error is None:
+                self._serve(stream)
+            else:
+                self._refuse(stream, error)
+        except ClientDisconnected:
+            pass
+        finally:
+            self._close_stream(stream)
+
+    def _close_stream(self, stream: Http2Stream) -> None:
+        stream.close()
+        del self._streams[stream.h2.stream_id]
+        self._upload_windows += stream.grown
+        if not self._streams:
+            self._idle_since = monotonic()
+            self._end_if_done()
+        self.writer.flush()
+
+    def grow_window(self, window: int) -> int:
+        """How much a stream's receive window of ``window`` bytes may grow, taken from what the connection has for that."""
+        limits = self.http2_limits
+        growth = min(window, limits.upload_window_size - window, self._upload_windows)
+        self._upload_windows -= growth
+        return growth
+
+    # --- what the engine tells (engine.Listener); nothing here may switch greenlets ---
+
+    def admit(self) -> bool:
+        return len(self._streams) < self.http2_limits.max_concurrent_streams and self._goaway != _FINAL and not self._ending
+
+    def on_request(self, stream_id: int, fields: list[Field] | None, end_stream: bool) -> None:
+        error: HTTPError | None = None
+        try:
+            if fields is None:
+                raise HTTPError(431, "The request's header section is too long.")
+            head = parse_request(fields, self._info, self._limits, end_stream=end_stream)
+        except MalformedMessage as malformed:
+            logger.debug("Stream %d reset: %s", stream_id, malformed)
+            self.engine.stream_error(stream_id)
+            return
+        except HTTPError as refusal:
+            error = refusal
+            head = self._refused_head(fields or [], end_stream=end_stream)
+        self._open(stream_id, head, error, end_stream=end_stream)
+
+    def _refused_head(self, fields: list[Field], *, end_stream: bool) -> Head:
+        """Stands for a request that is refused because of its head."""
+        method = "HEAD" if (b":method", b"HEAD") in fields else "GET"
+        return Head(Request(method, b"/", b"/", b"", "2", [], 0 if end_stream else None, b"", self._info), False, b"")
+
+    def on_trailers(self, stream_id: int, fields: list[Field] | None) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        try:
+            if fields is None:
+                raise MalformedMessage("a trailer section that is too long")
+            check_trailers(fields)
+            if not stream.feed_end():
+                raise MalformedMessage("a body shorter than its Content-Length")
+        except MalformedMessage as malformed:
+            logger.debug("Stream %d reset: %s", stream_id, malformed)
+            self.engine.stream_error(stream_id)
+
+    def on_data(self, stream_id: int, data: bytes, overhead: int, end_stream: bool) -> None:
+        engine = self.engine
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            engine.consumed(len(data) + overhead)
+            return
+        if overhead:
+            engine.consumed(overhead)
+            if not end_stream:
+                engine.widen(stream_id, overhead)
+        if (data and not stream.feed(data)) or (end_stream and not stream.feed_end()):
+            # RFC 9113 section 8.1.1.
+            engine.stream_error(stream_id)
+
+    def on_reset(self, stream_id: int) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.cancel()
+
+    def on_window(self, stream_id: int) -> None:
+        self.writer.on_window(stream_id)
+
+    def on_priority_update(self, stream_id: int, value: bytes) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self.writer.prioritize(stream, *parse_priority(value))
+        elif stream_id > self.engine.highest_inbound_stream_id:
+            self._early_priorities.pop(stream_id, None)
+            if len(self._early_priorities) < self.http2_limits.max_concurrent_streams:
+                self._early_priorities[stream_id] = value
+
+    def on_ping_ack(self) -> None:
+        if self._goaway == _WARNED:
+            self._send_final_goaway()
+
+    def on_goaway(self) -> None:
+        # The connection has served its purpose when the open requests are answered (RFC 9113 section 6.8).
+        self._peer_leaves = True
+        self._end_if_done()

@@ -1,0 +1,242 @@
+"""The one greenlet of a connection that sends, and the queues it sends from.
+
+A stream's greenlet hands its body bytes to :meth:`Writer.send`.  What fits, with nobody else waiting, goes into the engine's buffer at
+once; the rest is queued on the stream, and the writer takes from the queues by priority (RFC 9218), as the peer's windows allow, one
+buffer's worth for each ``sendall``.  So whatever several streams do in one turn of the event loop leaves in one system call, memory is
+bounded for each stream and for the connection, and a stream whose peer gives it no window holds up nobody.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from h2.stream import H2Stream
+
+from ..message import ClientDisconnected
+from ..transport import ByteStream
+from .engine import Engine
+from .limits import MIN_FRAME_SIZE, Http2Limits
+from .priority import DEFAULT_URGENCY, Scheduler
+
+#: The largest DATA frame sent, one turn of an incremental stream: what every peer takes (RFC 9113 section 6.5.2), and no more.
+DATA_SIZE = MIN_FRAME_SIZE
+
+
+class Outbound:
+    """The sending side of a stream; owned by the writer."""
+
+    __slots__ = ("_chunks", "ending", "h2", "incremental", "queued", "scheduled", "taken", "urgency")
+
+    def __init__(self, h2: H2Stream) -> None:
+        self.h2 = h2
+        self.urgency = DEFAULT_URGENCY
+        self.incremental = False
+        #: Whether the scheduler has the stream.
+        self.scheduled = False
+        #: Body bytes queued, and whether END_STREAM follows them.
+        self.queued = 0
+        self.ending = False
+        #: Body bytes that have left the queue.
+        self.taken = 0
+        self._chunks: deque[memoryview] | None = None
+
+    def on_taken(self) -> None:
+        """Some of what was queued has left, or everything and END_STREAM with it."""
+
+    def put(self, data: bytes) -> None:
+        """Queue ``data``, by reference."""
+        if self._chunks is None:
+            self._chunks = deque()
+        self._chunks.append(memoryview(data))
+        self.queued += len(data)
+
+    def get(self, n: int) -> memoryview:
+        """Up to ``n`` bytes from the front of the queue, no more than its first piece has."""
+        assert self._chunks
+        chunk = self._chunks[0]
+        if len(chunk) <= n:
+            self._chunks.popleft()
+        else:
+            self._chunks[0] = chunk[n:]
+            chunk = chunk[:n]
+        self.queued -= len(chunk)
+        self.taken += len(chunk)
+        return chunk
+
+    def discard(self) -> None:
+        """Drop everything queued."""
+        self._chunks = None
+        self.queued = 0
+        self.ending = False
+
+
+class Writer:
+    """Sends what the engine has for the peer.
+
+    :param transport: aborted when sending fails, so that the reader learns of it.
+    """
+
+    __slots__ = ("_blocked", "_closing", "_engine", "_greenlet", "_hub", "_idle", "_limits", "_room", "_scheduler", "_transport", "failed")
+
+    def __init__(self, engine: Engine, transport: ByteStream, limits: Http2Limits) -> None:
+        self._engine = engine
+        self._transport = transport
+        self._limits = limits
+        self._scheduler: Scheduler[Outbound] = Scheduler()
+        # Streams with bytes to send and no window, in the order in which they ran out of it.
+        self._blocked: dict[int, Outbound] = {}
+        self._room = Event()
+        self._idle = False
+        self._closing = False
+        self._hub = gevent.get_hub()
+        self._greenlet: Any = None
+        #: Whether the connection broke while sending.
+        self.failed = False
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._greenlet = gevent.spawn(self._run)
+
+    def close(self, timeout: float) -> None:
+        """Send what the engine still has, for ``timeout`` seconds at most, and stop."""
+        self._closing = True
+        self.wake()
+        greenlet = self._greenlet
+        if greenlet is not None:
+            greenlet.join(timeout)
+            greenlet.kill()
+        self._blocked.clear()
+
+    def wake(self) -> None:
+        """Something is there to be sent."""
+        if self._idle:
+            self._idle = False
+            self._hub.loop.run_callback(self._greenlet.switch)
+
+    def flush(self) -> None:
+        """Wake the writer if the engine has anything for the peer."""
+        if self._idle and self._engine.pending:
+            self.wake()
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits to be sent that the streams have to wait too."""
+        return self._engine.pending >= self._limits.write_buffer
+
+    def wait_for_room(self, timeout: float) -> None:
+        """Wait, for ``timeout`` seconds at most, until something was sent."""
+        self._room.clear()
+        self._room.wait(timeout)
+
+    def release(self) -> None:
+        """Let all who wait for room look again."""
+        self._room.set()
+
+    def send(self, stream: Outbound, data: bytes, *, end_stream: bool) -> bool:
+        """Send or queue body bytes; returns whether all of them, and END_STREAM with them, are with the engine already."""
+        engine = self._engine
+        size = len(data)
+        if (
+            not self._scheduler._size
+            and not stream.queued
+            and size <= DATA_SIZE
+            and engine.pending < self._limits.write_buffer
+            and (size <= engine.window(stream.h2) or not size)
+        ):
+            engine.send_body(stream.h2, data, end_stream=end_stream)
+            stream.taken += size
+            if self._idle:
+                self.wake()
+            return True
+        if size:
+            stream.put(data)
+        stream.ending = end_stream
+        if stream.h2.stream_id not in self._blocked:
+            self._scheduler.add(stream)
+            self.wake()
+        return False
+
+    def is_blocked(self, stream: Outbound) -> bool:
+        """Whether the stream waits for the peer to open a window, not for its turn."""
+        return stream.h2.stream_id in self._blocked
+
+    def prioritize(self, stream: Outbound, urgency: int | None, incremental: bool | None) -> None:
+        """Change a stream's priority where the arguments are not ``None``."""
+        if urgency is None:
+            urgency = stream.urgency
+        if incremental is None:
+            incremental = stream.incremental
+        if (urgency, incremental) != (stream.urgency, stream.incremental):
+            self._scheduler.change(stream, urgency, incremental)
+
+    def discard(self, stream: Outbound) -> None:
+        """Forget what a stream has queued."""
+        self._scheduler.remove(stream)
+        self._blocked.pop(stream.h2.stream_id, None)
+        stream.discard()
+
+    def on_window(self, stream_id: int) -> None:
+        """The peer has opened the window of a stream, or of the connection or all streams (0)."""
+        if stream_id:
+            stream = self._blocked.pop(stream_id, None)
+            if stream is None:
+                return
+            self._scheduler.add(stream)
+        else:
+            if not self._blocked:
+                return
+            for stream in self._blocked.values():
+                self._scheduler.add(stream)
+            self._blocked.clear()
+        self.wake()
+
+    def _run(self) -> None:
+        engine = self._engine
+        transport = self._transport
+        try:
+            while True:
+                if self._scheduler:
+                    self._fill()
+                if engine.pending:
+                    transport.sendall(engine.take())
+                    if not self._room.is_set():
+                        self._room.set()
+                elif self._closing:
+                    return
+                else:
+                    self._idle = True
+                    self._hub.switch()
+        except ClientDisconnected:
+            self.failed = True
+            transport.abort()
+        finally:
+            self._idle = False
+
+    def _fill(self) -> None:
+        """Move body bytes from the streams' queues into the engine's buffer until it has enough for one turn."""
+        engine = self._engine
+        scheduler = self._scheduler
+        while engine.pending < self._limits.write_buffer:
+            stream = scheduler.first()
+            if stream is None:
+                return
+            size = 0
+            if stream.queued:
+                size = min(DATA_SIZE, engine.window(stream.h2))
+                if size <= 0:
+                    scheduler.remove(stream)
+                    self._blocked[stream.h2.stream_id] = stream
+                    continue
+            data = stream.get(size) if size else b""
+            last = not stream.queued
+            if size or stream.ending:
+                engine.send_body(stream.h2, data, end_stream=last and stream.ending)
+            if last:
+                scheduler.remove(stream)
+                stream.ending = False
+            else:
+                scheduler.served(stream)
+            stream.on_taken()

@@ -10,9 +10,10 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import gevent
@@ -64,7 +65,7 @@ class HubThread:
         def run() -> None:
             try:
                 result = function(*args)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - it is raised again where the result is asked for
                 future.set_exception(error)
             else:
                 future.set_result(result)
@@ -77,15 +78,10 @@ class HubThread:
         return self.spawn(function, *args).result(PATIENCE)
 
 
-_hub: HubThread | None = None
-
-
+@cache
 def hub() -> HubThread:
     """The one hub thread of the test process."""
-    global _hub
-    if _hub is None:
-        _hub = HubThread()
-    return _hub
+    return HubThread()
 
 
 def request(headers: Headers = HANDSHAKE, **fields: Any) -> Request:
@@ -127,6 +123,9 @@ class SocketStream:
 
     def switch(self, headers: Headers) -> None:
         self.status, self.head = 101, list(headers)
+
+    def gone(self, *, half_closed: bool) -> bool:
+        return self.transport.closed
 
     def reset(self) -> None:
         self.was_reset = True
@@ -237,6 +236,8 @@ class Server:
         """How it ended."""
         result = self.finished.result(PATIENCE)
         assert isinstance(result, WebSocketClosed), result
+        assert self.websocket.closed
+        assert self.websocket.code == result.code
         return result
 
 
@@ -282,16 +283,15 @@ def websocket(
         try:
             handler(server)
         except WebSocketClosed as closed:
-            assert end.closed
-            assert end.code == closed.code
-            # What lingering_close() does, so that nothing unread turns the end into a reset.
             return closed.with_traceback(None)
         return None
 
     finished = hub().spawn(serve)
-    finished.add_done_callback(lambda future: future.exception() and not made.done() and made.set_exception(future.exception()))
     client = Client(near)
-    server = made.result(PATIENCE)
+    wait([made, finished], PATIENCE, FIRST_COMPLETED)
+    if not made.done():
+        finished.result()  # raises what was wrong with the handshake
+    server = made.result(0)
     server.finished = finished
     try:
         yield client, server

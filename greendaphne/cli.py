@@ -209,7 +209,7 @@ def load_channel_layer(place: str) -> Any:
 def _own_frames_removed(traceback: TracebackType | None) -> TracebackType | None:
     """Leave out this module's and the import system's frames at the beginning, which tell the user nothing."""
     own = (__file__, importlib.__file__)
-    while traceback is not None and traceback.tb_next is not None:
+    while traceback is not None:
         filename = traceback.tb_frame.f_code.co_filename
         if filename not in own and not filename.startswith("<frozen importlib"):
             break

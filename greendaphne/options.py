@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote
 
 from .config import Limits, Timeouts
 from .values import (
+    field_value,
     integer,
     seconds,
     seconds_or_never,
@@ -193,7 +193,6 @@ class Options:
         "--root-path",
         "The path below which the application is mounted, URL-encoded; a Daphne-Root-Path header overrides it.",
         metavar="PATH",
-        convert=unquote,
         default="",
         legacy=True,
     )
@@ -203,7 +202,9 @@ class Options:
         "Believe X-Forwarded-For, X-Forwarded-Port and X-Forwarded-Proto; only for use behind a proxy.",
         legacy=True,
     )
-    server_name: str | None = option(PROXIES, "--server-name", "Send this as the Server header; without it there is none.", metavar="NAME")
+    server_name: str | None = option(
+        PROXIES, "--server-name", "Send this as the Server header; without it there is none.", metavar="NAME", convert=field_value
+    )
 
     http_timeout: float = option(
         HTTP,

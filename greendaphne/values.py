@@ -75,6 +75,13 @@ def _decimal(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def field_value(text: str) -> str:
+    """Return ``text`` when it can be the value of a header field (RFC 9110 section 5.5), in the ASCII characters that are safe there."""
+    if not text or not text.isascii() or not text.isprintable() or text != text.strip():
+        raise ValueError("must be printable ASCII characters")
+    return text
+
+
 def size(text: str) -> int:
     """Convert a number of bytes, such as ``1048576``, ``1024K``, ``1M`` or ``2G``."""
     unit = SIZE_UNITS.get(text[-1:].upper())

@@ -1,8 +1,8 @@
 """Waiting for messages whatever the channel layer: :class:`Reader` hides how a layer waits.
 
 Layers differ: those of this package wait cooperatively and hand out batches, asgi_redis waits in a socket, asgi_ipc blocks its whole
-thread, asgiref's in-memory layer ignores ``block`` and returns at once.  A reader waits in the best way the layer has, lets other greenlets run
-meanwhile, and returns as many messages as are ready, so that one wake-up serves many.
+thread, asgiref's in-memory layer ignores ``block`` and returns at once.  A reader waits in the best way the layer has, lets other
+greenlets run meanwhile, and returns as many messages as are ready, so that one wake-up serves many.
 
 The reader knows nothing of what the messages mean.  What the layer raises reaches the caller, who decides when to try again.
 """
@@ -149,7 +149,7 @@ class Reader:
             if self._pool is None:
                 self._pool = ThreadPool(1)
             self._task = self._pool.spawn(self._try_to_collect, limit)
-        result = self._task.get()
+        result: _Batch | Exception = self._task.get()
         self._task = None
         if isinstance(result, Exception):
             raise result

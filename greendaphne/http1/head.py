@@ -21,7 +21,7 @@ TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])\r\n")
 _FIXED_LINE = b"GET / HTTP/1.1\r\n"
 # RFC 9112 section 3.2.2; user information is refused (RFC 9110 section 4.2.4).
-_ABSOLUTE = re.compile(rb"https?://([^/?#@]+)([^?]*)", re.IGNORECASE)
+_ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^?]*)?(?:\?|\Z)", re.IGNORECASE)
 # RFC 9110 section 7.2: uri-host [ ":" port ]; empty where the target has no authority.
 _HOST = re.compile(rb"(?:[0-9A-Za-z\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _CONTENT_LENGTH = re.compile(rb"[0-9]{1,19}")

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 # Stamps stand for an installation; they are older than what it was made from when it has to be made again.
 RUNTIME := $(VENV)/.stamp-runtime
 TESTING := $(VENV)/.stamp-testing

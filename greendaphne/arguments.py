@@ -73,6 +73,9 @@ def normalise(argv: Sequence[str]) -> list[str]:
                 values = [word.value]
             else:
                 values, position = _values(word.option, words, position, end, options)
+            for value in values:
+                # Also those that another one overrides.
+                _converted(word.option, value)
             if word.option.takes is Takes.EACH:
                 values = given.get(word.option, []) + values
             given[word.option] = values
@@ -148,6 +151,17 @@ def _values(item: Option, words: list[str], position: int, end: int, options: di
     return words[start:position], position
 
 
+def _converted(item: Option, value: str) -> Any:
+    """What ``value`` is converted to.
+
+    :raises UsageError: when it cannot be.
+    """
+    try:
+        return item.convert(value)
+    except ValueError as error:
+        raise UsageError(f"argument {item.spelling}: {error}, not {value!r}") from None
+
+
 def _written(given: dict[Option, list[str]]) -> list[str]:
     written: list[str] = []
     for item, values in given.items():
@@ -174,13 +188,10 @@ def parse(argv: Sequence[str]) -> Options | Option:
     values: dict[str, Any] = {}
     for item in OPTIONS:
         value = arguments[item.name]
-        try:
-            if item.takes in (Takes.EACH, Takes.MANY):
-                values[item.field] = tuple(map(item.convert, value))
-            elif item.takes is Takes.NOTHING:
-                values[item.field] = value
-            elif value is not None:
-                values[item.field] = item.convert(value)
-        except ValueError as error:
-            raise UsageError(f"argument {item.spelling}: {error}, not {value!r}") from None
+        if item.takes in (Takes.EACH, Takes.MANY):
+            values[item.field] = tuple(_converted(item, each) for each in value)
+        elif item.takes is Takes.NOTHING:
+            values[item.field] = value
+        elif value is not None:
+            values[item.field] = _converted(item, value)
     return Options(channel_layer=arguments["<channel_layer>"], **values)

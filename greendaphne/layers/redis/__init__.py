@@ -3,8 +3,9 @@
 :class:`RedisChannelLayer` and :class:`RedisSentinelChannelLayer` take asgi_redis' arguments and share its data, so that both can be
 mixed in one deployment.  Needs redis-py 5 to 8 and msgpack 1; gevent only where greenlets call it.
 
-From the bottom: ``hubs`` (gevent or threads), ``wire`` (keys and messages), ``scripts`` (Lua, commands), ``connection`` (one
-connection), ``shard`` (the state of one server), ``lanes`` (pipelines and pools), ``receiving``, ``layer``, ``sentinel``.
+From the bottom: ``hubs`` (gevent or threads), ``wire`` (keys and messages), ``scripts`` (Lua, commands), ``resp`` (replies),
+``connection`` (one connection), ``shard`` (the state of one server), ``lanes`` (pipelines and pools), ``receiving``, ``core``
+(messages), ``extensions`` (groups, flush, statistics), ``layer`` and ``sentinel`` (where the servers are).
 """
 
 from __future__ import annotations

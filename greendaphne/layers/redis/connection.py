@@ -13,19 +13,14 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import redis.connection
 from redis.exceptions import RedisError
 
 from .hubs import is_readable
+from .resp import ErrorReply, Reply, ReplyReader
 from .scripts import SCRIPTS, pack
-
-#: Bytes asked of the socket at a time; a bulk string that is larger is read in larger pieces.
-READ_SIZE = 65536
-LARGE_READ_SIZE = 1024 * 1024
-
-Reply: TypeAlias = "int | bytes | ErrorReply | list[Reply] | None"
 
 
 class LinkError(Exception):
@@ -34,14 +29,6 @@ class LinkError(Exception):
     def __init__(self, text: str, *, timed_out: bool = False) -> None:
         super().__init__(text)
         self.timed_out = timed_out
-
-
-class ErrorReply(Exception):
-    """An error that Redis replied with; ``code`` is its first word."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.code = text.partition(" ")[0]
 
 
 class Identity(NamedTuple):
@@ -196,7 +183,7 @@ def parse_host(url: str, options: Mapping[str, Any]) -> Target:
 class Link:
     """One open connection.  All waits are bounded by ``timeout`` seconds, or by what a call states."""
 
-    __slots__ = ("_buffer", "_connection", "_position", "_sock", "identity", "opened", "timeout")
+    __slots__ = ("_connection", "_reader", "_sock", "identity", "opened", "timeout")
 
     def __init__(self, target: Target, *, cooperative: bool, timeout: float, marker: str, name: str) -> None:
         """Connect and identify.
@@ -209,8 +196,6 @@ class Link:
         self.timeout = timeout
         #: When it was opened, by the monotonic clock.
         self.opened = time.monotonic()
-        self._buffer = b""
-        self._position = 0
         self._connection = target.new_connection(cooperative)
         try:
             try:
@@ -220,6 +205,7 @@ class Link:
             except (RedisError, OSError) as error:
                 raise LinkError(str(error)) from None
             self._sock = self._connection._sock
+            self._reader = ReplyReader(self._sock.recv)
             self.identity = self._identify(marker, name)
         except BaseException:
             self._connection.disconnect()
@@ -268,61 +254,11 @@ class Link:
         """Return one reply; waits at most ``timeout`` seconds for each part of it."""
         self._sock.settimeout(self.timeout if timeout is None else timeout)
         try:
-            return self._read()
+            return self._reader.read()
         except TimeoutError:
             raise LinkError("Timeout reading from socket", timed_out=True) from None
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise LinkError(f"Error reading from socket: {error}") from None
-
-    def _read(self) -> Reply:
-        line = self._line()
-        kind, rest = line[:1], line[1:]
-        if kind == b"$":
-            size = int(rest)
-            return None if size < 0 else self._bulk(size)
-        if kind == b":":
-            return int(rest)
-        if kind == b"*":
-            size = int(rest)
-            return None if size < 0 else [self._read() for _ in range(size)]
-        if kind == b"+":
-            return rest
-        if kind == b"-":
-            return ErrorReply(rest.decode(errors="replace"))
-        raise ValueError(f"no reply of Redis begins with {kind!r}")
-
-    def _line(self) -> bytes:
-        while True:
-            end = self._buffer.find(b"\r\n", self._position)
-            if end >= 0:
-                line = self._buffer[self._position : end]
-                self._position = end + 2
-                return line
-            self._buffer = self._buffer[self._position :] + self._receive(READ_SIZE)
-            self._position = 0
-
-    def _bulk(self, size: int) -> bytes:
-        end = self._position + size
-        if end + 2 <= len(self._buffer):
-            value = self._buffer[self._position : end]
-            self._position = end + 2
-            return value
-        parts = [self._buffer[self._position :]]
-        missing = size + 2 - len(parts[0])
-        while missing > 0:
-            data = self._receive(min(max(missing, READ_SIZE), LARGE_READ_SIZE))
-            parts.append(data)
-            missing -= len(data)
-        data = b"".join(parts)
-        self._buffer = data
-        self._position = size + 2
-        return data[:size]
-
-    def _receive(self, size: int) -> bytes:
-        data: bytes = self._sock.recv(size)
-        if not data:
-            raise OSError("Connection closed by server")
-        return data
 
     def fileno(self) -> int:
         """The socket's descriptor, to wait on."""

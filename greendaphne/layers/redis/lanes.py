@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from .. import LayerUnavailable
-from .connection import ErrorReply, Link, LinkError, Reply
+from .connection import Link, LinkError
+from .resp import ErrorReply, Reply
 from .scripts import SEND, SEND_GROUP, Script
 from .shard import FATAL_CODES, Shard
 

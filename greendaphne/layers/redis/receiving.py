@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from .. import LayerUnavailable
-from .connection import ErrorReply, Link, LinkError, Reply
+from .connection import Link, LinkError
 from .hubs import sleep, wait_readable
 from .lanes import Call, Lane, outcome, perform, settle
+from .resp import ErrorReply, Reply
 from .scripts import RETURN, TAKE, pack
 
 #: Bytes of bodies after which a batch ends.

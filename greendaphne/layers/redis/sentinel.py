@@ -7,8 +7,9 @@ from typing import Any
 
 import redis.connection
 
-from .connection import LinkError, Reply, Target, make_target
-from .layer import BaseRedisChannelLayer
+from .connection import LinkError, Target, make_target
+from .extensions import BaseRedisChannelLayer
+from .resp import Reply
 from .scripts import pack
 
 #: Options of the connection to a master that also hold for the sentinels, unless ``sentinel_kwargs`` are given (as in redis-py).

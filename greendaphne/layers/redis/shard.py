@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .. import LayerUnavailable
-from .connection import ErrorReply, Identity, Link, LinkError, Target
+from .connection import Identity, Link, LinkError, Target
 from .hubs import native_lock
+from .resp import ErrorReply
 
 logger = logging.getLogger("greendaphne.layers.redis")
 

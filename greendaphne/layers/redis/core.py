@@ -1,0 +1,338 @@
+"""The core of the channel layer: ASGI's messages on top of lanes, scripts and the wire form, and the state of it all.
+
+One object serves all threads, hubs and greenlets of a process, and survives a fork.  ``send`` and its like raise
+:class:`~greendaphne.layers.LayerUnavailable` in an outage; blocking receivers wait it out and return empty-handed.  The extensions
+(``extensions``) and the choice of servers (``layer``, ``sentinel``) build on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import string
+import sys
+import time
+import uuid
+import weakref
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+from asgiref.base_layer import BaseChannelLayer
+
+from .. import LayerUnavailable
+from . import receiving, wire
+from .hubs import current_hub, native_lock
+from .lanes import THREAD_CONNECTIONS, Call, HubLane, Lane, ThreadLane
+from .scripts import SEND, pack
+from .shard import Address, Listener, Shard, State
+from .wire import Message
+
+logger = logging.getLogger("greendaphne.layers.redis")
+
+#: Seconds to wait for a reply, and for a connection, where ``connection_kwargs`` do not say: a server that hangs is noticed soon.
+SOCKET_TIMEOUT = 3.0
+CONNECT_TIMEOUT = 2.0
+#: Letters at the end of a name from ``new_channel``.
+NEW_CHANNEL_LETTERS = 12
+
+
+class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
+    """Messages and state; subclasses find the shards."""
+
+    LayerUnavailable = LayerUnavailable
+
+    #: Seconds that ``receive(block=True)`` waits before it returns without a message.
+    blpop_timeout: float = 5
+
+    expiry: int
+    group_expiry: int
+    capacity: int
+    channel_capacity: list[tuple[Any, int]]
+
+    def __init__(
+        self,
+        *,
+        expiry: int,
+        prefix: str,
+        group_expiry: int,
+        capacity: int,
+        channel_capacity: Mapping[Any, int] | None,
+        symmetric_encryption_keys: Iterable[str | bytes] | None,
+        stats_prefix: str,
+        connection_kwargs: Mapping[str, Any] | None,
+    ) -> None:
+        if not isinstance(prefix, str):
+            raise TypeError("Prefix must be unicode")
+        super().__init__(expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity)
+        self.prefix = prefix
+        self.stats_prefix = stats_prefix
+        self.crypter = wire.make_crypter(symmetric_encryption_keys)
+        self._options = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT, **(connection_kwargs or {})}
+        self._state = State()
+        self._shards: list[Shard] = []
+        self._rotation = count(random.randrange(4096))
+        self._busy = False
+        self._lock = native_lock()
+        self._thread_lanes: list[Lane] = []
+        self._hub_lanes: dict[int, tuple[Any, list[Lane]]] = {}
+        layer = weakref.ref(self)
+
+        def forked() -> None:
+            if (found := layer()) is not None:
+                found._forked()
+
+        os.register_at_fork(after_in_child=forked)
+
+    def _set_shards(self, addresses: Iterable[Address], link_life: float = 0) -> None:
+        timeout = float(self._options["socket_timeout"] or SOCKET_TIMEOUT)
+        marker = wire.marker_key(self.prefix)
+        self._shards = [
+            Shard(address, self._state, timeout=timeout, expiry=self.expiry, marker=marker, link_life=link_life) for address in addresses
+        ]
+        self._new_thread_lanes()
+
+    @property
+    def ring_size(self) -> int:
+        """The number of shards."""
+        return len(self._shards)
+
+    # Availability
+
+    @property
+    def available(self) -> bool:
+        """Whether no Redis is known to be out of reach."""
+        return self._state.available
+
+    def epoch(self) -> int:
+        """How many times data may have been lost: messages and groups from before the last change of this number may be gone."""
+        return self._state.losses
+
+    def add_listener(self, listener: Listener) -> None:
+        """Have ``listener(event, data_lost)`` called when the layer's state changes.
+
+        ``"lost"``: a Redis went out of reach.  ``"restored"``: all are in reach again; ``data_lost`` tells whether messages and groups
+        may be gone, which is also reported when nothing was out of reach (a ``FLUSHALL``, a quick restart).  The call comes in
+        whatever thread or greenlet notices and must neither wait nor raise.
+        """
+        self._state.add_listener(listener)
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Take back :meth:`add_listener`."""
+        self._state.remove_listener(listener)
+
+    def close(self) -> None:
+        """Send what :meth:`send_later` still holds and close the calling hub's (or all plain threads') connections.
+
+        The layer remains usable: it connects again when needed.
+        """
+        hub = current_hub()
+        lanes = self._thread_lanes
+        if hub is not None:
+            with self._lock:
+                lanes = self._hub_lanes.pop(id(hub), (hub, []))[1]
+        for lane in lanes:
+            lane.close()
+
+    # Lanes
+
+    def _lanes(self) -> list[Lane]:
+        hub = current_hub()
+        if hub is None:
+            return self._thread_lanes
+        found = self._hub_lanes.get(id(hub))
+        if found is None or found[0] is not hub:
+            lanes: list[Lane] = [HubLane(shard, hub) for shard in self._shards]
+            with self._lock:
+                alive = sys._current_frames()
+                self._hub_lanes = {key: entry for key, entry in self._hub_lanes.items() if entry[0].thread_ident in alive}
+                found = self._hub_lanes[id(hub)] = (hub, lanes)
+        return found[1]
+
+    def _new_thread_lanes(self) -> None:
+        connections = int(self._options.get("max_connections") or THREAD_CONNECTIONS)
+        self._thread_lanes = [ThreadLane(shard, connections) for shard in self._shards]
+
+    def _forked(self) -> None:
+        """Leave the parent's connections alone."""
+        self._lock = native_lock()
+        self._hub_lanes = {}
+        for shard in self._shards:
+            shard.forget()
+        self._new_thread_lanes()
+
+    def consistent_hash(self, value: str) -> int:
+        """The shard on which the group or non-normal channel ``value`` lives."""
+        return wire.shard_of(value, len(self._shards))
+
+    def _index(self, name: str) -> int:
+        """The shard to send to: fixed for response channels; for normal ones the next in turn that is in reach."""
+        shards = self._shards
+        if len(shards) == 1:
+            return 0
+        if "!" in name or "?" in name:
+            return self.consistent_hash(name)
+        first = next(self._rotation)
+        for offset in range(len(shards)):
+            index = (first + offset) % len(shards)
+            if not shards[index].wait_time():
+                return index
+        return first % len(shards)
+
+    # Messages
+
+    def send(self, channel: str, message: Message) -> None:
+        """Store ``message`` for the readers of ``channel``.
+
+        :raises ChannelFull: when the channel holds as many messages as its capacity allows.
+        :raises LayerUnavailable: when Redis cannot be reached or refuses; the message may have been stored all the same.
+        :raises MessageTooLarge: for more than 512 MiB.
+        """
+        index, call = self._send_call(channel, message)
+        [[stored]] = self._lanes()[index].run([call])
+        if not stored:
+            raise self.ChannelFull(channel)
+
+    def send_later(self, channel: str, message: Message) -> None:
+        """Send ``message`` along with other messages of this hub, within 20 ms; it is dropped where :meth:`send` would raise."""
+        index, call = self._send_call(channel, message)
+        self._lanes()[index].post(call)
+
+    def _send_call(self, channel: str, message: Message) -> tuple[int, Call]:
+        self.valid_channel_name(channel)
+        self._check(message)
+        if "!" in channel:
+            message = {**message, wire.FULL_NAME: channel}
+            channel = self.non_local_name(channel)
+        return self._index(channel), self._store_call(channel, self._limited(self.serialize(message)))
+
+    def _store_call(self, channel: str, body: bytes) -> Call:
+        """The call that appends ``body`` to the list ``channel``."""
+        keys = [
+            f"{self.prefix}{uuid.uuid4().hex}",
+            f"{self.prefix}{channel}",
+            f"{self.stats_prefix}{channel}:",
+            f"{self.stats_prefix}{wire.GLOBAL_STATISTICS}:",
+        ]
+        capacity = self.get_capacity(channel)
+        data = SEND.call(keys, body, self.expiry, capacity, wire.CHANNEL_STATISTICS_EXPIRY, wire.GLOBAL_STATISTICS_EXPIRY)
+        return Call(data, script=SEND)
+
+    def _check(self, message: Message) -> None:
+        if not isinstance(message, dict):
+            raise TypeError("message is not a dict")
+        if wire.FULL_NAME in message:
+            raise ValueError(f"the key {wire.FULL_NAME} is reserved")
+
+    def _limited(self, body: bytes) -> bytes:
+        if len(body) > wire.VALUE_LIMIT:
+            raise self.MessageTooLarge(f"{len(body)} bytes")
+        return body
+
+    def serialize(self, message: Message) -> bytes:
+        """``message`` as it is stored."""
+        data = wire.pack_message(message)
+        return self.crypter.encrypt(data) if self.crypter else data
+
+    def deserialize(self, data: bytes) -> Message:
+        """The message that was stored as ``data``.
+
+        :raises ValueError: where it is none, or was encrypted under an unknown key or too long ago.
+        """
+        if self.crypter:
+            from cryptography.fernet import InvalidToken
+
+            try:
+                data = self.crypter.decrypt(data, self.expiry + wire.ENCRYPTION_GRACE)
+            except InvalidToken:
+                raise ValueError("not encrypted under a known key, or too old") from None
+        return wire.unpack_message(data)
+
+    def receive(self, channels: Collection[str], block: bool = False) -> tuple[str, Message] | tuple[None, None]:
+        """Return a message of one of ``channels`` with the name of its channel, or ``(None, None)``.
+
+        With ``block`` it waits up to ``blpop_timeout`` seconds, and an outage merely looks like a time without messages.
+
+        :raises LayerUnavailable: without ``block``, when no Redis of these channels can be reached.
+        """
+        sources, shared = self._sources(channels)
+        if block:
+            received = self._decode(receiving.wait(sources, 1, self.blpop_timeout, shared=shared, busy=self._busy)) if sources else []
+            self._busy = bool(received)
+        else:
+            received = self._poll(sources, 1)
+        return received[0] if received else (None, None)
+
+    def receive_batch(self, channels: Collection[str], limit: int, timeout: float | None) -> list[tuple[str, Message]]:
+        """Return up to ``limit`` messages of ``channels``, at least one unless ``timeout`` seconds pass first; ``None`` is for ever.
+
+        In an outage it returns early with nothing, yet never at once, and raises nothing.
+        """
+        sources, shared = self._sources(channels)
+        if not sources:
+            return []
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            remaining = self.blpop_timeout if deadline is None else min(self.blpop_timeout, deadline - time.monotonic())
+            if remaining <= 0:
+                return self._poll(sources, limit) if timeout == 0 else []
+            received = self._decode(receiving.wait(sources, limit, remaining, shared=shared, busy=self._busy))
+            self._busy = bool(received)
+            if received or not self._state.available:
+                return received
+
+    def _poll(self, sources: Sequence[receiving.Source], limit: int) -> list[tuple[str, Message]]:
+        failures: list[LayerUnavailable] = []
+        for source in sources:
+            try:
+                while bodies := receiving.take(source, limit):
+                    if received := self._decode(bodies):
+                        return received
+            except LayerUnavailable as error:
+                failures.append(error)
+        if failures and len(failures) == len(sources):
+            raise failures[0]
+        return []
+
+    def _sources(self, channels: Iterable[str]) -> tuple[list[receiving.Source], bool]:
+        """Where to look for messages of ``channels``, and whether others may look there too.  Normal channels are on every shard."""
+        lists: dict[int, list[str]] = {}
+        shared = False
+        shards = len(self._shards)
+        first = next(self._rotation)
+        everywhere = [(first + offset) % shards for offset in range(shards)]
+        for channel in channels:
+            self.valid_channel_name(channel, receive=True)
+            fixed = "!" in channel or "?" in channel
+            shared = shared or not fixed
+            for index in (self.consistent_hash(channel),) if fixed else everywhere:
+                lists.setdefault(index, []).append(self.prefix + channel)
+        lanes = self._lanes()
+        for names in lists.values():
+            # The first lists must not starve the others.
+            random.shuffle(names)
+        return [(lanes[index], names) for index, names in lists.items()], shared
+
+    def _decode(self, bodies: Iterable[receiving.Body]) -> list[tuple[str, Message]]:
+        received = []
+        for key, body in bodies:
+            channel = key[len(self.prefix) :]
+            try:
+                message = self.deserialize(body)
+            except ValueError as error:
+                logger.error("Dropped a message on %s that cannot be read: %s", channel, error)
+                continue
+            received.append((message.pop(wire.FULL_NAME, channel), message))
+        return received
+
+    def new_channel(self, pattern: str) -> str:
+        """Return a name that no messages wait under: ``pattern``, which must end in ``?``, and twelve letters."""
+        if not pattern.endswith("?"):
+            raise TypeError("A pattern of new_channel must end with ?")
+        while True:
+            name = pattern + "".join(random.choices(string.ascii_letters, k=NEW_CHANNEL_LETTERS))
+            self.valid_channel_name(name)
+            [[exists]] = self._lanes()[self.consistent_hash(name)].run([Call(pack("EXISTS", self.prefix + name))])
+            if not exists:
+                return name

@@ -1,0 +1,176 @@
+"""The channel layer's extensions: groups, flush, statistics."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable
+from typing import ClassVar, cast
+
+from .. import LayerUnavailable
+from . import wire
+from .core import CoreLayer
+from .lanes import Call, Lane
+from .resp import Reply
+from .scripts import SEND_GROUP, pack
+from .wire import Message
+
+#: Channels of one script call when a group's members are sent to by name.
+GROUP_BATCH = 1000
+#: Keys looked at by one step of ``flush``.
+SCAN_COUNT = 1000
+
+
+class BaseRedisChannelLayer(CoreLayer):
+    """What the layers with fixed servers and with Sentinel have in common."""
+
+    extensions: ClassVar[list[str]] = ["groups", "flush", "statistics"]
+
+    # Groups
+
+    def group_add(self, group: str, channel: str) -> None:
+        """Make ``channel`` a member of ``group`` for ``group_expiry`` seconds from now."""
+        lane, key = self._group(group)
+        self.valid_channel_name(channel)
+        lane.run([Call(pack("ZADD", key, time.time(), channel) + pack("EXPIRE", key, self.group_expiry), 2)])
+
+    def group_discard(self, group: str, channel: str) -> None:
+        """End the membership of ``channel`` in ``group``, if there is one."""
+        lane, key = self._group(group)
+        self.valid_channel_name(channel)
+        lane.run([Call(pack("ZREM", key, channel))])
+
+    def group_channels(self, group: str) -> list[str]:
+        """The members of ``group``."""
+        lane, key = self._group(group)
+        [[_, members]] = lane.run([Call(pack("ZREMRANGEBYSCORE", key, 0, self._group_threshold()) + pack("ZRANGE", key, 0, -1), 2)])
+        return [member.decode() for member in cast("list[bytes]", members)]
+
+    def send_group(self, group: str, message: Message) -> None:
+        """Send ``message`` to all members of ``group``; those that are full miss it.
+
+        :raises LayerUnavailable: when some members could not be sent to.
+        """
+        lane, key = self._group(group)
+        self._check(message)
+        if len(self._shards) == 1 and not self.crypter and not self.channel_capacity:
+            [[sent]] = lane.run([self._group_call(message, [key], ())])
+            if sent != -1:
+                return
+        calls = self._calls_to_members(self.group_channels(group), message)
+        failures = []
+        for index, batch in calls.items():
+            try:
+                self._lanes()[index].run(batch)
+            except LayerUnavailable as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _group(self, group: str) -> tuple[Lane, str]:
+        self.valid_group_name(group)
+        return self._lanes()[self.consistent_hash(group)], wire.group_key(self.prefix, group)
+
+    def _group_threshold(self) -> int:
+        """The time of joining, in seconds, up to which memberships are over."""
+        return int(time.time()) - self.group_expiry
+
+    def _calls_to_members(self, members: Iterable[str], message: Message) -> dict[int, list[Call]]:
+        """What to run on which shard to send ``message`` to ``members``."""
+        calls: dict[int, list[Call]] = {}
+        names: dict[int, list[str]] = {}
+        for member in members:
+            channel = self.non_local_name(member)
+            index = self._index(channel)
+            if self.crypter:
+                # The name is inside the encrypted part: every member has a body of its own.
+                body = self.serialize({**message, wire.FULL_NAME: member} if "!" in member else message)
+                calls.setdefault(index, []).append(self._store_call(channel, body))
+            else:
+                names.setdefault(index, []).append(member)
+        for index, channels in names.items():
+            for start in range(0, len(channels), GROUP_BATCH):
+                calls.setdefault(index, []).append(self._group_call(message, [], channels[start : start + GROUP_BATCH]))
+        return calls
+
+    def _group_call(self, message: Message, keys: list[str], members: Iterable[str]) -> Call:
+        body = self._limited(wire.pack_message(message))
+        named: list[str | int] = []
+        for member in members:
+            named += (member, self.get_capacity(self.non_local_name(member)))
+        data = SEND_GROUP.call(
+            keys,
+            wire.open_body(message, body),
+            body,
+            self.expiry,
+            self.prefix,
+            self.stats_prefix,
+            uuid.uuid4().hex[:24],
+            wire.CHANNEL_STATISTICS_EXPIRY,
+            wire.GLOBAL_STATISTICS_EXPIRY,
+            self._group_threshold(),
+            self.capacity,
+            *named,
+        )
+        return Call(data, script=SEND_GROUP)
+
+    # Flush
+
+    def flush(self) -> None:
+        """Delete all messages, groups and counters on all shards.  Servers that watch the layer take it for a loss of data."""
+        for lane in self._lanes():
+            for prefix in (self.prefix, self.stats_prefix):
+                self._flush(lane, wire.escape_glob(prefix) + "*")
+
+    def _flush(self, lane: Lane, pattern: str) -> None:
+        cursor: bytes | str = "0"
+        while True:
+            [[reply]] = lane.run([Call(pack("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT))])
+            cursor, keys = cast("tuple[bytes, list[bytes]]", reply)
+            if keys:
+                lane.run([Call(pack("DEL", *keys))])
+            if cursor == b"0":
+                return
+
+    # Statistics
+
+    def global_statistics(self) -> dict[str, int]:
+        """``messages_count`` and ``channel_full_count`` of all channels over all shards."""
+        statistics = {wire.STAT_MESSAGES_COUNT: 0, wire.STAT_CHANNEL_FULL: 0}
+        for lane in self._lanes():
+            [[counters]] = lane.run([Call(self._counters(wire.GLOBAL_STATISTICS))])
+            self._add_counters(statistics, counters)
+        return statistics
+
+    def channel_statistics(self, channel: str) -> dict[str, int]:
+        """The counters of ``channel``, ``messages_pending``, and ``messages_max_age``: the oldest message's age in seconds."""
+        channel = self.non_local_name(channel)
+        lanes = self._lanes()
+        if "!" in channel or "?" in channel:
+            lanes = [lanes[self.consistent_hash(channel)]]
+        statistics = {
+            wire.STAT_MESSAGES_COUNT: 0,
+            wire.STAT_MESSAGES_PENDING: 0,
+            wire.STAT_MESSAGES_MAX_AGE: 0,
+            wire.STAT_CHANNEL_FULL: 0,
+        }
+        key = self.prefix + channel
+        for lane in lanes:
+            [[counters, pending, oldest]] = lane.run([Call(self._counters(channel) + pack("LLEN", key) + pack("LINDEX", key, 0), 3)])
+            self._add_counters(statistics, counters)
+            statistics[wire.STAT_MESSAGES_PENDING] += cast(int, pending)
+            if oldest:
+                [[life]] = lane.run([Call(pack("TTL", cast(bytes, oldest)))])
+                age = self.expiry - max(0, cast(int, life))
+                statistics[wire.STAT_MESSAGES_MAX_AGE] = max(statistics[wire.STAT_MESSAGES_MAX_AGE], age)
+        return statistics
+
+    def _counters(self, channel: str) -> bytes:
+        prefix = f"{self.stats_prefix}{channel}:"
+        return pack("MGET", prefix + wire.STAT_MESSAGES_COUNT, prefix + wire.STAT_CHANNEL_FULL)
+
+    @staticmethod
+    def _add_counters(statistics: dict[str, int], counters: Reply) -> None:
+        messages, full = cast("list[bytes | None]", counters)
+        statistics[wire.STAT_MESSAGES_COUNT] += int(messages or 0)
+        statistics[wire.STAT_CHANNEL_FULL] += int(full or 0)

@@ -27,7 +27,7 @@ class Asset(NamedTuple):
 
 def _load_static() -> dict[str, Asset]:
     assets = {}
-    for entry in files(__package__).joinpath("static").iterdir():
+    for entry in (files(__package__) / "static").iterdir():
         content_type = CONTENT_TYPES.get(entry.name.rpartition(".")[2])
         if content_type is not None:
             content = entry.read_bytes()
@@ -38,7 +38,7 @@ def _load_static() -> dict[str, Asset]:
 
 def template(name: str) -> str:
     """The text of ``templates/<name>``."""
-    return files(__package__).joinpath("templates", name).read_text("utf-8")
+    return (files(__package__) / "templates" / name).read_text("utf-8")
 
 
 #: Static files by the path they are served under.

@@ -14,9 +14,10 @@ import unicodedata
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from ..message import header_values
 from ..worker import Message
 
 GROUP = "demo-chat"
@@ -155,15 +156,13 @@ def clean(text: str) -> str:
     return " ".join(kept.split())
 
 
-def same_origin(content: Mapping[str, object]) -> bool:
+def same_origin(content: Mapping[str, Any]) -> bool:
     """Whether a handshake came from a page of this server, or from no page at all (RFC 6455 section 10.2).
 
     Without this any page on the web could speak in a visitor's room on localhost.
     """
-    headers = content["headers"]
-    assert isinstance(headers, list)
-    origin = [value for name, value in headers if name == b"origin"]
-    host = [value for name, value in headers if name == b"host"]
+    origin = header_values(content["headers"], b"origin")
+    host = header_values(content["headers"], b"host")
     if not origin:
         return True
     if len(origin) != 1 or len(host) != 1:

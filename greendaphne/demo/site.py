@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,9 +16,12 @@ from typing import NamedTuple
 import gevent
 from gevent.pool import Pool
 
+from ..message import ClientDisconnected, HTTPError
 from ..worker import Message
 from . import pages
 from .assets import STATIC
+
+logger = logging.getLogger(__name__)
 
 #: Streams and uploads at a time; further ones are answered with 503.
 BACKGROUND_LIMIT = 100
@@ -94,7 +98,7 @@ class Site:
 
     def _start(self, answer: Callable[[Message], None], message: Message) -> None:
         reply_channel = message.content["reply_channel"]
-        greenlet = self._pool.spawn(answer, message)
+        greenlet = self._pool.spawn(_guard, answer, message)
         self._lasting[reply_channel] = greenlet
         greenlet.rawlink(lambda _: self._lasting.pop(reply_channel, None))
 
@@ -131,6 +135,21 @@ class Site:
             pieces += 1
         answer = {"size": size, "sha256": digest.hexdigest(), "pieces": pieces if message.content.get("body_channel") else 0}
         _reply(message, 200, JSON, json.dumps(answer).encode(), [(b"cache-control", b"no-store")])
+
+
+def _guard(answer: Callable[[Message], None], message: Message) -> None:
+    """Do for an answer in a greenlet of its own what a worker does for a consumer: no failure leaves the client without an answer."""
+    try:
+        answer(message)
+    except ClientDisconnected:
+        pass
+    except HTTPError as error:
+        if not message.replied:
+            _error(message, error.status, error.detail)
+    except Exception:
+        logger.exception("The answer to %s failed", message)
+        if not message.replied:
+            _error(message, 500, "Something went wrong here. It is not your fault.")
 
 
 def _line(number: int) -> bytes:

@@ -176,11 +176,10 @@ LEGACY_WORDS = (
 )
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="argparse changes; its habits as of Python 3.11 are the last that daphne 1.4.2 has")
 @given(st.lists(st.sampled_from([*LEGACY_WORDS.split(), "-a b", ""]), max_size=7))
 def test_any_daphne_command_line_means_what_argparse_makes_of_it(argv: list[str]) -> None:
-    """Holds for every sequence of such words but two habits of argparse that changed between Python's versions."""
-    if argv.count("--") > 1 or not argv or "-h" in argv:
-        return
+    """What argparse takes means the same here; what it refuses is refused, but for a ``--`` in places where argparse trips over it."""
     try:
         theirs: Any = vars(legacy_parser().parse_args(argv))
     except SystemExit:
@@ -192,6 +191,8 @@ def test_any_daphne_command_line_means_what_argparse_makes_of_it(argv: list[str]
     if theirs is not None:
         theirs = {name: tuple(value) if isinstance(value, list) else value for name, value in theirs.items()}
         ours = ours and {name: getattr(ours, name) for name in theirs}
+    elif "--" in argv:
+        return
     assert ours == theirs
 
 

@@ -78,6 +78,15 @@ class Reader:
         """:data:`BLOCKING` or :data:`POLLING`; a layer that turns out not to wait changes it."""
         return POLLING if self._polls else BLOCKING
 
+    @property
+    def interruptible(self) -> bool:
+        """Whether a reader may be given up within :meth:`receive` without losing a message.
+
+        It may where it sleeps between two looks, and in a wait of this package's layers.  A native thread goes on waiting, and another
+        layer may lose the answer that it waits for.
+        """
+        return self._receive_batch is not None or (self._polls and not self._threaded)
+
     def receive(self, limit: int | None = None) -> _Batch:
         """Wait for messages and return those that are ready, at most ``limit``, as ``(channel, message)``.
 

@@ -1,0 +1,297 @@
+"""Serves plain consumer functions from a channel layer: what a worker process of Channels does, without Django.
+
+::
+
+    def hello(message: Message) -> None:
+        message.reply({"status": 200, "content": b"Hello"})
+
+    Worker(layer, {"http.request": hello}).run()
+
+A consumer is called with one :class:`Message` and may block cooperatively.  What it raises is logged and never ends the worker: an
+unanswered request is answered (500, or the status of an :class:`~greendaphne.message.HTTPError`), an unanswered handshake is rejected.
+A request that no consumer knows how to answer is the consumers' affair.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from gevent.hub import get_hub
+
+from .config import MIB
+from .layers.reader import Reader
+from .message import ClientDisconnected, Headers, HTTPError
+
+logger = logging.getLogger("greendaphne.worker")
+
+#: Seconds for which :meth:`Message.reply` offers a message to a full channel: as long as a server may need under load, and much longer
+#: than it does otherwise.
+REPLY_TIMEOUT = 10.0
+#: Seconds between these offers: the first, and the most it doubles to.
+REPLY_FIRST_PAUSE = 0.002
+REPLY_LAST_PAUSE = 0.05
+#: Seconds without a piece of a request body; the server gives the client as long, see :class:`greendaphne.config.Timeouts`.
+BODY_TIMEOUT = 60.0
+#: Pieces of a body taken ahead of the consumer, each at most :attr:`greendaphne.config.Limits.body_chunk`.
+BODY_PIECES = 8
+#: What :meth:`Message.read_body` takes at most unless it is told otherwise.  A larger body is better read piece by piece.
+BODY_LIMIT = 64 * MIB
+
+Consumer = Callable[["Message"], object]
+
+
+class Message:
+    """One message for a consumer.
+
+    ``channel`` is its full name, ``content`` the dict that was sent, ``layer`` the channel layer, for groups and sends of one's own.
+    """
+
+    __slots__ = ("_reply_timeout", "channel", "content", "layer", "replied")
+
+    def __init__(self, channel: str, content: dict[str, Any], layer: Any, reply_timeout: float = REPLY_TIMEOUT) -> None:
+        self.channel = channel
+        self.content = content
+        self.layer = layer
+        #: Whether :meth:`reply` has sent anything.
+        self.replied = False
+        self._reply_timeout = reply_timeout
+
+    def __repr__(self) -> str:
+        return f"<Message on {self.channel} from {self.content.get('reply_channel')}>"
+
+    def reply(self, content: Mapping[str, Any]) -> None:
+        """Send ``content`` to the message's ``reply_channel``; while that is full, wait cooperatively and try again.
+
+        :raises ChannelFull: of the layer, when it was full for :data:`REPLY_TIMEOUT` seconds.
+        :raises LookupError: for a message without ``reply_channel``.
+        """
+        channel = self.content.get("reply_channel")
+        if not channel:
+            raise LookupError(f"a message on {self.channel} has no reply_channel")
+        layer = self.layer
+        try:
+            layer.send(channel, content)
+        except layer.ChannelFull:
+            self._reply_later(channel, content)
+        self.replied = True
+
+    def _reply_later(self, channel: str, content: Mapping[str, Any]) -> None:
+        deadline = time.monotonic() + self._reply_timeout
+        pause = REPLY_FIRST_PAUSE
+        while True:
+            gevent.sleep(pause)
+            pause = min(pause * 2, REPLY_LAST_PAUSE)
+            try:
+                return self.layer.send(channel, content)  # type: ignore[no-any-return]
+            except self.layer.ChannelFull:
+                if time.monotonic() >= deadline:
+                    raise
+
+    def body(self, timeout: float = BODY_TIMEOUT) -> Iterator[bytes]:
+        """Iterate over the pieces of the request body, also those that follow on ``body_channel``; for one pass.
+
+        :param timeout: seconds to wait for each piece.
+        :raises ClientDisconnected: the client went away before the end.
+        :raises HTTPError: 408, no piece came in time.
+        """
+        first = self.content.get("body")
+        if first:
+            yield first
+        channel = self.content.get("body_channel")
+        if not channel:
+            return
+        reader = Reader(self.layer, [channel], limit=BODY_PIECES)
+        try:
+            deadline = time.monotonic() + timeout
+            while True:
+                for _, piece in _receive(reader, deadline):
+                    if piece.get("closed"):
+                        raise ClientDisconnected("the client went away within its request")
+                    content = piece.get("content")
+                    if content:
+                        yield content
+                    if not piece.get("more_content"):
+                        return
+                    # The consumer's own time does not count.
+                    deadline = time.monotonic() + timeout
+        finally:
+            reader.close()
+
+    def read_body(self, limit: int = BODY_LIMIT, timeout: float = BODY_TIMEOUT) -> bytes:
+        """The whole request body.
+
+        :param limit: bytes, at most :data:`BODY_LIMIT` by default.
+        :raises HTTPError: 413 beyond ``limit``; and what :meth:`body` raises.
+        """
+        pieces = []
+        size = 0
+        for piece in self.body(timeout):
+            size += len(piece)
+            if size > limit:
+                raise HTTPError(413, "The request body is too large.")
+            pieces.append(piece)
+        return b"".join(pieces)
+
+
+def _receive(reader: Reader, deadline: float) -> list[tuple[str, dict[str, Any]]]:
+    batch: list[tuple[str, dict[str, Any]]] = []
+    late = HTTPError(408, "The request body did not arrive in time.")
+    with gevent.Timeout(max(deadline - time.monotonic(), 0.001), late):
+        while not batch:
+            batch = reader.receive()
+    return batch
+
+
+class Worker:
+    """Calls consumers for the messages of their channels.
+
+    :param layer: any ASGI channel layer.
+    :param routes: consumers by channel name; a process-specific name ends in ``!`` and stands for all channels below it.
+    :param concurrency: how many messages may be in process at once, each in one of as many greenlets, which last as long as the run.
+        With the default of 1 a consumer that takes its time delays the messages behind it unless there are other workers; with more,
+        messages of one client may overlap.
+    :param force_sync: never wait in the layer, poll it.
+    :param reply_timeout: seconds, see :meth:`Message.reply`.
+    :raises ValueError: without routes, or for a ``concurrency`` below 1.
+    """
+
+    def __init__(
+        self,
+        layer: Any,
+        routes: Mapping[str, Consumer],
+        *,
+        concurrency: int = 1,
+        force_sync: bool = False,
+        reply_timeout: float = REPLY_TIMEOUT,
+    ) -> None:
+        if not routes:
+            raise ValueError("a worker needs at least one route")
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+        self.layer = layer
+        self.routes = dict(routes)
+        self.concurrency = concurrency
+        self._force_sync = force_sync
+        self._reply_timeout = reply_timeout
+        # Guards _stopping and _wake, which stop() touches from any thread; everything else belongs to the thread of run().
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._wake: Callable[[], object] | None = None
+        self._waiting: set[Any] = set()
+        self._failure: Exception | None = None
+        self._killed = False
+
+    def run(self) -> None:
+        """Work until :meth:`stop`; then finish the messages in process and return.
+
+        An exception of the layer ends the run in the same way and is raised.  Where this greenlet is killed or timed out meanwhile,
+        the consumers are killed.
+        """
+        hub = get_hub()
+        stop = Event()
+        with self._lock:
+            if self._wake is not None:
+                raise RuntimeError("this worker runs already")
+            self._wake = lambda: hub.loop.run_callback_threadsafe(stop.set)
+            if self._stopping:
+                stop.set()
+        self._failure = None
+        self._killed = False
+        logger.info("Listening on channels %s", ", ".join(sorted(self.routes)))
+        greenlets = [gevent.spawn(self._serve, stop) for _ in range(self.concurrency)]
+        try:
+            stop.wait()
+            hub.loop.run_callback(self._interrupt)
+            gevent.joinall(greenlets)
+        except BaseException:
+            self._killed = True
+            gevent.killall(greenlets)
+            raise
+        finally:
+            with self._lock:
+                self._wake = None
+                self._stopping = False
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Make :meth:`run`, or the next one, return once the messages in process are finished; from any thread or greenlet.
+
+        A wait for messages is cut short where the layer loses none by it; otherwise it may last some seconds more.
+        """
+        with self._lock:
+            self._stopping = True
+            if self._wake is not None:
+                self._wake()
+
+    def _serve(self, stop: Event) -> None:
+        reader = Reader(self.layer, self.routes, self._force_sync, limit=1)
+        greenlet = gevent.getcurrent()
+        try:
+            while not stop.is_set():
+                if reader.interruptible:
+                    self._waiting.add(greenlet)
+                try:
+                    batch = reader.receive()
+                except gevent.GreenletExit:
+                    return
+                except Exception as error:  # noqa: BLE001 - raised by run()
+                    self._failure = error
+                    stop.set()
+                    return
+                finally:
+                    self._waiting.discard(greenlet)
+                for channel, content in batch:
+                    self._handle(channel, content)
+        finally:
+            reader.close()
+
+    def _interrupt(self) -> None:
+        """End the waits for messages.  Called by the hub, so that no message can arrive between the look and the throw."""
+        for greenlet in list(self._waiting):
+            greenlet.throw(gevent.GreenletExit)
+
+    def _handle(self, channel: str, content: dict[str, Any]) -> None:
+        consumer = self.routes.get(channel)
+        if consumer is None:
+            consumer = self.routes.get(channel[: channel.find("!") + 1])
+        if consumer is None:
+            logger.error("No consumer for a message on %s", channel)
+            return
+        message = Message(channel, content, self.layer, self._reply_timeout)
+        try:
+            consumer(message)
+        except HTTPError as error:
+            self._fail(message, error.status, error.detail, error.headers)
+        except ClientDisconnected:
+            logger.debug("The client of %r went away", message)
+        except gevent.GreenletExit:
+            if self._killed:
+                raise
+            self._log(consumer)
+            self._fail(message)
+        except (Exception, gevent.Timeout):  # noqa: BLE001 - a consumer's failure is never the worker's
+            self._log(consumer)
+            self._fail(message)
+
+    def _log(self, consumer: Consumer) -> None:
+        logger.error("Error processing message with consumer %s:", getattr(consumer, "__qualname__", consumer), exc_info=True)
+
+    def _fail(self, message: Message, status: int = 500, detail: str = "Internal Server Error", headers: Headers = ()) -> None:
+        """Answer for a consumer that failed before it did; the rest of a response that has begun cannot be made up."""
+        if message.replied or not message.content.get("reply_channel"):
+            return
+        try:
+            if message.channel == "http.request":
+                fields = [(b"content-type", b"text/plain; charset=utf-8"), *headers]
+                message.reply({"status": status, "headers": fields, "content": detail.encode()})
+            elif message.channel == "websocket.connect":
+                message.reply({"accept": False})
+        except Exception:
+            logger.exception("No answer could be sent for %r:", message)

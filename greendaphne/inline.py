@@ -53,7 +53,7 @@ class _Runner(Protocol):
         """Make :meth:`run` return soon, without cutting a message off."""
 
 
-class InlineWorker(gevent.Greenlet[..., None]):
+class InlineWorker(gevent.Greenlet):  # type: ignore[type-arg]  # only generic in its stubs
     """Runs a worker and starts it again whenever it ends by itself.
 
     :param name: for the log.

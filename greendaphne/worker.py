@@ -271,17 +271,11 @@ class Worker:
             self._fail(message, error.status, error.detail, error.headers)
         except ClientDisconnected:
             logger.debug("The client of %r went away", message)
-        except gevent.GreenletExit:
-            if self._killed:
+        except (Exception, gevent.Timeout, gevent.GreenletExit) as error:  # a consumer's failure is never the worker's
+            if self._killed and isinstance(error, gevent.GreenletExit):
                 raise
-            self._log(consumer)
+            logger.exception("Error processing message with consumer %s:", getattr(consumer, "__qualname__", consumer))
             self._fail(message)
-        except (Exception, gevent.Timeout):  # noqa: BLE001 - a consumer's failure is never the worker's
-            self._log(consumer)
-            self._fail(message)
-
-    def _log(self, consumer: Consumer) -> None:
-        logger.error("Error processing message with consumer %s:", getattr(consumer, "__qualname__", consumer), exc_info=True)
 
     def _fail(self, message: Message, status: int = 500, detail: str = "Internal Server Error", headers: Headers = ()) -> None:
         """Answer for a consumer that failed before it did; the rest of a response that has begun cannot be made up."""

@@ -91,9 +91,7 @@ def _copy_list(values: Sequence[object], where: str, depth: int) -> Sequence[obj
     if depth > MAX_DEPTH:
         _refuse_depth(where)
     depth += 1
-    return [
-        item if (type(item) is str and item.isascii()) or type(item) is bytes else _copy_value(item, where, depth) for item in values
-    ]
+    return [item if (type(item) is str and item.isascii()) or type(item) is bytes else _copy_value(item, where, depth) for item in values]
 
 
 def _plain(value: object, where: str) -> object:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from greendaphne.config import Timeouts
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.server import Server
 
@@ -86,6 +87,8 @@ class RunningServer:
 def serve(layer: Any = None, endpoints: list[str] | None = None, **options: Any) -> Iterator[RunningServer]:
     """Run a server in a thread while the block runs."""
     layer = MemoryChannelLayer() if layer is None else layer
+    # A test that fails leaves requests unanswered; it need not wait for them as a deployment does.
+    options.setdefault("timeouts", Timeouts(graceful=2))
     started = threading.Event()
     result: dict[str, Any] = {}
 

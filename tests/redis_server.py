@@ -8,12 +8,15 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import gevent
 import redis
+
+T = TypeVar("T")
 
 #: Seconds for a server to start or to end, on a busy machine.
 PATIENCE = 30.0
@@ -135,7 +138,7 @@ class RedisServer:
 
     def info(self, section: str) -> dict[str, Any]:
         """A section of ``INFO``."""
-        facts: dict[str, Any] = self.client.info(section)  # type: ignore[assignment]
+        facts: dict[str, Any] = self.client.info(section)
         return facts
 
     def calls(self, command: str) -> int:
@@ -173,3 +176,27 @@ def redis_servers(number: int) -> Iterator[list[RedisServer]]:
     finally:
         for server in servers:
             server.stop()
+
+
+def in_hub(function: Callable[[], T]) -> T:
+    """Run ``function`` in a native thread that has a gevent hub, as servers do, and return what it returns."""
+    done: list[gevent.Greenlet[[], T]] = []
+
+    def run() -> None:
+        hub = gevent.get_hub()
+        try:
+            greenlet = gevent.spawn(function)
+            greenlet.join()
+            done.append(greenlet)
+        finally:
+            hub.destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=run, name="hub", daemon=True)
+    thread.start()
+    thread.join(PATIENCE * 2)
+    assert not thread.is_alive(), "the hub did not come to an end"
+    assert done, "the hub failed"
+    if done[0].exception is not None:
+        raise done[0].exception
+    value: T = done[0].value  # type: ignore[assignment]
+    return value

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, final
 
 import gevent
 import h2.config
@@ -75,6 +75,14 @@ def echo(stream: Http2Stream) -> None:
     while data := stream.read(65536):
         stream.write(data)
     stream.finish()
+
+
+def forever(stream: Http2Stream) -> None:
+    """Never answers; ends when the client gives the request up."""
+    gone = Event()
+    stream.watch(gone.set)
+    gone.wait()
+    raise ClientDisconnected
 
 
 class Http2Server:
@@ -202,6 +210,7 @@ def serve_http2(
     assert server.errors == []
 
 
+@final
 class Peer:
     """A client on the ``h2`` package's state machine."""
 
@@ -295,6 +304,7 @@ class Peer:
         return self.response(self.request(fields, body))
 
 
+@final
 class RawPeer:
     """A client that follows no rules: frames in, frames out."""
 
@@ -410,6 +420,7 @@ __all__ = [
     "WindowUpdateFrame",
     "echo",
     "eventually",
+    "forever",
     "hello",
     "live",
     "serve_http2",

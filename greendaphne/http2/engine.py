@@ -273,7 +273,7 @@ class Engine(H2Connection):
         decoder = self._decoder
         fields = decoder.decode(block)
         if decoder.tainted and fields is not None and not all(valid_field(*field) for field in fields):
-            fields = []
+            fields = _MALFORMED
         stream = self.streams.get(stream_id)
         if stream is None:
             self._open_stream(stream_id, fields, end_stream)
@@ -553,5 +553,7 @@ class Engine(H2Connection):
 
 
 _PRIORITY_UPDATE = 0x10
+#: Stands for a header section with a field that is not valid in itself: no kind of message may have this one.
+_MALFORMED: list[Field] = [(b":", b"")]
 _NO_INCREMENT = b"\0\0\0\0"
 _RECEIVING = (StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL)

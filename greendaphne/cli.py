@@ -80,10 +80,11 @@ def run(options: Options) -> int:
     logging.basicConfig(level=levels[min(max(options.verbosity, 0), 2)], format=LOG_FORMAT)
     logger = logging.getLogger(LOGGER)
     from .endpoints import EndpointError
+    from .inline import ConfigurationError as InlineWorkerError
 
     try:
         make_server(options).run()
-    except (ConfigurationError, EndpointError) as error:
+    except (ConfigurationError, EndpointError, InlineWorkerError) as error:
         logger.error("%s", error)
         return EXIT_FAILURE
     except ApplicationError as error:

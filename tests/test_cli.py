@@ -6,6 +6,8 @@ import argparse
 import dataclasses
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -482,20 +484,22 @@ class Application:
         file.parent.mkdir(exist_ok=True)
         file.write_text(text, encoding="utf-8")
 
-    def run(self, *argv: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    def environment(self) -> dict[str, str]:
+        """The command's: warnings are errors, and the package is the one under test."""
+        return os.environ | {"PYTHONPATH": str(CHECKOUT), "PYTHONWARNINGS": "error", "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """Run the command, which is expected to end by itself."""
-        environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "PYTHONWARNINGS": "error", "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-m", "greendaphne", *argv]
         return subprocess.run(
             command,
             cwd=self.path,
-            env=environment,
+            env=self.environment(),
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
             stdin=subprocess.DEVNULL,
-            **settings,
         )
 
 
@@ -637,3 +641,151 @@ def test_main_in_this_process(capsys: pytest.CaptureFixture[str]) -> None:
 def test_access_log_failure_of_the_command(application: Application) -> None:
     result = application.run("--access-log", "/nowhere/at/all", LAYER)
     assert logged_error(result) == "Cannot open the access log /nowhere/at/all: No such file or directory."
+
+
+# --- Serving ---
+
+ASGI = """
+from greendaphne.layers.memory import MemoryChannelLayer
+
+
+def hello(message):
+    message.reply({"status": 200, "headers": [(b"content-length", b"5")], "content": b"hello"})
+
+
+channel_layer = MemoryChannelLayer()
+channel_layer.routes = {"http.request": hello}
+idle_layer = MemoryChannelLayer()
+"""
+
+HELLO = b"GET /a?b=c HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n"
+ACCESS_LINE = re.compile(r'(?:127\.0\.0\.1:\d+|None) - - \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d\] "GET /a\?b=c" 200 5\n')
+
+
+def log_lines(text: str) -> list[str]:
+    """Level and message of every line, each checked to be in daphne's format."""
+    matches = [re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (\w+ +.*)", line) for line in text.splitlines()]
+    return [match[1] if match is not None else "not a log line" for match in matches]
+
+
+class Served:
+    """A command that serves until it is told to stop."""
+
+    def __init__(self, application: Application, *argv: str, pass_fds: Sequence[int] = ()) -> None:
+        application.write("asgi.py", ASGI)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "greendaphne", *argv],
+            cwd=application.path,
+            env=application.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=pass_fds,
+        )
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate(timeout=30)
+
+    def wait_for(self, message: str) -> list[str]:
+        """Read the log up to the line with ``message``; returns the lines."""
+        assert self.process.stderr is not None
+        lines: list[str] = []
+        while not lines or message not in lines[-1]:
+            line = self.process.stderr.readline()
+            assert line, lines
+            lines.append(line)
+        return lines
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
+        """Signal it; returns its exit code and what is left of its output."""
+        self.process.send_signal(number)
+        stdout, stderr = self.process.communicate(timeout=30)
+        return self.process.returncode, stdout, stderr
+
+
+def exchange(family: int, address: Any) -> bytes:
+    with socket.socket(family) as client:
+        client.settimeout(30)
+        client.connect(address)
+        client.sendall(HELLO)
+        response = b""
+        while data := client.recv(65536):
+            response += data
+        return response
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serving_on_a_descriptor(application: Application, number: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        argv = ["--fd", str(listening.fileno()), "--inline-workers", "1", "project.asgi:channel_layer"]
+        with Served(application, *argv, pass_fds=[listening.fileno()]) as served:
+            response = exchange(socket.AF_INET, listening.getsockname())
+            assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert response.endswith(b"\r\n\r\nhello")
+            code, stdout, stderr = served.stop(number)
+    assert code == 0
+    assert ACCESS_LINE.fullmatch(stdout), stdout
+    lines = log_lines(stderr)
+    assert lines[0] == f"INFO     Starting server at fd:fileno={argv[1]}, channel layer project.asgi:channel_layer."
+    assert f"INFO     Listening on endpoint fd:fileno={argv[1]}" in lines
+    assert "not a log line" not in lines
+
+
+def test_serving_on_a_unix_socket(application: Application) -> None:
+    path = str(application.path / "x")
+    with Served(application, "-u", path, "--inline-workers=1", "--server-name=me", "project.asgi:channel_layer") as served:
+        served.wait_for("Listening on channels http.request")
+        response = exchange(socket.AF_UNIX, path)
+        assert b"\r\nServer: me\r\n" in response
+        code, stdout, _ = served.stop()
+    assert code == 0
+    assert ACCESS_LINE.fullmatch(stdout), stdout
+    assert not os.path.exists(path)
+
+
+def test_quiet_serving(application: Application) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        argv = ["-v0", "--fd", str(listening.fileno()), "--inline-workers", "1", "project.asgi:channel_layer"]
+        with Served(application, *argv, pass_fds=[listening.fileno()]) as served:
+            assert exchange(socket.AF_INET, listening.getsockname()).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert served.stop() == (0, "", "")
+
+
+def test_verbosity_above_2_is_2(application: Application) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        argv = ["-v7", "--fd", str(listening.fileno()), "--inline-workers", "1", "project.asgi:channel_layer"]
+        with Served(application, *argv, pass_fds=[listening.fileno()]) as served:
+            assert exchange(socket.AF_INET, listening.getsockname()).startswith(b"HTTP/1.1 200 OK\r\n")
+            _, _, stderr = served.stop()
+    assert any(line.startswith("DEBUG    HTTP b'GET' request for ") for line in log_lines(stderr))
+
+
+def test_bind_failure_ends_the_command(application: Application) -> None:
+    application.write("asgi.py", ASGI)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = application.run("-p", str(port), "-u", str(application.path / "x"), "project.asgi:channel_layer")
+    assert result.returncode == 1
+    assert log_lines(result.stderr)[-1] == f"ERROR    Couldn't listen on 127.0.0.1:{port}: [Errno 98] Address already in use."
+    assert "not a log line" not in log_lines(result.stderr)
+    assert not os.path.exists(application.path / "x")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["-e", "imap:"], "Unknown endpoint kind 'imap' in 'imap:'; known kinds: "),
+        (["--fd", "99"], "Couldn't listen on fd 99: it is not open."),
+        (["-p", "0", "--inline-workers", "1"], "no consumers for inline workers: "),
+    ],
+)
+def test_configuration_failures_are_one_line(application: Application, argv: list[str], message: str) -> None:
+    application.write("asgi.py", ASGI)
+    result = application.run("-v0", *argv, "project.asgi:idle_layer")
+    assert logged_error(result).startswith(message)

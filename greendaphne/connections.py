@@ -13,8 +13,9 @@ from .config import Limits, Timeouts
 from .endpoints import Endpoint
 from .exchange import Exchange
 from .http1.connection import Http1Connection
+from .http2 import PREFACE, Http2Connection, Http2Limits
 from .message import Address, ClientDisconnected, ConnectionInfo
-from .transport import ByteStream, Transport
+from .transport import RECV_SIZE, ByteStream, Transport
 
 logger = logging.getLogger("daphne.server")
 
@@ -35,12 +36,17 @@ class Connections:
     """The open connections of one server.
 
     :param exchange: serves their streams.
+    :param http2_cleartext: whether a plain connection may begin with HTTP/2's preface (RFC 9113 section 3.3).
     """
 
-    def __init__(self, exchange: Exchange, limits: Limits, timeouts: Timeouts) -> None:
+    def __init__(
+        self, exchange: Exchange, limits: Limits, timeouts: Timeouts, http2_limits: Http2Limits, http2_cleartext: bool = False
+    ) -> None:
         self._exchange = exchange
         self._limits = limits
         self._timeouts = timeouts
+        self._http2_limits = http2_limits
+        self._http2_cleartext = http2_cleartext
         self._open: set[Connection] = set()
         self._draining = False
         #: The greenlets of all connections.
@@ -51,7 +57,7 @@ class Connections:
 
         def handle(sock: _socket.socket, address: Any) -> None:
             try:
-                connection = self._connect(sock, address)
+                connection = self._connect(sock, address, endpoint)
             except (ClientDisconnected, OSError):
                 sock.close()
                 return
@@ -67,7 +73,11 @@ class Connections:
 
         return handle
 
-    def _connect(self, sock: _socket.socket, address: Any) -> Connection:
+    def _connect(self, sock: _socket.socket, address: Any, endpoint: Endpoint) -> Connection:
+        """Find out what the peer speaks.
+
+        :raises ClientDisconnected: when the peer leaves before that is known; also for a failed handshake.
+        """
         client: Address = None
         server: Address = None
         if sock.family in _INTERNET:
@@ -75,8 +85,40 @@ class Connections:
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             client = [address[0], address[1]]
             server = list(sock.getsockname()[:2])
+        if endpoint.tls is not None:
+            # The import brings OpenSSL in, which a server without TLS can do without.
+            from .tls import handshake
+
+            secure = handshake(sock, endpoint.tls, timeout=self._timeouts.tls_handshake, send_timeout=self._timeouts.send)
+            info = ConnectionInfo("https", client, server, secure.info)
+            return self._http2(secure, info, b"") if secure.alpn == "h2" else self._http1(secure, info, b"")
         transport = Transport(sock, self._timeouts.send)
-        return self._http1(transport, ConnectionInfo("http", client, server), b"")
+        info = ConnectionInfo("http", client, server)
+        if not self._http2_cleartext:
+            return self._http1(transport, info, b"")
+        initial = self._first_bytes(transport)
+        return self._http2(transport, info, initial) if initial.startswith(PREFACE) else self._http1(transport, info, initial)
+
+    def _first_bytes(self, transport: ByteStream) -> bytes:
+        """Enough of what the peer sends first to tell whether it is HTTP/2's preface."""
+        data = b""
+        timeout = self._timeouts.keep_alive
+        try:
+            while PREFACE.startswith(data):
+                more = transport.recv(RECV_SIZE, timeout)
+                if not more:
+                    raise ClientDisconnected
+                data += more
+                timeout = self._timeouts.header
+                if data.startswith(PREFACE):
+                    break
+        except TimeoutError:
+            raise ClientDisconnected from None
+        return data
+
+    def _http2(self, transport: ByteStream, info: ConnectionInfo, initial: bytes) -> Connection:
+        exchange = self._exchange
+        return Http2Connection(transport, info, self._limits, self._timeouts, self._http2_limits, exchange.serve, exchange.refuse, initial)
 
     def _http1(self, transport: ByteStream, info: ConnectionInfo, initial: bytes) -> Connection:
         exchange = self._exchange

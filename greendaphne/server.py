@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import get_hub
@@ -28,14 +28,18 @@ from .connections import Connections
 from .endpoints import Endpoint, EndpointError, FDEndpoint, build_endpoint_description_strings, parse
 from .exchange import Exchange
 from .forwarded import client_and_scheme
+from .http2 import Http2Limits
 from .inline import start_workers, stop_workers
 from .message import Headers, Request, Stream
 from .websocket import WebSocket
 
+if TYPE_CHECKING:
+    from .tls import TLSOptions
+
 logger = logging.getLogger("daphne.server")
 
-#: Seconds without end: what daphne's handshake time limit of -1 stands for.
-_DAPHNE_GROUP_EXPIRY = 86400
+#: Seconds that a WebSocket may live where the channel layer does not say how long a group membership lasts.
+_WEBSOCKET_TIMEOUT = 86400
 
 
 class Server:
@@ -60,6 +64,12 @@ class Server:
     :param server_name: value of the ``Server`` field; without it HTTP responses have none and WebSocket handshakes say ``Daphne``.
     :param inline_workers: number of workers of the application that run inside the server.
     :param websocket_compression: whether to agree to permessage-deflate.
+    :param certfile: PEM file with a certificate and its chain, for every endpoint without TLS of its own.
+    :param keyfile: PEM file with the private key; by default ``certfile``.
+    :param tls_options: what holds for all endpoints with TLS.
+    :param tls_dev: put a self-signed certificate for development on every endpoint without TLS of its own.
+    :param http2_limits: see :class:`greendaphne.http2.Http2Limits`.
+    :param http2_cleartext: whether plain connections may speak HTTP/2 from their first byte.
     :raises UserWarning: without any endpoint, as daphne does.
     :raises EndpointError: for a malformed endpoint string.
     """
@@ -94,6 +104,12 @@ class Server:
         server_name: str | None = None,
         inline_workers: int = 0,
         websocket_compression: bool = False,
+        certfile: str | None = None,
+        keyfile: str | None = None,
+        tls_options: TLSOptions | None = None,
+        tls_dev: bool = False,
+        http2_limits: Http2Limits | None = None,
+        http2_cleartext: bool = False,
     ) -> None:
         descriptions = list(endpoints or ())
         if host is not None or port is not None or unix_socket is not None or file_descriptor is not None:
@@ -108,12 +124,12 @@ class Server:
         self.endpoints: list[str] = descriptions
         self.channel_layer = channel_layer
         self.signal_handlers = signal_handlers
-        self._endpoints: list[Endpoint] = [parse(description) for description in descriptions]
+        self._endpoints = _with_tls([parse(description) for description in descriptions], certfile, keyfile, tls_options, tls_dev)
         self._limits = limits or Limits()
         self._timeouts = replace(
             timeouts or Timeouts(),
             http=http_timeout,
-            websocket=websocket_timeout or getattr(channel_layer, "group_expiry", None) or _DAPHNE_GROUP_EXPIRY,
+            websocket=websocket_timeout or getattr(channel_layer, "group_expiry", None) or _WEBSOCKET_TIMEOUT,
             websocket_connect=websocket_connect_timeout,
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,
@@ -138,7 +154,8 @@ class Server:
         if proxy_forwarded_address_header:
             locate = _Locator(proxy_forwarded_address_header, proxy_forwarded_port_header, proxy_forwarded_proto_header)
         exchange = Exchange(self._application, self._make_websocket, action_logger, locate, extra)
-        self._connections = Connections(exchange, self._limits, self._timeouts)
+        self._http2_cleartext = http2_cleartext
+        self._connections = Connections(exchange, self._limits, self._timeouts, http2_limits or Http2Limits(), http2_cleartext)
         #: What is listened on, in the order of the endpoints, once started; Twisted's names for it work.
         self.listeners: list[Listener] = []
         #: Gives ``reply_protocols``, the reply channels of all clients, under daphne's name.
@@ -177,12 +194,17 @@ class Server:
         """
         self._hub = get_hub()
         self._stop = Event()
-        logger.info("HTTP/2 support not enabled (no endpoint offers it)")
+        if self._http2_cleartext or any(endpoint.tls is not None and "h2" in endpoint.tls.options.alpn for endpoint in self._endpoints):
+            logger.info("HTTP/2 support enabled")
+        else:
+            logger.info("HTTP/2 support not enabled (no endpoint has TLS, and --http2-cleartext is not given)")
         logger.info("Using %s on channel layer", self._application.router.mode)
         try:
             for endpoint in self._endpoints:
                 logger.info("Listening on endpoint %s", endpoint)
                 self.listeners.append(Listener(endpoint, endpoint.bind()))
+                if endpoint.tls is not None:
+                    logger.info("TLS on endpoint %s: %s", endpoint, endpoint.tls.describe())
         except BaseException:
             self._close_listeners()
             raise
@@ -202,6 +224,7 @@ class Server:
         if self.signal_handlers and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 handlers.append(gevent.signal_handler(number, self._on_signal))
+            handlers.append(gevent.signal_handler(signal.SIGHUP, self.reload))
         try:
             self._stop.wait()
             self._drain()
@@ -218,6 +241,13 @@ class Server:
         else:
             logger.info("Stopping; requests in flight have %g seconds", self._timeouts.graceful)
             self._stop.set()
+
+    def reload(self) -> None:
+        """Read all certificates again (SIGHUP); connections stay, and what is broken is logged and left as it was."""
+        logger.info("Reloading certificates")
+        for endpoint in self._endpoints:
+            if endpoint.tls is not None:
+                endpoint.tls.reload()
 
     def stop(self) -> None:
         """Have :meth:`serve_forever` end; callable from any thread."""
@@ -247,6 +277,26 @@ class Server:
         for listener in self.listeners:
             listener.endpoint.close(listener.socket)
         self.listeners.clear()
+
+
+def _with_tls(
+    endpoints: list[Endpoint], certfile: str | None, keyfile: str | None, options: TLSOptions | None, development: bool
+) -> list[Endpoint]:
+    """``endpoints`` with TLS where it is wanted, all under the same ``options``."""
+    if certfile is None and development:
+        from .tls import development_certificate
+
+        certfile, keyfile = development_certificate(), None
+        logger.warning("Serving with the self-signed certificate %s, which is for development only", certfile)
+    if certfile is not None:
+        from .tls.endpoints import wrap
+
+        endpoints = [wrap(endpoint, certfile, keyfile) for endpoint in endpoints]
+    if options is not None:
+        for endpoint in endpoints:
+            if endpoint.tls is not None:
+                endpoint.tls.configure(options)
+    return endpoints
 
 
 class _Locator:

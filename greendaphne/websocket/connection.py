@@ -46,8 +46,8 @@ _JOIN_LIMIT: Final = 64 * KIB
 _PING_SIZE: Final = 4
 # Pings answered one by one before only the latest is (RFC 6455 section 5.5.3), in bytes of pong frames.
 _PONGS_LIMIT: Final = 16 * 127
-# When a time limit has passed, what the socket may hold already still counts: the hub may have been busy for longer than the limit.
-_LAST_LOOK: Final = 0.05
+# When a time limit has passed, what the stream may hold already still counts, for the hub may have been busy; seconds to find out.
+_LAST_LOOK: Final = 0.02
 
 _TEXT_FRAME: Final = FIN | TEXT
 _BINARY_FRAME: Final = FIN | BINARY
@@ -81,17 +81,19 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
     """
 
     __slots__ = (
+        "_alarm",
         "_compression",
         "_deadline",
         "_deflate",
         "_limits",
         "_lock",
-        "_ping",
+        "_pinged",
         "_pongs",
         "_protocols",
         "_reader",
         "_server_name",
         "_timeouts",
+        "_timer",
         "_waiting",
         "code",
         "state",
@@ -127,11 +129,14 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self._lock = Semaphore(1)
         # Pong frames that wait for the lock or for the end of the input at hand.
         self._pongs = b""
-        # The greenlet inside of stream.read(), and when it has to do something else.
+        # The greenlet inside of stream.read(), and when something else is to be done if nothing comes in.
         self._waiting: Any = None
         self._deadline = inf
-        # Whether a ping was sent and nothing has come in since; 2 when its time is up.
-        self._ping = 0
+        # Whether a ping was sent and nothing has come in since.
+        self._pinged = False
+        # Wakes the owner.  It is not set anew with every read but rings for nothing where the limit has moved on: setting it is what costs.
+        self._timer: Any = None
+        self._alarm = inf
 
     def __del__(self) -> None:
         """Do nothing; the superclass would write to the stream from wherever the garbage collector runs."""
@@ -228,6 +233,9 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
             self._refuse()
         until = inf if timeout is None else monotonic() + timeout
         stream = self.stream
+        data = b""
+        # Whether what the stream held when a time limit had passed has been looked at.
+        looked = False
         while True:
             try:
                 event = reader.poll()
@@ -243,28 +251,33 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
                 continue
             if self._pongs:
                 self._send_pongs()
-            size, deadline = -1, self._deadline
             now = monotonic()
+            deadline = self._deadline
             if self.state is not _OPEN and (self.state is _CLOSED or now >= deadline):
                 self._finish(CloseCode.ABNORMAL_CLOSURE)
                 self._refuse()
-            if now > until + _LAST_LOOK:
-                break  # kept busy by control frames
-            wait = max(until - now, 0) if until < deadline else max(deadline - now, _LAST_LOOK)
-            # What is called below stays on the stack, and in memory, as long as the peer is silent; so it is the stream's method itself.
+            limit = min(deadline, until)
+            if now < limit:
+                if limit < self._alarm:
+                    self._set_alarm(limit, now)
+            elif not looked and now < until + _LAST_LOOK:
+                looked = True
+                self._set_alarm(now + _LAST_LOOK, now)
+            elif until <= now:
+                raise TimeoutError
+            else:
+                looked = False
+                self._silence()
+                continue
+            # What is called here stays on the stack, and in memory, as long as the peer is silent; so it is the stream's method itself.
             room = reader.room()
             self._waiting = getcurrent()
             try:
                 if room is None:
-                    data = stream.read(READ_SIZE, None if wait == inf else wait)
+                    data = stream.read(READ_SIZE)
                     size = len(data)
-                    reader.feed(data)
-                    data = b""
                 else:
-                    size = stream.readinto(room, None if wait == inf else wait)
-                    reader.filled(size)
-            except TimeoutError:
-                pass
+                    size = stream.readinto(room)
             except _Wake:
                 continue
             except ClientDisconnected:
@@ -273,16 +286,15 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
                 self._waiting = None
                 if room is not None:
                     room.release()
-            if size > 0:
-                self._heard()
-            elif size == 0:
+            if not size:
                 self._finish(CloseCode.ABNORMAL_CLOSURE)
                 self._refuse()
-            elif until < deadline:
-                break
-            elif deadline == self._deadline:
-                self._silence()
-        raise TimeoutError
+            if room is None:
+                reader.feed(data)
+            else:
+                reader.filled(size)
+            looked = False
+            self._heard()
 
     def read_message(self) -> str | bytes:
         """gevent-websocket's name for :meth:`receive`."""
@@ -294,25 +306,21 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
             return
         interval = self._timeouts.ping_interval
         self._deadline = monotonic() + interval if interval > 0 else inf
-        self._ping = 0
+        self._pinged = False
 
     def _silence(self) -> None:
-        """The deadline has passed: ping, look once more, or give up."""
+        """The deadline has passed without a byte: ping, or give up."""
         if self.state is not _OPEN:
             return
         timeouts = self._timeouts
-        if self._ping == 0 or timeouts.ping_timeout <= 0:
-            self._ping = 1
-            self._deadline = monotonic() + (timeouts.ping_timeout if timeouts.ping_timeout > 0 else timeouts.ping_interval)
-            self._send_control(PING, os.urandom(_PING_SIZE))
-        elif self._ping == 1:
-            self._ping = 2
-            self._deadline = monotonic()
-        else:
+        if self._pinged and timeouts.ping_timeout > 0:
             reason = "ping timeout"
             self._send_close(encode_close(CloseCode.INTERNAL_ERROR, reason.encode()))
             self._finish(CloseCode.ABNORMAL_CLOSURE)
             raise WebSocketClosed(CloseCode.ABNORMAL_CLOSURE, reason)
+        self._pinged = True
+        self._deadline = monotonic() + (timeouts.ping_timeout if timeouts.ping_timeout > 0 else timeouts.ping_interval)
+        self._send_control(PING, os.urandom(_PING_SIZE))
 
     def _control(self, frame: Control) -> None:
         opcode, payload = frame
@@ -468,6 +476,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         """Enter CLOSED; whoever waits to receive is told."""
         self.state = _CLOSED
         self._pongs = b""
+        self._stop_alarm()
         self.closed = True  # type: ignore[misc]
         self.code = code
         self._reader = None
@@ -479,13 +488,33 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
             raise RuntimeError("the WebSocket is not open")
         raise WebSocketClosed(self.code if self.state is _CLOSED else CloseCode.ABNORMAL_CLOSURE)
 
+    # -- waking the owner
+
+    def _set_alarm(self, at: float, now: float) -> None:
+        self._stop_alarm()
+        self._alarm = at
+        self._timer = get_hub().loop.timer(at - now)
+        self._timer.start(self._ring)
+
+    def _stop_alarm(self) -> None:
+        timer, self._timer = self._timer, None
+        self._alarm = inf
+        if timer is not None:
+            timer.stop()
+            timer.close()
+
+    def _ring(self) -> None:
+        # Runs in the hub, like the next method.
+        self._stop_alarm()
+        self._throw()
+
+    def _throw(self) -> None:
+        # The owner may have stopped waiting meanwhile, and must not be disturbed anywhere else.
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.throw(_Wake)
+
     def _wake(self) -> None:
         """Have the owner look at the state again, if it waits."""
         if self._waiting is not None:
             get_hub().loop.run_callback(self._throw)
-
-    def _throw(self) -> None:
-        # Runs in the hub.  The owner may have stopped waiting meanwhile, and must not be disturbed anywhere else.
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            waiting.throw(_Wake)

@@ -1,0 +1,292 @@
+"""The WebSocket's frames against those of ``websockets``: what an echo costs the server, by message size.
+
+    python -m benchmarks.websocket_frames [--quick] [--json FILE]
+
+Two server processes echo on the same transport, one through :class:`greendaphne.websocket.WebSocket` and one through the sans-I/O
+``ServerProtocol`` of ``websockets``, which is what that library's own servers are made of.  Both hand text over as ``str``.  One client
+process, which writes prepared frames and counts the bytes that come back, drives them in turn, round after round, so that whatever else the
+machine does hits both.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+from greendaphne.config import KIB, MIB, Limits, Timeouts
+from greendaphne.message import ClientDisconnected, ConnectionInfo, Headers, Request
+from greendaphne.transport import RECV_SIZE, Transport
+
+from .environment import CHECKOUT
+from .report import Column, Figures, Row, command
+
+OURS, THEIRS = "greendaphne", "websockets"
+SIZES = {"16 B": 16, "1 KiB": KIB, "64 KiB": 64 * KIB, "1 MiB": MIB}
+#: Text that is not all ASCII, as texts are.
+TEXT = "Grüße aus dem Äther. "
+CONNECTIONS = 8
+_MASK = b"\x12\x34\x56\x78"
+_INFO = ConnectionInfo("http", None, None)
+_REQUEST = Request("GET", b"/", b"/", b"", "1.1", [(b"sec-websocket-key", b"")], 0, b"websocket", _INFO)
+
+
+class Plan(NamedTuple):
+    """How long each of the rounds is, in seconds."""
+
+    rounds: int
+    seconds: float
+
+
+FULL = Plan(5, 1.5)
+QUICK = Plan(1, 0.3)
+
+
+class _Tunnel:
+    """A stream on which the handshake has taken place already."""
+
+    request = _REQUEST
+    status = 101
+    sent = 0
+    complete = False
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def read(self, n: int, timeout: float | None = None) -> bytes:
+        return self._transport.recv(n, timeout)
+
+    def readinto(self, buffer: memoryview, timeout: float | None = None) -> int:
+        return self._transport.recv_into(buffer, timeout)
+
+    def write(self, data: bytes) -> None:
+        self._transport.sendall(data)
+
+    def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
+        raise NotImplementedError
+
+    def finish(self, data: bytes = b"") -> None:
+        self._transport.shutdown_write()
+
+    def switch(self, headers: Headers) -> None:
+        pass
+
+    def gone(self, *, half_closed: bool) -> bool:
+        return False
+
+    def reset(self) -> None:
+        self._transport.abort()
+
+
+def _echo_ours(transport: Transport) -> None:
+    from greendaphne.websocket import WebSocket, WebSocketClosed
+
+    websocket = WebSocket(_Tunnel(transport), Limits(), Timeouts())
+    websocket.accept()
+    try:
+        while True:
+            websocket.send(websocket.receive())
+    except WebSocketClosed:
+        pass
+
+
+def _echo_theirs(transport: Transport) -> None:
+    from websockets.frames import Frame, Opcode
+    from websockets.protocol import OPEN
+    from websockets.server import ServerProtocol
+
+    protocol = ServerProtocol(state=OPEN, max_size=Limits().websocket_message)
+    while data := transport.recv(RECV_SIZE, None):
+        protocol.receive_data(data)
+        for event in protocol.events_received():
+            assert isinstance(event, Frame)
+            if event.opcode is Opcode.TEXT:
+                protocol.send_text(str(event.data, "utf-8").encode())
+            else:
+                protocol.send_binary(event.data)
+        for part in protocol.data_to_send():
+            transport.sendall(part)
+
+
+def _serve(which: str) -> None:
+    """Serve in this process for ever; prints the port."""
+    import gevent
+    from gevent import socket as cooperative
+
+    echo = _echo_ours if which == OURS else _echo_theirs
+    listener = cooperative.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(CONNECTIONS)
+
+    def connection(sock: cooperative.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport = Transport(sock._sock, 60)
+        try:
+            echo(transport)
+        except ClientDisconnected:
+            pass
+        finally:
+            transport.close()
+
+    print(listener.getsockname()[1], flush=True)
+    while True:
+        sock, _ = listener.accept()
+        gevent.spawn(connection, sock)
+
+
+class _Server(NamedTuple):
+    name: str
+    pid: int
+    port: int
+
+    def cpu(self) -> float:
+        """CPU seconds that its process has used (the process's own clock, see clock_getres(2))."""
+        return time.clock_gettime((~self.pid << 3) | 2)
+
+
+@contextmanager
+def _running(which: str) -> Iterator[_Server]:
+    process = subprocess.Popen([sys.executable, "-m", __spec__.name, which], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
+    try:
+        assert process.stdout is not None
+        yield _Server(which, process.pid, int(process.stdout.readline()))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _frame(payload: bytes, *, text: bool) -> bytes:
+    from websockets.frames import Frame, Opcode
+    from websockets.utils import apply_mask
+
+    data = Frame(Opcode.TEXT if text else Opcode.BINARY, payload).serialize(mask=False)
+    head = len(data) - len(payload)
+    return bytes((data[0], data[1] | 0x80)) + data[2:head] + _MASK + apply_mask(payload, _MASK)
+
+
+class _Client:
+    """A connection that sends one message over and over again, each when the echo of the last is there."""
+
+    def __init__(self, port: int, frame: bytes) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port))
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock.setblocking(False)
+        self.echoes = 0
+        self._frame = memoryview(frame)
+        # A server's frame has no mask.
+        self._expected = len(frame) - len(_MASK)
+        self._missing = self._expected
+        self._unsent = self._frame
+
+    def send(self) -> bool:
+        """Send as much as can be sent; whether that was everything."""
+        try:
+            self._unsent = self._unsent[self.sock.send(self._unsent) :]
+        except BlockingIOError:
+            pass
+        return not self._unsent
+
+    def receive(self, buffer: bytearray) -> bool:
+        """Receive what is there; whether an echo is complete and the next message may be sent."""
+        count = self.sock.recv_into(buffer)
+        if not count:
+            raise ConnectionError("the server closed the connection")
+        self._missing -= count
+        if self._missing:
+            return False
+        self._missing = self._expected
+        self._unsent = self._frame
+        self.echoes += 1
+        return True
+
+
+def _drive(server: _Server, frame: bytes, seconds: float) -> tuple[float, float]:
+    """Echoes per second, and CPU seconds of the server per echo."""
+    buffer = bytearray(256 * KIB)
+    clients = {}
+    poll = select.epoll()
+    for _ in range(CONNECTIONS):
+        client = _Client(server.port, frame)
+        clients[client.sock.fileno()] = client
+        poll.register(client.sock, select.EPOLLIN | select.EPOLLOUT)
+    try:
+        used, started = server.cpu(), time.monotonic()
+        end = started + seconds
+        while time.monotonic() < end:
+            for descriptor, events in poll.poll(1):
+                client = clients[descriptor]
+                if events & select.EPOLLIN and client.receive(buffer):
+                    if not client.send():
+                        poll.modify(descriptor, select.EPOLLIN | select.EPOLLOUT)
+                elif events & select.EPOLLOUT and client.send():
+                    poll.modify(descriptor, select.EPOLLIN)
+        elapsed, used = time.monotonic() - started, server.cpu() - used
+    finally:
+        poll.close()
+        for client in clients.values():
+            client.sock.close()
+    echoes = sum(client.echoes for client in clients.values())
+    return echoes / elapsed, used / echoes
+
+
+def _payload(size: int, *, text: bool) -> bytes:
+    if not text:
+        return bytes(range(256)) * (size // 256 + 1)
+    return (TEXT * (size // len(TEXT) + 1)).encode()[:size].decode(errors="ignore").encode().ljust(size)
+
+
+def measure(plan: Plan) -> Figures:
+    """Both servers, in turn, with every size as text and as binary."""
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        servers = [stack.enter_context(_running(name)) for name in (OURS, THEIRS)]
+        for text in (True, False):
+            for name, size in SIZES.items():
+                frame = _frame(_payload(size, text=text)[:size], text=text)
+                found: dict[str, list[tuple[float, float]]] = {server.name: [] for server in servers}
+                for _ in range(plan.rounds):
+                    for server in servers:
+                        found[server.name].append(_drive(server, frame, plan.seconds))
+                for server in servers:
+                    rate, cost = (statistics.median(values) for values in zip(*found[server.name], strict=True))
+                    rows.append(
+                        {
+                            "server": server.name,
+                            "message": f"{name} {'text' if text else 'binary'}",
+                            "rate": round(rate),
+                            "per_cpu": round(1 / cost),
+                            "cost": round(cost * 1e6, 1),
+                        }
+                    )
+    return Figures(
+        name="websocket_frames",
+        title="WebSocket echo, protocol only",
+        by="message",
+        columns=(
+            Column("server", "protocol"),
+            Column("message", "message"),
+            Column("rate", "echoes/s", ratio=True),
+            Column("per_cpu", "echoes/CPU-s", ratio=True),
+            Column("cost", "server CPU µs/echo"),
+        ),
+        rows=rows,
+        conditions={"connections": CONNECTIONS, "rounds": plan.rounds, "seconds_each": plan.seconds, "figures": "medians"},
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of ``python -m benchmarks.websocket_frames``."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments in ([OURS], [THEIRS]):
+        _serve(arguments[0])
+    return command(arguments, __doc__ or "", lambda quick: [measure(QUICK if quick else FULL)])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

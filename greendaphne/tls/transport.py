@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 MAX_RECORD = 16 * 1024
 #: The most that is handed to OpenSSL in one call, in bytes; a multiple of :data:`MAX_RECORD` so that all records are full.
 SEND_SIZE = 4 * MAX_RECORD
+_MODE_AUTO_RETRY = 4
 
 
 class TLSTransport(Transport):
@@ -53,6 +54,7 @@ class TLSTransport(Transport):
         super().__init__(sock, send_timeout)
         connection = SSL.Connection(context, sock)  # type: ignore[arg-type]  # all it wants is fileno()
         connection.set_accept_state()
+        _return_after_each_message(connection)
         self._connection = connection
         # A Connection refers to its context's callbacks without keeping them; when the server name has moved it to another context,
         # this is what keeps them.
@@ -109,26 +111,36 @@ class TLSTransport(Transport):
             super().wait_readable(timeout)
 
     def recv(self, n: int, timeout: float | None) -> bytes:
+        deadline = None
         if self._drained:
+            if timeout is not None:
+                deadline = monotonic() + timeout
             self.wait_readable(timeout)
         if n > MAX_RECORD:
             n = MAX_RECORD
         while True:
             if self._failed or self.closed:
                 raise ClientDisconnected
+            if self._ended and self._is_empty():
+                return b""
             try:
                 data = self._connection.recv(n)
             except SSL.Error as error:
-                if self._wait_to_read(error, timeout):
+                if timeout is not None and deadline is None:
+                    deadline = monotonic() + timeout
+                if self._wait_to_read(error, deadline):
                     return b""
             else:
-                # Less than asked for means that the record is used up, and a record that is not full is mostly the last for now.
                 self._reads += 1
+                # Less than asked for means that the record is used up, and a record that is not full is mostly the last for now.
                 self._drained = len(data) < n or self._reads >= _READS_IN_A_ROW
                 return data
 
     def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
+        deadline = None
         if self._drained:
+            if timeout is not None:
+                deadline = monotonic() + timeout
             self.wait_readable(timeout)
         n = len(buffer)
         if n > MAX_RECORD:
@@ -136,27 +148,47 @@ class TLSTransport(Transport):
         while True:
             if self._failed or self.closed:
                 raise ClientDisconnected
+            if self._ended and self._is_empty():
+                return 0
             try:
                 count = self._connection.recv_into(buffer, n)
             except SSL.Error as error:
-                if self._wait_to_read(error, timeout):
+                if timeout is not None and deadline is None:
+                    deadline = monotonic() + timeout
+                if self._wait_to_read(error, deadline):
                     return 0
             else:
                 self._reads += 1
                 self._drained = count < n or self._reads >= _READS_IN_A_ROW
                 return count
 
-    def _wait_to_read(self, error: SSL.Error, timeout: float | None) -> bool:
-        """Wait for what ``error`` wants; true where it is the end of the stream instead."""
+    def _wait_to_read(self, error: SSL.Error, deadline: float | None) -> bool:
+        """Wait for what ``error`` wants; true where it is the end of the stream instead.
+
+        The deadline is absolute: a drip of records that carry no data, or of parts of one, does not extend it.
+        """
+        timeout = None if deadline is None else max(0.0, deadline - monotonic())
         if isinstance(error, SSL.WantReadError):
             super().wait_readable(timeout)
             return False
         if isinstance(error, SSL.WantWriteError):
             wait_write(self._fd, timeout, TimeoutError)
             return False
-        if isinstance(error, SSL.ZeroReturnError) or self._ended:
+        if isinstance(error, SSL.ZeroReturnError):
             return True
         raise self._broken(error) from None
+
+    def _is_empty(self) -> bool:
+        """Whether nothing more can be read after :meth:`shutdown_read`.
+
+        OpenSSL must not see that end: it would take it for a truncation, send an alert and refuse to write from then on.
+        """
+        if self._connection.pending():
+            return False
+        try:
+            return not self._sock.recv(1, _socket.MSG_PEEK)
+        except OSError:
+            return True
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
         if self._stalled:
@@ -240,3 +272,16 @@ class TLSTransport(Transport):
                     self._wait_writable()
         except (SSL.Error, ClientDisconnected):
             self._failed = True
+
+
+def _return_after_each_message(connection: SSL.Connection) -> None:
+    """Have a read return, wanting to read, after a message that carries no data, such as a KeyUpdate.
+
+    pyOpenSSL sets SSL_MODE_AUTO_RETRY on every connection, and OpenSSL then goes on reading for as long as there is anything to read: a
+    peer that sends KeyUpdates as fast as they are processed would keep the process in that one call.  pyOpenSSL has no way to clear it,
+    so this goes behind its back; without its internals the connection works all the same.
+    """
+    clear_mode = getattr(getattr(SSL, "_lib", None), "SSL_clear_mode", None)
+    ssl = getattr(connection, "_ssl", None)
+    if clear_mode is not None and ssl is not None:
+        clear_mode(ssl, _MODE_AUTO_RETRY)

@@ -40,8 +40,8 @@ class Acceptor(StreamServer):
         self._starved = False
         super().__init__(listener, handle, spawn=pool)
 
-    def do_read(self) -> tuple[_socket.socket, Address] | None:
-        listener = self.socket
+    def do_read(self) -> tuple[Any, Address] | None:  # type: ignore[override]  # the superclass takes None as well
+        listener: Any = self.socket
         try:
             fd, address = listener._accept()
         except BlockingIOError:
@@ -55,13 +55,19 @@ class Acceptor(StreamServer):
                 self._starved = True
                 logger.error("Cannot accept connections for now: %s", error)
             self.stop_accepting()
-            self._timer = self.loop.timer(PAUSE)
-            self._timer.start(self._start_accepting_if_started)
+            # What gevent does after an error too; start_accepting() clears it.
+            self._timer: Any = self.loop.timer(PAUSE)
+            self._timer.start(self._resume)
             return None
         if self._starved:
             self._starved = False
             logger.info("Accepting connections again")
         return _socket.socket(listener.family, listener.type, listener.proto, fileno=fd), address
+
+    def _resume(self) -> None:
+        if self.started:
+            self.stop_accepting()
+            self.start_accepting()
 
     def do_close(self, sock: _socket.socket, *args: object) -> None:
         sock.close()

@@ -125,8 +125,8 @@ class Server:
         self.channel_layer = channel_layer
         self.signal_handlers = signal_handlers
         self._endpoints = _with_tls([parse(description) for description in descriptions], certfile, keyfile, tls_options, tls_dev)
-        self._limits = limits or Limits()
-        self._timeouts = replace(
+        self.limits = limits or Limits()
+        self.timeouts = replace(
             timeouts or Timeouts(),
             http=http_timeout,
             websocket=websocket_timeout or getattr(channel_layer, "group_expiry", None) or _WEBSOCKET_TIMEOUT,
@@ -139,8 +139,8 @@ class Server:
         extra: Headers = [(b"Server", server_name.encode("latin-1"))] if server_name else ()
         self._application = ChannelLayerApplication(
             channel_layer,
-            self._limits,
-            self._timeouts,
+            self.limits,
+            self.timeouts,
             root_path=root_path,
             stream_request_body=stream_request_body,
             force_sync=force_sync,
@@ -155,7 +155,7 @@ class Server:
             locate = _Locator(proxy_forwarded_address_header, proxy_forwarded_port_header, proxy_forwarded_proto_header)
         exchange = Exchange(self._application, self._make_websocket, action_logger, locate, extra)
         self._http2_cleartext = http2_cleartext
-        self._connections = Connections(exchange, self._limits, self._timeouts, http2_limits or Http2Limits(), http2_cleartext)
+        self._connections = Connections(exchange, self.limits, self.timeouts, http2_limits or Http2Limits(), http2_cleartext)
         #: What is listened on, in the order of the endpoints, once started; Twisted's names for it work.
         self.listeners: list[Listener] = []
         #: Gives ``reply_protocols``, the reply channels of all clients, under daphne's name.
@@ -168,8 +168,8 @@ class Server:
     def _make_websocket(self, stream: Stream) -> WebSocket:
         return WebSocket(
             stream,
-            self._limits,
-            self._timeouts,
+            self.limits,
+            self.timeouts,
             protocols=self._protocols,
             compression=self._compression,
             server_name=self._websocket_server_name,
@@ -239,7 +239,7 @@ class Server:
             logger.info("Stopping at once")
             self._connections.pool.kill(block=False)
         else:
-            logger.info("Stopping; requests in flight have %g seconds", self._timeouts.graceful)
+            logger.info("Stopping; requests in flight have %g seconds", self.timeouts.graceful)
             self._stop.set()
 
     def reload(self) -> None:
@@ -261,7 +261,7 @@ class Server:
         self._close_listeners()
         self._application.drain()
         self._connections.drain()
-        self._connections.pool.join(timeout=self._timeouts.graceful)
+        self._connections.pool.join(timeout=self.timeouts.graceful)
 
     def _end(self) -> None:
         for acceptor in self._acceptors:
@@ -287,7 +287,6 @@ def _with_tls(
         from .tls import development_certificate
 
         certfile, keyfile = development_certificate(), None
-        logger.warning("Serving with the self-signed certificate %s, which is for development only", certfile)
     if certfile is not None:
         from .tls.endpoints import wrap
 

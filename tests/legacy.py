@@ -65,16 +65,24 @@ def family(pid: int) -> Iterator[int]:
         return
 
 
-def listening_port(pid: int) -> int | None:
-    """The first TCP port of IPv4 that the process or a descendant listens on."""
-    inodes = set()
+def links(pid: int) -> Iterator[str]:
+    """What the file descriptors of a process and its descendants refer to; they may close while they are looked at."""
     for member in family(pid):
+        directory = f"/proc/{member}/fd"
         try:
-            for entry in os.scandir(f"/proc/{member}/fd"):
-                if match := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(entry)):
-                    inodes.add(match[1])
+            names = os.listdir(directory)
         except FileNotFoundError:
             continue
+        for name in names:
+            try:
+                yield os.readlink(f"{directory}/{name}")
+            except FileNotFoundError:
+                continue
+
+
+def listening_port(pid: int) -> int | None:
+    """The first TCP port of IPv4 that the process or a descendant listens on."""
+    inodes = {match[1] for link in links(pid) if (match := re.fullmatch(r"socket:\[(\d+)\]", link))}
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         columns = line.split()
         if columns[3] == TCP_LISTEN and columns[9] in inodes:

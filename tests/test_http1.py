@@ -18,7 +18,13 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 def test_response_bytes(client: Client, server: RunningServer) -> None:
     """Chunked first, names capitalised as daphne's library did, everything in one segment."""
     client.send(GET)
-    headers = [(b"content-type", b"text/plain"), (b"ETAG", b"x"), (b"www-authenticate", b"y"), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
+    headers = [
+        (b"content-type", b"text/plain"),
+        (b"ETAG", b"x"),
+        (b"www-authenticate", b"y"),
+        (b"set-cookie", b"a=1"),
+        (b"set-cookie", b"b=2"),
+    ]
     server.app.answer(b"hello", headers=headers)
     data = client.sock.recv(65536)
     pattern = (
@@ -136,7 +142,9 @@ def test_five_thousand_pipelined(client: Client, server: RunningServer) -> None:
     assert paths == [f"/{n}" for n in range(count)]
 
 
-@pytest.mark.parametrize("fields", [b"Content-Length: 5\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"])
+@pytest.mark.parametrize(
+    "fields", [b"Content-Length: 5\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"]
+)
 def test_half_closed_client_is_answered(server: RunningServer, fields: bytes) -> None:
     with server.connect() as client:
         client.send(b"POST / HTTP/1.1\r\nHost: a\r\n" + fields)

@@ -63,7 +63,22 @@ ROWS: list[tuple[str, bytes, list[int], int, bool]] = [
     # Chunk sizes.
     *[
         (f"chunk size {size!r}", post(CHUNKED, body=size + b"\r\nhello\r\n0\r\n\r\n"), [400], 0, True)
-        for size in (b"0x5", b"+5", b"-5", b"5_0", b" 5", b"", b"00000000000000005", b"5 ", b"5\t", b"g", b"5;\x01", b"5;a=\"", b"5;a b", b"\xb5")
+        for size in (
+            b"0x5",
+            b"+5",
+            b"-5",
+            b"5_0",
+            b" 5",
+            b"",
+            b"00000000000000005",
+            b"5 ",
+            b"5\t",
+            b"g",
+            b"5;\x01",
+            b'5;a="',
+            b"5;a b",
+            b"\xb5",
+        )
     ],
     ("chunk size with a bare LF", post(CHUNKED, body=b"5\nhello\r\n0\r\n\r\n"), [400], 0, True),
     ("chunk extension with a bare CR", post(CHUNKED, body=b"5;a\rb\r\nhello\r\n0\r\n\r\n"), [400], 0, True),
@@ -91,7 +106,19 @@ ROWS: list[tuple[str, bytes, list[int], int, bool]] = [
     # Names.
     *[
         (f"field line {line!r}", get(line), [400], 0, True)
-        for line in (b"X : a", b"X\t: a", b"no colon", b": no name", b"X\x85: a", b"X\xa0: a", b"X\x00: a", b"X(: a", b"X): a", b"X/: a", b'"X": a')
+        for line in (
+            b"X : a",
+            b"X\t: a",
+            b"no colon",
+            b": no name",
+            b"X\x85: a",
+            b"X\xa0: a",
+            b"X\x00: a",
+            b"X(: a",
+            b"X): a",
+            b"X/: a",
+            b'"X": a',
+        )
     ],
     ("blank before the first field", b"GET / HTTP/1.1\r\n Host: a\r\n\r\n", [400], 0, True),
     # Values.
@@ -169,7 +196,13 @@ ROWS: list[tuple[str, bytes, list[int], int, bool]] = [
     ("a bad and a good one", get(line=b"GET  / HTTP/1.1") + get(), [400], 0, True),
     ("close, then another", get(b"Connection: close") + get(), [200], 1, True),
     ("close in a list", get(b"Connection: foo , Close") + get(), [200], 1, True),
-    ("upgrade to something else with a body", post(b"Connection: Upgrade", b"Upgrade: h2c", b"Content-Length: 5", body=b"hello") + get(), [200, 200], 2, False),
+    (
+        "upgrade to something else with a body",
+        post(b"Connection: Upgrade", b"Upgrade: h2c", b"Content-Length: 5", body=b"hello") + get(),
+        [200, 200],
+        2,
+        False,
+    ),
     ("body, then another", post(b"Content-Length: 5", body=b"hello") + get(), [200, 200], 2, False),
 ]
 

@@ -89,7 +89,7 @@ def answered(peer: RawPeer, stream_id: int) -> bytes:
             return body
 
 
-# --- 3.4 preface 
+# --- 3.4 preface
 
 
 def test_a_wrong_preface_ends_the_connection(server: Http2Server) -> None:
@@ -131,7 +131,7 @@ def test_headers_before_settings_are_an_error(server: Http2Server) -> None:
         connection_error(peer, PROTOCOL_ERROR, PREFACE, peer.headers(1))
 
 
-# --- 4.1, 4.2 frames 
+# --- 4.1, 4.2 frames
 
 
 def test_unknown_frames_are_ignored(peer: RawPeer) -> None:
@@ -157,7 +157,7 @@ def test_a_frame_over_the_largest_size_is_refused_by_its_header(peer: RawPeer, k
     connection_error(peer, FRAME_SIZE_ERROR, struct.pack(">HBBBL", 16385 >> 8, 16385 & 0xFF, kind, 0, 1))
 
 
-# --- 4.3, 6.10 header sections 
+# --- 4.3, 6.10 header sections
 
 
 def test_a_malformed_header_block_is_a_compression_error(peer: RawPeer) -> None:
@@ -209,7 +209,7 @@ def test_continuation_after_a_complete_section_is_an_error(peer: RawPeer) -> Non
     connection_error(peer, PROTOCOL_ERROR, peer.headers(1), ContinuationFrame(1, b"", flags=["END_HEADERS"]))
 
 
-# --- 5.1 stream states 
+# --- 5.1 stream states
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_frames_after_the_servers_reset_are_ignored(peer: RawPeer) -> None:
     assert not [frame for frame in peer.frames if isinstance(frame, RstStreamFrame)]
 
 
-# --- 5.1.1 identifiers, 5.1.2 concurrency 
+# --- 5.1.1 identifiers, 5.1.2 concurrency
 
 
 def test_a_client_may_not_use_even_identifiers(peer: RawPeer) -> None:
@@ -305,7 +305,7 @@ def test_streams_over_the_limit_are_refused_one_by_one() -> None:
         peer.alive()
 
 
-# --- 6.1 DATA, 6.2 HEADERS 
+# --- 6.1 DATA, 6.2 HEADERS
 
 
 def test_data_on_stream_0(peer: RawPeer) -> None:
@@ -351,7 +351,7 @@ def test_a_stream_may_not_depend_on_itself(peer: RawPeer) -> None:
     connection_error(peer, PROTOCOL_ERROR, raw(0x1, 0x25, 1, b"\0\0\0\x01\x10" + peer.headers(1).data))
 
 
-# --- 6.3 PRIORITY to 6.9 WINDOW_UPDATE 
+# --- 6.3 PRIORITY to 6.9 WINDOW_UPDATE
 
 
 def test_priority_on_stream_0(peer: RawPeer) -> None:
@@ -506,7 +506,7 @@ def test_more_than_a_streams_window_is_a_flow_control_error() -> None:
         connection_error(peer, FLOW_CONTROL_ERROR, *[DataFrame(1, b"x" * 16384)] * 4)
 
 
-# --- 8.1 messages 
+# --- 8.1 messages
 
 
 def test_trailers_end_the_request_and_are_dropped(peer: RawPeer) -> None:
@@ -650,7 +650,7 @@ def test_an_empty_header_section_is_malformed(peer: RawPeer) -> None:
     stream_error(peer, 1, PROTOCOL_ERROR, raw(0x1, 0x5, 1, b""))
 
 
-# --- RFC 7541 (hpack) 
+# --- RFC 7541 (hpack)
 
 
 @pytest.mark.parametrize(
@@ -699,7 +699,7 @@ def test_the_server_follows_the_clients_table_size(server: Http2Server) -> None:
         assert peer.decoder.header_table_size == 100
 
 
-# --- ends 
+# --- ends
 
 
 def test_a_client_that_just_leaves(server: Http2Server) -> None:

@@ -38,7 +38,9 @@ def exchange(server: RunningServer, *segments: bytes) -> dict[str, Any]:
 def test_every_key_and_type(shared: RunningServer) -> None:
     with shared.connect() as client:
         port = client.sock.getsockname()[1]
-        client.send(b"POST /a%20b/%C3%A9?x=%20y&z HTTP/1.1\r\nHost: Example.com:80\r\nX-Two: 1\r\nX-Other: \t v \r\nx-two: 2\r\nContent-Length: 2\r\n\r\nhi")
+        client.send(
+            b"POST /a%20b/%C3%A9?x=%20y&z HTTP/1.1\r\nHost: Example.com:80\r\nX-Two: 1\r\nX-Other: \t v \r\nx-two: 2\r\nContent-Length: 2\r\n\r\nhi"
+        )
         message = shared.app.answer()
         assert message == {
             "reply_channel": message["reply_channel"],
@@ -124,7 +126,9 @@ def test_root_path_option() -> None:
 
 
 def test_hop_by_hop_headers_are_passed_on(shared: RunningServer) -> None:
-    message = exchange(shared, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\nTE: trailers\r\n\r\n")
+    message = exchange(
+        shared, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\nTE: trailers\r\n\r\n"
+    )
     assert [name for name, _ in message["headers"]] == [b"host", b"connection", b"upgrade", b"http2-settings", b"te"]
 
 
@@ -203,7 +207,17 @@ TOKEN = st.text("!#$%&'*+-.^`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLM
 NAME = TOKEN.filter(
     lambda name: (
         name.lower()
-        not in {"host", "content-length", "transfer-encoding", "connection", "expect", "upgrade", "daphne-root-path", "trailer", "proxy-connection"}
+        not in {
+            "host",
+            "content-length",
+            "transfer-encoding",
+            "connection",
+            "expect",
+            "upgrade",
+            "daphne-root-path",
+            "trailer",
+            "proxy-connection",
+        }
     )
 )
 VALUE = st.binary(max_size=40).map(lambda raw: bytes(byte for byte in raw if byte >= 32 and byte != 127).strip(b" \t"))

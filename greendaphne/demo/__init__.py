@@ -11,13 +11,18 @@ from ..layers.memory import MemoryChannelLayer
 from .chat import Chat
 from .site import Site
 
-channel_layer = MemoryChannelLayer()
-site = Site()
-chat = Chat()
-channel_layer.routes = {
-    "http.request": site.request,
-    "http.disconnect": site.disconnect,
-    "websocket.connect": chat.connect,
-    "websocket.receive": chat.receive,
-    "websocket.disconnect": chat.disconnect,
-}
+
+def new_layer(site: Site, chat: Chat) -> MemoryChannelLayer:
+    """A channel layer whose messages go to ``site`` and ``chat``."""
+    layer = MemoryChannelLayer()
+    layer.routes = {
+        "http.request": site.request,
+        "http.disconnect": site.disconnect,
+        "websocket.connect": chat.connect,
+        "websocket.receive": chat.receive,
+        "websocket.disconnect": chat.disconnect,
+    }
+    return layer
+
+
+channel_layer = new_layer(Site(), Chat())

@@ -57,10 +57,13 @@ class Route(NamedTuple):
 
 
 class Site:
-    """Answers every HTTP request of the demo."""
+    """Answers every HTTP request of the demo.
 
-    def __init__(self) -> None:
-        self._pool = Pool(BACKGROUND_LIMIT)
+    :param background_limit: streams and uploads at a time.
+    """
+
+    def __init__(self, background_limit: int = BACKGROUND_LIMIT) -> None:
+        self._pool = Pool(background_limit)
         # Reply channel → greenlet of an answer that lasts; changed only by consumers and by the greenlet's own end.
         self._lasting: dict[str, gevent.Greenlet[..., None]] = {}
         self._routes = {
@@ -95,6 +98,11 @@ class Site:
         greenlet = self._lasting.pop(message.content["reply_channel"], None)
         if greenlet is not None:
             greenlet.kill(block=False)
+
+    @property
+    def lasting(self) -> int:
+        """How many streams and uploads are under way."""
+        return len(self._lasting)
 
     def _start(self, answer: Callable[[Message], None], message: Message) -> None:
         reply_channel = message.content["reply_channel"]

@@ -39,6 +39,7 @@ from .frames import (
     decode_close,
     encode_close,
     encode_header,
+    encode_text,
 )
 
 # Up to this size, copying a payload behind its header costs less than writing twice.
@@ -233,7 +234,6 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
             self._refuse()
         until = inf if timeout is None else monotonic() + timeout
         stream = self.stream
-        data = b""
         # Whether what the stream held when a time limit had passed has been looked at.
         looked = False
         while True:
@@ -270,29 +270,19 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
                 self._silence()
                 continue
             # What is called here stays on the stack, and in memory, as long as the peer is silent; so it is the stream's method itself.
-            room = reader.room()
             self._waiting = getcurrent()
             try:
-                if room is None:
-                    data = stream.read(READ_SIZE)
-                    size = len(data)
-                else:
-                    size = stream.readinto(room)
+                data = stream.read(READ_SIZE)
             except _Wake:
                 continue
             except ClientDisconnected:
-                size = 0
+                data = b""
             finally:
                 self._waiting = None
-                if room is not None:
-                    room.release()
-            if not size:
+            if not data:
                 self._finish(CloseCode.ABNORMAL_CLOSURE)
                 self._refuse()
-            if room is None:
-                reader.feed(data)
-            else:
-                reader.filled(size)
+            reader.feed(data)
             looked = False
             self._heard()
 
@@ -351,7 +341,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         if isinstance(message, str):
             first = _BINARY_FRAME if binary else _TEXT_FRAME
             try:
-                payload = message.encode()
+                payload = encode_text(message)
             except UnicodeEncodeError:
                 raise ResponseError("the text of a WebSocket message has surrogates") from None
         else:

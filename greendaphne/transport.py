@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import _socket
 import struct
+from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
 from gevent import get_hub
+from gevent.exceptions import ConcurrentObjectUseError
+from gevent.hub import Waiter
 from gevent.socket import wait
 
 from .message import ClientDisconnected
@@ -36,7 +39,7 @@ class ByteStream(Protocol):
     def recv(self, n: int, timeout: float | None) -> bytes:
         """Return 1 to ``n`` bytes, ``b""`` at the end of the stream.
 
-        :raises TimeoutError: after ``timeout`` seconds without a byte (``None``: wait for ever).
+        :raises TimeoutError: after ``timeout`` seconds without a byte (``None``: wait for ever; 0: do not wait).
         :raises ClientDisconnected: when the connection broke.
         """
 
@@ -65,11 +68,29 @@ class ByteStream(Protocol):
 class Transport:
     """A connected TCP or UNIX stream socket.
 
+    A busy connection waits to read thousands of times a second.  So the read watcher stays started between waits, and stops only when
+    something arrives that nobody waits for; and the timer of a wait is left running for the next, which moves the deadline instead.
+    Neither costs a system call then.
+
     :param sock: the socket; made non-blocking here whatever ``socket.setdefaulttimeout`` says.
     :param send_timeout: seconds without progress after which a send gives up.
     """
 
-    __slots__ = ("_drained", "_fd", "_reader", "_reads", "_send_timeout", "_sock", "_writer", "closed")
+    __slots__ = (
+        "_deadline",
+        "_drained",
+        "_fd",
+        "_reader",
+        "_reads",
+        "_send_timeout",
+        "_sock",
+        "_timer",
+        "_timer_at",
+        "_waiter",
+        "_watching",
+        "_writer",
+        "closed",
+    )
 
     def __init__(self, sock: _socket.socket, send_timeout: float) -> None:
         sock.setblocking(False)
@@ -78,6 +99,13 @@ class Transport:
         self._send_timeout = send_timeout
         self._reader: Any = None
         self._writer: Any = None
+        self._timer: Any = None
+        # Whether the read watcher is started.
+        self._watching = False
+        # Who waits to read, and until when; and when the timer will look at that, ``inf`` for never.
+        self._waiter: Waiter[bool] | None = None
+        self._deadline = inf
+        self._timer_at = inf
         # Whether the last read emptied the kernel's buffer.  Waiting at once is then cheaper than a read that is bound to fail.
         self._drained = False
         self._reads = 0
@@ -90,20 +118,66 @@ class Transport:
     def wait_readable(self, timeout: float | None) -> None:
         if self.closed:
             raise ClientDisconnected
-        reader = self._reader
-        if reader is None:
-            reader = self._reader = get_hub().loop.io(self._fd, _READ)
-        wait(reader, timeout, TimeoutError)
+        if self._waiter is not None:
+            raise ConcurrentObjectUseError("Another greenlet is reading from this connection")
+        waiter: Waiter[bool] = Waiter()
+        self._waiter = waiter
+        try:
+            if not self._watching:
+                if self._reader is None:
+                    self._reader = get_hub().loop.io(self._fd, _READ)
+                self._reader.start(self._on_readable)
+                self._watching = True
+            if timeout is not None:
+                self._deadline = deadline = monotonic() + timeout
+                if deadline < self._timer_at:
+                    self._set_timer(timeout, deadline)
+            if not waiter.get():
+                raise TimeoutError
+        finally:
+            self._waiter = None
+            self._deadline = inf
         self._drained = False
         self._reads = 0
 
+    def _on_readable(self) -> None:
+        # Runs in the hub.
+        waiter = self._waiter
+        if waiter is None:
+            # Somebody will read it later; until then it would wake the hub again and again.
+            self._reader.stop()
+            self._watching = False
+        else:
+            waiter.switch(True)
+
+    def _set_timer(self, seconds: float, at: float) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+        self._timer_at = at
+        self._timer = get_hub().loop.timer(seconds)
+        self._timer.start(self._on_timer, update=True)
+
+    def _on_timer(self) -> None:
+        # Runs in the hub.
+        self._timer_at = inf
+        if self._deadline == inf:
+            return
+        left = self._deadline - monotonic()
+        if left > 0:
+            self._set_timer(left, self._deadline)
+        elif self._waiter is not None:
+            self._waiter.switch(False)
+
     def recv(self, n: int, timeout: float | None) -> bytes:
-        if self._drained:
+        if self._drained and timeout != 0:
             self.wait_readable(timeout)
         while True:
             try:
                 data = self._sock.recv(n)
             except BlockingIOError:
+                if timeout == 0:
+                    raise TimeoutError from None
                 self.wait_readable(timeout)
             except OSError:
                 raise ClientDisconnected from None
@@ -183,9 +257,20 @@ class Transport:
         if self.closed:
             return
         self.closed = True
-        # Whoever still waits is told so by the hub before the descriptor's number can be used again.
-        get_hub().cancel_waits_close_and_then((self._reader, self._writer), ClientDisconnected, self._sock.close)
-        self._reader = self._writer = None
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.stop()
+            reader.close()
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.stop()
+            timer.close()
+        hub = get_hub()
+        if self._waiter is not None:
+            hub.loop.run_callback(self._waiter.throw, ClientDisconnected)
+        # A greenlet that waits to write is told so by the hub before the descriptor's number can be used again.
+        writer, self._writer = self._writer, None
+        hub.cancel_waits_close_and_then((writer,), ClientDisconnected, self._sock.close)
 
 
 def lingering_close(transport: ByteStream, seconds: float) -> None:

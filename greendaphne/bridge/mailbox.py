@@ -13,7 +13,7 @@ from collections.abc import Callable
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from gevent import Timeout, get_hub
+from gevent import get_hub
 from gevent.hub import Waiter
 
 Message = dict[str, Any]
@@ -87,7 +87,7 @@ class Mailbox:
         # Bytes in the file, and messages that have their content there.
         self._file_size = 0
         self._stored = 0
-        self._waiter: Waiter[None] | None = None
+        self._waiter: Waiter[bool] | None = None
         self._error: BaseException | None = None
         self.notify = notify
 
@@ -118,7 +118,7 @@ class Mailbox:
         if waiter is not None:
             self._waiter = None
             # A waiter may only be switched to from the hub.
-            get_hub().loop.run_callback(waiter.switch, None)
+            get_hub().loop.run_callback(waiter.switch, True)
         elif self.notify is not None:
             self.notify()
 
@@ -131,16 +131,21 @@ class Mailbox:
         while not self._messages:
             if self._error is not None:
                 raise self._error
-            waiter: Waiter[None] = Waiter()
+            waiter: Waiter[bool] = Waiter()
             self._waiter = waiter
+            # A bare timer: gevent.Timeout costs several times as much, and this is done for every request.
+            timer = None if timeout is None else get_hub().loop.timer(timeout)
+            if timer is not None:
+                timer.start(waiter.switch, False, update=True)
             try:
-                if timeout is None:
-                    waiter.get()
-                else:
-                    with Timeout(timeout, TimeoutError):
-                        waiter.get()
+                # A reply may have come between the timer and this greenlet's turn.
+                if not waiter.get() and not self._messages and self._error is None:
+                    raise TimeoutError
             finally:
                 self._waiter = None
+                if timer is not None:
+                    timer.stop()
+                    timer.close()
         return self._next()
 
     def poll(self) -> Message | None:

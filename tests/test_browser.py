@@ -151,4 +151,4 @@ def test_the_page_connects_again_after_the_server_restarts(browser: Chromium, tm
             window.screenshot(ARTEFACTS / "chat-reconnected.png")
         finally:
             server.stop()
-        assert "Traceback" not in server.output(), server.output()
+        legacy.assert_no_traceback(server.output())

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,15 @@ def get(site: legacy.Site, path: str, **options: Any) -> requests.Response:
 
 def receive(socket: websocket.WebSocket, kind: str) -> dict[str, Any]:
     """The next object of this type; others are passed over."""
-    while True:
-        content = json.loads(socket.recv())
-        if content["type"] == kind:
-            return dict(content)
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        # The server's pings count as answers, so that silence does not end in the socket's own timeout.
+        opcode, data = socket.recv_data(control_frame=True)
+        if opcode == websocket.ABNF.OPCODE_TEXT:
+            content = json.loads(data)
+            if content["type"] == kind:
+                return dict(content)
+    raise AssertionError(f"nothing of type {kind} came")
 
 
 def test_neither_daphne_nor_twisted_is_installed() -> None:

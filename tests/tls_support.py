@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 from gevent import get_hub
@@ -28,6 +28,7 @@ PATIENCE = 20.0
 MIB = 1024 * 1024
 
 Serve = Callable[[TLSTransport], None]
+AnyContexts = TypeVar("AnyContexts", bound=Contexts)
 
 
 def echo(transport: TLSTransport) -> None:
@@ -129,7 +130,7 @@ class EchoServer:
         return socket.create_connection(self.address[:2], timeout=PATIENCE)
 
 
-def loaded(certificates: Contexts) -> Contexts:
+def loaded(certificates: AnyContexts) -> AnyContexts:
     certificates.load()
     return certificates
 

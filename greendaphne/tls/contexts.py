@@ -12,6 +12,7 @@ OpenSSL's callbacks must not switch greenlets, so nothing here logs inside one: 
 from __future__ import annotations
 
 import logging
+import tempfile
 import traceback
 import warnings
 from abc import ABC, abstractmethod
@@ -20,10 +21,12 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from cryptography import x509
 from OpenSSL import SSL
+from OpenSSL.crypto import X509
 
 from . import pem
-from .pem import Credentials, PemObjects, Signature, TLSError
+from .pem import Credentials, Signature, TLSError
 
 logger = logging.getLogger(__name__)
 
@@ -126,15 +129,14 @@ class ContextFactory:
     def __init__(self, options: TLSOptions, sslmethod: str | None = None, dh_parameters: str | None = None) -> None:
         self.options = options
         self._versions = check_method(sslmethod)
-        self._dh_parameters = dh_parameters
         self._choose = _alpn_callback(options.alpn)
-        self._authorities: PemObjects | None = None
+        # What was read once is kept: a file that is broken later must not stand in the way of the next context.
+        self._dh_parameters = None if dh_parameters is None else pem.read_dh_parameters(dh_parameters)
+        self._authorities: tuple[x509.Certificate, ...] = ()
         if options.client_ca is not None:
-            self._authorities = pem.read(options.client_ca, "the client certificate authorities")
-            if not self._authorities.certificates:
+            self._authorities = pem.read(options.client_ca, "the client certificate authorities").certificates
+            if not self._authorities:
                 raise TLSError(f"There is no certificate in {options.client_ca}")
-        if dh_parameters is not None:
-            pem.check_dh_parameters(dh_parameters)
 
     def bare(self) -> SSL.Context:
         """A context without a certificate."""
@@ -162,13 +164,18 @@ class ContextFactory:
         if self._choose is not None:
             context.set_alpn_select_callback(self._choose)
         context.set_verify(self.options.verify_mode)
-        if self._authorities is not None:
+        if self._authorities:
             context.set_verify_depth(_VERIFY_DEPTH)
-            context.load_verify_locations(self._authorities.path)
-            for authority in self._authorities.certificates:
+            store = context.get_cert_store()
+            assert store is not None
+            for authority in self._authorities:
+                store.add_cert(X509.from_cryptography(authority))
                 context.add_client_ca(authority)
         if self._dh_parameters is not None:
-            context.load_tmp_dh(self._dh_parameters)
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(self._dh_parameters)
+                file.flush()
+                context.load_tmp_dh(file.name)
         return context
 
     def with_certificate(self, credentials: Credentials, path: str) -> SSL.Context:

@@ -163,9 +163,10 @@ def in_order(
     return tuple(chain) if related_only else (*chain, *left)
 
 
-def check_dh_parameters(path: str) -> None:
-    """Refuse what is no Diffie-Hellman group of at least :data:`MIN_DH_BITS` bits."""
-    block = _DH_BLOCK.search(read_file(path, "the Diffie-Hellman parameters"))
+def read_dh_parameters(path: str) -> bytes:
+    """The PEM file ``path``; refused where it is no Diffie-Hellman group of at least :data:`MIN_DH_BITS` bits."""
+    data = read_file(path, "the Diffie-Hellman parameters")
+    block = _DH_BLOCK.search(data)
     bits = 0
     if block is not None:
         try:
@@ -176,6 +177,7 @@ def check_dh_parameters(path: str) -> None:
         raise TLSError(f"There are no Diffie-Hellman parameters in {path}")
     if bits < MIN_DH_BITS:
         raise TLSError(f"The Diffie-Hellman parameters in {path} have {bits} bits; at least {MIN_DH_BITS} are needed")
+    return data
 
 
 def _prime_bits(der: bytes) -> int:

@@ -148,10 +148,10 @@ def _list(directory: str) -> list[str]:
 
 def _pem_files(path: str) -> Iterator[str]:
     """The ``.pem`` files below ``path``, sorted within each directory, or ``path`` itself where it is a file."""
-    if not os.path.isdir(path):
+    if os.path.isfile(path):
         yield path
         return
-    _list(path)
+    _list(path)  # os.walk would find nothing where there is nothing to read, and say nothing
     for directory, subdirectories, names in os.walk(path):
         subdirectories.sort()
         for name in sorted(names):
@@ -214,9 +214,10 @@ class ScannedDirectory(Contexts):
         if not self._contexts:
             self._contexts, self._by_name, self._default = previous
             errors.append(f"There is no usable certificate in {self.path}")
+        else:
+            logger.info("Certificates reloaded from %s", self.path)
         for line in errors:
             logger.error("%s; what was there before stays in service", line)
-        logger.info("Certificates reloaded from %s", self.path)
 
     def _signatures(self) -> dict[str, Signature]:
         return {path: state for path in _pem_files(self.path) if (state := pem.signature(path)) is not None and state[1]}

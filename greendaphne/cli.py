@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import TextIO
 
+    from .http2 import Http2Limits
     from .server import Server
+    from .tls import TLSOptions
 
 PROGRAM = "greendaphne"
 #: daphne's name, which logging configurations refer to.
@@ -142,7 +144,49 @@ def build(options: Options, channel_layer: Any, endpoints: list[str], access_log
         server_name=options.server_name,
         inline_workers=options.inline_workers,
         websocket_compression=options.websocket_compression,
+        certfile=options.certfile,
+        keyfile=options.keyfile,
+        tls_options=tls_options(options),
+        tls_dev=options.tls_dev,
+        http2_limits=http2_limits(options),
+        http2_cleartext=options.http2_cleartext,
     )
+
+
+def tls_options(options: Options) -> TLSOptions | None:
+    """Return what holds for every endpoint with TLS; ``None`` where the command line says nothing about it.
+
+    :raises ConfigurationError: when that contradicts itself.
+    """
+    if options.keyfile is not None and options.certfile is None:
+        raise ConfigurationError("--keyfile needs --certfile, the certificate that it belongs to.")
+    if options.tls_client_ca is None and options.tls_verify is None:
+        return None
+    from .tls import TLSError, TLSOptions
+
+    try:
+        return TLSOptions(client_ca=options.tls_client_ca, verify=options.tls_verify)
+    except TLSError as error:
+        raise ConfigurationError(f"{error}.") from None
+
+
+def http2_limits(options: Options) -> Http2Limits:
+    """Return the limits of HTTP/2 connections.
+
+    :raises ConfigurationError: for a value that the protocol does not allow.
+    """
+    from .http2 import Http2Limits
+
+    try:
+        return Http2Limits(
+            max_concurrent_streams=options.http2_max_concurrent_streams,
+            initial_window_size=options.http2_initial_window_size,
+            max_frame_size=options.http2_max_frame_size,
+            max_header_list_size=options.http2_max_header_list_size,
+        )
+    except ValueError as error:
+        name, _, rest = str(error).partition(" ")
+        raise ConfigurationError(f"--http2-{name.replace('_', '-')} {rest}.") from None
 
 
 def open_access_log(options: Options) -> TextIO | None:

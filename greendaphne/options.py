@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from .config import Limits, Timeouts
 from .values import (
+    choice,
     field_value,
     integer,
     seconds,
@@ -82,11 +83,13 @@ LOGGING: Final = "Logs"
 APPLICATION: Final = "The application"
 PROXIES: Final = "Paths and proxies"
 HTTP: Final = "HTTP (times in seconds)"
+HTTP2: Final = "HTTP/2 (sizes in bytes, or with K, M or G)"
+TLS: Final = "TLS (PEM files; TLS 1.2 and 1.3; reloaded on SIGHUP and when they change)"
 WEBSOCKET: Final = "WebSocket (times in seconds)"
 BODIES: Final = "Request bodies (sizes in bytes, or with K, M or G)"
 LIMITS: Final = "Limits (sizes in bytes, or with K, M or G)"
 SHUTDOWN: Final = "Stopping (times in seconds)"
-GROUPS: Final = (LISTENING, APPLICATION, LOGGING, PROXIES, HTTP, WEBSOCKET, BODIES, LIMITS, SHUTDOWN)
+GROUPS: Final = (LISTENING, TLS, APPLICATION, LOGGING, PROXIES, HTTP, HTTP2, WEBSOCKET, BODIES, LIMITS, SHUTDOWN)
 
 
 def option(
@@ -157,6 +160,31 @@ class Options:
         metavar="STRING",
         takes=Takes.EACH,
         legacy=True,
+    )
+
+    certfile: str | None = option(
+        TLS,
+        "--certfile",
+        "Serve every endpoint that has no TLS of its own with this certificate and its chain.",
+        metavar="FILE",
+    )
+    keyfile: str | None = option(TLS, "--keyfile", "Its private key, where it is not in the same file.", metavar="FILE")
+    tls_client_ca: str | None = option(TLS, "--tls-client-ca", "Ask clients for a certificate of one of these authorities.", metavar="FILE")
+    tls_verify: str | None = option(
+        TLS,
+        "--tls-verify",
+        "What to ask of client certificates: none, optional or require, the default with --tls-client-ca.",
+        metavar="MODE",
+        convert=choice("none", "optional", "require"),
+    )
+    tls_dev: bool = option(TLS, "--tls-dev", "Make and use a self-signed certificate for localhost; for development only.")
+    tls_handshake_timeout: float = option(
+        TLS,
+        "--tls-handshake-timeout",
+        "Seconds from the connection to the end of its TLS handshake.",
+        metavar="SECONDS",
+        convert=seconds,
+        default=f"{_TIMEOUTS.tls_handshake:g}",
     )
 
     inline_workers: int = option(
@@ -247,6 +275,36 @@ class Options:
         convert=seconds,
         default=f"{_TIMEOUTS.send:g}",
     )
+
+    # The defaults are those of greendaphne.http2.Http2Limits, which cannot be imported this early.
+    http2_max_concurrent_streams: int = option(
+        HTTP2,
+        "--http2-max-concurrent-streams",
+        "Requests at a time on one connection; more are refused.",
+        metavar="NUMBER",
+        convert=whole_number(1, 1_000_000),
+        default="100",
+    )
+    http2_initial_window_size: int = option(
+        HTTP2,
+        "--http2-initial-window-size",
+        "What a client may send of a body before the application reads.",
+        metavar="SIZE",
+        convert=size_above_zero,
+        default="65535",
+    )
+    http2_max_frame_size: int = option(
+        HTTP2, "--http2-max-frame-size", "The longest frame, 16K to 16M.", metavar="SIZE", convert=size_above_zero, default="16K"
+    )
+    http2_max_header_list_size: int = option(
+        HTTP2,
+        "--http2-max-header-list-size",
+        "The longest header section after decompression; 431 above it.",
+        metavar="SIZE",
+        convert=size_above_zero,
+        default="64K",
+    )
+    http2_cleartext: bool = option(HTTP2, "--http2-cleartext", "Also accept HTTP/2 without TLS, from clients that know of it beforehand.")
 
     websocket_timeout: float | None = option(
         WEBSOCKET,
@@ -393,6 +451,7 @@ class Options:
             header=self.header_timeout,
             body=self.body_timeout,
             send=self.send_timeout,
+            tls_handshake=self.tls_handshake_timeout,
             graceful=self.graceful_timeout,
         )
 

@@ -191,6 +191,7 @@ class Server:
         """Listen and begin to serve, in greenlets of this thread's hub; returns at once.
 
         :raises EndpointError: where an endpoint cannot be listened on; nothing is left open then.
+        :raises ConfigurationError: of :mod:`greendaphne.inline`, where the application has no consumers for inline workers.
         """
         self._hub = get_hub()
         self._stop = Event()
@@ -205,12 +206,12 @@ class Server:
                 self.listeners.append(Listener(endpoint, endpoint.bind()))
                 if endpoint.tls is not None:
                     logger.info("TLS on endpoint %s: %s", endpoint, endpoint.tls.describe())
+            self._application.start()
+            if self._inline_workers:
+                self._workers = start_workers(self.channel_layer, self._inline_workers)
         except BaseException:
-            self._close_listeners()
+            self._end()
             raise
-        self._application.start()
-        if self._inline_workers:
-            self._workers = start_workers(self.channel_layer, self._inline_workers)
         for listener in self.listeners:
             shared = isinstance(listener.endpoint, FDEndpoint)
             acceptor = Acceptor(listener.socket, self._connections.handler(listener.endpoint), self._connections.pool, shared)

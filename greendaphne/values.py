@@ -75,6 +75,17 @@ def _decimal(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def choice(*names: str) -> Callable[[str], str]:
+    """Return a converter that takes one of ``names`` as it is."""
+
+    def convert(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"must be {', '.join(names[:-1])} or {names[-1]}")
+        return text
+
+    return convert
+
+
 def field_value(text: str) -> str:
     """Return ``text`` when it can be the value of a header field (RFC 9110 section 5.5), in the ASCII characters that are safe there."""
     if not text or not text.isascii() or not text.isprintable() or text != text.strip():

@@ -25,11 +25,14 @@ from greendaphne.arguments import HELP, VERSION, UsageError, normalise, parse
 from greendaphne.cli import (
     ConfigurationError,
     endpoint_descriptions,
+    http2_limits,
     load_channel_layer,
     main,
     open_access_log,
+    tls_options,
 )
 from greendaphne.config import Limits, Timeouts
+from greendaphne.http2 import Http2Limits
 from greendaphne.options import OPTIONS, Option, Options, Takes, help_text
 
 CHECKOUT = Path(greendaphne.__file__).resolve().parent.parent
@@ -310,7 +313,7 @@ def test_refused(argv: str, message: str) -> None:
         ("--websocket-max-frame-size 64K", {"websocket_max_frame_size": 64 * 1024}),
         ("--websocket-compression", {"websocket_compression": True}),
         # Abbreviations of theirs alone.
-        ("--k 5", {"keep_alive_timeout": 5}),
+        ("--kee 5", {"keep_alive_timeout": 5}),
         ("--he=5", None),
         ("--hea 5", {"header_timeout": 5}),
         ("--websocket-com", {"websocket_compression": True}),
@@ -789,3 +792,24 @@ def test_configuration_failures_are_one_line(application: Application, argv: lis
     application.write("asgi.py", ASGI)
     result = application.run("-v0", *argv, "project.asgi:idle_layer")
     assert logged_error(result).startswith(message)
+
+
+def test_http2_defaults_are_those_of_the_limits() -> None:
+    """They are written out in the table, because the limits cannot be imported before gevent patches the process."""
+    assert http2_limits(options(LAYER)) == Http2Limits()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--http2-max-frame-size", "1K"], "--http2-max-frame-size must be between 16384 and 16777215, not 1024."),
+        (["--keyfile", "k"], "--keyfile needs --certfile, the certificate that it belongs to."),
+        (["--tls-verify", "require"], "Client certificates cannot be verified (require) without a file of authorities (--tls-client-ca)."),
+    ],
+)
+def test_contradictory_tls_and_http2_options(arguments: list[str], line: str) -> None:
+    given = options(*arguments, LAYER)
+    with pytest.raises(ConfigurationError) as error:
+        http2_limits(given)
+        tls_options(given)
+    assert str(error.value) == line

@@ -76,7 +76,7 @@ class RedisServer:
         if "port" not in self.options:
             lines.append(f"port {self.port}")
         if not self.sentinel:
-            lines += ["save ''", "appendonly no", f"unixsocket {self.socket}", "enable-debug-command local"]
+            lines += ["save ''", "appendonly no", f"unixsocket {self.socket}", "repl-diskless-sync-delay 0", "enable-debug-command local"]
         # A sentinel rewrites its file.
         configuration = self.directory / "redis.conf"
         configuration.write_text("\n".join(lines) + "\n")

@@ -183,7 +183,7 @@ def parse_host(url: str, options: Mapping[str, Any]) -> Target:
 class Link:
     """One open connection.  All waits are bounded by ``timeout`` seconds, or by what a call states."""
 
-    __slots__ = ("_connection", "_reader", "_sock", "identity", "opened", "timeout")
+    __slots__ = ("__weakref__", "_connection", "_reader", "_sock", "identity", "opened", "timeout")
 
     def __init__(self, target: Target, *, cooperative: bool, timeout: float, marker: str, name: str) -> None:
         """Connect and identify.
@@ -284,3 +284,12 @@ class Link:
     def close(self) -> None:
         """Close the connection; may be repeated."""
         self._connection.disconnect()
+
+    def abandon(self) -> None:
+        """Close the connection although the hub that its socket belongs to is gone."""
+        self.interrupt()
+        try:
+            self.close()
+        except (AttributeError, ValueError):
+            # gevent misses the hub's loop; below its socket there is the system's.
+            self._sock._sock.close()

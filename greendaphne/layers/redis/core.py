@@ -11,7 +11,6 @@ import logging
 import os
 import random
 import string
-import sys
 import time
 import uuid
 import weakref
@@ -75,8 +74,8 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         self._rotation = count(random.randrange(4096))
         self._busy = False
         self._lock = native_lock()
-        self._thread_lanes: list[Lane] = []
-        self._hub_lanes: dict[int, tuple[Any, list[Lane]]] = {}
+        self._thread_lanes: list[ThreadLane] = []
+        self._hub_lanes: dict[int, tuple[Any, list[HubLane]]] = {}
         layer = weakref.ref(self)
 
         def forked() -> None:
@@ -128,7 +127,7 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         The layer remains usable: it connects again when needed.
         """
         hub = current_hub()
-        lanes = self._thread_lanes
+        lanes: Sequence[Lane] = self._thread_lanes
         if hub is not None:
             with self._lock:
                 lanes = self._hub_lanes.pop(id(hub), (hub, []))[1]
@@ -137,18 +136,25 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
 
     # Lanes
 
-    def _lanes(self) -> list[Lane]:
+    def _lanes(self) -> Sequence[Lane]:
         hub = current_hub()
         if hub is None:
             return self._thread_lanes
         found = self._hub_lanes.get(id(hub))
         if found is None or found[0] is not hub:
-            lanes: list[Lane] = [HubLane(shard, hub) for shard in self._shards]
+            found = hub, [HubLane(shard, hub) for shard in self._shards]
             with self._lock:
-                alive = sys._current_frames()
-                self._hub_lanes = {key: entry for key, entry in self._hub_lanes.items() if entry[0].thread_ident in alive}
-                found = self._hub_lanes[id(hub)] = (hub, lanes)
+                self._clear_away()
+                self._hub_lanes[id(hub)] = found
         return found[1]
+
+    def _clear_away(self) -> None:
+        """Let go of hubs that ended without :meth:`close`."""
+        for key, (_, lanes) in list(self._hub_lanes.items()):
+            if any(lane.is_dead for lane in lanes):
+                del self._hub_lanes[key]
+                for lane in lanes:
+                    lane.abandon()
 
     def _new_thread_lanes(self) -> None:
         connections = int(self._options.get("max_connections") or THREAD_CONNECTIONS)

@@ -7,6 +7,7 @@ Nothing is sent twice: only a call whose script was unknown, and therefore not r
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -150,6 +151,10 @@ class _Readers:
         while self._idle:
             self._shard.close(self._idle.pop())
 
+    def abandon(self) -> None:
+        while self._idle:
+            self._shard.abandon(self._idle.pop())
+
 
 class ThreadLane:
     """The lane of all plain threads: a bounded pool of connections."""
@@ -275,6 +280,18 @@ class HubLane:
             self.shard.close(self._link)
             self._link = None
         self._readers.close()
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the hub cannot run any more: destroyed, or its thread ended."""
+        return self._hub.loop is None or self._hub.thread_ident not in sys._current_frames()
+
+    def abandon(self) -> None:
+        """Do what is left to do for a lane that :attr:`is_dead`."""
+        if self._link is not None:
+            self.shard.abandon(self._link)
+            self._link = None
+        self._readers.abandon()
 
     def _start(self) -> None:
         if self._flusher is None:

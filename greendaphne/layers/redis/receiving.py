@@ -77,7 +77,7 @@ def _take_call(source: Source, limit: int, popped: bytes = b"", position: int = 
     lane, lists = source
     shard = lane.shard
     marker = shard.marker if watch and shard.watched else ""
-    data = TAKE.call(lists, limit, BATCH_BYTES, marker, shard.new_marker, MARKER_LIFE, popped, position)
+    data = TAKE.call(lists, limit, BATCH_BYTES, marker, shard.new_marker() if marker else "", MARKER_LIFE, popped, position)
     return Call(data, script=TAKE)
 
 

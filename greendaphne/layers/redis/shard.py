@@ -11,7 +11,9 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import Protocol
+from weakref import WeakSet
 
 from .. import LayerUnavailable
 from .connection import Identity, Link, LinkError, Target
@@ -129,20 +131,19 @@ class Shard:
         self.timeout = timeout
         self.expiry = expiry
         self.marker = marker
-        #: What a server without a marker gets from this process.
-        self.new_marker = os.urandom(8).hex()
         #: Whether a blocked reader can wait without taking (see ``receiving``); unset once a server refuses.
         self.can_watch = True
         self._address = address
         self._link_life = link_life
         self._state = state
         self._lock = native_lock()
-        self._links: set[Link] = set()
+        self._links: WeakSet[Link] = WeakSet()
         self._down = False
         self._delay = BACKOFF_FIRST
         self._next_attempt = 0.0
         self._run_id = b""
         self._marker_value: bytes | None = None
+        self._markers = (f"{os.urandom(8).hex()}-{number}" for number in count())
         self._refusal: str | None = None
 
     def __repr__(self) -> str:
@@ -182,13 +183,19 @@ class Shard:
             self._links.discard(link)
             link.close()
 
+    def abandon(self, link: Link) -> None:
+        """Close ``link`` whose hub is no more."""
+        with self._lock:
+            self._links.discard(link)
+            link.abandon()
+
     def is_stale(self, link: Link) -> bool:
         """Whether ``link``, which is idle, should be replaced."""
         return link.is_stale() or 0 < self._link_life < time.monotonic() - link.opened
 
     def forget(self) -> None:
         """Drop all links without a word to the server; for a forked child, whose parent goes on using them."""
-        self._links = set()
+        self._links = WeakSet()
         self._lock = native_lock()
 
     def _opened(self, link: Link) -> None:
@@ -251,7 +258,7 @@ class Shard:
         self._delay = min(self._delay * 2, BACKOFF_LAST)
 
     def _interrupt(self) -> None:
-        for link in self._links:
+        for link in list(self._links):
             link.interrupt()
         self._links.clear()
 
@@ -261,6 +268,10 @@ class Shard:
     def watched(self) -> bool:
         """Whether the marker is to be looked at."""
         return self._state.watched
+
+    def new_marker(self) -> str:
+        """What a server without a marker is to get; never the same twice."""
+        return next(self._markers)
 
     def observe(self, identity: Identity, marker: bytes) -> None:
         """Compare the marker that a receiving link saw with the one before; another one means that the data was lost."""

@@ -38,6 +38,9 @@ STOP_TIMEOUT = 5.0
 #: Seconds for a worker that was killed to end; one that does not is left behind.
 KILL_TIMEOUT = 1.0
 
+#: Seconds that a worker of Channels pauses after a blocking receive that brought nothing.
+EMPTY_PAUSE = 0.001
+
 
 class ConfigurationError(ValueError):
     """There is nothing for an inline worker to run; the text is one line for the operator."""
@@ -167,13 +170,35 @@ class _ChannelsWorkers:
         from channels.signals import worker_process_ready
         from channels.worker import Worker as ChannelsWorker
 
-        worker = ChannelsWorker(self._wrapper, signal_handlers=False)
+        # The stores of Channels and Django are local to a thread, which is a greenlet only where threading is patched.
+        cooperative = is_module_patched("threading")
+        worker = ChannelsWorker(_YieldingLayer(self._wrapper) if cooperative else self._wrapper, signal_handlers=False)
         if not self._announced:
             self._announced = True
             worker_process_ready.send(sender=worker)
         worker.ready()
-        # The stores of Channels and Django are local to a thread, which is a greenlet only where threading is patched.
-        return _ChannelsGreenlet(worker) if is_module_patched("threading") else _ChannelsThread(worker)
+        return _ChannelsGreenlet(worker) if cooperative else _ChannelsThread(worker)
+
+
+class _YieldingLayer:
+    """A layer of Channels whose blocking receive lets other greenlets run even where the layer's own returns at once.
+
+    Channels collects a request's body in a loop of such receives without a pause: it would keep the server, which sends that body, from
+    ever running.
+    """
+
+    def __init__(self, wrapper: Any) -> None:
+        self._wrapper = wrapper
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapper, name)
+
+    def receive_many(self, channels: Iterable[str], block: bool = False) -> tuple[str | None, dict[str, Any] | None]:
+        """Receive as the layer does; an empty return of a blocking receive takes at least :data:`EMPTY_PAUSE`."""
+        received: tuple[str | None, dict[str, Any] | None] = self._wrapper.receive_many(channels, block=block)
+        if block and received[0] is None:
+            gevent.sleep(EMPTY_PAUSE)
+        return received
 
 
 class _ChannelsGreenlet:

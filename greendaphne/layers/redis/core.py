@@ -42,6 +42,9 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
 
     LayerUnavailable = LayerUnavailable
 
+    #: In a thread with a hub it waits cooperatively, whether or not the process is monkey-patched.
+    blocks_natively = False
+
     #: Seconds that ``receive(block=True)`` waits before it returns without a message.
     blpop_timeout: float = 5
 

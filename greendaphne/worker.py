@@ -179,7 +179,8 @@ class Worker:
         self.concurrency = concurrency
         self._force_sync = force_sync
         self._reply_timeout = reply_timeout
-        # Guards _stopping and _wake, which stop() touches from any thread or signal handler; everything else belongs to the thread of run().
+        # Guards _stopping and _wake, which stop() touches from any thread or signal handler.  Everything else belongs to the thread of
+        # run().
         self._lock = threading.RLock()
         self._stopping = False
         self._wake: Callable[[], object] | None = None

@@ -85,7 +85,7 @@ class RequestDecoder:
     :param valid: judges a field on its own; see :attr:`tainted`.
     """
 
-    __slots__ = ("_entries", "_excessive_size", "_max_list_size", "_size", "_table_size", "_valid", "tainted")
+    __slots__ = ("_entries", "_excessive_size", "_max_list_size", "_size", "_table_size", "_valid", "list_size", "tainted")
 
     def __init__(self, max_list_size: int, excess: int, valid: Callable[[bytes, bytes], bool]) -> None:
         self._max_list_size = max_list_size
@@ -97,6 +97,8 @@ class RequestDecoder:
         self._table_size = TABLE_SIZE
         #: Whether any literal so far was not valid.  As long as none was, all fields ever returned are.
         self.tainted = False
+        #: The size of the last list, as RFC 9113 section 6.5.2 counts it.
+        self.list_size = 0
 
     def decode(self, data: bytes) -> list[Field] | None:
         """Return the fields of a complete header section, ``None`` for a list that is too large.
@@ -134,6 +136,7 @@ class RequestDecoder:
                     raise EnhanceYourCalm("a header list is far too large")
         except (IndexError, HPACKDecodingError):
             raise CompressionError("a header section is malformed") from None
+        self.list_size = total
         return fields if total <= self._max_list_size else None
 
     def _literal(self, data: bytes, position: int, octet: int) -> tuple[Field, int, int]:

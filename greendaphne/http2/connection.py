@@ -163,9 +163,9 @@ class Http2Connection:
         client = self._info.client
         peer = f"{client[0]}:{client[1]}" if client else "a client"
         if isinstance(error, EnhanceYourCalm):
-            logger.warning("Connection of %s ended: %s", peer, error)
+            logger.warning("Connection of %s ended: %s", peer, str(error))
         else:
-            logger.debug("Connection of %s ended by a protocol error: %s", peer, error)
+            logger.debug("Connection of %s ended by a protocol error: %s", peer, str(error))
 
     def _cancel_streams(self) -> None:
         for stream in list(self._streams.values()):
@@ -250,14 +250,14 @@ class Http2Connection:
     def admit(self) -> bool:
         return len(self._streams) < self.http2_limits.max_concurrent_streams and self._goaway != _FINAL and not self._ending
 
-    def on_request(self, stream_id: int, fields: list[Field] | None, end_stream: bool) -> None:
+    def on_request(self, stream_id: int, fields: list[Field] | None, size: int, end_stream: bool) -> None:
         error: HTTPError | None = None
         try:
             if fields is None:
                 raise HTTPError(431, "The request's header section is too long.")
-            head = parse_request(fields, self._info, self._limits, end_stream=end_stream)
+            head = parse_request(fields, size, self._info, self._limits, end_stream=end_stream)
         except MalformedMessage as malformed:
-            logger.debug("Stream %d reset: %s", stream_id, malformed)
+            logger.debug("Stream %d reset: %s", stream_id, str(malformed))
             self.engine.stream_error(stream_id)
             return
         except HTTPError as refusal:
@@ -281,7 +281,7 @@ class Http2Connection:
             if not stream.feed_end():
                 raise MalformedMessage("a body shorter than its Content-Length")
         except MalformedMessage as malformed:
-            logger.debug("Stream %d reset: %s", stream_id, malformed)
+            logger.debug("Stream %d reset: %s", stream_id, str(malformed))
             self.engine.stream_error(stream_id)
 
     def on_data(self, stream_id: int, data: bytes, overhead: int, end_stream: bool) -> None:

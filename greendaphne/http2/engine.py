@@ -50,8 +50,8 @@ class Listener(Protocol):
     def admit(self) -> bool:
         """Whether there is room for one more stream."""
 
-    def on_request(self, stream_id: int, fields: list[Field] | None, end_stream: bool) -> None:
-        """A request's head; ``None`` for a header list over the limit."""
+    def on_request(self, stream_id: int, fields: list[Field] | None, size: int, end_stream: bool) -> None:
+        """A request's head and its size as RFC 9113 section 6.5.2 counts it; no fields for a size over the limit."""
 
     def on_trailers(self, stream_id: int, fields: list[Field] | None) -> None:
         """A trailer section; the stream ends with it."""
@@ -315,7 +315,7 @@ class Engine(H2Connection):
         stream.state_machine.process_input(StreamInputs.RECV_HEADERS)
         if end_stream:
             stream.state_machine.process_input(StreamInputs.RECV_END_STREAM)
-        self._listener.on_request(stream_id, fields, bool(end_stream))
+        self._listener.on_request(stream_id, fields, self._decoder.list_size, bool(end_stream))
 
     def _receive_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         if not stream_id:
@@ -382,9 +382,10 @@ class Engine(H2Connection):
             self._client_resets.spend()
         else:
             self._control.spend()
-        if kind == _WINDOW_UPDATE and stream_id in self.streams and payload == _NO_INCREMENT:
+        if kind == _WINDOW_UPDATE and payload == _NO_INCREMENT and stream_id and not self._idle(stream_id):
             # RFC 9113 section 6.9: on a stream that is the stream's error; hyperframe makes it the connection's.
-            self._stream_error(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            if stream_id in self.streams:
+                self._stream_error(stream_id, ErrorCodes.PROTOCOL_ERROR)
             return
         try:
             frame, _ = Frame.parse_frame_header(memoryview(_HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id)))

@@ -62,9 +62,10 @@ def valid_field(name: bytes, value: bytes) -> bool:
     return _VALUE.fullmatch(value) is not None
 
 
-def parse_request(fields: list[Field], connection: ConnectionInfo, limits: Limits, *, end_stream: bool) -> Head:
+def parse_request(fields: list[Field], size: int, connection: ConnectionInfo, limits: Limits, *, end_stream: bool) -> Head:
     """Turn a request's fields, each of them valid in itself, into a :class:`Request`.
 
+    :param size: what all fields count together (RFC 9113 section 6.5.2).
     :param end_stream: whether the request has no body.
     :raises MalformedMessage: for a request that breaks RFC 9113 section 8.
     :raises HTTPError: 400, 417, 431 or 501 for a well-formed request that is not answered otherwise.
@@ -159,9 +160,9 @@ def parse_request(fields: list[Field], connection: ConnectionInfo, limits: Limit
         raise HTTPError(414, "The request target is too long.")
     if len(fields) > limits.request_fields:
         raise HTTPError(431, "The request has too many header fields.")
-    for field in fields:
-        if len(field[1]) > limits.request_field_size - len(field[0]) - 2:
-            raise HTTPError(431, "A header field is too long.")
+    most = limits.request_field_size - 2
+    if size > most and any(len(name) + len(value) > most for name, value in fields):
+        raise HTTPError(431, "A header field is too long.")
     if not path.isascii():
         raise HTTPError(400, "Invalid characters in path")
     upgrade = b""

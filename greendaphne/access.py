@@ -7,10 +7,13 @@ time_taken, size})`` and ``("websocket", "connecting" | "connected" | "rejected"
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from time import localtime, strftime, time
 from typing import Any, TextIO
+
+logger = logging.getLogger("daphne.access")
 
 ActionLogger = Callable[[str, str, Mapping[str, Any]], None]
 
@@ -21,7 +24,7 @@ _WEBSOCKET_REQUESTS = {
     "disconnected": "WSDISCONNECT",
 }
 # What would let a client forge a line or a field of one, or command the terminal of whoever reads it.
-_UNSAFE = re.compile(r"[\x00-\x1f\"\\\x7f-\x9f]")
+_UNSAFE = re.compile(r"[\x00-\x1f\"\\\x7f-\xff]")
 
 
 def _escaped(text: str) -> str:
@@ -38,6 +41,7 @@ class AccessLogGenerator:
         self.stream = stream
         self._second = -1
         self._time = ""
+        self._failed = False
 
     def __call__(self, protocol: str, action: str, details: Mapping[str, Any]) -> None:
         if protocol == "http":
@@ -52,4 +56,12 @@ class AccessLogGenerator:
         if now != self._second:
             self._time = strftime("%d/%b/%Y:%H:%M:%S", localtime(now))
             self._second = now
-        self.stream.write(f'{client} - - [{self._time}] "{_escaped(request)}" {status} {length}\n')
+        try:
+            self.stream.write(f'{client} - - [{self._time}] "{_escaped(request)}" {status} {length}\n')
+        except (OSError, ValueError) as error:
+            # A full disk or a closed pipe must not stop the service; the operator is told when it begins.
+            if not self._failed:
+                self._failed = True
+                logger.error("Cannot write to the access log: %s", error)
+        else:
+            self._failed = False

@@ -64,7 +64,7 @@ class Exchange:
             if not self._answer(stream, error):
                 return
         except ResponseError as error:
-            logger.error("Response to %s %s refused: %s", request.method, _printable(request.target), error)
+            logger.error("Bad response to %s %s: %s", request.method, _printable(request.target), error)
             if not self._answer(stream, HTTPError(500, PROCESSING_ERROR)):
                 return
         except Exception:
@@ -105,7 +105,7 @@ class Exchange:
             "http",
             "complete",
             {
-                "path": _printable(request.target),
+                "path": request.target.decode("latin-1"),
                 "status": stream.status,
                 "method": request.method,
                 "client": None if client is None else f"{client[0]}:{client[1]}",

@@ -163,6 +163,8 @@ class Server:
         self._acceptors: list[Acceptor] = []
         self._workers: list[gevent.Greenlet[..., Any]] = []
         self._stop: Event | None = None
+        # Whether what still runs is cut short instead of being waited for.
+        self._at_once = False
         self._hub: Any = None
 
     def _make_websocket(self, stream: Stream) -> WebSocket:
@@ -238,10 +240,16 @@ class Server:
         assert self._stop is not None
         if self._stop.is_set():
             logger.info("Stopping at once")
+            self._at_once = True
             self._connections.pool.kill(block=False)
         else:
             logger.info("Stopping; requests in flight have %g seconds", self.timeouts.graceful)
             self._stop.set()
+
+    @property
+    def connections(self) -> int:
+        """The number of open connections."""
+        return len(self._connections)
 
     def reload(self) -> None:
         """Read all certificates again (SIGHUP); connections stay, and what is broken is logged and left as it was."""
@@ -262,7 +270,9 @@ class Server:
         self._close_listeners()
         self._application.drain()
         self._connections.drain()
-        self._connections.pool.join(timeout=self.timeouts.graceful)
+        if not self._connections.pool.join(timeout=self.timeouts.graceful):
+            logger.warning("Requests in flight are cut short after %g seconds", self.timeouts.graceful)
+            self._at_once = True
 
     def _end(self) -> None:
         for acceptor in self._acceptors:
@@ -270,7 +280,10 @@ class Server:
         self._close_listeners()
         self._connections.pool.kill()
         self._application.stop()
-        stop_workers(self._workers)
+        if self._at_once:
+            stop_workers(self._workers, timeout=0)
+        else:
+            stop_workers(self._workers)
         self._acceptors.clear()
         self._workers = []
 

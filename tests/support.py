@@ -159,7 +159,10 @@ class Client:
         self.sock.shutdown(socket.SHUT_WR)
 
     def _more(self) -> bool:
-        data = self.sock.recv(65536)
+        try:
+            data = self.sock.recv(65536)
+        except ConnectionResetError:
+            raise EOFError(f"the connection was reset behind {self.buffer[:200]!r}") from None
         self.buffer += data
         return bool(data)
 
@@ -178,11 +181,8 @@ class Client:
         return data + end
 
     def read_to_eof(self) -> bytes:
-        try:
-            while self._more():
-                pass
-        except ConnectionResetError:
-            raise EOFError(f"the connection was reset behind {self.buffer[:200]!r}") from None
+        while self._more():
+            pass
         data, self.buffer = self.buffer, b""
         return data
 

@@ -228,7 +228,7 @@ def test_bad_response_is_refused(
     assert response.status == 500
     assert b"HTTP processing error" in response.body
     assert b"evil" not in response.head + response.body
-    assert [record.levelname for record in caplog.records if "refused" in record.message] == ["ERROR"]
+    assert [record.levelname for record in caplog.records if "Bad response" in record.message] == ["ERROR"]
     client.send(GET)
     server.app.answer(b"fine")
     assert client.read_response().body == b"fine"

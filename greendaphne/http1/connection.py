@@ -214,7 +214,7 @@ class Http1Connection:
                     self._serve(stream)
                 if transport.closed or not stream.complete:
                     break
-                if stream.close:
+                if stream.close or self.draining:
                     # The peer may still be sending, or not have read yet: closing now could erase the answer.
                     lingering_close(transport, self.timeouts.linger)
                     break

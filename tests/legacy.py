@@ -20,8 +20,10 @@ import websocket
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "chat"
 USERS = {"alice": "wonderland", "bob": "builder"}
-#: Seconds for a process to start or to end, on a busy machine.
-PATIENCE = 20.0
+#: Seconds for a process to start and for every answer, on a busy machine.
+PATIENCE = 30.0
+#: Seconds for a process to end; the server gives open requests half of it.
+END_PATIENCE = 60.0
 #: State of a listening socket in /proc/net/tcp.
 TCP_LISTEN = "0A"
 GREENDAPHNE = (sys.executable, "-m", "greendaphne")
@@ -129,7 +131,7 @@ class Process:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
-            return self._process.wait(PATIENCE)
+            return self._process.wait(END_PATIENCE)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"does not end:\n{self.output()}") from None
         finally:
@@ -138,6 +140,7 @@ class Process:
                 os.killpg(self._process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+            self._process.wait()
 
 
 class Site:

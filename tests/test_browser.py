@@ -112,6 +112,7 @@ def test_streamed_lines_appear_one_by_one(browser: Chromium, site: legacy.Site) 
     assert window.run("document.querySelector('#progress').textContent").endswith("parts so far.")
     window.screenshot(ARTEFACTS / "stream.png")
     assert window.complaints() == []
+    window.open(f"{site.url}/")
 
 
 def test_form_errors(browser: Chromium, site: legacy.Site) -> None:

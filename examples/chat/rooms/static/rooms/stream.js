@@ -6,10 +6,13 @@ document.getElementById("start").addEventListener("click", async (event) => {
   const lines = document.getElementById("lines");
   const progress = document.getElementById("progress");
   let parts = 0;
+  // A page that was left may live on in the browser's history; its stream shall not.
+  const leaving = new AbortController();
+  addEventListener("pagehide", () => leaving.abort(), { once: true });
   button.disabled = true;
   lines.textContent = "";
   try {
-    const response = await fetch(button.dataset.url);
+    const response = await fetch(button.dataset.url, { signal: leaving.signal });
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let part = await reader.read(); !part.done; part = await reader.read()) {
       parts += 1;

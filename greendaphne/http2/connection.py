@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from time import monotonic
+from typing import Any
 
 import gevent
 from h2.exceptions import ProtocolError
@@ -74,6 +75,7 @@ class Http2Connection:
         self._early_priorities: dict[int, bytes] = {}
         self._upload_windows = http2_limits.upload_windows
         self._goaway = _SERVING
+        self._goaway_timer: Any = None
         self._peer_leaves = False
         self._ending = False
         self._started = self._idle_since = monotonic()
@@ -107,6 +109,8 @@ class Http2Connection:
             self._log(error)
         finally:
             self._ending = True
+            if self._goaway_timer is not None:
+                self._goaway_timer.kill(block=False)
             self._cancel_streams()
             if graceful and not self.writer.failed:
                 # What explains the end has to arrive before it; a peer that does not read is not waited for long.
@@ -186,7 +190,7 @@ class Http2Connection:
         self.engine.send_goaway(LAST_STREAM)
         self.engine.ping(_GOAWAY_PING)
         self.writer.flush()
-        gevent.spawn_later(GOAWAY_DELAY, self._send_final_goaway)
+        self._goaway_timer = gevent.spawn_later(GOAWAY_DELAY, self._send_final_goaway)
 
     def _send_final_goaway(self) -> None:
         if self._goaway == _WARNED and not self._ending:

@@ -258,8 +258,12 @@ class Engine(H2Connection):
             raise ProtocolError("a header section is interrupted")
         self._continuations += 1
         self._fragment += payload
-        # Compressed, a list within the limit is no longer than its size; so nothing large is ever collected (CVE-2024-27316).
-        if self._continuations > self._limits.continuation_frames or len(self._fragment) > self._limits.max_header_list_size:
+        # Compressed, a list is no longer than its size; so nothing that would not be looked at is ever collected (CVE-2024-27316).
+        limits = self._limits
+        if (
+            self._continuations > limits.continuation_frames
+            or len(self._fragment) > limits.max_header_list_size * limits.header_list_excess
+        ):
             raise EnhanceYourCalm("a header section in too many pieces")
         if flags & _END_HEADERS:
             payload = self._fragment

@@ -120,8 +120,8 @@ class Http2Stream(Outbound):
         """The received bytes, at least one; ``None`` at their end."""
         if self._expect_continue:
             self._expect_continue = False
-            # Not where the client has begun to send, or has been given the final answer.
-            if not (self._inbox or self._ended or self.status or self._gone):
+            # Not where the client has begun to send, or has been sent the final head.
+            if not (self._inbox or self._ended or self._gone or (self.status and self._head is None)):
                 self._connection.engine.send_head(self.h2, _CONTINUE, end_stream=False, informational=True)
                 self._connection.writer.wake()
         while True:
@@ -196,7 +196,7 @@ class Http2Stream(Outbound):
         if self._left is not None and len(data) > self._left:
             self._wrong_length(f"the body is {len(data) - self._left} bytes or more longer than its Content-Length")
         if self._head is not None:
-            self._send_head(end_stream=False)
+            self._send_head(end_stream=self._no_body)
         if data and not self._no_body:
             self._account(len(data))
             self._send(data, end_stream=False)
@@ -211,15 +211,14 @@ class Http2Stream(Outbound):
         if self._left is not None and len(data) != self._left:
             amount = len(data) - self._left
             self._wrong_length(f"the body is {abs(amount)} bytes {'longer' if amount > 0 else 'shorter'} than its Content-Length")
-        if self._no_body:
-            data = b""
+        bare = self._no_body or not data
         if self._head is not None:
-            self._send_head(end_stream=not data)
-            if not data:
-                self._finished()
-                return
-        self._account(len(data))
-        self._send(data, end_stream=True)
+            self._send_head(end_stream=bare)
+        elif not self._no_body:
+            bare = False
+        if not bare:
+            self._account(len(data))
+            self._send(data, end_stream=True)
         self._finished()
 
     def _account(self, n: int) -> None:

@@ -10,6 +10,7 @@ machine does hits both.
 
 from __future__ import annotations
 
+import _socket
 import select
 import socket
 import statistics
@@ -126,7 +127,8 @@ def _serve(which: str) -> None:
 
     def connection(sock: cooperative.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport = Transport(sock._sock, 60)
+        # The transport wants the plain socket, which gevent's is a wrapper of.
+        transport = Transport(_socket.socket(fileno=sock.detach()), 60)
         try:
             echo(transport)
         except ClientDisconnected:

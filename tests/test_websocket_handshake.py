@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greendaphne.config import Limits, Timeouts
@@ -210,6 +210,7 @@ FIELDS = [*(name for name, _ in HANDSHAKE), b"origin", b"sec-websocket-protocol"
 values = st.binary(max_size=40).map(lambda value: value.strip(b" \t"))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(FIELDS), values), max_size=4))
 def test_no_field_does_more_than_be_refused(further: Fields) -> None:
     error = outcome([*HANDSHAKE, *further])

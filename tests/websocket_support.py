@@ -21,7 +21,7 @@ from websockets.utils import apply_mask
 
 from greendaphne.config import Limits, Timeouts
 from greendaphne.message import ConnectionInfo, Headers, Request
-from greendaphne.transport import Transport
+from greendaphne.transport import Transport, lingering_close
 from greendaphne.websocket import WebSocket, WebSocketClosed
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -283,6 +283,8 @@ def websocket(
         try:
             handler(server)
         except WebSocketClosed as closed:
+            # As an HTTP/1.1 connection does, so that a client that is still sending can send.
+            gevent.spawn(lingering_close, stream.transport, PATIENCE)
             return closed.with_traceback(None)
         return None
 

@@ -1,0 +1,177 @@
+"""HPACK against the hpack package, priorities, budgets: the parts of HTTP/2 that need no connection."""
+
+from __future__ import annotations
+
+import hpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greendaphne.http2.budgets import Budget, EnhanceYourCalm
+from greendaphne.http2.compression import CompressionError, Field, RequestDecoder, ResponseEncoder
+from greendaphne.http2.fields import valid_field
+from greendaphne.http2.priority import Scheduler, parse_priority
+
+names = st.sampled_from(
+    [b":status", b"content-type", b"set-cookie", b"etag", b"x-a", b"x-b", b"x-" + b"n" * 40, b"date", b"content-length"]
+)
+values = st.one_of(
+    st.sampled_from([b"", b"200", b"404", b"299", b"text/html", b"gzip, deflate"]),
+    st.binary(max_size=20),
+    st.binary(min_size=100, max_size=3000),
+)
+sections = st.lists(st.tuples(names, values), max_size=12)
+SIZES = st.integers(0, 6000)
+
+
+def decoder(limit: int = 1_000_000) -> RequestDecoder:
+    return RequestDecoder(limit, 4, valid_field)
+
+
+@given(st.lists(st.tuples(sections, st.lists(SIZES, max_size=3)), max_size=8))
+def test_what_the_encoder_writes_hpack_reads(steps: list[tuple[list[Field], list[int]]]) -> None:
+    encoder = ResponseEncoder()
+    reader = hpack.Decoder(max_header_list_size=10**6)
+    for fields, resizes in steps:
+        for size in resizes:
+            encoder.header_table_size = size
+            # What the peer has announced is the most it will take.
+            reader.max_allowed_table_size = size
+        assert [tuple(field) for field in reader.decode(encoder.encode(fields), raw=True)] == fields
+
+
+@given(st.lists(st.tuples(sections, st.lists(st.integers(0, 4096), max_size=3), st.booleans()), max_size=8))
+def test_what_hpack_writes_the_decoder_reads(steps: list[tuple[list[Field], list[int], bool]]) -> None:
+    writer = hpack.Encoder()
+    reader = decoder()
+    for fields, resizes, huffman in steps:
+        for size in resizes:
+            writer.header_table_size = size
+        assert reader.decode(writer.encode(fields, huffman=huffman)) == fields
+        assert reader.list_size == sum(len(name) + len(value) + 32 for name, value in fields)
+
+
+@given(st.lists(st.binary(max_size=60), max_size=5))
+def test_any_octets_decode_or_are_an_error(blocks: list[bytes]) -> None:
+    reader = decoder()
+    other = hpack.Decoder(max_header_list_size=10**6)
+    for block in blocks:
+        try:
+            mine = reader.decode(block)
+        except CompressionError:
+            return
+        # Whatever is accepted means the same to hpack.
+        assert [tuple(field) for field in other.decode(block, raw=True)] == mine
+
+
+def test_repeated_sections_become_small() -> None:
+    encoder = ResponseEncoder()
+    fields = [(b":status", b"200"), (b"content-type", b"text/html"), (b"x-frame-options", b"DENY"), (b"vary", b"cookie")]
+    encoder.encode(fields)
+    assert len(encoder.encode(fields)) == len(fields)
+
+
+def test_secrets_are_never_indexed() -> None:
+    encoder = ResponseEncoder()
+    fields = [(b"set-cookie", b"sessionid=secret")]
+    first = encoder.encode(fields)
+    assert first[0] & 0xF0 == 0x10
+    assert encoder.encode(fields) == first
+    (field,) = hpack.Decoder().decode(first, raw=True)
+    assert isinstance(field, hpack.NeverIndexedHeaderTuple)
+
+
+def test_a_list_over_the_limit_leaves_the_tables_in_step() -> None:
+    writer = hpack.Encoder()
+    reader = decoder(1000)
+    assert reader.decode(writer.encode([(b"x-%d" % n, b"y" * 60) for n in range(12)])) is None
+    assert reader.decode(writer.encode([(b"x-11", b"y" * 60)])) == [(b"x-11", b"y" * 60)]
+    with pytest.raises(EnhanceYourCalm):
+        reader.decode(writer.encode([(b"x-%d" % n, b"y" * 60) for n in range(50)]))
+
+
+def test_a_decoder_that_has_seen_something_invalid_says_so() -> None:
+    writer = hpack.Encoder()
+    reader = decoder()
+    reader.decode(writer.encode([(b"x-good", b"1")]))
+    assert not reader.tainted
+    reader.decode(writer.encode([(b"x-bad", b"a\nb")]))
+    assert reader.tainted
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"", (None, None)),
+        (b"u=0", (0, None)),
+        (b"u=7, i", (7, True)),
+        (b"i;foo=1,u=2;bar", (2, True)),
+        (b"i=?0", (None, False)),
+        (b"u=5,u=3", (3, None)),
+        (b"u=8", (None, None)),
+        (b"u=-1, i=1", (None, None)),
+        (b"u=?1", (None, None)),
+        (b"u=12", (None, None)),
+        (b"\tu=1 ,\ti ", (1, True)),
+        (b",,=;", (None, None)),
+        (b'other="x, u=2', (2, None)),
+    ],
+)
+def test_priority_values(value: bytes, expected: tuple[int | None, bool | None]) -> None:
+    assert parse_priority(value) == expected
+
+
+@given(st.binary(max_size=50))
+def test_any_priority_value_is_taken(value: bytes) -> None:
+    urgency, incremental = parse_priority(value)
+    assert urgency is None or 0 <= urgency <= 7
+    assert incremental in (None, True, False)
+
+
+class Item:
+    """A stream with so many frames to send."""
+
+    def __init__(self, number: int, urgency: int, incremental: bool, frames: int) -> None:
+        self.number = number
+        self.urgency = urgency
+        self.incremental = incremental
+        self.frames = frames
+        self.scheduled = False
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.booleans(), st.integers(1, 4)), max_size=12), st.data())
+def test_the_scheduler_serves_by_urgency_and_serves_all(streams: list[tuple[int, bool, int]], data: st.DataObject) -> None:
+    scheduler: Scheduler[Item] = Scheduler()
+    waiting = [Item(n, *stream) for n, stream in enumerate(streams)]
+    for item in waiting:
+        scheduler.add(item)
+        scheduler.add(item)
+    assert len(scheduler) == len(waiting)
+    while waiting:
+        if data.draw(st.booleans()):
+            changed = data.draw(st.sampled_from(waiting))
+            scheduler.change(changed, data.draw(st.integers(0, 7)), data.draw(st.booleans()))
+        item = scheduler.first()
+        assert item is not None
+        assert item.urgency == min(other.urgency for other in waiting)
+        item.frames -= 1
+        if item.frames:
+            scheduler.served(item)
+        else:
+            scheduler.remove(item)
+            waiting.remove(item)
+    assert scheduler.first() is None
+    assert len(scheduler) == 0
+
+
+def test_a_budget() -> None:
+    budget = Budget("things", 3, 1000)
+    for _ in range(3):
+        budget.spend()
+    budget.refund(1)
+    budget.spend()
+    with pytest.raises(EnhanceYourCalm, match="too many things"):
+        budget.spend()
+    budget.refund(100)
+    for _ in range(3):
+        budget.spend()

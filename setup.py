@@ -35,7 +35,8 @@ REQUIREMENTS = [
     "h2>=4.4.1",  # duplicate Host, Content-Length and CR/LF checks
     "httptools>=0.9",
     "pyOpenSSL>=26",
-    "websockets>=17",
+    "websockets>=16.1; python_version < '3.11'",  # 17 needs Python 3.11
+    "websockets>=17; python_version >= '3.11'",
 ]
 
 EXTRAS = {

@@ -104,10 +104,7 @@ class TLSTransport(Transport):
     def wait_readable(self, timeout: float | None) -> None:
         if self.closed:
             raise ClientDisconnected
-        if self._connection.pending():
-            self._drained = False
-            self._reads = 0
-        else:
+        if not self._connection.pending():
             super().wait_readable(timeout)
 
     def recv(self, n: int, timeout: float | None) -> bytes:
@@ -115,7 +112,7 @@ class TLSTransport(Transport):
         if self._drained:
             if timeout is not None:
                 deadline = monotonic() + timeout
-            self.wait_readable(timeout)
+            super().wait_readable(timeout)
         if n > MAX_RECORD:
             n = MAX_RECORD
         while True:
@@ -133,7 +130,7 @@ class TLSTransport(Transport):
             else:
                 self._reads += 1
                 # Less than asked for means that the record is used up, and a record that is not full is mostly the last for now.
-                self._drained = len(data) < n or self._reads >= _READS_IN_A_ROW
+                self._drained = len(data) < n or (self._reads >= _READS_IN_A_ROW and not self._connection.pending())
                 return data
 
     def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
@@ -141,7 +138,7 @@ class TLSTransport(Transport):
         if self._drained:
             if timeout is not None:
                 deadline = monotonic() + timeout
-            self.wait_readable(timeout)
+            super().wait_readable(timeout)
         n = len(buffer)
         if n > MAX_RECORD:
             n = MAX_RECORD
@@ -159,7 +156,7 @@ class TLSTransport(Transport):
                     return 0
             else:
                 self._reads += 1
-                self._drained = count < n or self._reads >= _READS_IN_A_ROW
+                self._drained = count < n or (self._reads >= _READS_IN_A_ROW and not self._connection.pending())
                 return count
 
     def _wait_to_read(self, error: SSL.Error, deadline: float | None) -> bool:

@@ -48,31 +48,34 @@ class Exchange:
     def serve(self, stream: Stream) -> None:
         """Answer ``stream``; never raises for what a peer or the application did."""
         started = monotonic()
-        request = stream.request
         try:
             if self._locate is not None:
-                request = stream.request = self._locate(request)
-            if request.upgrade == b"websocket":
-                websocket = self._websockets(stream)
-                websocket.check()
-                self._application.websocket(request, websocket)
+                stream.request = self._locate(stream.request)
+            if stream.request.upgrade == b"websocket":
+                self._websocket(stream)
                 return
-            self._application.http(request, stream)
+            self._application.http(stream.request, stream)
         except ClientDisconnected:
             return
         except HTTPError as error:
             if not self._answer(stream, error):
                 return
         except ResponseError as error:
-            logger.error("Bad response to %s %s: %s", request.method, _printable(request.target), error)
+            logger.error("Bad response to %s: %s", _name(stream), error)
             if not self._answer(stream, HTTPError(500, PROCESSING_ERROR)):
                 return
         except Exception:
-            logger.exception("Error processing %s %s", request.method, _printable(request.target))
+            logger.exception("Error processing %s", _name(stream))
             if not self._answer(stream, HTTPError(500, PROCESSING_ERROR, close=True)):
                 return
-        if self._action_logger is not None and request.upgrade != b"websocket":
-            self._log(self._action_logger, stream, request, monotonic() - started)
+        if self._action_logger is not None and stream.request.upgrade != b"websocket":
+            self._log(self._action_logger, stream, monotonic() - started)
+
+    def _websocket(self, stream: Stream) -> None:
+        # The request is in no variable here: it could not be released while the WebSocket lives.
+        websocket = self._websockets(stream)
+        websocket.check()
+        self._application.websocket(stream.request, websocket)
 
     def refuse(self, stream: Stream, error: HTTPError) -> None:
         """Answer a stream whose request head was in error; no request was served, so no access line is due."""
@@ -99,7 +102,8 @@ class Exchange:
         return True
 
     @staticmethod
-    def _log(action_logger: ActionLogger, stream: Stream, request: Request, duration: float) -> None:
+    def _log(action_logger: ActionLogger, stream: Stream, duration: float) -> None:
+        request = stream.request
         client = request.connection.client
         action_logger(
             "http",
@@ -115,5 +119,6 @@ class Exchange:
         )
 
 
-def _printable(target: bytes) -> str:
-    return target.decode("ascii", "backslashreplace")
+def _name(stream: Stream) -> str:
+    """The request's method and target, for the log."""
+    return f"{stream.request.method} {stream.request.target.decode('ascii', 'backslashreplace')}"

@@ -81,7 +81,8 @@ class Mailbox:
     def __init__(self, limit: int, disk: Allowance | None = None, notify: Callable[[], None] | None = None) -> None:
         self._limit = limit
         self._disk = disk
-        self._messages: deque[Message | _OnDisk] = deque()
+        # None while it is empty, which most mailboxes are most of the time.
+        self._messages: deque[Message | _OnDisk] | None = None
         self._bytes = 0
         self._file: IO[bytes] | None = None
         # Bytes in the file, and messages that have their content there.
@@ -96,15 +97,18 @@ class Mailbox:
         if self._error is not None:
             return
         size = _weight(message)
-        if self._bytes + size > self._limit and self._messages:
+        messages = self._messages
+        if messages is None:
+            messages = self._messages = deque()
+        if self._bytes + size > self._limit and messages:
             stored = self._store(message)
             if stored is None:
                 self.fail(Overflow())
                 return
-            self._messages.append(stored)
+            messages.append(stored)
         else:
             self._bytes += size
-            self._messages.append(message)
+            messages.append(message)
         self._wake()
 
     def fail(self, error: BaseException) -> None:
@@ -128,7 +132,7 @@ class Mailbox:
         :raises TimeoutError: after ``timeout`` seconds.
         :raises Overflow: when the client was too slow; or what :meth:`fail` was given.
         """
-        while not self._messages:
+        while self._messages is None:
             if self._error is not None:
                 raise self._error
             waiter: Waiter[bool] = Waiter()
@@ -139,30 +143,35 @@ class Mailbox:
                 timer.start(waiter.switch, False, update=True)
             try:
                 # A reply may have come between the timer and this greenlet's turn.
-                if not waiter.get() and not self._messages and self._error is None:
+                if not waiter.get() and not self._ready():
                     raise TimeoutError
             finally:
                 self._waiter = None
                 if timer is not None:
                     timer.stop()
                     timer.close()
-        return self._next()
+        return self._next(self._messages)
+
+    def _ready(self) -> bool:
+        return self._messages is not None or self._error is not None
 
     def poll(self) -> Message | None:
         """The next reply, or ``None``; raises as :meth:`get`."""
-        if self._messages:
-            return self._next()
+        if self._messages is not None:
+            return self._next(self._messages)
         if self._error is not None:
             raise self._error
         return None
 
     def close(self) -> None:
         """Forget everything."""
-        self._messages.clear()
+        self._messages = None
         self._close_file()
 
-    def _next(self) -> Message:
-        item = self._messages.popleft()
+    def _next(self, messages: deque[Message | _OnDisk]) -> Message:
+        item = messages.popleft()
+        if not messages:
+            self._messages = None
         if not isinstance(item, _OnDisk):
             self._bytes -= _weight(item)
             return item

@@ -80,7 +80,7 @@ class WebSocketBridge:
             if self._connect(request, websocket, channel):
                 path = request.path
                 client = request.connection.client
-                # Nothing but these two is needed from here on, and a WebSocket may live for a day.
+                # Nothing but these two is needed of it behind the handshake, and a WebSocket may live for a day.
                 del request
                 self._converse(websocket, mailbox, channel, path, None if client is None else f"{client[0]}:{client[1]}")
         finally:
@@ -182,12 +182,14 @@ class Conversation:
                 continue
             accept = message.get("accept")
             data = message.get("text") or message.get("bytes")
-            if accept is not None and not accept or message.get("close") and not data and not accept:
+            if (accept is not None and not accept) or (message.get("close") and not data and not accept):
                 logger.debug("WebSocket %s rejected by application", self._channel)
                 websocket.reject()
                 return False
             if accept or data:
                 websocket.accept(message.get("subprotocol"))
+                # The header section is no longer needed, and a WebSocket may live for a day.
+                websocket.stream.request = websocket.request._replace(headers=[])
                 logger.debug("WebSocket %s accepted by application", self._channel)
                 if data or message.get("close"):
                     self._reply(message, skip_empty=True)

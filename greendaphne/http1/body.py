@@ -49,12 +49,17 @@ class Input:
 
     def take(self, n: int) -> bytes:
         """Up to ``n`` unused bytes, without waiting."""
-        start = self.position
-        if start == 0 and len(self.buffer) <= n:
-            data, self.buffer = self.buffer, b""
-            return data
-        data = self.buffer[start : start + n]
-        self.position = start + len(data)
+        return self.take_to(self.position + n)
+
+    def take_to(self, end: int) -> bytes:
+        """The unused bytes up to the index ``end`` of the buffer."""
+        data = self.buffer[self.position : end]
+        if end < len(self.buffer):
+            self.position = end
+        else:
+            # A connection may wait for long now, and need not hold what it has used.
+            self.buffer = b""
+            self.position = 0
         return data
 
     @property
@@ -170,9 +175,7 @@ class ChunkedBody:
         while True:
             end = source.buffer.find(b"\r\n", source.position, source.position + limit + 2)
             if end >= 0:
-                line = source.buffer[source.position : end]
-                source.position = end + 2
-                return line
+                return source.take_to(end + 2)[:-2]
             if len(source.buffer) - source.position >= limit + 2 or BARE_LINE_FEED.search(source.buffer, source.position):
                 raise error
             self._clock.receive(source, timeout)
@@ -190,12 +193,10 @@ class ChunkedBody:
         while True:
             end = source.buffer.find(b"\r\n\r\n", source.position, source.position + limit + 4)
             if source.buffer.startswith(b"\r\n", source.position):
-                source.position += 2
+                source.take(2)
                 return
             if end >= 0:
-                block = source.buffer[source.position : end + 2]
-                source.position = end + 4
-                check_fields(block)
+                check_fields(source.take_to(end + 4)[:-2])
                 return
             if len(source.buffer) - source.position > limit:
                 raise HTTPError(431, "The trailer section is too long.", close=True)

@@ -199,19 +199,7 @@ class Http1Connection:
         """Serve until the peer, a time limit, an error or :meth:`drain` ends the connection."""
         transport = self.transport
         try:
-            while True:
-                try:
-                    head = self._read_head()
-                    if not head:
-                        break
-                    request = self._head.parse(head)
-                except HTTPError as error:
-                    stream = Http1Stream(self, self._unread_request(), close=error.close, expect_continue=False)
-                    self._refuse(stream, error)
-                else:
-                    parser = self._head
-                    stream = Http1Stream(self, request, close=not parser.keep_alive, expect_continue=parser.expect_continue)
-                    self._serve(stream)
+            while (stream := self._next_stream()) is not None:
                 if transport.closed or not stream.complete:
                     break
                 if stream.close or self.draining:
@@ -222,6 +210,23 @@ class Http1Connection:
             pass
         finally:
             transport.close()
+
+    def _next_stream(self) -> Http1Stream | None:
+        """Read the next request and have it served; ``None`` when the connection is over in good order."""
+        try:
+            head = self._read_head()
+            if not head:
+                return None
+            request = self._head.parse(head)
+        except HTTPError as error:
+            stream = Http1Stream(self, self._unread_request(), close=error.close, expect_continue=False)
+            self._refuse(stream, error)
+            return stream
+        stream = Http1Stream(self, request, close=not self._head.keep_alive, expect_continue=self._head.expect_continue)
+        # A WebSocket may keep this frame for a day, but needs neither of them for so long.
+        del head, request
+        self._serve(stream)
+        return stream
 
     def drain(self) -> None:
         """Answer what is in flight, with ``Connection: close``, and end; called from another greenlet."""
@@ -250,9 +255,7 @@ class Http1Connection:
         end = source.buffer.find(b"\r\n\r\n", source.position)
         if end < 0 or end - source.position > self.limits.request_head or source.buffer[source.position] == 13:
             return self._read_slow_head()
-        head = source.buffer[source.position : end + 4]
-        source.position = end + 4
-        return head
+        return source.take_to(end + 4)
 
     def _read_slow_head(self) -> bytes:
         """A head that is not wholly there yet, or too large, or behind empty lines."""
@@ -267,8 +270,7 @@ class Http1Connection:
             if len(source.buffer) > start and source.buffer[start : start + 2] != b"\r":
                 end = source.buffer.find(b"\r\n\r\n", start)
                 if end >= 0 and end - start <= limits.request_head:
-                    source.position = end + 4
-                    return source.buffer[start : end + 4]
+                    return source.take_to(end + 4)
                 self._check_part(source.buffer[start:])
             left = deadline - monotonic()
             try:
@@ -287,5 +289,5 @@ class Http1Connection:
             raise HTTPError(414, "The request line is too long.", close=True)
         if len(part) > limits.request_head:
             raise HTTPError(431, "The request's header section is too long.", close=True)
-        if BARE_LINE_FEED.search(part) is not None or not part[0] in _METHOD_START:
+        if BARE_LINE_FEED.search(part) is not None or part[0] not in _METHOD_START:
             raise bad_request("The request line is malformed.")

@@ -263,6 +263,33 @@ def test_demoted_and_promoted(caplog: pytest.LogCaptureFixture) -> None:
     assert len(caplog.records) == 2
 
 
+def test_loading() -> None:
+    """A server that reads its data from disk accepts connections, and cannot serve them yet."""
+    with redis_server(key_load_delay="1000", **{"loading-process-events-interval-bytes": "1024"}) as server:
+        watched = Watched(server)
+        watched.send()
+        server.client.mset({f"key{number}": b"x" * 100 for number in range(1000)})
+        server.client.save()
+        server.kill()
+        with pytest.raises(LayerUnavailable):
+            watched.layer.send("reply!a", {})
+        restart = threading.Thread(target=server.restart)
+        restart.start()
+        reasons: set[str] = set()
+        end = time.monotonic() + PATIENCE
+        while "LOADING" not in reasons:
+            assert time.monotonic() < end, reasons
+            try:
+                watched.layer.send("reply!a", {})
+            except LayerUnavailable as error:
+                reasons |= set(str(error).replace(":", " ").split())
+            time.sleep(0.01)
+        restart.join(PATIENCE)
+        watched.send()
+        watched.wait_for(("lost", False), ("restored", True))
+        watched.layer.close()
+
+
 def test_one_shard_of_three_fails() -> None:
     """Normal channels live on with the other two; those that are bound to a shard fail."""
     with redis_servers(3) as servers:
@@ -405,8 +432,9 @@ class Sentinels:
             "sentinel failover-timeout chat": "5000",
         }
         self.sentinel = RedisServer(options, sentinel=True)
-        # Otherwise it looks at its servers every ten seconds only.
+        # Otherwise it looks at its servers every ten seconds only, and demotes a former master after eight.
         self.ask("SENTINEL", "DEBUG", "INFO-PERIOD", "200")
+        self.ask("SENTINEL", "DEBUG", "PUBLISH-PERIOD", "200")
         wait_until(lambda: len(self.ask("SENTINEL", "REPLICAS", "chat")) == 1)
 
     def ask(self, *command: str) -> Any:

@@ -435,6 +435,26 @@ class TestOldServers:
             timer.join()
 
 
+def test_a_server_that_forbids_to_wait_and_to_store(caplog: pytest.LogCaptureFixture) -> None:
+    """A reader does not hurry from one refusal to the next."""
+    with redis_server() as server:
+        layer = RedisChannelLayer(hosts=[server.url])
+        server.client.execute_command("ACL", "SETUSER", "default", "-blpop", "-evalsha")  # type: ignore[no-untyped-call]
+        assert layer.receive_batch(["n", "m"], 10, 0.3) == []
+        assert server.calls("blpop") == 0
+        assert server.info("commandstats")["cmdstat_blpop"]["rejected_calls"] <= 2
+        with pytest.raises(LayerUnavailable, match="NOPERM"):
+            layer.send("n", {})
+        server.client.execute_command("ACL", "SETUSER", "default", "+@all")  # type: ignore[no-untyped-call]
+        layer.send("n", {})
+        assert layer.receive_batch(["n", "m"], 10, 5) == [("n", {})]
+        layer.close()
+    assert [("refuses" in record.getMessage(), "accepts" in record.getMessage()) for record in caplog.records] == [
+        (True, False),
+        (False, True),
+    ]
+
+
 def test_a_server_that_forbids_to_watch(caplog: pytest.LogCaptureFixture) -> None:
     with redis_server(user="default on nopass ~* &* +@all -blmove -client -info") as server:
         layer = RedisChannelLayer(hosts=[server.url])
@@ -444,6 +464,7 @@ def test_a_server_that_forbids_to_watch(caplog: pytest.LogCaptureFixture) -> Non
             assert layer.receive_batch(["reply!"], 10, 10) == [("reply!a", {"n": number})]
             timer.join()
         layer.close()
+    assert not caplog.records
 
 
 # Waiting together

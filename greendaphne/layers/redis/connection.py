@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import redis.connection
 from redis.exceptions import RedisError
 
-from .hubs import is_readable
+from .hubs import new_poller
 from .resp import ErrorReply, Reply, ReplyReader
 from .scripts import SCRIPTS, pack
 
@@ -183,7 +183,7 @@ def parse_host(url: str, options: Mapping[str, Any]) -> Target:
 class Link:
     """One open connection.  All waits are bounded by ``timeout`` seconds, or by what a call states."""
 
-    __slots__ = ("__weakref__", "_connection", "_reader", "_sock", "identity", "opened", "timeout")
+    __slots__ = ("__weakref__", "_connection", "_poller", "_reader", "_sock", "identity", "opened", "timeout")
 
     def __init__(self, target: Target, *, cooperative: bool, timeout: float, marker: str, name: str) -> None:
         """Connect and identify.
@@ -206,6 +206,7 @@ class Link:
                 raise LinkError(str(error)) from None
             self._sock = self._connection._sock
             self._reader = ReplyReader(self._sock.recv)
+            self._poller = new_poller(self._sock.fileno())
             self.identity = self._identify(marker, name)
         except BaseException:
             self._connection.disconnect()
@@ -268,8 +269,8 @@ class Link:
     def is_stale(self) -> bool:
         """Whether this idle connection is at its end, or out of step; found without a round trip."""
         try:
-            return is_readable(self._sock.fileno())
-        except (OSError, ValueError):
+            return bool(self._poller.poll(0)) or self._sock.fileno() < 0
+        except OSError:
             return True
 
     def interrupt(self) -> None:

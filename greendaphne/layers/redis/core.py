@@ -24,7 +24,7 @@ from .. import LayerUnavailable
 from . import receiving, wire
 from .hubs import current_hub, native_lock
 from .lanes import THREAD_CONNECTIONS, Call, HubLane, Lane, ThreadLane
-from .scripts import SEND, pack
+from .scripts import SEND, pack, pack_arguments
 from .shard import Address, Listener, Shard, State
 from .wire import Message
 
@@ -33,6 +33,8 @@ logger = logging.getLogger("greendaphne.layers.redis")
 #: Seconds to wait for a reply, and for a connection, where ``connection_kwargs`` do not say: a server that hangs is noticed soon.
 SOCKET_TIMEOUT = 3.0
 CONNECT_TIMEOUT = 2.0
+#: Channels whose packed commands are kept.
+PACKED_SENDS = 1000
 #: Letters at the end of a name from ``new_channel``.
 NEW_CHANNEL_LETTERS = 12
 
@@ -76,6 +78,7 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         self._shards: list[Shard] = []
         self._rotation = count(random.randrange(4096))
         self._busy = False
+        self._packed_sends: dict[tuple[str, int], tuple[bytes, bytes, bytes]] = {}
         self._lock = native_lock()
         self._thread_lanes: list[ThreadLane] = []
         self._hub_lanes: dict[int, tuple[Any, list[HubLane]]] = {}
@@ -218,15 +221,29 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _store_call(self, channel: str, body: bytes) -> Call:
         """The call that appends ``body`` to the list ``channel``."""
-        keys = [
-            f"{self.prefix}{uuid.uuid4().hex}",
+        capacity = self.get_capacity(channel)
+        packed = self._packed_sends.get((channel, capacity))
+        if packed is None:
+            packed = self._pack_send(channel, capacity)
+        before, between, after = packed
+        return Call(b"%b%b%b$%d\r\n%b\r\n%b" % (before, uuid.uuid4().hex.encode(), between, len(body), body, after), script=SEND)
+
+    def _pack_send(self, channel: str, capacity: int) -> tuple[bytes, bytes, bytes]:
+        """What the commands for ``channel`` have before the random part of the message's key, between that and the body, and behind."""
+        name = "0" * 32
+        keys = pack_arguments(
+            f"{self.prefix}{name}",
             f"{self.prefix}{channel}",
             f"{self.stats_prefix}{channel}:",
             f"{self.stats_prefix}{wire.GLOBAL_STATISTICS}:",
-        ]
-        capacity = self.get_capacity(channel)
-        data = SEND.call(keys, body, self.expiry, capacity, wire.CHANNEL_STATISTICS_EXPIRY, wire.GLOBAL_STATISTICS_EXPIRY)
-        return Call(data, script=SEND)
+        )
+        arguments = (self.expiry, capacity, wire.CHANNEL_STATISTICS_EXPIRY, wire.GLOBAL_STATISTICS_EXPIRY)
+        before, _, between = keys.partition(name.encode())
+        packed = SEND.head(4, 1 + len(arguments)) + before, between, pack_arguments(*arguments)
+        if len(self._packed_sends) >= PACKED_SENDS:
+            self._packed_sends.clear()
+        self._packed_sends[channel, capacity] = packed
+        return packed
 
     def _check(self, message: Message) -> None:
         if not isinstance(message, dict):
@@ -319,8 +336,9 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
                 lists.setdefault(index, []).append(self.prefix + channel)
         lanes = self._lanes()
         for names in lists.values():
-            # The first lists must not starve the others.
-            random.shuffle(names)
+            if len(names) > 1:
+                # The first lists must not starve the others.
+                random.shuffle(names)
         return [(lanes[index], names) for index, names in lists.items()], shared
 
     def _decode(self, bodies: Iterable[receiving.Body]) -> list[tuple[str, Message]]:

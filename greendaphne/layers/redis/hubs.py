@@ -57,11 +57,11 @@ def sleep(seconds: float) -> None:
         gevent.sleep(seconds)
 
 
-def is_readable(descriptor: int) -> bool:
-    """Whether there is something to read, or an end or error to be told of; never waits."""
+def new_poller(descriptor: int) -> Any:
+    """A poller, the system's own, for one descriptor: ``poll(0)`` tells at once whether there is something to read, an end or an error."""
     poller = _original("select", "poll", select.poll)()
     poller.register(descriptor, select.POLLIN)
-    return bool(poller.poll(0))
+    return poller
 
 
 def wait_readable(descriptors: Iterable[int], timeout: float) -> list[int]:

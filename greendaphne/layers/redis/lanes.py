@@ -123,6 +123,7 @@ class _Readers:
     def __init__(self, shard: Shard, cooperative: bool) -> None:
         self._shard = shard
         self._cooperative = cooperative
+        self.limit = IDLE_READERS
         self._idle: list[Link] = []
 
     @contextmanager
@@ -142,7 +143,7 @@ class _Readers:
         except BaseException:
             self._shard.close(link)
             raise
-        if len(self._idle) < IDLE_READERS:
+        if len(self._idle) < self.limit:
             self._idle.append(link)
         else:
             self._shard.close(link)
@@ -279,6 +280,8 @@ class HubLane:
         if self._link is not None:
             self.shard.close(self._link)
             self._link = None
+        # Readers that still wait give nothing back to a lane that nobody uses any more.
+        self._readers.limit = 0
         self._readers.close()
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import lru_cache
 
 from .. import LayerUnavailable
 from .connection import Link, LinkError
@@ -17,6 +18,7 @@ from .hubs import sleep, wait_readable
 from .lanes import Call, Lane, outcome, perform, settle
 from .resp import ErrorReply, Reply
 from .scripts import RETURN, TAKE, pack
+from .shard import BACKOFF_FIRST, BACKOFF_LAST, FATAL_CODES
 
 #: Bytes of bodies after which a batch ends.
 BATCH_BYTES = 8 * 1024 * 1024
@@ -70,15 +72,28 @@ def wait(sources: Sequence[Source], limit: int, timeout: float, *, shared: bool,
 
 def _wait_for_return(sources: Sequence[Source], timeout: float) -> None:
     """Wait until some shard may be tried again; a little in any case, so that a loop around this cannot spin."""
-    sleep(max(0.01, min(timeout, *(lane.shard.wait_time() for lane, _ in sources))))
+    seconds = min(BACKOFF_LAST if lane.shard.refusing else lane.shard.wait_time() for lane, _ in sources)
+    sleep(max(BACKOFF_FIRST / 5, min(timeout, seconds)))
 
 
 def _take_call(source: Source, limit: int, popped: bytes = b"", position: int = 0, *, watch: bool = True) -> Call:
     lane, lists = source
     shard = lane.shard
     marker = shard.marker if watch and shard.watched else ""
-    data = TAKE.call(lists, limit, BATCH_BYTES, marker, shard.new_marker() if marker else "", MARKER_LIFE, popped, position)
-    return Call(data, script=TAKE)
+    return Call(_packed_take(tuple(lists), limit, marker, shard.new_marker if marker else "", popped, position), script=TAKE)
+
+
+def _packed_take(lists: tuple[str, ...], limit: int, marker: str, new_marker: str, popped: bytes = b"", position: int = 0) -> bytes:
+    return TAKE.call(lists, limit, BATCH_BYTES, marker, new_marker, MARKER_LIFE, popped, position)
+
+
+@lru_cache(maxsize=64)
+def _packed_watch(name: str, seconds: float, limit: int, marker: str, new_marker: str) -> bytes:
+    """Wait for the list ``name`` to have an element, then take.
+
+    Moving the first element to where it is makes a wait that takes nothing, so that nothing is lost if the reader goes away meanwhile.
+    """
+    return pack("BLMOVE", name, name, "LEFT", "LEFT", seconds) + _packed_take((name,), limit, marker, new_marker)
 
 
 def _bodies(lists: list[str], reply: Reply) -> list[Body]:
@@ -118,10 +133,9 @@ def _wait_one(source: Source, link: Link, limit: int, timeout: float, shared: bo
     shard = lane.shard
     seconds = _seconds(link, timeout)
     if len(lists) == 1 and not shared and shard.can_watch and link.identity.version >= WATCH_VERSION:
-        call = _take_call(source, limit)
+        marker, new_marker = (shard.marker, shard.new_marker) if shard.watched else ("", "")
         try:
-            # Moving the first element to where it is: a wait that takes nothing, so that nothing is lost if the reader goes away.
-            link.send(pack("BLMOVE", lists[0], lists[0], "LEFT", "LEFT", seconds) + call.data)
+            link.send(_packed_watch(lists[0], seconds, limit, marker, new_marker))
             woken = link.read(seconds + shard.timeout)
             reply = link.read()
         except LinkError as error:
@@ -129,14 +143,15 @@ def _wait_one(source: Source, link: Link, limit: int, timeout: float, shared: bo
         if isinstance(reply, ErrorReply):
             if reply.code != "NOSCRIPT":
                 raise shard.refused(reply)
-            reply = _perform(source, link, call)
+            reply = _perform(source, link, _take_call(source, limit))
         found = _observed(source, link, reply)
         if found or not isinstance(woken, ErrorReply):
             return found
         # Out of memory it is refused, since it might store something; BLPOP is not.
+        if woken.code in FATAL_CODES:
+            raise shard.refused(woken)
         if woken.code != "OOM":
-            shard.refused(woken)
-            shard.can_watch = False
+            shard.cannot_watch(woken)
     try:
         link.send(pack("BLPOP", *lists, seconds))
         popped = link.read(seconds + shard.timeout)

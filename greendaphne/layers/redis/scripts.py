@@ -7,6 +7,7 @@ to commands of Redis 3.2 and are deterministic, so that they also replicate as s
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 #: A command's argument.
 Argument = bytes | str | int | float
@@ -21,6 +22,11 @@ def pack(*arguments: Argument) -> bytes:
     return b"".join(parts)
 
 
+def pack_arguments(*arguments: Argument) -> bytes:
+    """A piece of a command: ``arguments`` without the count in front."""
+    return pack(*arguments).partition(b"\r\n")[2]
+
+
 class Script:
     """A Lua script, called by its digest and loaded once per connection."""
 
@@ -32,7 +38,11 @@ class Script:
         #: The packed command that makes the script known to the server.
         self.load = pack(b"SCRIPT", b"LOAD", code)
 
-    def call(self, keys: list[str], *arguments: Argument) -> bytes:
+    def head(self, keys: int, arguments: int) -> bytes:
+        """The part of a call before the first key, for so many keys and arguments."""
+        return b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n%b" % (3 + keys + arguments, self.sha, pack_arguments(keys))
+
+    def call(self, keys: Sequence[str], *arguments: Argument) -> bytes:
         """The packed call with ``keys`` and ``arguments``."""
         return pack(b"EVALSHA", self.sha, len(keys), *keys, *arguments)
 

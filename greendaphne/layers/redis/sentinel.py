@@ -9,6 +9,7 @@ import redis.connection
 
 from .connection import LinkError, Target, make_target
 from .extensions import BaseRedisChannelLayer
+from .hubs import current_hub
 from .resp import Reply
 from .scripts import pack
 
@@ -118,7 +119,7 @@ class RedisSentinelChannelLayer(BaseRedisChannelLayer):
         reasons = []
         for sentinel in sentinels:
             try:
-                reply = ask(sentinel, False, "SENTINEL", "MASTERS")
+                reply = ask(sentinel, current_hub() is not None, "SENTINEL", "MASTERS")
             except LinkError as error:
                 reasons.append(str(error))
                 continue

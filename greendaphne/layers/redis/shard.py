@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from itertools import count
 from typing import Protocol
 from weakref import WeakSet
 
@@ -143,7 +142,8 @@ class Shard:
         self._next_attempt = 0.0
         self._run_id = b""
         self._marker_value: bytes | None = None
-        self._markers = (f"{os.urandom(8).hex()}-{number}" for number in count())
+        #: What a server without a marker is to get; another one each time that it was used.
+        self.new_marker = os.urandom(8).hex()
         self._refusal: str | None = None
 
     def __repr__(self) -> str:
@@ -247,6 +247,16 @@ class Shard:
             logger.warning("Redis %s refuses commands: %s", self.name, reply)
         return LayerUnavailable(f"Redis {self.name}: {reply}")
 
+    @property
+    def refusing(self) -> bool:
+        """Whether the server refused the last command that it was asked to store something with, or to wait."""
+        return self._refusal is not None
+
+    def cannot_watch(self, reply: ErrorReply) -> None:
+        """Take note that the server does not let readers wait without taking."""
+        self.can_watch = False
+        logger.info("Redis %s: receiving takes one more round trip: %s", self.name, reply)
+
     def accepted(self) -> None:
         """Take note that the server stores messages."""
         if self._refusal is not None:
@@ -269,15 +279,13 @@ class Shard:
         """Whether the marker is to be looked at."""
         return self._state.watched
 
-    def new_marker(self) -> str:
-        """What a server without a marker is to get; never the same twice."""
-        return next(self._markers)
-
     def observe(self, identity: Identity, marker: bytes) -> None:
         """Compare the marker that a receiving link saw with the one before; another one means that the data was lost."""
         with self._lock:
             if identity.run_id != self._run_id:
                 return
             before, self._marker_value = self._marker_value, marker
+            if marker.decode() == self.new_marker:
+                self.new_marker = os.urandom(8).hex()
         if before not in (None, marker):
             self._report_up(False, True)

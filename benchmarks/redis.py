@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.redis [--quick] [--json FILE]``.  The workers are asgi_redis' for both servers, so that the difference is the
 server's; a third row shows greendaphne with workers on its own layer.  A new, empty Redis serves each run.  Commands and round trips are
-Redis' own counters per request, workers included and then without those of the workers.  Needs redis-server.
+Redis' own counters per request, workers included; the server's share is what remains beside workers on asgi_redis, whose number is
+known.  Needs redis-server.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isnan, nan
 from statistics import median
 from typing import NamedTuple
 
@@ -34,6 +36,8 @@ GROUP_CAPACITY = 100
 CONNECTIONS = (1, 32, 256)
 WORKERS = 3
 WARM_UP = 1.0
+#: Of a worker on asgi_redis for one request: BLPOP, GET, DEL for it and for its http.disconnect, two scripts for the reply.
+LEGACY_WORKER_ROUND_TRIPS = 8
 #: Seconds for redis-server to start.
 START_LIMIT = 10.0
 #: Seconds without another arrival after which a message to the group counts as lost for the rest.
@@ -199,12 +203,14 @@ def _http(deployment: Deployment, plan: Plan, wrk: str | None, number: int) -> d
             cpu, counted = server.cpu(), redis.counters()
             load = generate(wrk, server.port, connections=connections, seconds=plan.seconds, core=client)
             used, now = server.cpu() - cpu, redis.counters()
+            round_trips = (now.reads - counted.reads) / load.requests
             found[connections] = {
                 "requests_per_second": load.rate,
                 "median_ms": load.median_ms,
                 "p99_ms": load.p99_ms,
                 "cpu_us_per_request": 1e6 * used / load.requests,
-                "round_trips": (now.reads - counted.reads) / load.requests,
+                "round_trips": round_trips,
+                "server_round_trips": round_trips - LEGACY_WORKER_ROUND_TRIPS if deployment.worker_layer == LEGACY_LAYER else nan,
                 "commands": (now.commands - counted.commands) / load.requests,
                 "errors": load.errors,
             }
@@ -229,7 +235,9 @@ async def _group(server: Server, redis: Redis, plan: Plan) -> Sample:
 
 def _row(name: str, case: int, samples: list[Sample]) -> Row:
     row: Row = {"server": name, "case": case}
-    row.update({key: round(median(sample[key] for sample in samples), 3) for key in samples[0]})
+    for key in samples[0]:
+        value = median(sample[key] for sample in samples)
+        row[key] = None if isnan(value) else round(value, 3)
     return row
 
 
@@ -283,6 +291,7 @@ HTTP_COLUMNS = (
     Column("p99_ms", "p99 ms"),
     Column("cpu_us_per_request", "CPU µs/request"),
     Column("round_trips", "round trips/request"),
+    Column("server_round_trips", "the server's"),
     Column("commands", "commands/request"),
     Column("errors", "errors"),
 )

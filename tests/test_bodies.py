@@ -82,13 +82,13 @@ def test_large_bodies_travel_by_channel(client: Client, server: RunningServer, s
 
 
 def test_full_body_channel_is_waited_for() -> None:
-    with serve(MemoryChannelLayer(channel_capacity={"http.request.body*": 1}), limits=Limits(inline_body=10, body_chunk=4)) as server:
-        with server.connect() as client:
-            client.send(head(20) + b"abcdefghijklmnopqrst")
-            message = server.app.request()
-            assert message["body"] + b"".join(piece["content"] for piece in rest_of(server.app, message)) == b"abcdefghijklmnopqrst"
-            server.app.reply(message, status=200, content=b"ok")
-            assert client.read_response().status == 200
+    layer = MemoryChannelLayer(channel_capacity={"http.request.body*": 1})
+    with serve(layer, limits=Limits(inline_body=10, body_chunk=4)) as server, server.connect() as client:
+        client.send(head(20) + b"abcdefghijklmnopqrst")
+        message = server.app.request()
+        assert message["body"] + b"".join(piece["content"] for piece in rest_of(server.app, message)) == b"abcdefghijklmnopqrst"
+        server.app.reply(message, status=200, content=b"ok")
+        assert client.read_response().status == 200
 
 
 def test_threshold_zero_keeps_everything_inside() -> None:

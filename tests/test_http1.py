@@ -29,7 +29,8 @@ def test_response_bytes(client: Client, server: RunningServer) -> None:
     data = client.sock.recv(65536)
     pattern = (
         rb"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: text/plain\r\nETag: x\r\nWWW-Authenticate: y\r\n"
-        rb"Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nDate: [A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+        rb"Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nDate: [A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT\r\n\r\n"
+        rb"5\r\nhello\r\n0\r\n\r\n"
     )
     assert re.fullmatch(pattern, data), data
 

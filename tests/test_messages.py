@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -39,7 +40,8 @@ def test_every_key_and_type(shared: RunningServer) -> None:
     with shared.connect() as client:
         port = client.sock.getsockname()[1]
         client.send(
-            b"POST /a%20b/%C3%A9?x=%20y&z HTTP/1.1\r\nHost: Example.com:80\r\nX-Two: 1\r\nX-Other: \t v \r\nx-two: 2\r\nContent-Length: 2\r\n\r\nhi"
+            b"POST /a%20b/%C3%A9?x=%20y&z HTTP/1.1\r\nHost: Example.com:80\r\n"
+            b"X-Two: 1\r\nX-Other: \t v \r\nx-two: 2\r\nContent-Length: 2\r\n\r\nhi"
         )
         message = shared.app.answer()
         assert message == {
@@ -263,7 +265,7 @@ WHOLE: dict[int, dict[str, Any]] = {}
 def test_any_segmentation_gives_the_same_message(shared: RunningServer, which: int, cuts: list[int]) -> None:
     request = REQUESTS[which]
     points = [0, *sorted({cut for cut in cuts if cut < len(request)}), len(request)]
-    message = exchange(shared, *(request[start:end] for start, end in zip(points, points[1:], strict=False)))
+    message = exchange(shared, *(request[start:end] for start, end in pairwise(points)))
     for key in ("reply_channel", "client"):
         del message[key]
     if which not in WHOLE:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -49,12 +48,9 @@ def command(tmp_path: Path, *options: str, limit_files: int = 0) -> Iterator[sub
     """The greendaphne command on the UNIX socket ``s`` in ``tmp_path``, listening."""
     (tmp_path / "app.py").write_text(APPLICATION)
     arguments = [sys.executable, "-m", "greendaphne", "-u", "s", "--inline-workers", "2", *options, "app:channel_layer"]
-
-    def limit() -> None:
-        if limit_files:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit_files, limit_files))
-
-    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=limit)
+    if limit_files:
+        arguments = ["sh", "-c", f'ulimit -n {limit_files}; exec "$@"', "sh", *arguments]
+    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         for line in process.stderr:

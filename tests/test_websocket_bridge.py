@@ -231,6 +231,17 @@ def test_other_upgrades_are_requests(server: RunningServer, client: Client) -> N
     assert client.read_response().body == b"plain"
 
 
+def test_upgrade_behind_a_pending_request(server: RunningServer, client: Client) -> None:
+    """daphne answered the opening handshake first."""
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + handshake())
+    request = server.app.request()
+    assert server.app.drain("websocket.connect") == []
+    server.app.reply(request, status=200, content=b"first")
+    assert client.read_response().body == b"first"
+    server.app.reply(server.app.receive("websocket.connect")[1], accept=True)
+    assert client.read_head().status == 101
+
+
 # ---- open
 
 
@@ -394,17 +405,17 @@ def test_disconnect_is_offered_again_to_a_full_channel(narrow: RunningServer) ->
 
 
 def test_client_that_does_not_read_is_closed_and_delays_nobody() -> None:
-    with serve(limits=Limits(reply_queue=100_000), timeouts=Timeouts(send=1, websocket_close=0.5)) as server:
-        with server.connect() as slow, server.connect() as quick:
-            slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            stuck = open_websocket(server, slow)
-            message = open_websocket(server, quick)
-            for n in range(100):
-                server.app.reply(stuck, bytes=b"x" * 500_000)
-                server.app.reply(message, text=str(n))
-                assert read_frame(quick) == (1, str(n).encode())
-            ended = disconnect(server)
-            assert (ended["reply_channel"], ended["code"]) == (stuck["reply_channel"], 1006)
+    timeouts = Timeouts(send=1, websocket_close=0.5)
+    with serve(limits=Limits(reply_queue=100_000), timeouts=timeouts) as server, server.connect() as slow, server.connect() as quick:
+        slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stuck = open_websocket(server, slow)
+        message = open_websocket(server, quick)
+        for n in range(100):
+            server.app.reply(stuck, bytes=b"x" * 500_000)
+            server.app.reply(message, text=str(n))
+            assert read_frame(quick) == (1, str(n).encode())
+        ended = disconnect(server)
+        assert (ended["reply_channel"], ended["code"]) == (stuck["reply_channel"], 1006)
 
 
 # ---- timers

@@ -57,7 +57,7 @@ class Body:
             raise _no_room()
         self._on_disk += len(data)
         if self._file is None:
-            self._file = TemporaryFile(buffering=0)
+            self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - close() closes it
         # A disk may be slow; other greenlets go on meanwhile.
         try:
             get_hub().threadpool.apply(_write_all, (self._file, data))

@@ -190,7 +190,7 @@ class Mailbox:
         if disk is None or not isinstance(content, bytes) or len(content) <= _OVERHEAD or not disk.take(len(content)):
             return None
         if self._file is None:
-            self._file = TemporaryFile(buffering=0)
+            self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - close() closes it
         offset = self._file_size
         self._file_size += len(content)
         try:

@@ -70,7 +70,7 @@ class ReplyRouter:
         while True:
             try:
                 batch = self._reader.receive()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a layer may fail with anything, and every client depends on this greenlet
                 if not pause:
                     logger.error("Error trying to receive messages: %s", error)
                 pause = min(pause * 2 or _FIRST_PAUSE, _LAST_PAUSE)

@@ -6,6 +6,7 @@ import re
 import socket
 import struct
 import threading
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import asgiref.inmemory
@@ -24,7 +25,7 @@ class FailingLayer(MemoryChannelLayer):
 
     error: Exception | None = None
 
-    def send(self, channel: str, message: dict[str, Any]) -> None:
+    def send(self, channel: str, message: Mapping[str, Any]) -> None:
         if self.error is not None and not channel.startswith("daphne.response"):
             raise self.error
         super().send(channel, message)
@@ -151,7 +152,8 @@ def test_layer_that_cannot_be_received_from(caplog: pytest.LogCaptureFixture) ->
     failed = threading.Event()
 
     class Layer(MemoryChannelLayer):
-        def receive_batch(self, channels: list[str], limit: int, timeout: float | None = None) -> list[tuple[str, dict[str, Any]]]:
+        def receive_batch(self, channels: Iterable[str], limit: int, timeout: float | None = None) -> list[tuple[str, dict[str, Any]]]:
+            channels = list(channels)
             if broken.is_set() and channels[0].startswith("daphne.response"):
                 failed.set()
                 raise OSError("gone")

@@ -248,6 +248,7 @@ def test_upgrade_behind_a_pending_request(server: RunningServer, client: Client)
 def test_messages(server: RunningServer, client: Client) -> None:
     message = open_websocket(server, client)
     expected = {"reply_channel": message["reply_channel"], "path": "/ws"}
+    content: dict[str, Any]
     for order, (opcode, payload, content) in enumerate(
         [
             (1, b"hi", {"text": "hi"}),

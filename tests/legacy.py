@@ -188,12 +188,12 @@ def assert_no_traceback(output: str) -> None:
 
 @contextmanager
 def serve(
-    directory: Path, layer: str, command: Sequence[str], workers: Sequence[Sequence[str]] = (), code: Path = EXAMPLE
+    directory: Path, layer: str, command: Sequence[str], workers: Sequence[Sequence[str]] = (), code: Path = EXAMPLE, redis: str = ""
 ) -> Iterator[Site]:
     """Serve the example in ``code`` by ``command`` and ``workers``; afterwards all of them must end without a traceback."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "chat.sqlite3").write_bytes(_prepared())
-    env = environment(directory, layer)
+    env = {**environment(directory, layer), "CHAT_REDIS": redis}
     processes = [Process(command, directory / "server.log", env, code)]
     try:
         processes += [Process(worker, directory / f"worker{number}.log", env, code) for number, worker in enumerate(workers)]

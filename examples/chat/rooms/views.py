@@ -95,6 +95,6 @@ def lines(request):
         for number in range(1, count + 1):
             if number > 1:
                 time.sleep(interval)
-            yield f"line {number} of {count}, made at {timezone.now():%H:%M:%S.%f}\n"
+            yield f"line {number} of {count}, made at {timezone.now().isoformat()}\n"
 
     return StreamingHttpResponse(produce(), content_type="text/plain; charset=utf-8")

@@ -248,17 +248,14 @@ def test_upgrade_behind_a_pending_request(server: RunningServer, client: Client)
 def test_messages(server: RunningServer, client: Client) -> None:
     message = open_websocket(server, client)
     expected = {"reply_channel": message["reply_channel"], "path": "/ws"}
-    content: dict[str, Any]
-    for order, (opcode, payload, content) in enumerate(
-        [
-            (1, b"hi", {"text": "hi"}),
-            (2, b"\0\xff", {"bytes": b"\0\xff"}),
-            (1, b"", {"text": ""}),
-            (2, b"", {"bytes": b""}),
-            (1, "é".encode(), {"text": "é"}),
-        ],
-        1,
-    ):
+    cases: list[tuple[int, bytes, dict[str, Any]]] = [
+        (1, b"hi", {"text": "hi"}),
+        (2, b"\0\xff", {"bytes": b"\0\xff"}),
+        (1, b"", {"text": ""}),
+        (2, b"", {"bytes": b""}),
+        (1, "é".encode(), {"text": "é"}),
+    ]
+    for order, (opcode, payload, content) in enumerate(cases, 1):
         client.send(frame(opcode, payload))
         assert server.app.receive("websocket.receive")[1] == {**expected, "order": order, **content}
     for content, sent in (({"text": ""}, (1, b"")), ({"bytes": b""}, (2, b"")), ({"text": "é", "bytes": None}, (1, "é".encode()))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
@@ -18,6 +19,7 @@ from typing import Any
 
 import gevent
 import pytest
+from OpenSSL import SSL
 
 from greendaphne.message import ClientDisconnected
 from greendaphne.tls import (
@@ -689,3 +691,30 @@ def test_closing_wakes_a_reader(certificates: Contexts, authority: Authority) ->
     with EchoServer(certificates, serve) as server, connect(server, client_context(authority)) as tls:
         assert tls.recv(1) == b""
         assert server.ended.get(timeout=PATIENCE) is None
+
+
+def test_connections_are_released(certificates: Contexts, authority: Authority) -> None:
+    """Whether they succeeded, failed or were refused: nothing keeps an ended connection, not even until the next collection."""
+
+    def alive() -> int:
+        return sum(isinstance(thing, SSL.Connection) for thing in gc.get_objects())
+
+    gc.collect()
+    before = alive()
+    gc.disable()
+    try:
+        with EchoServer(certificates) as server:
+            for _ in range(5):
+                with connect(server, client_context(authority, alpn=("h2",))) as tls:
+                    assert exchange(tls) == b"ping"
+                with pytest.raises(ssl.SSLError):
+                    connect(server, client_context(authority, alpn=("ftp",)))
+                with server.connect() as sock:
+                    sock.sendall(b"\x16\x03\x01\xff\xff")
+            for _ in range(15):
+                server.ended.get(timeout=PATIENCE)
+            while not server.accepted.empty():
+                server.accepted.get()
+        assert alive() == before
+    finally:
+        gc.enable()

@@ -178,7 +178,7 @@ def make_broken(name: str, localhost: Issued, directory: Path) -> tuple[FileCont
         os.mkfifo(key)
         text = f"Cannot read the private key {key}: not a regular file"
     elif name == "NUL":
-        return FileContexts("a\0b", str(certificate)), "Cannot read the private key a\0b: embedded null byte"
+        return FileContexts("a\0b", str(certificate)), "Cannot read the private key a\0b: "
     elif name == "too large":
         key.write_bytes(b"x" * (1024 * 1024 + 1))
         text = f"Cannot read the private key {key}: larger than 1048576 bytes"

@@ -120,6 +120,8 @@ class EchoServer:
             if transport is not None:
                 transport.close()
             self.ended.put(result)
+            # The traceback refers to this frame: an exception kept here would keep itself alive, and the connection with it.
+            result = None
 
     @property
     def port(self) -> int:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greendaphne.forwarded import client_and_scheme, parse_x_forwarded_for
+from tests.support import serve
 
 FOR, PORT, PROTO = b"x-forwarded-for", b"x-forwarded-port", b"x-forwarded-proto"
 PEER: list[object] = ["127.0.0.1", 40000]
@@ -183,3 +184,46 @@ def test_the_legacy_function_without_fields() -> None:
     assert parse_x_forwarded_for({}, original_scheme="http") == (None, "http")
     assert parse_x_forwarded_for({"X-Forwarded-For": []}, original_addr=PEER) == (PEER, None)
     assert parse_x_forwarded_for({"X-Forwarded-For": "garbage", "X-Forwarded-Proto": "gopher"}, original_addr=PEER) == (PEER, None)
+
+
+FIELDS = "X-Forwarded-For: [2001:db8::1]:55, 10.0.0.1\r\nX-Forwarded-Proto: HTTPS\r\n"
+
+
+def upgrade(fields: str) -> bytes:
+    return (
+        f"GET /socket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{fields}\r\n"
+    ).encode()
+
+
+def test_requests_and_websockets_carry_what_the_proxy_says() -> None:
+    lines: list[tuple[str, Any]] = []
+    with serve(
+        action_logger=lambda _, action, details: lines.append((action, details["client"])),
+        proxy_forwarded_address_header="X-Forwarded-For",
+        proxy_forwarded_port_header="X-Forwarded-Port",
+        proxy_forwarded_proto_header="X-Forwarded-Proto",
+    ) as server:
+        with server.connect() as client:
+            client.send(f"GET / HTTP/1.1\r\nHost: localhost\r\n{FIELDS}\r\n".encode())
+            message = server.app.answer()
+            assert (message["client"], message["scheme"]) == (["2001:db8::1", 55], "https")
+            assert client.read_head().status == 200
+        with server.connect() as client:
+            client.send(upgrade(FIELDS))
+            message = server.app.receive("websocket.connect")[1]
+            assert (message["client"], message["scheme"]) == (["2001:db8::1", 55], "wss")
+            server.app.reply(message, close=True)
+            assert client.read_head().status == 403
+            server.app.receive("websocket.disconnect")
+    assert ("complete", "2001:db8::1:55") in lines
+    assert ("connecting", "2001:db8::1:55") in lines
+
+
+def test_fields_count_only_where_they_were_asked_for() -> None:
+    with serve() as server, server.connect() as client:
+        client.send(f"GET / HTTP/1.1\r\nHost: localhost\r\n{FIELDS}\r\n".encode())
+        message = server.app.answer()
+        assert message["client"] == list(client.sock.getsockname())
+        assert message["scheme"] == "http"
+        client.read_head()

@@ -205,7 +205,10 @@ class Server:
         try:
             for endpoint in self._endpoints:
                 logger.info("Listening on endpoint %s", endpoint)
-                self.listeners.append(Listener(endpoint, endpoint.bind()))
+                listener = Listener(endpoint, endpoint.bind())
+                self.listeners.append(listener)
+                if getattr(endpoint, "port", None) == 0:
+                    logger.info("Port 0 of endpoint %s is %s", endpoint, listener.address.port)
                 if endpoint.tls is not None:
                     logger.info("TLS on endpoint %s: %s", endpoint, endpoint.tls.describe())
             self._application.start()
@@ -243,7 +246,7 @@ class Server:
             self._at_once = True
             self._connections.pool.kill(block=False)
         else:
-            logger.info("Stopping; requests in flight have %g seconds", self.timeouts.graceful)
+            logger.info("Stopping; %d connections have %g seconds to finish", self.connections, self.timeouts.graceful)
             self._stop.set()
 
     @property

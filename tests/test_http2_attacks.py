@@ -250,7 +250,7 @@ def test_endless_continuation_frames() -> None:
 def test_large_continuation_frames() -> None:
     with attacked() as server, RawPeer(server) as peer:
         peer.send(peer.headers(1, GET, flags=()))
-        peer.send(*[ContinuationFrame(1, b"\x00\x01a\x7f\x00" + b"b" * 16000)] * 5)
+        peer.send(*[ContinuationFrame(1, b"\x00\x01a\x7f\x00" + b"b" * 16000)] * 17)
         calmed(peer)
 
 
@@ -456,7 +456,7 @@ def test_a_connection_with_work_is_not_idle() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"some"])
 def test_a_body_that_stops(data: bytes) -> None:
-    with attacked(echo_after, timeouts=Timeouts(body=0.2)) as server, RawPeer(server) as peer:
+    with attacked(echo_after, timeouts=Timeouts(body=0.2, linger=0.1)) as server, RawPeer(server) as peer:
         peer.send(peer.headers(1, POST, OPEN), DataFrame(1, data or b"x"))
         assert peer.status(1) == 408
         assert peer.reset(1) == ErrorCodes.NO_ERROR

@@ -151,15 +151,15 @@ def test_the_scheduler_serves_by_urgency_and_serves_all(streams: list[tuple[int,
         if data.draw(st.booleans()):
             changed = data.draw(st.sampled_from(waiting))
             scheduler.change(changed, data.draw(st.integers(0, 7)), data.draw(st.booleans()))
-        item = scheduler.first()
-        assert item is not None
-        assert item.urgency == min(other.urgency for other in waiting)
-        item.frames -= 1
-        if item.frames:
-            scheduler.served(item)
+        first = scheduler.first()
+        assert first is not None
+        assert first.urgency == min(other.urgency for other in waiting)
+        first.frames -= 1
+        if first.frames:
+            scheduler.served(first)
         else:
-            scheduler.remove(item)
-            waiting.remove(item)
+            scheduler.remove(first)
+            waiting.remove(first)
     assert scheduler.first() is None
     assert len(scheduler) == 0
 

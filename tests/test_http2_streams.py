@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import gevent
 import h2.events
 import pytest
 from h2.errors import ErrorCodes
-from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame, PingFrame, RstStreamFrame, WindowUpdateFrame
+from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, PingFrame, RstStreamFrame, WindowUpdateFrame
 
 from greendaphne.config import Limits, Timeouts
 from greendaphne.http2 import Http2Connection, Http2Limits, Http2Stream
@@ -233,7 +234,7 @@ def test_an_early_answer_ends_the_upload_without_an_error() -> None:
         stream.start(413, [])
         stream.finish(b"too large")
 
-    with serve_http2(application) as server, RawPeer(server) as peer:
+    with serve_http2(application, timeouts=Timeouts(linger=0.1)) as server, RawPeer(server) as peer:
         peer.send(peer.headers(1, POST, OPEN), DataFrame(1, b"x" * 1000))
         assert peer.status(1) == 413
         assert "END_STREAM" in peer.wait(DataFrame).flags
@@ -241,6 +242,36 @@ def test_an_early_answer_ends_the_upload_without_an_error() -> None:
         # What was under way is dropped without a word.
         peer.send(DataFrame(1, b"x" * 1000), DataFrame(1, b"", flags=["END_STREAM"]))
         peer.alive()
+        assert not [frame for frame in peer.frames if isinstance(frame, RstStreamFrame)]
+
+
+def test_a_client_that_ends_its_upload_after_an_early_answer_is_not_reset() -> None:
+    def application(stream: Http2Stream) -> None:
+        stream.start(413, [])
+        stream.finish(b"too large")
+
+    with serve_http2(application, timeouts=Timeouts(linger=0.2), max_concurrent_streams=4) as server, RawPeer(server) as peer:
+        ends: list[Callable[[int], list[Frame]]] = [
+            lambda n: [DataFrame(n, b"x" * 1000, flags=["END_STREAM"])],
+            lambda n: [peer.headers(n, [(b"x-trailer", b"1")])],
+            lambda n: [RstStreamFrame(n, error_code=ErrorCodes.CANCEL)],
+        ]
+        fields = [*POST, (b"content-length", b"5000")]
+        for n, end in enumerate(ends):
+            stream_id = 1 + 2 * n
+            peer.send(peer.headers(stream_id, fields, OPEN), DataFrame(stream_id, b"x" * 1000))
+            assert peer.status(stream_id) == 413
+            peer.send(DataFrame(stream_id, b"x" * 1000), *end(stream_id))
+        # Streams that are not ended count.
+        for stream_id in (7, 9, 11, 13):
+            peer.send(peer.headers(stream_id, fields, OPEN))
+            assert peer.status(stream_id) == 413
+        peer.send(peer.headers(15))
+        assert peer.reset(15) == ErrorCodes.REFUSED_STREAM
+        for stream_id in (7, 9, 11, 13):
+            assert peer.reset(stream_id) == ErrorCodes.NO_ERROR
+        peer.send(peer.headers(17))
+        assert peer.status(17) == 413
         assert not [frame for frame in peer.frames if isinstance(frame, RstStreamFrame)]
 
 
@@ -658,12 +689,15 @@ def test_a_tunnel_is_not_bound_to_a_bodys_time_limits() -> None:
 def test_a_tunnel_that_the_server_leaves() -> None:
     def application(stream: Http2Stream) -> None:
         stream.switch([])
-        stream.finish(b"enough")
+        if stream.request.path == b"/finish":
+            stream.finish(b"enough")
 
-    with serve_http2(application) as server, RawPeer(server) as peer:
+    with serve_http2(application, timeouts=Timeouts(linger=0.1)) as server, RawPeer(server) as peer:
         peer.send(peer.headers(1, CONNECT, OPEN))
-        assert "END_STREAM" in peer.wait(DataFrame).flags
         assert peer.reset(1) == ErrorCodes.CANCEL
+        peer.send(peer.headers(3, [*CONNECT[:3], (b":path", b"/finish"), CONNECT[4]], OPEN))
+        assert "END_STREAM" in peer.wait(DataFrame).flags
+        assert peer.reset(3) == ErrorCodes.NO_ERROR
 
 
 def test_a_tunnel_that_the_client_resets() -> None:

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 import gevent
+from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 
 from ..config import Limits, Timeouts
@@ -33,6 +34,8 @@ logger = logging.getLogger("greendaphne.http2")
 LAST_STREAM = MAX_WINDOW
 #: Seconds between the warning and the final GOAWAY where the peer does not answer the PING sent with the first: a round trip.
 GOAWAY_DELAY = 1.0
+#: Seconds for which an early answer stands before the request is reset, unless ``timeouts.linger`` is shorter.
+EARLY_ANSWER_DELAY = 0.5
 _GOAWAY_PING = b"goaway\0\0"
 
 _SERVING, _WARNED, _FINAL = range(3)
@@ -71,6 +74,9 @@ class Http2Connection:
         self._initial = initial
         # Streams whose greenlet has not ended, whether or not the peer has given them up.
         self._streams: dict[int, Http2Stream] = {}
+        # Streams answered before the request's end, and until when the rest of it is thrown away.
+        self._lingering: dict[int, float] = {}
+        self._linger_timer: Any = None
         # PRIORITY_UPDATE frames for requests that have not come yet (RFC 9218 section 7.1).
         self._early_priorities: dict[int, bytes] = {}
         self._upload_windows = http2_limits.upload_windows
@@ -109,8 +115,9 @@ class Http2Connection:
             self._log(error)
         finally:
             self._ending = True
-            if self._goaway_timer is not None:
-                self._goaway_timer.kill(block=False)
+            for timer in (self._goaway_timer, self._linger_timer):
+                if timer is not None:
+                    timer.kill(block=False)
             self._cancel_streams()
             if graceful and not self.writer.failed:
                 # What explains the end has to arrive before it; a peer that does not read is not waited for long.
@@ -242,6 +249,28 @@ class Http2Connection:
             self._end_if_done()
         self.writer.flush()
 
+    def linger(self, stream_id: int) -> None:
+        """Let the client of an early answer see it in peace.
+
+        RFC 9113 section 8.1 has RST_STREAM(NO_ERROR) follow an early answer, and clients keep the answer.  Not all do when the reset
+        comes in the same segment (curl 7), so it is sent only to those that have not stopped by themselves after a while.
+        """
+        self._lingering[stream_id] = monotonic() + min(self.timeouts.linger, EARLY_ANSWER_DELAY)
+        if self._linger_timer is None:
+            self._linger_timer = gevent.spawn(self._end_lingering)
+
+    def _end_lingering(self) -> None:
+        lingering = self._lingering
+        while lingering:
+            stream_id, end = next(iter(lingering.items()))
+            left = end - monotonic()
+            if left > 0:
+                gevent.sleep(left)
+            elif lingering.pop(stream_id, None) is not None:
+                self.engine.reset(stream_id, ErrorCodes.NO_ERROR)
+                self.writer.flush()
+        self._linger_timer = None
+
     def grow_window(self, window: int) -> int:
         """How much a stream's receive window of ``window`` bytes may grow, taken from what the connection has for that."""
         limits = self.http2_limits
@@ -252,7 +281,8 @@ class Http2Connection:
     # --- what the engine tells (engine.Listener); nothing here may switch greenlets ---
 
     def admit(self) -> bool:
-        return len(self._streams) < self.http2_limits.max_concurrent_streams and self._goaway != _FINAL and not self._ending
+        count = len(self._streams) + len(self._lingering)
+        return count < self.http2_limits.max_concurrent_streams and self._goaway != _FINAL and not self._ending
 
     def on_request(self, stream_id: int, fields: list[Field] | None, size: int, end_stream: bool) -> None:
         error: HTTPError | None = None
@@ -275,6 +305,7 @@ class Http2Connection:
         return Head(Request(method, b"/", b"/", b"", "2", [], 0 if end_stream else None, b"", self._info), False, b"")
 
     def on_trailers(self, stream_id: int, fields: list[Field] | None) -> None:
+        self._lingering.pop(stream_id, None)
         stream = self._streams.get(stream_id)
         if stream is None:
             return
@@ -290,6 +321,8 @@ class Http2Connection:
 
     def on_data(self, stream_id: int, data: bytes, overhead: int, end_stream: bool) -> None:
         engine = self.engine
+        if end_stream and self._lingering:
+            self._lingering.pop(stream_id, None)
         stream = self._streams.get(stream_id)
         if stream is None:
             engine.consumed(len(data) + overhead)
@@ -303,6 +336,7 @@ class Http2Connection:
             engine.stream_error(stream_id)
 
     def on_reset(self, stream_id: int) -> None:
+        self._lingering.pop(stream_id, None)
         stream = self._streams.get(stream_id)
         if stream is not None:
             stream.cancel()

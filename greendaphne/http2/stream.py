@@ -206,7 +206,7 @@ class Http2Stream(Outbound):
             raise ClientDisconnected
         if self._tunnel:
             self._send(data, end_stream=True)
-            self.complete = True
+            self._finished()
             return
         if self._left is not None and len(data) != self._left:
             amount = len(data) - self._left
@@ -271,10 +271,8 @@ class Http2Stream(Outbound):
     def _finished(self) -> None:
         self.complete = True
         if not self._ended:
-            # RFC 9113 section 8.1: the whole response was sent, and the rest of the request is not wanted.
-            self._ended = True
-            self._connection.engine.reset(self.h2.stream_id, ErrorCodes.NO_ERROR)
-            self._connection.writer.flush()
+            # The whole response was sent, and the rest of the request is not wanted.
+            self._connection.linger(self.h2.stream_id)
 
     def _wrong_length(self, text: str) -> None:
         """The body does not fit its Content-Length.
@@ -351,7 +349,7 @@ class Http2Stream(Outbound):
         event = self._read_event
         if event is not None:
             event.set()
-        return not self._body_left or self._tunnel
+        return not self._body_left or self._tunnel or self.complete
 
     def cancel(self) -> None:
         """There is nobody left to answer: release everything, and let whoever waits on the stream know."""
@@ -368,8 +366,8 @@ class Http2Stream(Outbound):
 
     def close(self) -> None:
         """The greenlet has ended: what it left open is reset."""
-        code = ErrorCodes.CANCEL if self._tunnel else ErrorCodes.NO_ERROR if self.complete else ErrorCodes.INTERNAL_ERROR
-        self._connection.engine.reset(self.h2.stream_id, code)
+        if not self.complete:
+            self._connection.engine.reset(self.h2.stream_id, ErrorCodes.CANCEL if self._tunnel else ErrorCodes.INTERNAL_ERROR)
         self._watcher = None
         self.cancel()
 

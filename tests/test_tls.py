@@ -501,6 +501,7 @@ def test_close_notify_waits_for_a_full_socket(certificates: Contexts, authority:
                 count += transport._sock.send(b"\0" * 65536)
         except BlockingIOError:
             filled.put(count)
+        transport.shutdown_write()
         transport.close()
 
     with EchoServer(certificates, serve) as server, server.connect() as sock:
@@ -513,6 +514,18 @@ def test_close_notify_waits_for_a_full_socket(certificates: Contexts, authority:
         client.incoming.write(raw.replace(bytes(padding), b""))
         assert client.tls.read(100) == b"all of it"
         assert client.tls.read(1) == b""
+        assert server.ended.get(timeout=PATIENCE) is None
+
+
+def test_closing_does_not_wait_for_a_full_socket(certificates: Contexts, authority: Authority) -> None:
+    def serve(transport: TLSTransport) -> None:
+        with suppress(BlockingIOError):
+            while True:
+                transport._sock.send(b"\0" * 65536)
+        transport.close()
+
+    with EchoServer(certificates, serve) as server, server.connect() as sock:
+        MemoryClient(client_context(authority), sock)
         assert server.ended.get(timeout=PATIENCE) is None
 
 
@@ -598,7 +611,8 @@ def test_reading_times_out_and_goes_on(certificates: Contexts, authority: Author
             lambda: transport.recv_into(buffer, 0.01),
             lambda: transport.wait_readable(0.01),
         ]
-        for wait in (*waits, *waits):
+        polls: list[Callable[[], object]] = [lambda: transport.recv(10, 0), lambda: transport.recv_into(buffer, 0)]
+        for wait in (*waits, *polls, *waits, *polls):
             with pytest.raises(TimeoutError):
                 wait()
         into.put("timed out")

@@ -109,7 +109,7 @@ class TLSTransport(Transport):
 
     def recv(self, n: int, timeout: float | None) -> bytes:
         deadline = None
-        if self._drained:
+        if self._drained and timeout != 0:
             if timeout is not None:
                 deadline = monotonic() + timeout
             super().wait_readable(timeout)
@@ -135,7 +135,7 @@ class TLSTransport(Transport):
 
     def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
         deadline = None
-        if self._drained:
+        if self._drained and timeout != 0:
             if timeout is not None:
                 deadline = monotonic() + timeout
             super().wait_readable(timeout)
@@ -164,12 +164,14 @@ class TLSTransport(Transport):
 
         The deadline is absolute: a drip of records that carry no data, or of parts of one, does not extend it.
         """
-        timeout = None if deadline is None else max(0.0, deadline - monotonic())
-        if isinstance(error, SSL.WantReadError):
-            super().wait_readable(timeout)
-            return False
-        if isinstance(error, SSL.WantWriteError):
-            wait_write(self._fd, timeout, TimeoutError)
+        if isinstance(error, (SSL.WantReadError, SSL.WantWriteError)):
+            timeout = None if deadline is None else deadline - monotonic()
+            if timeout is not None and timeout <= 0:
+                raise TimeoutError from None
+            if isinstance(error, SSL.WantReadError):
+                super().wait_readable(timeout)
+            else:
+                wait_write(self._fd, timeout, TimeoutError)
             return False
         if isinstance(error, SSL.ZeroReturnError):
             return True
@@ -236,8 +238,11 @@ class TLSTransport(Transport):
         return ClientDisconnected()
 
     def shutdown_write(self) -> None:
-        """Send close_notify, then close the socket's sending side; waits where the socket is full."""
-        self._say_goodbye()
+        """Send close_notify, then close the socket's sending side; waits, up to the send timeout, while the socket is full.
+
+        What was sent before may end only with the close_notify, so it is worth waiting for.
+        """
+        self._say_goodbye(wait=True)
         super().shutdown_write()
 
     def shutdown_read(self) -> None:
@@ -245,9 +250,9 @@ class TLSTransport(Transport):
         super().shutdown_read()
 
     def close(self) -> None:
-        """Send close_notify and release the socket; waits, up to the send timeout, while the socket takes nothing more."""
+        """Send close_notify where the socket takes it, and release the socket; never waits."""
         if not self.closed:
-            self._say_goodbye()
+            self._say_goodbye(wait=False)
             super().close()
 
     def abort(self) -> None:
@@ -255,20 +260,25 @@ class TLSTransport(Transport):
         self._failed = True
         super().abort()
 
-    def _say_goodbye(self) -> None:
+    def _say_goodbye(self, *, wait: bool) -> None:
         if self._said_goodbye or self._failed or self._stalled or self.closed:
             return
         self._said_goodbye = True
-        try:
-            while True:
-                try:
-                    self._connection.shutdown()
+        while True:
+            try:
+                self._connection.shutdown()
+                return
+            except SSL.WantWriteError:
+                if not wait:
                     return
-                except SSL.WantWriteError:
-                    # What was sent before may end only with the close_notify, so it is worth waiting for.
-                    self._wait_writable()
-        except (SSL.Error, ClientDisconnected):
-            self._failed = True
+            except SSL.Error:
+                self._failed = True
+                return
+            try:
+                self._wait_writable()
+            except ClientDisconnected:
+                self._failed = True
+                return
 
 
 def _return_after_each_message(connection: SSL.Connection) -> None:

@@ -50,6 +50,8 @@ _CAPITALS = {
 }
 #: Field names remembered; an application that makes names up pays for each, and the server's memory stays bounded.
 _REMEMBERED_NAMES = 1024
+#: Field lines remembered, and the longest value among them; forgotten all together when there are too many.
+_REMEMBERED_LINES, _REMEMBERED_VALUE = 2048, 128
 
 # Connection-specific fields belong to the server: it alone knows how the message is framed (RFC 9110 section 7.6.1).
 _CONNECTION = b"connection"
@@ -59,6 +61,8 @@ _SPECIAL = frozenset((b"content-length", b"transfer-encoding", b"date", _CONNECT
 # Lower-case name and its field-line start; "" marks a name that needs a closer look.
 _names: dict[bytes, tuple[bytes, bytes]] = {}
 _status_lines: dict[tuple[int, str], bytes] = {}
+# Whole field lines, checked: most responses of an application have most of their fields in common.
+_lines: dict[tuple[bytes, bytes], bytes] = {}
 
 
 class Head(NamedTuple):
@@ -128,7 +132,13 @@ def build_head(method: str, http_version: str, status: int, headers: Headers, cl
     length: bytes | None = None
     dated = False
     names = _names
-    for name, value in headers:
+    known = _lines
+    for field in headers:
+        line = known.get(field)
+        if line is not None:
+            lines.append(line)
+            continue
+        name, value = field
         special, start = names.get(name) or _remember(name)
         if special:
             if special == b"content-length":
@@ -149,7 +159,12 @@ def build_head(method: str, http_version: str, status: int, headers: Headers, cl
                 dated = True
             else:
                 continue
-        lines.append(start + _checked(name, value) + b"\r\n")
+        line = start + _checked(name, value) + b"\r\n"
+        if not special and len(value) <= _REMEMBERED_VALUE:
+            if len(known) >= _REMEMBERED_LINES:
+                known.clear()
+            known[name, value] = line
+        lines.append(line)
     if method == "HEAD" or status == 204 or status == 304:
         framing = NO_BODY
     elif length is not None:

@@ -301,9 +301,12 @@ def _with_tls(
 ) -> list[Endpoint]:
     """``endpoints`` with TLS where it is wanted, all under the same ``options``."""
     if certfile is None and development:
-        from .tls import development_certificate
+        from .tls import TLSError, development_certificate
 
-        certfile, keyfile = development_certificate(), None
+        try:
+            certfile, keyfile = development_certificate(), None
+        except TLSError as error:
+            raise EndpointError(f"{error}.") from None
     if certfile is not None:
         from .tls.endpoints import wrap
 

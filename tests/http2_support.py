@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, final
+from typing import Any, Protocol, TypeVar, final
 
 import gevent
 import h2.config
@@ -210,11 +210,19 @@ def serve_http2(
     assert server.errors == []
 
 
+class Addressed(Protocol):
+    """A server that can be connected to."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+
+
 @final
 class Peer:
     """A client on the ``h2`` package's state machine."""
 
-    def __init__(self, server: Http2Server, **settings: int) -> None:
+    def __init__(self, server: Addressed, **settings: int) -> None:
         self.sock = socket.create_connection(server.address, timeout=PATIENCE)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.h2 = h2.connection.H2Connection(
@@ -308,7 +316,7 @@ class Peer:
 class RawPeer:
     """A client that follows no rules: frames in, frames out."""
 
-    def __init__(self, server: Http2Server, *, preface: bool = True, settings: dict[int, int] | None = None) -> None:
+    def __init__(self, server: Addressed, *, preface: bool = True, settings: dict[int, int] | None = None) -> None:
         self.sock = socket.create_connection(server.address, timeout=PATIENCE)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.encoder = Encoder()
@@ -417,6 +425,7 @@ __all__ = [
     "Http2Server",
     "Peer",
     "RawPeer",
+    "RstStreamFrame",
     "WindowUpdateFrame",
     "echo",
     "eventually",

@@ -299,7 +299,8 @@ class Http2Stream(Outbound):
 
     def reset(self) -> None:
         if not self._gone and not self.complete:
-            self._abort(ErrorCodes.INTERNAL_ERROR)
+            # RFC 8441 section 5: CANCEL is a tunnel's TCP reset.
+            self._abort(ErrorCodes.CANCEL if self._tunnel else ErrorCodes.INTERNAL_ERROR)
 
     def _abort(self, code: ErrorCodes) -> None:
         """Give the stream up: the peer is told ``code``, and everything queued is dropped."""

@@ -182,6 +182,65 @@ def test_server_closes() -> None:
         assert server.received == []
 
 
+def test_a_violation_in_answer_to_a_close() -> None:
+    def close(server: Server) -> None:
+        server.websocket.close(4000)
+        collect(server)
+
+    with websocket(close) as (client, server):
+        assert client.receive() == Frame(CLOSE, close_payload(4000))
+        client.send(frame(TEXT, b"\xff"))
+        assert client.frames() == []
+        assert server.closed.code == 1006
+
+
+@pytest.mark.parametrize(("last", "code"), [(frame(CLOSE, close_payload(4000)), 4000), (frame(TEXT, b"\xff"), 1006)])
+def test_a_client_that_says_its_last_word_and_takes_nothing(last: bytes, code: int) -> None:
+    """What it said stands, though it cannot be answered; what it did wrong cannot be told."""
+
+    def send(server: Server) -> None:
+        gevent.spawn(send_on_and_on, server.websocket, bytes(64 * MIB))
+        gevent.sleep(0)
+        collect(server)
+
+    with websocket(send, timeouts=calm(websocket_close=0.05), pair=tcp_pair()) as (client, server):
+        client.send(last)
+        assert server.closed.code == code
+        assert server.stream.was_reset
+
+
+def test_the_transport_is_gone_when_it_is_over() -> None:
+    def close(server: Server) -> None:
+        server.stream.transport.close()
+        collect(server)
+
+    with websocket(close) as (_, server):
+        assert server.closed.code == 1006
+
+
+def test_a_burst_of_messages_leaves_others_their_turn() -> None:
+    def receive(server: Server) -> None:
+        turns: list[int] = []
+
+        def other() -> None:
+            while not server.websocket.closed:
+                turns.append(len(server.received))
+                gevent.sleep(0)
+
+        task = gevent.spawn(other)
+        try:
+            collect(server)
+        finally:
+            task.get()
+            assert max(later - earlier for earlier, later in itertools.pairwise(turns)) <= 512
+
+    with websocket(receive) as (client, server):
+        client.send(frame(TEXT) * 10000, frame(CLOSE))
+        assert client.frames() == [Frame(CLOSE)]
+        assert server.closed.code == 1005
+        assert len(server.received) == 10000
+
+
 def test_both_close_at_once() -> None:
     def close(server: Server) -> None:
         server.websocket.close(4000)
@@ -264,6 +323,19 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 def test_lost_by_a_reset() -> None:
     with websocket(pair=tcp_pair()) as (client, server):
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        assert server.closed.code == 1006
+
+
+def test_closing_what_is_lost() -> None:
+    def close(server: Server) -> None:
+        server.stream.transport.wait_readable(None)
+        server.websocket.close()
+        server.websocket.close()
+        server.websocket.receive()
+
+    with websocket(close, pair=tcp_pair()) as (client, server):
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
         assert server.closed.code == 1006
@@ -546,9 +618,9 @@ def test_a_sender_that_waited_for_its_turn_sends_nothing_behind_a_close() -> Non
 
         gevent.spawn(large)
         started.wait()
-        closing = gevent.spawn(server.websocket.close, 1001)
-        gevent.sleep(0)
         waiting = gevent.spawn(late)
+        gevent.sleep(0)
+        closing = gevent.spawn(server.websocket.close, 1001)
         try:
             collect(server)
         finally:

@@ -20,7 +20,7 @@ import gevent
 from websockets.utils import apply_mask
 
 from greendaphne.config import Limits, Timeouts
-from greendaphne.message import ConnectionInfo, Headers, Request
+from greendaphne.message import ClientDisconnected, ConnectionInfo, Headers, Request
 from greendaphne.transport import Transport, lingering_close
 from greendaphne.websocket import WebSocket, WebSocketClosed
 
@@ -116,6 +116,8 @@ class SocketStream:
         self.transport.sendall(data)
 
     def finish(self, data: bytes = b"") -> None:
+        if self.transport.closed:
+            raise ClientDisconnected
         if data:
             self.transport.sendall(data)
         self.complete = True

@@ -16,7 +16,7 @@ from math import inf
 from time import monotonic
 from typing import Any, Final, NoReturn
 
-from gevent import Timeout, get_hub, getcurrent
+from gevent import Timeout, get_hub, getcurrent, sleep
 from gevent.lock import Semaphore
 from geventwebsocket.websocket import WebSocket as _GeventWebSocket  # type: ignore[import-untyped]
 
@@ -45,6 +45,8 @@ from .frames import (
 # Up to this size, copying a payload behind its header costs less than writing twice.
 _JOIN_LIMIT: Final = 64 * KIB
 _PING_SIZE: Final = 4
+# Thousands of small messages may come in one read, and nothing else makes their reader give way.
+_BURST: Final = 256
 # Pings answered one by one before only the latest is (RFC 6455 section 5.5.3), in bytes of pong frames.
 _PONGS_LIMIT: Final = 16 * 127
 # When a time limit has passed, what the stream may hold already still counts, for the hub may have been busy; seconds to find out.
@@ -83,6 +85,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
 
     __slots__ = (
         "_alarm",
+        "_burst",
         "_compression",
         "_deadline",
         "_deflate",
@@ -135,6 +138,8 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self._deadline = inf
         # Whether a ping was sent and nothing has come in since.
         self._pinged = False
+        # Messages since the other greenlets last had their turn here.
+        self._burst = 0
         # Wakes the owner.  It is not set anew with every read but rings for nothing where the limit has moved on: setting it is what costs.
         self._timer: Any = None
         self._alarm = inf
@@ -247,6 +252,10 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
                 elif self.state is _OPEN:
                     if self._pongs:
                         self._send_pongs()
+                    self._burst += 1
+                    if self._burst == _BURST:
+                        self._burst = 0
+                        sleep(0)
                     return event  # type: ignore[return-value]
                 continue
             if self._pongs:
@@ -300,8 +309,6 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
 
     def _silence(self) -> None:
         """The deadline has passed without a byte: ping, or give up."""
-        if self.state is not _OPEN:
-            return
         timeouts = self._timeouts
         if self._pinged and timeouts.ping_timeout > 0:
             reason = "ping timeout"
@@ -327,6 +334,8 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
             if self.state is _OPEN:
                 self._send_close(payload[:2])
             self._finish(code)
+            # Whether it got the answer does not change what it said.
+            self.code = code
             raise WebSocketClosed(code, reason)
 
     # -- sending
@@ -374,23 +383,22 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
 
     def _send_pongs(self) -> None:
         """Send the pongs that wait, unless a frame is being written: they follow it then."""
-        if not self._lock.locked():
+        if self.state is _OPEN and not self._lock.locked():
             pongs, self._pongs = self._pongs, b""
-            if self.state is _OPEN:
-                self._write(pongs)
+            self._write(pongs)
 
     def _write(self, data: bytes, payload: bytes = b"") -> None:
         """Write one frame while OPEN, and the pongs that have come to wait meanwhile."""
         with self._lock:
             # Who waited for the lock may find a close frame sent, after which nothing may follow (RFC 6455 section 5.5.1).
-            while data:
-                if self.state is not _OPEN:
-                    self._refuse()
-                self._put(data)
-                if payload:
-                    self._put(payload)
-                    payload = b""
-                data, self._pongs = self._pongs, b""
+            if self.state is not _OPEN:
+                self._refuse()
+            self._put(data)
+            if payload:
+                self._put(payload)
+            while self._pongs and self.state is _OPEN:
+                pongs, self._pongs = self._pongs, b""
+                self._put(pongs)
 
     def _put(self, data: bytes) -> None:
         """Give ``data`` to the stream, under the lock."""
@@ -451,7 +459,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         else:
             code = CloseCode.ABNORMAL_CLOSURE
         self._finish(code)
-        raise WebSocketClosed(code, reason)
+        raise WebSocketClosed(self.code, reason)
 
     def _finish(self, code: int) -> None:
         """End it and let the stream deliver what was sent."""

@@ -471,7 +471,9 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
                 pass
 
     def _end(self, code: int) -> None:
-        """Enter CLOSED; whoever waits to receive is told."""
+        """Enter CLOSED, the first time; whoever waits to receive is told."""
+        if self.state is _CLOSED:
+            return
         self.state = _CLOSED
         self._pongs = b""
         self._stop_alarm()

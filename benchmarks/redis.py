@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.redis [--quick] [--json FILE]``.  The workers are asgi_redis' for both servers, so that the difference is the
 server's; a third row shows greendaphne with workers on its own layer.  A new, empty Redis serves each run.  Commands and round trips are
-Redis' own counters per request, workers included; the server's share is what remains beside workers on asgi_redis, whose number is
-known.  Needs redis-server.
+Redis' own counters per request, workers included; the server's share is what remains beside workers on asgi_redis, which are known by
+their commands.  Needs redis-server.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ GROUP_CAPACITY = 100
 CONNECTIONS = (1, 32, 256)
 WORKERS = 3
 WARM_UP = 1.0
-#: Of a worker on asgi_redis for one request: BLPOP, GET, DEL for it and for its http.disconnect, two scripts for the reply.
-LEGACY_WORKER_ROUND_TRIPS = 8
+#: Round trips of a worker on asgi_redis: BLPOP, GET and DEL for each message, two scripts for each reply.
+ROUND_TRIPS_PER_RECEIVE = 3
+ROUND_TRIPS_PER_REPLY = 2
 #: Seconds for redis-server to start.
 START_LIMIT = 10.0
 #: Seconds without another arrival after which a message to the group counts as lost for the rest.
@@ -88,6 +89,7 @@ class Counters(NamedTuple):
 
     commands: int
     reads: int
+    blpops: int
 
 
 def legacy_python() -> str:
@@ -131,12 +133,13 @@ class Redis:
 
     def counters(self) -> Counters:
         """Commands and reads so far, this question's among them."""
-        facts = self._info()
-        return Counters(int(facts["total_commands_processed"]), int(facts["total_reads_processed"]))
+        facts = self._info("stats")
+        blpop = self._info("commandstats").get("cmdstat_blpop", "calls=0").partition(",")[0]
+        return Counters(int(facts["total_commands_processed"]), int(facts["total_reads_processed"]), int(blpop.partition("=")[2]))
 
-    def _info(self) -> dict[str, str]:
+    def _info(self, section: str) -> dict[str, str]:
         with socket.create_connection(("127.0.0.1", self.port), START_LIMIT) as sock, sock.makefile("rb") as replies:
-            sock.sendall(b"INFO stats\r\n")
+            sock.sendall(f"INFO {section}\r\n".encode())
             size = int(replies.readline()[1:])
             lines = replies.read(size).decode().splitlines()
         return dict(line.split(":", 1) for line in lines if ":" in line)
@@ -210,11 +213,21 @@ def _http(deployment: Deployment, plan: Plan, wrk: str | None, number: int) -> d
                 "p99_ms": load.p99_ms,
                 "cpu_us_per_request": 1e6 * used / load.requests,
                 "round_trips": round_trips,
-                "server_round_trips": round_trips - LEGACY_WORKER_ROUND_TRIPS if deployment.worker_layer == LEGACY_LAYER else nan,
+                "server_round_trips": _share(deployment, round_trips, (now.blpops - counted.blpops) / load.requests),
                 "commands": (now.commands - counted.commands) / load.requests,
                 "errors": load.errors,
             }
     return found
+
+
+def _share(deployment: Deployment, round_trips: float, blpops: float) -> float:
+    """The server's round trips per request, or NaN where its workers' cannot be told from them."""
+    if deployment.worker_layer != LEGACY_LAYER:
+        return nan
+    if deployment.layer == LEGACY_LAYER:
+        # The server uses BLPOP as well, once; what it does besides is one request's worth and not to be told apart under load.
+        blpops -= 1
+    return round_trips - ROUND_TRIPS_PER_RECEIVE * blpops - ROUND_TRIPS_PER_REPLY
 
 
 async def _group(server: Server, redis: Redis, plan: Plan) -> Sample:

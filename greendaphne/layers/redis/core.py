@@ -217,11 +217,10 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         if "!" in channel:
             message = {**message, wire.FULL_NAME: channel}
             channel = self.non_local_name(channel)
-        return self._index(channel), self._store_call(channel, self._limited(self.serialize(message)))
+        return self._index(channel), self._store_call(channel, self._limited(self.serialize(message)), self.get_capacity(channel))
 
-    def _store_call(self, channel: str, body: bytes) -> Call:
-        """The call that appends ``body`` to the list ``channel``."""
-        capacity = self.get_capacity(channel)
+    def _store_call(self, channel: str, body: bytes, capacity: int) -> Call:
+        """The call that appends ``body`` to the list ``channel`` if it has fewer messages than ``capacity``."""
         packed = self._packed_sends.get((channel, capacity))
         if packed is None:
             packed = self._pack_send(channel, capacity)

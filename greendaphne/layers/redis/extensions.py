@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, cast
 
 from .. import LayerUnavailable
@@ -12,7 +13,7 @@ from . import wire
 from .core import CoreLayer
 from .lanes import Call, Lane
 from .resp import Reply
-from .scripts import SEND_GROUP, pack
+from .scripts import GROUP_BACKLOG, SEND_GROUP, pack
 from .wire import Message
 
 #: Channels of one script call when a group's members are sent to by name.
@@ -75,29 +76,32 @@ class BaseRedisChannelLayer(CoreLayer):
         """The time of joining, in seconds, up to which memberships are over."""
         return int(time.time()) - self.group_expiry
 
-    def _calls_to_members(self, members: Iterable[str], message: Message) -> dict[int, list[Call]]:
+    def _calls_to_members(self, members: Sequence[str], message: Message) -> dict[int, list[Call]]:
         """What to run on which shard to send ``message`` to ``members``."""
+        lists = Counter(self.non_local_name(member) for member in members)
+        capacities = {channel: self.get_capacity(channel) + GROUP_BACKLOG * number * ("!" in channel) for channel, number in lists.items()}
         calls: dict[int, list[Call]] = {}
-        names: dict[int, list[str]] = {}
+        named: dict[int, list[tuple[str, int]]] = {}
         for member in members:
             channel = self.non_local_name(member)
             index = self._index(channel)
             if self.crypter:
                 # The name is inside the encrypted part: every member has a body of its own.
                 body = self.serialize({**message, wire.FULL_NAME: member} if "!" in member else message)
-                calls.setdefault(index, []).append(self._store_call(channel, body))
+                calls.setdefault(index, []).append(self._store_call(channel, self._limited(body), capacities[channel]))
             else:
-                names.setdefault(index, []).append(member)
-        for index, channels in names.items():
+                named.setdefault(index, []).append((member, capacities[channel]))
+        for index, channels in named.items():
             for start in range(0, len(channels), GROUP_BATCH):
                 calls.setdefault(index, []).append(self._group_call(message, [], channels[start : start + GROUP_BATCH]))
         return calls
 
-    def _group_call(self, message: Message, keys: list[str], members: Iterable[str]) -> Call:
+    def _group_call(self, message: Message, keys: list[str], members: Iterable[tuple[str, int]]) -> Call:
+        """The call that sends ``message`` to the group of the key, or to ``members`` with the capacities of their lists."""
         body = self._limited(wire.pack_message(message))
         named: list[str | int] = []
         for member in members:
-            named += (member, self.get_capacity(self.non_local_name(member)))
+            named += member
         data = SEND_GROUP.call(
             keys,
             wire.open_body(message, body),

@@ -125,6 +125,10 @@ RETURN = Script("""
 #: Members above which :data:`SEND_GROUP` leaves the group alone, so that one script never occupies Redis for long.
 GROUP_SCRIPT_LIMIT = 5000
 
+#: Messages per member that a group may put into a process-specific list beyond its capacity.  All clients of a server share that list
+#: and its reader cannot come in between, so the plain capacity would cut a large group off; asgi_redis sends one by one and hopes.
+GROUP_BACKLOG = 10
+
 #: Send one message to many channels.  Answers the number stored, or -1 for a group with too many members (nothing was sent then).
 #: KEYS: the group's set, or none to send to the channels in ARGV.
 #: ARGV: open body (see :func:`wire.open_body`), body, expiry, prefix, prefix of counters, 24 hexadecimal digits for message keys,
@@ -146,6 +150,16 @@ SEND_GROUP = Script(
             capacities[#names] = ARGV[i + 1]
         end
     end
+    local members = {}
+    if #KEYS == 1 then
+        for _, name in ipairs(names) do
+            local cut = string.find(name, '!', 1, true)
+            if cut then
+                local list = string.sub(name, 1, cut)
+                members[list] = (members[list] or 0) + 1
+            end
+        end
+    end
     local lists = {}
     local order = {}
     for i, name in ipairs(names) do
@@ -153,7 +167,7 @@ SEND_GROUP = Script(
         local list = cut and string.sub(name, 1, cut) or name
         local entry = lists[list]
         if not entry then
-            local capacity = tonumber(capacities[i] or ARGV[10])
+            local capacity = tonumber(capacities[i] or ARGV[10]) + GROUP_BACKLOG * (members[list] or 0)
             entry = {room = capacity - redis.call('llen', ARGV[4] .. list), keys = {}, full = 0}
             lists[list] = entry
             order[#order + 1] = list
@@ -201,7 +215,7 @@ SEND_GROUP = Script(
     count('#global#', 'messages_count', sent, ARGV[8])
     count('#global#', 'channel_full_count', full, ARGV[8])
     return sent
-""".replace("GROUP_LIMIT", str(GROUP_SCRIPT_LIMIT))
+""".replace("GROUP_LIMIT", str(GROUP_SCRIPT_LIMIT)).replace("GROUP_BACKLOG", str(GROUP_BACKLOG))
 )
 
 #: All scripts, for loading them together.

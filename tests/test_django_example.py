@@ -37,7 +37,8 @@ SERVERS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
     "command": ("memory", INLINE, ()),
     "command-asgiref": ("inmemory", INLINE, ()),
     "runserver": ("memory", (*RUNSERVER, "--noreload"), ()),
-    "redis": ("redis", (*legacy.GREENDAPHNE, "-p", "0", LAYER), ((*legacy.MANAGE, "runworker", "--threads", "2"),) * 2),
+    # With --threads a worker that is at work would survive SIGTERM: Channels takes the signal for an error of the consumer.
+    "redis": ("redis", (*legacy.GREENDAPHNE, "-p", "0", LAYER), ((*legacy.MANAGE, "runworker"),) * 3),
 }
 UPLOAD = 50 * 1024 * 1024
 PATIENCE = legacy.PATIENCE

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.tls import TLSOptions
 from tests.certificates import Authority
 from tests.support import Client, RunningServer, serve
@@ -125,3 +126,19 @@ def test_an_open_connection_outlives_a_reload(authority: Authority, tmp_path: Pa
         before.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         server.app.answer(b"still here")
         assert before.read_response().body == b"still here"
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_messages_say_how_they_are_encrypted_where_the_layer_asks(authority: Authority, pem: Path, wanted: bool) -> None:
+    """They have daphne's keys alone otherwise."""
+    layer = MemoryChannelLayer()
+    layer.tls_info = wanted
+    with serve(layer, endpoints=[f"ssl:0:{pem}:interface=127.0.0.1"]) as server, connect(server, client_context(authority)) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        message = server.app.answer()
+        client.read_response()
+        assert isinstance(client.sock, ssl.SSLSocket)
+        cipher = client.sock.cipher()
+        assert cipher is not None
+        expected = {"version": client.sock.version(), "cipher": cipher[0]}
+    assert message.get("tls") == (expected if wanted else None)

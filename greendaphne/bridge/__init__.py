@@ -26,7 +26,7 @@ __all__ = ["ChannelLayerApplication"]
 class ChannelLayerApplication:
     """Answers requests from a channel layer; :class:`greendaphne.message.Application` is its interface.
 
-    :param layer: the channel layer.
+    :param layer: the channel layer.  Where it has a true attribute ``tls_info``, messages tell how their connection is encrypted.
     :param root_path: the application's mount point, percent-encoded.
     :param stream_request_body: pass large bodies on while they come instead of spooling them first.
     :param force_sync: poll the layer for replies even where it can wait.
@@ -47,7 +47,7 @@ class ChannelLayerApplication:
         action_logger: Callable[[str, str, Mapping[str, Any]], None] | None = None,
     ) -> None:
         gate = Gate(layer)
-        messages = RequestMessages(unquote(root_path))
+        messages = RequestMessages(unquote(root_path), tls_info=getattr(layer, "tls_info", False))
         bodies = Bodies(limits, stream_request_body)
         self.router = ReplyRouter(layer, force_sync)
         self._notifier = Notifier(gate.try_send)

@@ -20,18 +20,20 @@ class RequestMessages:
     """Makes the part of a message that describes a request.
 
     :param root_path: the application's mount point (``SCRIPT_NAME``), decoded; the ``Daphne-Root-Path`` field takes precedence.
+    :param tls_info: whether messages from TLS connections have a key ``tls``, which daphne's have not: ``{"version": str, "cipher": str}``.
     """
 
-    __slots__ = ("_root_path",)
+    __slots__ = ("_root_path", "_tls_info")
 
-    def __init__(self, root_path: str) -> None:
+    def __init__(self, root_path: str, tls_info: bool = False) -> None:
         self._root_path = root_path
+        self._tls_info = tls_info
 
     def http(self, request: Request, reply_channel: str, body: bytes) -> dict[str, Any]:
         """An ``http.request`` message."""
         headers, root_path = self._headers(request)
         connection = request.connection
-        return {
+        message = {
             "reply_channel": reply_channel,
             "http_version": request.http_version,
             "method": request.method,
@@ -44,12 +46,15 @@ class RequestMessages:
             "client": connection.client,
             "server": connection.server,
         }
+        if self._tls_info and connection.tls is not None:
+            message["tls"] = connection.tls._asdict()
+        return message
 
     def websocket(self, request: Request, reply_channel: str) -> dict[str, Any]:
         """A ``websocket.connect`` message."""
         headers, root_path = self._headers(request)
         connection = request.connection
-        return {
+        message = {
             "reply_channel": reply_channel,
             "scheme": "wss" if connection.scheme in ("https", "wss") else "ws",
             "path": decode_path(request.path),
@@ -60,6 +65,9 @@ class RequestMessages:
             "server": connection.server,
             "order": 0,
         }
+        if self._tls_info and connection.tls is not None:
+            message["tls"] = connection.tls._asdict()
+        return message
 
     def _headers(self, request: Request) -> tuple[list[tuple[bytes, bytes]], str]:
         """The header fields for the application, and the root path."""

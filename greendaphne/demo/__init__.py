@@ -15,6 +15,7 @@ from .site import Site
 def new_layer(site: Site, chat: Chat) -> MemoryChannelLayer:
     """A channel layer whose messages go to ``site`` and ``chat``."""
     layer = MemoryChannelLayer()
+    layer.tls_info = True
     layer.routes = {
         "http.request": site.request,
         "http.disconnect": site.disconnect,

@@ -16,6 +16,7 @@ KEY_ORDER = (
     "method",
     "scheme",
     "http_version",
+    "tls",
     "path",
     "query_string",
     "root_path",

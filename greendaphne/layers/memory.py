@@ -89,6 +89,9 @@ class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     #: ``{channel: consumer}`` for ``--inline-workers`` without Channels; see :mod:`greendaphne.inline`.
     routes: Mapping[str, Callable[[Any], object]] | None = None
 
+    #: Whether the server adds a key ``tls`` to messages from TLS connections, with their ``version`` and ``cipher``.
+    tls_info: bool = False
+
     def __init__(
         self,
         expiry: float = 60,

@@ -221,12 +221,9 @@ def _http(deployment: Deployment, plan: Plan, wrk: str | None, number: int) -> d
 
 
 def _share(deployment: Deployment, round_trips: float, blpops: float) -> float:
-    """The server's round trips per request, or NaN where its workers' cannot be told from them."""
+    """The server's round trips per request, or NaN where its workers' cannot be told from them; no server here uses BLPOP."""
     if deployment.worker_layer != LEGACY_LAYER:
         return nan
-    if deployment.layer == LEGACY_LAYER:
-        # The server uses BLPOP as well, once; what it does besides is one request's worth and not to be told apart under load.
-        blpops -= 1
     return round_trips - ROUND_TRIPS_PER_RECEIVE * blpops - ROUND_TRIPS_PER_REPLY
 
 

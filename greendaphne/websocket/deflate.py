@@ -119,5 +119,7 @@ def negotiate(offers: Sequence[ExtensionHeader]) -> tuple[bytes, Deflate] | None
             answer, extension = _FACTORY.process_request_params(parameters, [])
         except InvalidHandshake:
             continue  # RFC 7692 section 5.1: decline this offer, look at the next
+        if extension.local_max_window_bits < _MIN_WINDOW_BITS:
+            continue  # zlib does not compress with a window of 256 bytes; websockets before 17 accepts it all the same
         return build_extension([(name, answer)]).encode("ascii"), Deflate(extension.local_max_window_bits)
     return None

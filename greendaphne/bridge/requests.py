@@ -33,7 +33,7 @@ class RequestMessages:
         """An ``http.request`` message."""
         headers, root_path = self._headers(request)
         connection = request.connection
-        message = {
+        message: dict[str, Any] = {
             "reply_channel": reply_channel,
             "http_version": request.http_version,
             "method": request.method,
@@ -54,7 +54,7 @@ class RequestMessages:
         """A ``websocket.connect`` message."""
         headers, root_path = self._headers(request)
         connection = request.connection
-        message = {
+        message: dict[str, Any] = {
             "reply_channel": reply_channel,
             "scheme": "wss" if connection.scheme in ("https", "wss") else "ws",
             "path": decode_path(request.path),

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,23 @@ def test_messages_stay_in_order_and_are_sent_again_after_a_pause(site: legacy.Si
     again = site.socket("garden", session, since=stored[9]["id"])
     assert [message["text"] for message in receive(again, "history")["messages"]] == texts[10:]
     again.close()
+
+
+def test_many_come_and_go_at_once(site: legacy.Site) -> None:
+    session = site.login("bob")
+
+    def visit(number: int) -> None:
+        for _ in range(3):
+            socket = site.socket("lobby", session)
+            receive(socket, "history")
+            socket.send(json.dumps({"text": f"from {number}"}))
+            while receive(socket, "message")["message"]["text"] != f"from {number}":
+                continue
+            socket.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(visit, number) for number in range(8)]:
+            done.result()
 
 
 def test_runserver_starts_again_when_the_code_changes(tmp_path: Path) -> None:

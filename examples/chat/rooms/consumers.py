@@ -49,7 +49,8 @@ def connect(message, slug):
     Group(room.group).add(message.reply_channel)
     Presence.objects.filter(room=room, seen__lt=timezone.now() - PRESENCE_LIFE).delete()
     arrived = not room.presences.filter(user=message.user).exists()
-    Presence.objects.update_or_create(channel=message.reply_channel.name, defaults={"room": room, "user": message.user})
+    # Not update_or_create: SQLite refuses a transaction that reads first and writes while another writes, without waiting.
+    Presence.objects.create(channel=message.reply_channel.name, room=room, user=message.user)
     present = room.users_present()
     missed = room.messages.select_related("user").filter(pk__gt=since(message)).order_by("-pk")[:MAX_HISTORY]
     send(message.reply_channel, type="history", messages=[row.as_json() for row in reversed(missed)], present=present)

@@ -449,6 +449,27 @@ def test_an_application_that_gives_up_halfway() -> None:
         peer.alive()
 
 
+def test_what_cannot_be_sent_now() -> None:
+    def application(stream: Http2Stream) -> None:
+        for call in (stream.write, stream.finish):
+            with pytest.raises(ResponseError, match="no response has been started"):
+                call(b"x")
+        stream.start(200, [])
+        stream.write(b"a")
+        with pytest.raises(ResponseError, match="has been started already"):
+            stream.start(500, [])
+        stream.finish(b"b")
+        for call in (stream.write, stream.finish):
+            with pytest.raises(ResponseError, match="complete"):
+                call(b"x")
+
+    with serve_http2(application) as server, Peer(server) as peer:
+        assert peer.get()[2] == b"ab"
+        peer.h2.ping(b"12345678")
+        peer.flush()
+        peer.wait(h2.events.PingAckReceived)
+
+
 def test_large_heads_span_frames() -> None:
     value = b"x" * 50_000
     assert dict(respond(("start", 200, [(b"X-Large", value)]), ("finish", b"y"))[1])[b"x-large"] == value
@@ -700,6 +721,20 @@ def test_a_tunnel_that_the_server_leaves() -> None:
         assert peer.reset(3) == ErrorCodes.NO_ERROR
 
 
+def test_an_ended_tunnel_takes_nothing() -> None:
+    def application(stream: Http2Stream) -> None:
+        stream.switch([])
+        stream.finish(b"")
+        for call in (stream.write, stream.finish):
+            with pytest.raises(ClientDisconnected):
+                call(b"x")
+
+    with serve_http2(application) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, CONNECT, OPEN))
+        assert "END_STREAM" in peer.wait(DataFrame).flags
+        peer.alive()
+
+
 def test_a_tunnel_that_the_client_resets() -> None:
     with serve_http2(tunnel) as server, RawPeer(server) as peer:
         peer.send(peer.headers(1, CONNECT, OPEN))
@@ -789,6 +824,27 @@ def test_a_connection_drained_before_it_runs() -> None:
             with RawPeer(server) as peer:
                 assert peer.wait(GoAwayFrame).last_stream_id == 2**31 - 1
                 assert peer.wait(GoAwayFrame).last_stream_id == 0
+
+
+def test_a_killed_connection_takes_its_streams_with_it() -> None:
+    killed = threading.Event()
+    greenlets: list[Any] = []
+
+    def application(stream: Http2Stream) -> None:
+        greenlets.append(gevent.getcurrent())
+        try:
+            gevent.sleep(1000)
+        finally:
+            killed.set()
+
+    with serve_http2(application) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1))
+        eventually(lambda: server.served == 1)
+        peer.alive()
+    # The server has stopped, which kills the connections' greenlets.
+    assert killed.wait(10)
+    assert greenlets[0].dead
+    greenlets.clear()
 
 
 # --- leaks

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 import gevent
+from gevent import GreenletExit
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 
@@ -28,7 +29,7 @@ from .priority import parse_priority
 from .stream import Http2Stream
 from .writer import Writer
 
-logger = logging.getLogger("greendaphne.http2")
+logger = logging.getLogger("daphne.http2_protocol")
 
 #: RFC 9113 section 6.8: the last stream of a GOAWAY that only warns.
 LAST_STREAM = MAX_WINDOW
@@ -78,12 +79,13 @@ class Http2Connection:
         self._lingering: dict[int, float] = {}
         self._linger_timer: Any = None
         # PRIORITY_UPDATE frames for requests that have not come yet (RFC 9218 section 7.1).
-        self._early_priorities: dict[int, bytes] = {}
+        self._early_priorities: dict[int, tuple[int | None, bool | None]] = {}
         self._upload_windows = http2_limits.upload_windows
         self._goaway = _SERVING
         self._goaway_timer: Any = None
         self._peer_leaves = False
         self._ending = False
+        self._killed = False
         self._started = self._idle_since = monotonic()
         # When the frame or header section that has begun and not ended was first seen, and how far the engine was then.
         self._midway_since: float | None = None
@@ -108,6 +110,9 @@ class Http2Connection:
         self.writer.start()
         try:
             graceful = self._read()
+        except GreenletExit:
+            self._killed = True
+            raise
         except ClientDisconnected:
             pass
         except ProtocolError as error:
@@ -125,8 +130,7 @@ class Http2Connection:
                 lingering_close(self._transport, self.timeouts.linger)
             self._transport.close()
             self.writer.close(0)
-            # Their work is cancelled, but a greenlet may still have to release something.
-            gevent.joinall([stream.greenlet for stream in list(self._streams.values())])
+            self._end_streams()
 
     def _read(self) -> bool:
         """Process what the peer sends; returns whether the connection ends by the server's will."""
@@ -183,6 +187,22 @@ class Http2Connection:
             stream.cancel()
         self.writer.release()
 
+    def _end_streams(self) -> None:
+        """Wait for the streams' greenlets: their work is cancelled, but they may have something to release.
+
+        Where the connection's greenlet is killed, theirs are too.
+        """
+        greenlets = [stream.greenlet for stream in self._streams.values()]
+        try:
+            if not self._killed:
+                gevent.joinall(greenlets)
+        except GreenletExit:
+            self._killed = True
+            raise
+        finally:
+            if self._killed:
+                gevent.killall(greenlets)
+
     # --- the end ---
 
     def drain(self) -> None:
@@ -219,7 +239,7 @@ class Http2Connection:
         )
         early = self._early_priorities.pop(stream_id, None) if self._early_priorities else None
         if early is not None or head.priority:
-            urgency, incremental = parse_priority(early if early is not None else head.priority)
+            urgency, incremental = parse_priority(head.priority) if early is None else early
             if urgency is not None:
                 stream.urgency = urgency
             if incremental is not None:
@@ -345,13 +365,14 @@ class Http2Connection:
         self.writer.on_window(stream_id)
 
     def on_priority_update(self, stream_id: int, value: bytes) -> None:
+        priority = parse_priority(value)
         stream = self._streams.get(stream_id)
         if stream is not None:
-            self.writer.prioritize(stream, *parse_priority(value))
+            self.writer.prioritize(stream, *priority)
         elif stream_id > self.engine.highest_inbound_stream_id:
             self._early_priorities.pop(stream_id, None)
             if len(self._early_priorities) < self.http2_limits.max_concurrent_streams:
-                self._early_priorities[stream_id] = value
+                self._early_priorities[stream_id] = priority
 
     def on_ping_ack(self) -> None:
         if self._goaway == _WARNED:

@@ -34,6 +34,8 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS_NO_RFC7540_PRIORITIES = 0x9
 
 _HEADER_SIZE = 9
+#: Where a frame's header has its type.
+_KIND = 3
 _HEADER = struct.Struct(">HBBBL")
 _DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS, _PUSH_PROMISE, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = range(10)
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _WITH_PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
@@ -142,7 +144,7 @@ class Engine(H2Connection):
     def midway(self) -> bool:
         """Whether a header section or a frame other than DATA has begun and not ended: what a peer has no reason to delay."""
         data = self._input
-        return self._section is not None or (len(data) > 3 and data[3] != _DATA) or 0 < len(data) <= 3
+        return self._section is not None or (len(data) > _KIND and data[_KIND] != _DATA)
 
     def receive(self, data: bytes) -> None:
         """Process what the peer sent; the listener is told as it goes.

@@ -34,8 +34,9 @@ _PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path", b":protoco
 _SPECIAL = CONNECTION_SPECIFIC | _PSEUDO | {b"host", b"cookie", b"content-length", b"te", b"expect", b"priority"}
 _SCHEMES = (b"https", b"http")
 
-#: Field names remembered as valid; a peer that makes names up pays for each, and the server's memory stays bounded.
+#: Field names remembered as valid, and the longest; a peer that makes names up pays for each, and the server's memory stays bounded.
 _REMEMBERED_NAMES = 1024
+_REMEMBERED_LENGTH = 64
 _names: set[bytes] = set()
 
 
@@ -57,7 +58,7 @@ def valid_field(name: bytes, value: bytes) -> bool:
     if name not in _names:
         if _NAME.fullmatch(name) is None:
             return False
-        if len(_names) < _REMEMBERED_NAMES:
+        if len(_names) < _REMEMBERED_NAMES and len(name) <= _REMEMBERED_LENGTH:
             _names.add(name)
     return _VALUE.fullmatch(value) is not None
 

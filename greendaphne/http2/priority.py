@@ -14,16 +14,20 @@ from typing import Generic, Protocol, TypeVar
 #: RFC 9218 section 4.1.
 DEFAULT_URGENCY = 3
 LEAST_URGENT = 7
-#: Field values remembered; browsers use about ten.
+#: Field values remembered, and the longest; browsers use about ten of eight bytes at most.
 _REMEMBERED_VALUES = 256
+_REMEMBERED_LENGTH = 32
 
 
-@lru_cache(_REMEMBERED_VALUES)
 def parse_priority(value: bytes) -> tuple[int | None, bool | None]:
     """Urgency and the incremental flag of a ``priority`` field's value, ``None`` for each that it does not give.
 
     Unknown members and values out of range are ignored (RFC 9218 section 4), and so is what is no dictionary at all.
     """
+    return _remembered(value) if len(value) <= _REMEMBERED_LENGTH else _parse(value)
+
+
+def _parse(value: bytes) -> tuple[int | None, bool | None]:
     urgency: int | None = None
     incremental: bool | None = None
     for member in value.split(b","):
@@ -33,6 +37,9 @@ def parse_priority(value: bytes) -> tuple[int | None, bool | None]:
         elif key == b"i" and item in (b"", b"?1", b"?0"):
             incremental = item != b"?0"
     return urgency, incremental
+
+
+_remembered = lru_cache(_REMEMBERED_VALUES)(_parse)
 
 
 class Prioritized(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gevent.event import Event
 from h2.errors import ErrorCodes
@@ -188,8 +188,8 @@ class Http2Stream(Outbound):
             self._connection.writer.prioritize(self, *parse_priority(head.priority))
 
     def write(self, data: bytes) -> None:
-        if self._gone:
-            raise ClientDisconnected
+        if self._gone or self.complete or not self.status:
+            self._unusable()
         if self._tunnel:
             self._send(data, end_stream=False)
             return
@@ -202,8 +202,8 @@ class Http2Stream(Outbound):
             self._send(data, end_stream=False)
 
     def finish(self, data: bytes = b"") -> None:
-        if self._gone:
-            raise ClientDisconnected
+        if self._gone or self.complete or not self.status:
+            self._unusable()
         if self._tunnel:
             self._send(data, end_stream=True)
             self._finished()
@@ -220,6 +220,12 @@ class Http2Stream(Outbound):
             self._account(len(data))
             self._send(data, end_stream=True)
         self._finished()
+
+    def _unusable(self) -> NoReturn:
+        """Nothing can be sent now; says why."""
+        if self._gone or (self.complete and self._tunnel):
+            raise ClientDisconnected
+        raise ResponseError("the response is complete already" if self.complete else "no response has been started")
 
     def _account(self, n: int) -> None:
         self.sent += n

@@ -15,7 +15,7 @@ from gevent import get_hub
 
 from ..config import Limits
 from ..message import HTTPError, Stream
-from .mailbox import Allowance
+from .mailbox import Allowance, close_temporary
 
 
 class Body:
@@ -38,9 +38,11 @@ class Body:
         bodies.memory.give(self._in_memory)
         bodies.disk.give(self._on_disk)
         self._in_memory = self._on_disk = 0
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        # The iterator refers to this body; without it nothing is left for the garbage collector.
+        self.rest = None
+        file, self._file = self._file, None
+        if file is not None:
+            close_temporary(file)
 
     def hold_memory(self, n: int) -> None:
         if not self._bodies.memory.take(n):
@@ -56,10 +58,10 @@ class Body:
         if not self._bodies.disk.take(len(data)):
             raise _no_room()
         self._on_disk += len(data)
-        if self._file is None:
-            self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - close() closes it
-        # A disk may be slow; other greenlets go on meanwhile.
         try:
+            if self._file is None:
+                self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - close() closes it
+            # A disk may be slow; other greenlets go on meanwhile.
             get_hub().threadpool.apply(_write_all, (self._file, data))
         except OSError as error:
             raise _no_room() from error

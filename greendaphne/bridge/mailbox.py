@@ -16,10 +16,17 @@ from typing import IO, Any
 from gevent import get_hub
 from gevent.hub import Waiter
 
+from ..config import KIB
+
 Message = dict[str, Any]
 
 #: What a message costs besides its content.
 _OVERHEAD = 512
+#: On disk, pieces of a body are joined up to this size: an application that sends line by line shall not fill the memory with what
+#: each line costs besides its content.
+_JOINED = 64 * KIB
+#: What a further piece of a body consists of.
+_PIECE = frozenset(("content", "more_content"))
 
 
 def _weight(message: Message) -> int:
@@ -53,6 +60,11 @@ class Allowance:
 
     def give(self, n: int) -> None:
         self.left += n
+
+
+def close_temporary(file: IO[bytes]) -> None:
+    """Close a file without a name; a gigabyte takes the file system a tenth of a second to free, which others shall not wait for."""
+    get_hub().threadpool.spawn(file.close)
 
 
 class _OnDisk:
@@ -101,11 +113,9 @@ class Mailbox:
         if messages is None:
             messages = self._messages = deque()
         if self._bytes + size > self._limit and messages:
-            stored = self._store(message)
-            if stored is None:
+            if not self._store(message, messages):
                 self.fail(Overflow())
                 return
-            messages.append(stored)
         else:
             self._bytes += size
             messages.append(message)
@@ -166,6 +176,8 @@ class Mailbox:
     def close(self) -> None:
         """Forget everything."""
         self._messages = None
+        # An error that was raised refers to those who wait here, and they to this.
+        self._error = None
         self._close_file()
 
     def _next(self, messages: deque[Message | _OnDisk]) -> Message:
@@ -183,28 +195,36 @@ class Mailbox:
             self._close_file()
         return {**item.message, "content": content}
 
-    def _store(self, message: Message) -> _OnDisk | None:
-        """Move the content of ``message`` to disk; ``None`` where it has none or there is no room."""
-        content = message.get("content")
+    def _store(self, message: Message, messages: deque[Message | _OnDisk]) -> bool:
+        """Add ``message`` with its content on disk; false where there is no room or nothing that could go there."""
+        content = message.get("content") or b""
         disk = self._disk
-        if disk is None or not isinstance(content, bytes) or len(content) <= _OVERHEAD or not disk.take(len(content)):
-            return None
-        if self._file is None:
-            self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - close() closes it
+        piece = _PIECE.issuperset(message)
+        if disk is None or not isinstance(content, bytes) or not (piece or len(content) > _OVERHEAD) or not disk.take(len(content)):
+            return False
         offset = self._file_size
+        # From here on what was taken is given back with the file, whether it is written or not.
         self._file_size += len(content)
         try:
-            written = os.pwrite(self._file.fileno(), content, offset)
+            if self._file is None:
+                self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - _close_file() closes it
+            if os.pwrite(self._file.fileno(), content, offset) < len(content):
+                return False
         except OSError:
-            written = 0
-        if written < len(content):
-            return None
-        self._stored += 1
-        return _OnDisk({**message, "content": b""}, offset, len(content))
+            return False
+        last = messages[-1]
+        if piece and isinstance(last, _OnDisk) and last.message.get("more_content") and last.size + len(content) <= _JOINED:
+            last.size += len(content)
+            last.message["more_content"] = message.get("more_content", False)
+        else:
+            self._stored += 1
+            messages.append(_OnDisk({**message, "content": b""}, offset, len(content)))
+        return True
 
     def _close_file(self) -> None:
-        if self._file is not None and self._disk is not None:
-            self._file.close()
-            self._file = None
+        if self._disk is not None:
             self._disk.give(self._file_size)
-            self._file_size = self._stored = 0
+        self._file_size = self._stored = 0
+        file, self._file = self._file, None
+        if file is not None:
+            close_temporary(file)

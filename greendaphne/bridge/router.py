@@ -51,6 +51,7 @@ class ReplyRouter:
         if self._greenlet is not None:
             self._greenlet.kill()
             self._greenlet = None
+            self._reader.close()
 
     def register(self, mailbox: Mailbox) -> str:
         """Give ``mailbox`` a reply channel of its own."""
@@ -69,7 +70,7 @@ class ReplyRouter:
         clients = self.clients
         while True:
             try:
-                batch = self._reader.receive()
+                batch: list[tuple[str, Any]] = self._reader.receive()
             except Exception as error:  # noqa: BLE001 - a layer may fail with anything, and every client depends on this greenlet
                 if not pause:
                     logger.error("Error trying to receive messages: %s", error)
@@ -84,8 +85,10 @@ class ReplyRouter:
                 if mailbox is None:
                     # Usual for a client that left while it is still in a group.
                     logger.debug("Message on unknown channel %r - discarding", channel)
-                else:
+                elif isinstance(message, dict):
                     mailbox.put(message)
+                else:
+                    logger.error("HTTP/WS send decode error: the message on %s is %s, not dict", channel, type(message).__name__)
 
 
 class Notifier:
@@ -105,9 +108,11 @@ class Notifier:
         self._send = send
         self._pending: list[tuple[str, Message, float]] = []
         self._wanted = Event()
+        self._stopping = False
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> None:
+        self._stopping = False
         self._greenlet = gevent.spawn(self._run)
 
     def add(self, channel: str, message: Message, patience: float = 0) -> None:
@@ -123,13 +128,14 @@ class Notifier:
         """Send what is left, for ``timeout`` seconds at most, and end."""
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
-            deadline = monotonic() + timeout
-            while self._send_pending() and monotonic() < deadline:
-                gevent.sleep(self.PAUSE)
+            # The greenlet itself ends when nothing is left, for it may be in the middle of sending what nobody else has.
+            self._stopping = True
+            self._wanted.set()
+            greenlet.join(timeout)
             greenlet.kill()
 
     def _run(self) -> None:
-        while True:
+        while not self._stopping:
             self._wanted.wait()
             self._wanted.clear()
             while self._send_pending():

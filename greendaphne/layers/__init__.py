@@ -6,6 +6,11 @@ from __future__ import annotations
 class LayerUnavailable(Exception):
     """The channel layer cannot be reached, or refuses to store anything.
 
-    Whether a message was stored before the failure is not known; a layer never sends it again by itself (at-most-once delivery).
-    The text is for logs: it can name hosts and must not reach a client.
+    A layer never sends a message again by itself (at-most-once delivery).  ``maybe_stored`` tells its caller whether that would be safe:
+    ``False`` where the message certainly was not stored, ``True``, the default, where it may have been.  The text is for logs: it can name
+    hosts and must not reach a client.
     """
+
+    def __init__(self, text: str = "", *, maybe_stored: bool = True) -> None:
+        super().__init__(text)
+        self.maybe_stored = maybe_stored

@@ -198,7 +198,8 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         """Store ``message`` for the readers of ``channel``.
 
         :raises ChannelFull: when the channel holds as many messages as its capacity allows.
-        :raises LayerUnavailable: when Redis cannot be reached or refuses; the message may have been stored all the same.
+        :raises LayerUnavailable: when Redis cannot be reached or refuses; its ``maybe_stored`` tells whether the message may have
+            been stored all the same.
         :raises MessageTooLarge: for more than 512 MiB.
         """
         index, call = self._send_call(channel, message)

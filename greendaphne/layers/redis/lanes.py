@@ -45,7 +45,7 @@ class Call:
         self.replies = replies
         self.script = script
         self.result: list[Reply] = []
-        self.error: str | None = None
+        self.error: LayerUnavailable | None = None
         self.waiter: Any = None
 
 
@@ -77,7 +77,7 @@ def settle(shard: Shard, calls: Sequence[Call]) -> bool:
     for call in calls:
         for reply in call.result:
             if isinstance(reply, ErrorReply):
-                call.error = str(shard.refused(reply))
+                call.error = shard.refused(reply)
                 usable = usable and reply.code not in FATAL_CODES
                 break
         else:
@@ -92,7 +92,8 @@ def outcome(call: Call) -> list[Reply]:
     :raises LayerUnavailable: when it failed.
     """
     if call.error is not None:
-        raise LayerUnavailable(call.error)
+        # Several calls may share the error, each of which is raised with a traceback of its own.
+        raise LayerUnavailable(str(call.error), maybe_stored=call.error.maybe_stored)
     return call.result
 
 
@@ -202,7 +203,8 @@ class ThreadLane:
             with self._available:
                 while not self._free and self._unopened == 0:
                     if not self._available.wait(deadline - time.monotonic()):
-                        raise LayerUnavailable(f"Redis {self.shard.name}: no connection came free in {self.shard.timeout} s")
+                        text = f"Redis {self.shard.name}: no connection came free in {self.shard.timeout} s"
+                        raise LayerUnavailable(text, maybe_stored=False)
                 link = self._free.pop() if self._free else None
                 if link is None:
                     self._unopened -= 1
@@ -321,7 +323,7 @@ class HubLane:
                 abandoned.extend(self._queue)
                 self._queue.clear()
                 for call in abandoned:
-                    call.error = f"Redis {self.shard.name}: interrupted"
+                    call.error = LayerUnavailable(f"Redis {self.shard.name}: interrupted")
                 self._finish(abandoned)
 
     def _next_batch(self) -> list[Call]:
@@ -338,17 +340,17 @@ class HubLane:
             link = self._connect()
         except LayerUnavailable as error:
             for call in batch:
-                call.error = str(error)
+                call.error = error
             return
         usable = False
         try:
             perform(self.shard, link, batch)
             usable = settle(self.shard, batch)
         except LinkError as error:
-            text = str(self.shard.broken(error))
+            failure = self.shard.broken(error)
             for call in batch:
                 if not call.result:
-                    call.error = text
+                    call.error = failure
             settle(self.shard, batch)
         finally:
             if not usable:

@@ -28,6 +28,9 @@ BACKOFF_LAST = 0.5
 #: First words of error replies after which the connection is of no use: no data, not the master any more, not authenticated.
 FATAL_CODES = frozenset({"LOADING", "READONLY", "MASTERDOWN", "UNBLOCKED", "NOAUTH", "WRONGPASS", "NOREPLICAS", "CLUSTERDOWN"})
 
+#: First words of error replies to commands that were not begun, so that nothing was stored.
+REFUSAL_CODES = FATAL_CODES | {"OOM", "MISCONF", "BUSY", "NOPERM"}
+
 #: ``listener(event, data_lost)`` with the events of :class:`State`.
 Listener = Callable[[str, bool], None]
 
@@ -164,13 +167,17 @@ class Shard:
             if self._down:
                 now = time.monotonic()
                 if now < self._next_attempt:
-                    raise LayerUnavailable(f"Redis {self.name} is out of reach")
+                    raise LayerUnavailable(f"Redis {self.name} is out of reach", maybe_stored=False)
                 self._set_back(now)
         try:
             target = self._address.find(cooperative)
             link = Link(target, cooperative=cooperative, timeout=self.timeout, marker=self.marker, name=f"greendaphne:{purpose}")
         except (LinkError, ErrorReply) as error:
-            raise self.failed(str(error)) from None
+            failure = self.failed(str(error))
+            with self._lock:
+                # The attempt may have taken long, and those who waited for it are to fail now, not to wait for another one.
+                self._next_attempt = max(self._next_attempt, time.monotonic() + BACKOFF_FIRST)
+            raise failure from None
         if link.identity.read_only:
             link.close()
             raise self.failed("it is a read-only replica")
@@ -220,7 +227,7 @@ class Shard:
 
     # Failures
 
-    def failed(self, reason: str) -> LayerUnavailable:
+    def failed(self, reason: str, *, maybe_stored: bool = False) -> LayerUnavailable:
         """Take note that the server cannot be used, end all links to it, and return the error to raise."""
         with self._lock:
             first, self._down = not self._down, True
@@ -230,12 +237,12 @@ class Shard:
         if first:
             logger.warning("Redis %s is out of reach: %s", self.name, reason)
             self._state.shard_down()
-        return LayerUnavailable(f"Redis {self.name} is out of reach: {reason}")
+        return LayerUnavailable(f"Redis {self.name} is out of reach: {reason}", maybe_stored=maybe_stored)
 
     def broken(self, error: LinkError) -> LayerUnavailable:
         """Take note of a link that broke in use.  A server that hangs is down; otherwise the next connection will tell."""
         if error.timed_out:
-            return self.failed(str(error))
+            return self.failed(str(error), maybe_stored=True)
         return LayerUnavailable(f"Redis {self.name}: {error}")
 
     def refused(self, reply: ErrorReply) -> LayerUnavailable:
@@ -245,7 +252,7 @@ class Shard:
         if self._refusal != reply.code:
             self._refusal = reply.code
             logger.warning("Redis %s refuses commands: %s", self.name, reply)
-        return LayerUnavailable(f"Redis {self.name}: {reply}")
+        return LayerUnavailable(f"Redis {self.name}: {reply}", maybe_stored=reply.code not in REFUSAL_CODES)
 
     @property
     def refusing(self) -> bool:

@@ -46,7 +46,9 @@ def test_what_hpack_writes_the_decoder_reads(steps: list[tuple[list[Field], list
     reader = decoder()
     for fields, resizes, huffman in steps:
         for size in resizes:
-            writer.header_table_size = size
+            # hpack's encoder forgets to signal a size that it is given twice.
+            if size != writer.header_table_size:
+                writer.header_table_size = size
         assert reader.decode(writer.encode(fields, huffman=huffman)) == fields
         assert reader.list_size == sum(len(name) + len(value) + 32 for name, value in fields)
 

@@ -106,31 +106,32 @@ class Http2Connection:
 
     def run(self) -> None:
         """Serve until the peer, a time limit, an error or :meth:`drain` ends the connection."""
-        graceful = False
         self.writer.start()
         try:
-            graceful = self._read()
-        except GreenletExit:
-            self._killed = True
-            raise
-        except ClientDisconnected:
-            pass
-        except ProtocolError as error:
-            graceful = True
-            self._log(error)
-        finally:
-            self._ending = True
-            for timer in (self._goaway_timer, self._linger_timer):
-                if timer is not None:
-                    timer.kill(block=False)
+            graceful = self._serve_until_end()
             self._cancel_streams()
             if graceful and not self.writer.failed:
                 # What explains the end has to arrive before it; a peer that does not read is not waited for long.
                 self.writer.close(self.timeouts.linger)
                 lingering_close(self._transport, self.timeouts.linger)
+        except GreenletExit:
+            self._killed = True
+            raise
+        finally:
+            self._cancel_streams()
             self._transport.close()
             self.writer.close(0)
             self._end_streams()
+
+    def _serve_until_end(self) -> bool:
+        """Serve; returns whether the peer is to be told why the connection ends."""
+        try:
+            return self._read()
+        except ClientDisconnected:
+            return False
+        except ProtocolError as error:
+            self._log(error)
+            return True
 
     def _read(self) -> bool:
         """Process what the peer sends; returns whether the connection ends by the server's will."""
@@ -183,6 +184,11 @@ class Http2Connection:
             logger.debug("Connection of %s ended by a protocol error: %s", peer, str(error))
 
     def _cancel_streams(self) -> None:
+        """From here on nothing is served; whoever waits for the peer is told."""
+        self._ending = True
+        for timer in (self._goaway_timer, self._linger_timer):
+            if timer is not None:
+                timer.kill(block=False)
         for stream in list(self._streams.values()):
             stream.cancel()
         self.writer.release()

@@ -150,6 +150,8 @@ def build(options: Options, channel_layer: Any, endpoints: list[str], access_log
         tls_dev=options.tls_dev,
         http2_limits=http2_limits(options),
         http2_cleartext=options.http2_cleartext,
+        on_layer_loss=options.on_layer_loss,
+        reply_channels=options.reply_channels,
     )
 
 

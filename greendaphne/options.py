@@ -198,6 +198,23 @@ class Options:
     force_sync: bool = option(
         APPLICATION, "--force-sync", "Ask the channel layer for replies at intervals instead of waiting in it.", legacy=True
     )
+    on_layer_loss: str = option(
+        APPLICATION,
+        "--on-layer-loss",
+        "Once the channel layer may have lost messages and groups: shed closes all WebSockets with 1012, keep keeps them, exit ends the "
+        "server with code 1.",
+        metavar="ACTION",
+        convert=choice("shed", "keep", "exit"),
+        default="shed",
+    )
+    reply_channels: int = option(
+        APPLICATION,
+        "--reply-channels",
+        "Spread replies over this many lists of the channel layer, each of which has the layer's capacity.",
+        metavar="NUMBER",
+        convert=whole_number(1, 64),
+        default="1",
+    )
 
     verbosity: int = option(
         LOGGING,

@@ -20,8 +20,8 @@ from gevent.event import Event
 from gevent.socket import socket
 
 from .acceptor import Acceptor
-from .access import ActionLogger
-from .bridge import ChannelLayerApplication
+from .access import ActionLogger, guarded
+from .bridge import ChannelLayerApplication, OnLayerLoss
 from .bridge.mailbox import Mailbox
 from .config import Limits, Timeouts
 from .connections import Connections
@@ -70,6 +70,9 @@ class Server:
     :param tls_dev: put a self-signed certificate for development on every endpoint without TLS of its own.
     :param http2_limits: see :class:`greendaphne.http2.Http2Limits`.
     :param http2_cleartext: whether plain connections may speak HTTP/2 from their first byte.
+    :param on_layer_loss: what to do once the layer may have lost messages and groups: ``shed`` closes all WebSockets with 1012, ``keep``
+        lets them be, ``exit`` ends :meth:`run` in good order and with exit code 1.
+    :param reply_channels: number of lists in the layer that replies are spread over.
     :raises UserWarning: without any endpoint, as daphne does.
     :raises EndpointError: for a malformed endpoint string.
     """
@@ -110,6 +113,8 @@ class Server:
         tls_dev: bool = False,
         http2_limits: Http2Limits | None = None,
         http2_cleartext: bool = False,
+        on_layer_loss: str = OnLayerLoss.SHED,
+        reply_channels: int = 1,
     ) -> None:
         descriptions = list(endpoints or ())
         if host is not None or port is not None or unix_socket is not None or file_descriptor is not None:
@@ -134,8 +139,9 @@ class Server:
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,
         )
-        self._force_sync = force_sync
         self._inline_workers = inline_workers
+        if action_logger is not None:
+            action_logger = guarded(action_logger)
         extra: Headers = [(b"Server", server_name.encode("latin-1"))] if server_name else ()
         self._application = ChannelLayerApplication(
             channel_layer,
@@ -146,6 +152,9 @@ class Server:
             force_sync=force_sync,
             extra_headers=extra,
             action_logger=action_logger,
+            on_layer_loss=OnLayerLoss(on_layer_loss),
+            reply_channels=reply_channels,
+            on_exit=self._give_up,
         )
         self._protocols = tuple(ws_protocols or ())
         self._compression = websocket_compression
@@ -163,8 +172,11 @@ class Server:
         self._acceptors: list[Acceptor] = []
         self._workers: list[gevent.Greenlet[..., Any]] = []
         self._stop: Event | None = None
+        self._stopped_early = False
         # Whether what still runs is cut short instead of being waited for.
         self._at_once = False
+        # Whether it ends for a reason of its own.
+        self._failed = False
         self._hub: Any = None
 
     def _make_websocket(self, stream: Stream) -> WebSocket:
@@ -180,7 +192,8 @@ class Server:
     def run(self) -> None:
         """Serve until a signal or :meth:`stop`, then end in good order.
 
-        :raises SystemExit: with 1 where an endpoint cannot be listened on; the reason is logged.
+        :raises SystemExit: with 1 where an endpoint cannot be listened on, or where the channel layer's failure is to end the process;
+            the reason is logged.
         """
         try:
             self.start()
@@ -188,15 +201,24 @@ class Server:
             logger.error("%s", error)
             raise SystemExit(1) from None
         self.serve_forever()
+        if self._failed:
+            raise SystemExit(1)
 
     def start(self) -> None:
         """Listen and begin to serve, in greenlets of this thread's hub; returns at once.
 
         :raises EndpointError: where an endpoint cannot be listened on; nothing is left open then.
         :raises ConfigurationError: of :mod:`greendaphne.inline`, where the application has no consumers for inline workers.
+        :raises RuntimeError: where it serves already.
         """
+        if self.listeners or self._acceptors:
+            raise RuntimeError("the server has been started already")
         self._hub = get_hub()
         self._stop = Event()
+        if self._stopped_early:
+            self._stopped_early = False
+            self._stop.set()
+        self._at_once = self._failed = False
         if self._http2_cleartext or any(endpoint.tls is not None and "h2" in endpoint.tls.options.alpn for endpoint in self._endpoints):
             logger.info("HTTP/2 support enabled")
         else:
@@ -212,6 +234,7 @@ class Server:
                 if endpoint.tls is not None:
                     logger.info("TLS on endpoint %s: %s", endpoint, endpoint.tls.describe())
             self._application.start()
+            self._connections.start()
             if self._inline_workers:
                 self._workers = start_workers(self.channel_layer, self._inline_workers)
         except BaseException:
@@ -249,6 +272,13 @@ class Server:
             logger.info("Stopping; %d connections have %g seconds to finish", self.connections, self.timeouts.graceful)
             self._stop.set()
 
+    def _give_up(self) -> None:
+        assert self._stop is not None
+        if not self._stop.is_set():
+            logger.error("Messages and groups of the channel layer may be lost; the server ends, as it was told to for this case")
+            self._failed = True
+            self._stop.set()
+
     @property
     def connections(self) -> int:
         """The number of open connections."""
@@ -262,14 +292,14 @@ class Server:
                 endpoint.tls.reload()
 
     def stop(self) -> None:
-        """Have :meth:`serve_forever` end; callable from any thread."""
+        """Have :meth:`serve_forever` end, at once where it has not begun; callable from any thread."""
+        if self._stop is None:
+            self._stopped_early = True
         if self._stop is not None:
             self._hub.loop.run_callback_threadsafe(self._stop.set)
 
     def _drain(self) -> None:
         """Stop accepting and let what is in flight finish, within the graceful time limit."""
-        for acceptor in self._acceptors:
-            acceptor.stop_accepting()
         self._close_listeners()
         self._application.drain()
         self._connections.drain()
@@ -278,8 +308,6 @@ class Server:
             self._at_once = True
 
     def _end(self) -> None:
-        for acceptor in self._acceptors:
-            acceptor.stop_accepting()
         self._close_listeners()
         self._connections.pool.kill()
         self._application.stop()
@@ -287,13 +315,19 @@ class Server:
             stop_workers(self._workers, timeout=0)
         else:
             stop_workers(self._workers)
-        self._acceptors.clear()
         self._workers = []
+        self._application.close()
 
     def _close_listeners(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.stop_accepting()
         for listener in self.listeners:
             listener.endpoint.close(listener.socket)
         self.listeners.clear()
+        # Once the sockets are gone: a connection that ends must not make them accept again.
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
 
 
 def _with_tls(

@@ -1,11 +1,13 @@
 """The application that answers from a channel layer: requests and frames become messages, replies become responses and frames.
 
-:class:`ChannelLayerApplication` puts the parts together; it knows no socket.  ``gate`` sends, ``router`` receives, ``mailbox`` holds
-replies for one client, ``bodies`` holds request bodies, ``http`` and ``websocket`` each hold one client's conversation.
+:class:`ChannelLayerApplication` puts the parts together; it knows no socket.  ``gate`` sends, ``router`` receives, ``notifier`` sends
+disconnect messages, ``watch`` knows when the layer may have lost something, ``mailbox`` holds replies for one client, ``bodies`` holds
+request bodies, ``http`` and ``websocket`` each hold one client's conversation.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -16,11 +18,15 @@ from ..websocket import WebSocket
 from .bodies import Bodies
 from .gate import Gate
 from .http import HTTPBridge
+from .notifier import OUTAGE_PATIENCE, Notifier
 from .requests import RequestMessages
-from .router import Notifier, ReplyRouter
+from .router import ReplyRouter
+from .watch import LayerWatch, OnLayerLoss
 from .websocket import WebSocketBridge
 
-__all__ = ["ChannelLayerApplication"]
+__all__ = ["ChannelLayerApplication", "OnLayerLoss"]
+
+logger = logging.getLogger("daphne.server")
 
 
 class ChannelLayerApplication:
@@ -32,6 +38,9 @@ class ChannelLayerApplication:
     :param force_sync: poll the layer for replies even where it can wait.
     :param extra_headers: fields added to every HTTP response that does not have them.
     :param action_logger: told of the state of WebSockets, or ``None``.
+    :param on_layer_loss: what to do once the layer may have lost messages and groups.
+    :param reply_channels: lists in the layer that the replies of this process are spread over.
+    :param on_exit: called where that is :attr:`OnLayerLoss.EXIT`; must not wait.
     """
 
     def __init__(
@@ -45,21 +54,30 @@ class ChannelLayerApplication:
         force_sync: bool = False,
         extra_headers: Headers = (),
         action_logger: Callable[[str, str, Mapping[str, Any]], None] | None = None,
+        on_layer_loss: OnLayerLoss = OnLayerLoss.SHED,
+        reply_channels: int = 1,
+        on_exit: Callable[[], None] | None = None,
     ) -> None:
-        gate = Gate(layer)
+        self._layer = layer
+        self._on_layer_loss = on_layer_loss
+        self._on_exit = on_exit
+        self._watch = LayerWatch(layer, self._layer_lost)
+        gate = Gate(layer, self._watch)
         messages = RequestMessages(unquote(root_path), tls_info=getattr(layer, "tls_info", False))
         bodies = Bodies(limits, stream_request_body)
-        self.router = ReplyRouter(layer, force_sync)
-        self._notifier = Notifier(gate.try_send)
-        self._http = HTTPBridge(gate, self.router, self._notifier, messages, bodies, layer.new_channel, limits, timeouts, extra_headers)
-        self._websocket = WebSocketBridge(gate, self.router, self._notifier, messages, limits, timeouts, action_logger)
+        self.router = ReplyRouter(layer, self._watch, force_sync, reply_channels)
+        self._notifier = Notifier(gate, min(OUTAGE_PATIENCE, getattr(layer, "group_expiry", None) or OUTAGE_PATIENCE))
+        self._http = HTTPBridge(gate, self.router, self._notifier, messages, bodies, limits, timeouts, extra_headers)
+        self._websocket = WebSocketBridge(gate, self.router, self._notifier, messages, limits, timeouts, action_logger, on_layer_loss)
         self.http: Callable[[Request, Stream], None] = self._http.serve
         self.websocket: Callable[[Request, WebSocket], None] = self._websocket.serve
 
     def start(self) -> None:
         """Begin to receive replies."""
+        self._watch.start()
         self.router.start()
         self._notifier.start()
+        self._websocket.start()
 
     def drain(self) -> None:
         """Have every WebSocket closed; requests finish by themselves."""
@@ -69,3 +87,16 @@ class ChannelLayerApplication:
         """End; notices that wait are sent first."""
         self._notifier.stop(timeout=2)
         self.router.stop()
+        self._watch.stop()
+
+    def close(self) -> None:
+        """Close this hub's connections to a layer that has them; what it still holds is sent first."""
+        if hasattr(self._layer, "send_later"):
+            self._layer.close()
+
+    def _layer_lost(self) -> None:
+        if self._on_layer_loss is OnLayerLoss.SHED:
+            if number := self._websocket.shed():
+                logger.warning("Messages and groups may be lost; %d WebSockets are closed, for their clients to come back", number)
+        elif self._on_layer_loss is OnLayerLoss.EXIT and self._on_exit is not None:
+            self._on_exit()

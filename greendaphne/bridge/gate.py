@@ -1,58 +1,101 @@
 """Sending to the channel layer, with its failures told apart: full, too large, out of reach.
 
-A layer may fail with any exception at all.  Whatever is not one of its own two counts as being out of reach and is logged once when it
-begins and once when it ends, not once for every client.
+A layer may fail with any exception at all.  Whatever is not one of its own two counts as being out of reach; the watch is told, so that
+an outage is logged when it begins and when it ends, not once for every client.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Final
+
+from gevent.lock import BoundedSemaphore
+from gevent.monkey import is_module_patched
+
+from .watch import LayerWatch
 
 logger = logging.getLogger("daphne.server")
 
+#: Messages on their way at a time through a layer that opens a connection for each of them.
+CONCURRENT_SENDS: Final = 16
+#: Seconds for which others wait behind them before the layer counts as being out of reach.
+TURN_LIMIT: Final = 5.0
+
 
 class LayerDown(Exception):
-    """The channel layer could not be reached."""
+    """The channel layer could not be reached.
+
+    :param maybe_stored: whether the message may have been stored all the same, so that it must not be sent again.
+    """
+
+    def __init__(self, maybe_stored: bool) -> None:
+        super().__init__()
+        self.maybe_stored = maybe_stored
 
 
 class Gate:
     """Sends through one channel layer.
 
     :param layer: the channel layer; ``ChannelFull`` and ``MessageTooLarge`` are taken from it.
+    :param watch: told of failures and successes.
     """
 
-    __slots__ = ("_send", "channel_full", "down", "message_too_large")
+    __slots__ = ("_new_channel", "_send", "_send_later", "_turns", "_watch", "can_post", "channel_full", "message_too_large")
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, watch: LayerWatch) -> None:
         self._send = layer.send
+        self._new_channel = layer.new_channel
+        self._send_later: Any = getattr(layer, "send_later", None)
+        self._watch = watch
         self.channel_full: type[Exception] = layer.ChannelFull
         self.message_too_large: type[Exception] = layer.MessageTooLarge
-        #: Whether the last attempt found the layer out of reach.
-        self.down = False
+        #: Whether :meth:`post` works.
+        self.can_post = self._send_later is not None
+        #: Taken by every send of a layer that would wait in as many connections as there are senders.
+        self._turns = BoundedSemaphore(CONCURRENT_SENDS) if _opens_connections(layer) else None
 
     def send(self, channel: str, message: dict[str, Any]) -> None:
         """Send one message.
 
         :raises: the layer's ``ChannelFull`` and ``MessageTooLarge``, otherwise :class:`LayerDown`.
         """
+        turns = self._turns
+        if turns is not None and not turns.acquire(timeout=TURN_LIMIT):
+            self._watch.failed("send", f"more than {CONCURRENT_SENDS} sends wait for more than {TURN_LIMIT:g} seconds")
+            raise LayerDown(maybe_stored=False)
         try:
             self._send(channel, message)
         except (self.channel_full, self.message_too_large):
             raise
         except Exception as error:
-            if not self.down:
-                self.down = True
-                logger.error("Error trying to send messages: %s", error)
-            raise LayerDown from error
-        if self.down:
-            self.down = False
-            logger.info("Sending messages again")
+            self._watch.failed("send", error)
+            raise LayerDown(getattr(error, "maybe_stored", True)) from error
+        finally:
+            if turns is not None:
+                turns.release()
+        if self._watch.down:
+            self._watch.succeeded()
 
-    def try_send(self, channel: str, message: dict[str, Any]) -> bool:
-        """Send one message or give it up; whether it was sent."""
+    def post(self, channel: str, message: dict[str, Any]) -> None:
+        """Have one message sent along with others, once and whatever becomes of it."""
         try:
-            self.send(channel, message)
-        except (self.channel_full, self.message_too_large, LayerDown):
-            return False
-        return True
+            self._send_later(channel, message)
+        except Exception as error:  # noqa: BLE001 - nobody waits for it
+            logger.debug("A message on %s is given up: %s", channel, error)
+
+    def new_channel(self, pattern: str) -> str:
+        """Make a single-reader channel.
+
+        :raises LayerDown: where the layer is out of reach.
+        """
+        try:
+            name: str = self._new_channel(pattern)
+        except Exception as error:
+            self._watch.failed("send", error)
+            raise LayerDown(maybe_stored=False) from error
+        return name
+
+
+def _opens_connections(layer: Any) -> bool:
+    """Whether each send that waits is likely to hold a connection: a layer of others that gevent's patches made cooperative."""
+    return not hasattr(layer, "receive_batch") and type(layer).__module__ != "asgiref.inmemory" and is_module_patched("socket")

@@ -18,8 +18,9 @@ from ..message import ClientDisconnected, Headers, HTTPError, Request, ResponseE
 from .bodies import Bodies, Body
 from .gate import Gate, LayerDown
 from .mailbox import Allowance, Mailbox, Overflow
+from .notifier import Notifier
 from .requests import RequestMessages, decode_path
-from .router import Notifier, ReplyRouter
+from .router import ReplyRouter
 
 logger = logging.getLogger("daphne.http_protocol")
 _server_logger = logging.getLogger("daphne.server")
@@ -41,7 +42,6 @@ class MalformedReply(Exception):
 class HTTPBridge:
     """Answers HTTP requests from the channel layer.
 
-    :param new_channel: makes a single-reader channel, the layer's ``new_channel``.
     :param extra_headers: fields added to every response that does not have them.
     """
 
@@ -52,7 +52,6 @@ class HTTPBridge:
         notifier: Notifier,
         messages: RequestMessages,
         bodies: Bodies,
-        new_channel: Any,
         limits: Limits,
         timeouts: Timeouts,
         extra_headers: Headers = (),
@@ -60,9 +59,10 @@ class HTTPBridge:
         self._gate = gate
         self._router = router
         self._notifier = notifier
+        # A layer that can sends it along with other messages.
+        self._notify = gate.post if gate.can_post else notifier.add
         self._messages = messages
         self._bodies = bodies
-        self._new_channel = new_channel
         self._timeouts = timeouts
         self._limits = limits
         self._disk = Allowance(limits.spooled_bodies)
@@ -95,7 +95,7 @@ class HTTPBridge:
                     sender.kill()
                 if debug:
                     logger.debug("HTTP close for %s", channel)
-                self._notifier.add("http.disconnect", {"reply_channel": channel, "path": decode_path(request.path)})
+                self._notify("http.disconnect", {"reply_channel": channel, "path": decode_path(request.path)})
         finally:
             self._router.unregister(channel)
             if body is not None:
@@ -103,11 +103,9 @@ class HTTPBridge:
 
     def _make_body_channel(self) -> str:
         try:
-            name: str = self._new_channel("http.request.body?")
-        except Exception as error:
-            _server_logger.error("Error trying to make a channel: %s", error)
+            return self._gate.new_channel("http.request.body?")
+        except LayerDown as error:
             raise _out_of_reach() from error
-        return name
 
     def _send_request(self, message: dict[str, Any]) -> None:
         gate = self._gate
@@ -170,7 +168,8 @@ class HTTPBridge:
             if self._extra_headers:
                 given = {name.lower() for name, _ in headers}
                 headers = [*headers, *(field for field in self._extra_headers if field[0].lower() not in given)]
-            stream.start(status, headers)
+            # An enumeration's member is a number too, and may be written otherwise.
+            stream.start(int(status), headers)
             if logger.isEnabledFor(logging.DEBUG):
                 logger.debug("HTTP %s response started for %s", status, channel)
         elif message.get("status") is not None:
@@ -186,32 +185,32 @@ class HTTPBridge:
     # ---- the rest of a large body
 
     def _send_rest(self, body: Body, channel: str, mailbox: Mailbox) -> None:
-        """Pass the body on, piece by piece, at the worker's speed; runs in its own greenlet."""
+        """Pass the body on, piece by piece, at the worker's speed; runs in its own greenlet, which ends with the response."""
         assert body.rest is not None
+        whole = False
         try:
             for content, more in body.rest:
-                self._send_piece(channel, {"content": content, "more_content": more}, self._timeouts.http)
-        except (ClientDisconnected, HTTPError, LayerDown, TimeoutError) as error:
-            # The worker must not take what it has for the whole body; the client, if it is there, is told why.
-            if isinstance(error, LayerDown):
-                mailbox.fail(_out_of_reach())
-            elif isinstance(error, TimeoutError):
-                mailbox.fail(HTTPError(503, "Worker server failed to respond within time limit.", _RETRY_SOON, close=True))
-            else:
-                mailbox.fail(error)
-            try:
-                self._send_piece(channel, {"content": b"", "more_content": False, "closed": True}, _CLOSED_PATIENCE)
-            except (LayerDown, TimeoutError):
-                pass
+                self._send_piece(channel, {"content": content, "more_content": more})
+            whole = True
+        except (ClientDisconnected, HTTPError) as error:
+            mailbox.fail(error)
+        except LayerDown:
+            mailbox.fail(_out_of_reach())
+        except TimeoutError:
+            mailbox.fail(HTTPError(503, "Worker server failed to respond within time limit.", _RETRY_SOON, close=True))
+        finally:
+            if not whole:
+                # The worker must not take what it has for the whole body, nor wait for the rest.
+                self._notifier.add(channel, {"content": b"", "more_content": False, "closed": True}, _CLOSED_PATIENCE)
 
-    def _send_piece(self, channel: str, message: dict[str, Any], patience: float) -> None:
+    def _send_piece(self, channel: str, message: dict[str, Any]) -> None:
         """Send one piece, waiting while the channel is full.
 
-        :raises TimeoutError: when no worker took anything for ``patience`` seconds.
+        :raises TimeoutError: when no worker took anything for as long as one may take to answer.
         """
         gate = self._gate
         pause = _FIRST_PAUSE
-        deadline = monotonic() + patience
+        deadline = monotonic() + self._timeouts.http
         while True:
             try:
                 gate.send(channel, message)

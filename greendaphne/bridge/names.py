@@ -5,6 +5,7 @@ A name is all that somebody needs to write to a client, so it must not be guesse
 
 from __future__ import annotations
 
+from itertools import cycle
 from secrets import token_bytes
 
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -18,19 +19,23 @@ _POOL = 4096
 
 
 class ReplyChannels:
-    """Makes reply-channel names: one prefix for the process, one local part for each client."""
+    """Makes reply-channel names: a prefix of the process, and a local part for each client.
 
-    __slots__ = ("_pool", "_position", "prefix")
+    :param lists: number of prefixes, each of which is a list in the channel layer; clients take them in turn.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_pool", "_position", "_turn", "prefixes")
+
+    def __init__(self, lists: int = 1) -> None:
         self._pool = ""
         self._position = 0
         #: What the process receives on; everything sent to a name made here arrives there.
-        self.prefix = f"daphne.response.{self._letters()}!"
+        self.prefixes = [f"daphne.response.{self._letters()}!" for _ in range(lists)]
+        self._turn = cycle(self.prefixes)
 
     def new(self) -> str:
         """A name that was never used before."""
-        return self.prefix + self._letters()
+        return next(self._turn) + self._letters()
 
     def _letters(self) -> str:
         start = self._position

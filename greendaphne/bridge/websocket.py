@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 import gevent
 
@@ -18,8 +18,10 @@ from ..message import ClientDisconnected, HTTPError, Request, ResponseError
 from ..websocket import CloseCode, WebSocket, WebSocketClosed
 from .gate import Gate, LayerDown
 from .mailbox import Mailbox, Message, Overflow
+from .notifier import Notifier
 from .requests import RequestMessages, decode_path
-from .router import Notifier, ReplyRouter
+from .router import ReplyRouter
+from .watch import OnLayerLoss
 
 logger = logging.getLogger("daphne.ws_protocol")
 _http_logger = logging.getLogger("daphne.http_protocol")
@@ -28,8 +30,12 @@ _server_logger = logging.getLogger("daphne.server")
 #: Seconds for which a frame that finds the channel full is offered again while the connection is not read, and between attempts.
 RECEIVE_PATIENCE = 2.0
 _FIRST_PAUSE, _LAST_PAUSE = 0.002, 0.05
+_RETRY_SOON = [(b"Retry-After", b"1")]
 #: Seconds for which ``websocket.disconnect`` is offered again to a full channel.
 DISCONNECT_PATIENCE = 10.0
+#: All WebSockets are closed over this time in seconds, few of them over as much less: their clients shall not all come back at once.
+SPREAD: Final = 2.0
+SPREAD_EACH: Final = 0.02
 #: Seconds between looks whether a client that waits to be accepted is still there.
 _LOOK = 1.0
 
@@ -39,14 +45,15 @@ _KEYS = frozenset(("accept", "text", "bytes", "close", "subprotocol"))
 LogAction = Callable[[str, str, Mapping[str, Any]], None]
 
 
-class Draining(Exception):
-    """The server is stopping."""
+class Leaving(Exception):
+    """The client is to come back later: the server is stopping, or groups may be lost."""
 
 
 class WebSocketBridge:
     """Serves WebSockets from the channel layer.
 
     :param action_logger: told of every change of a WebSocket's state, or ``None``.
+    :param on_loss: what is done once messages may have been lost.
     """
 
     def __init__(
@@ -58,7 +65,10 @@ class WebSocketBridge:
         limits: Limits,
         timeouts: Timeouts,
         action_logger: LogAction | None,
+        on_loss: OnLayerLoss = OnLayerLoss.SHED,
     ) -> None:
+        #: Whether WebSockets outlive a loss of messages.
+        self.keeps = on_loss is OnLayerLoss.KEEP
         self.gate = gate
         self.timeouts = timeouts
         self._router = router
@@ -67,9 +77,13 @@ class WebSocketBridge:
         self._limits = limits
         self._action_logger = action_logger
         self._mailboxes: set[Mailbox] = set()
+        self._draining = False
 
     def serve(self, request: Request, websocket: WebSocket) -> None:
         """Serve one WebSocket whose opening handshake is sound; errors as :class:`greendaphne.exchange.Exchange` translates them."""
+        if self._draining:
+            websocket.reject(503, "Service Unavailable")
+            return
         mailbox = Mailbox(self._limits.reply_queue)
         channel = self._router.register(mailbox)
         self._mailboxes.add(mailbox)
@@ -87,10 +101,24 @@ class WebSocketBridge:
             self._mailboxes.discard(mailbox)
             self._router.unregister(channel)
 
+    def start(self) -> None:
+        """Take WebSockets, again behind :meth:`drain`."""
+        self._draining = False
+
     def drain(self) -> None:
-        """Close every WebSocket with 1012, behind the replies that are there already."""
-        for mailbox in list(self._mailboxes):
-            mailbox.fail(Draining())
+        """Close every WebSocket with 1012, behind the replies that are there already, and refuse further ones."""
+        self._draining = True
+        self._close_all(min(SPREAD, self.timeouts.graceful / 2))
+
+    def shed(self) -> int:
+        """Close every WebSocket that is open now with 1012; those that wait to be accepted are refused.  Returns how many."""
+        return self._close_all(SPREAD)
+
+    def _close_all(self, seconds: float) -> int:
+        mailboxes = list(self._mailboxes)
+        if mailboxes:
+            gevent.spawn(_fail_each, mailboxes, min(seconds / len(mailboxes), SPREAD_EACH))
+        return len(mailboxes)
 
     def _connect(self, request: Request, websocket: WebSocket, channel: str) -> bool:
         """Tell the application; whether it was told."""
@@ -104,7 +132,10 @@ class WebSocketBridge:
         except gate.message_too_large:
             raise HTTPError(431, "The request is larger than the channel layer accepts.", close=True) from None
         except LayerDown as error:
-            raise HTTPError(503, "The channel layer is out of reach.", [(b"Retry-After", b"1")], close=True) from error
+            if error.maybe_stored:
+                # Should the application see the one, it sees the other.
+                self._notifier.add("websocket.disconnect", disconnect_message(channel, decode_path(request.path)), DISCONNECT_PATIENCE)
+            raise HTTPError(503, "The channel layer is out of reach.", _RETRY_SOON, close=True) from error
         return True
 
     def _converse(self, websocket: WebSocket, mailbox: Mailbox, channel: str, path: bytes, client: str | None) -> None:
@@ -130,6 +161,21 @@ class WebSocketBridge:
         return lambda action: action_logger("websocket", action, details)
 
 
+def _fail_each(mailboxes: list[Mailbox], pause: float) -> None:
+    """Let the WebSockets of ``mailboxes`` end one after the other."""
+    begun = monotonic()
+    for number, mailbox in enumerate(mailboxes):
+        mailbox.fail(Leaving())
+        ahead = begun + (number + 1) * pause - monotonic()
+        if ahead > 0:
+            gevent.sleep(ahead)
+
+
+def disconnect_message(channel: str, path: str, order: int = 1, code: int = CloseCode.ABNORMAL_CLOSURE) -> Message:
+    """The ``websocket.disconnect`` message."""
+    return {"reply_channel": channel, "code": int(code), "path": path, "order": order}
+
+
 class Conversation:
     """One WebSocket between its connect and its disconnect message."""
 
@@ -148,7 +194,7 @@ class Conversation:
 
     def disconnect(self) -> Message:
         """The ``websocket.disconnect`` message."""
-        return {"reply_channel": self._channel, "code": self._code, "path": self._path, "order": self._order + 1}
+        return disconnect_message(self._channel, self._path, self._order + 1, self._code)
 
     # ---- connecting
 
@@ -174,7 +220,7 @@ class Conversation:
                     websocket.reject()
                     return False
                 continue
-            except (Overflow, Draining):
+            except (Overflow, Leaving):
                 websocket.reject(503, "Service Unavailable")
                 return False
             except ValueError as error:
@@ -192,7 +238,10 @@ class Conversation:
                 websocket.stream.request = websocket.request._replace(headers=[])
                 logger.debug("WebSocket %s accepted by application", self._channel)
                 if data or message.get("close"):
-                    self._reply(message, skip_empty=True)
+                    try:
+                        self._try_reply(message, skip_empty=True)
+                    except WebSocketClosed:
+                        pass  # whoever receives learns of it too
                 return True
 
     # ---- open
@@ -244,12 +293,16 @@ class Conversation:
                 self._websocket.close(CloseCode.MESSAGE_TOO_BIG)
                 return
             except (gate.channel_full, LayerDown) as error:
+                if isinstance(error, LayerDown) and error.maybe_stored:
+                    # At most once.
+                    self._give_up()
+                    return
                 now = monotonic()
                 if not pause:
                     deadline = now + RECEIVE_PATIENCE
                 elif now >= deadline:
                     if isinstance(error, LayerDown):
-                        self._websocket.close(CloseCode.SERVICE_RESTART)
+                        self._give_up()
                     else:
                         logger.warning("WebSocket force closed for %s due to receive backpressure", self._channel)
                         self._websocket.close(CloseCode.TRY_AGAIN_LATER)
@@ -262,6 +315,13 @@ class Conversation:
                 self._order += 1
                 return
 
+    def _give_up(self) -> None:
+        """The application misses a message, which must show unless WebSockets outlive such a loss; ``order`` has no gap in any case."""
+        if self._bridge.keeps:
+            logger.warning("A message of WebSocket %s is dropped: the channel layer is out of reach", self._channel)
+        else:
+            self._websocket.close(CloseCode.SERVICE_RESTART)
+
     # ---- replies
 
     def _on_reply(self) -> None:
@@ -273,12 +333,8 @@ class Conversation:
     def _write_replies(self) -> None:
         try:
             while (message := self._mailbox.poll()) is not None:
-                try:
-                    self._check(message)
-                    self._reply(message)
-                except (ValueError, ResponseError) as error:
-                    _server_logger.error("HTTP/WS send decode error: %s", error)
-        except Draining:
+                self._try_reply(message)
+        except Leaving:
             self._websocket.close(CloseCode.SERVICE_RESTART)
         except Overflow:
             logger.warning("WebSocket force closed for %s: it reads too slowly", self._channel)
@@ -290,6 +346,14 @@ class Conversation:
             self._websocket.close(CloseCode.INTERNAL_ERROR)
         finally:
             self._writing = False
+
+    def _try_reply(self, message: Message, skip_empty: bool = False) -> None:
+        """Do what a reply says, or log why that is not possible."""
+        try:
+            self._check(message)
+            self._reply(message, skip_empty)
+        except (ValueError, ResponseError) as error:
+            _server_logger.error("HTTP/WS send decode error: %s", error)
 
     def _check(self, message: Message) -> None:
         """Refuse a reply that says nothing usable as a whole.
@@ -307,8 +371,10 @@ class Conversation:
         if not isinstance(text, str | None) or not isinstance(data, bytes | None):
             raise ValueError(f"Got invalid WebSocket reply message on {self._channel} - text must be str and bytes must be bytes")
 
-    def _reply(self, message: Message, skip_empty: bool = False) -> None:
+    def _reply(self, message: Message, skip_empty: bool) -> None:
         """Send what a reply says, then close where it says so.
+
+        :param skip_empty: whether an empty message is none.
 
         :raises ValueError: for a close code that must not be sent; the WebSocket stays open.
         """

@@ -1,0 +1,126 @@
+"""Disconnect messages, sent off the path of the responses from a greenlet of their own.
+
+A message is offered again only where it certainly was not stored: to a full channel for a while, to a layer out of reach for as long as
+somebody could still be waiting for it.  What may have been stored is not sent a second time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from time import monotonic
+from typing import Final
+
+import gevent
+from gevent.event import Event
+
+from .gate import Gate, LayerDown
+from .mailbox import Message
+
+logger = logging.getLogger("daphne.server")
+
+#: Notices that may wait; a layer that is this far behind is in trouble anyway.
+LIMIT: Final = 10_000
+#: Seconds between attempts.
+PAUSE: Final = 0.05
+#: Seconds for which a notice outlives an outage, unless the groups of the layer live shorter: whoever was in one is out of it by then.
+OUTAGE_PATIENCE: Final = 600.0
+
+
+class _Notice:
+    """A message that waits, and until when it may: ``patience`` counts from its first full channel on."""
+
+    __slots__ = ("channel", "deadline", "full_deadline", "message", "patience")
+
+    def __init__(self, channel: str, message: Message, patience: float, deadline: float) -> None:
+        self.channel = channel
+        self.message = message
+        self.patience = patience
+        self.deadline = deadline
+        self.full_deadline = 0.0
+
+
+class Notifier:
+    """Sends notices in their order, each at most once.
+
+    Where more than :data:`LIMIT` wait, the oldest are given up.
+
+    :param outage_patience: seconds for which a notice waits for a layer that is out of reach.
+    """
+
+    def __init__(self, gate: Gate, outage_patience: float = OUTAGE_PATIENCE) -> None:
+        self._gate = gate
+        self._outage_patience = outage_patience
+        self._pending: deque[_Notice] = deque()
+        self._wanted = Event()
+        self._stopping = False
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def start(self) -> None:
+        self._stopping = False
+        self._greenlet = gevent.spawn(self._run)
+
+    def add(self, channel: str, message: Message, patience: float = 0) -> None:
+        """Send ``message`` soon; into a full channel for ``patience`` seconds.  Without patience there is one attempt."""
+        pending = self._pending
+        if len(pending) >= LIMIT:
+            logger.error("%d disconnect messages are given up, more than %d wait", LIMIT // 10, LIMIT)
+            for _ in range(LIMIT // 10):
+                pending.popleft()
+        pending.append(_Notice(channel, message, patience, monotonic() + self._outage_patience))
+        self._wanted.set()
+
+    def stop(self, timeout: float) -> None:
+        """Send what is left, for ``timeout`` seconds at most, and end."""
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is not None:
+            # The greenlet itself ends when nothing is left, for it may be in the middle of sending what nobody else has.
+            self._stopping = True
+            self._wanted.set()
+            greenlet.join(timeout)
+            greenlet.kill()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wanted.wait()
+            self._wanted.clear()
+            while self._pending:
+                if self._offer():
+                    gevent.sleep(PAUSE)
+
+    def _offer(self) -> bool:
+        """Offer everything that waits once; whether something has to be offered again."""
+        gate = self._gate
+        again: list[_Notice] = []
+        # A layer that fails and a channel that is full are not asked for every single notice.
+        down = False
+        full: set[str] = set()
+        for _ in range(len(self._pending)):
+            if not self._pending:
+                break
+            notice = self._pending.popleft()
+            if down or notice.channel in full:
+                if notice.patience:
+                    again.append(notice)
+                continue
+            try:
+                gate.send(notice.channel, notice.message)
+            except gate.channel_full:
+                full.add(notice.channel)
+                if not notice.full_deadline:
+                    notice.full_deadline = monotonic() + notice.patience
+                if monotonic() < notice.full_deadline:
+                    again.append(notice)
+            except gate.message_too_large:
+                logger.error("A message on %s is larger than the channel layer accepts", notice.channel)
+            except LayerDown as error:
+                if error.maybe_stored:
+                    continue
+                down = True
+                if notice.patience and monotonic() < notice.deadline:
+                    again.append(notice)
+        self._pending.extendleft(reversed(again))
+        return bool(again)

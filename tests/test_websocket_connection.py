@@ -48,6 +48,10 @@ from tests.websocket_support import (
 CALM = {"ping_interval": 0.0}
 
 
+#: More bytes than the kernel buffers for a client that does not read.
+SWAMPING = 32 * MIB
+
+
 def calm(**given: float) -> Timeouts:
     return Timeouts(**{**CALM, **given})
 
@@ -199,7 +203,7 @@ def test_a_client_that_says_its_last_word_and_takes_nothing(last: bytes, code: i
     """What it said stands, though it cannot be answered; what it did wrong cannot be told."""
 
     def send(server: Server) -> None:
-        gevent.spawn(send_on_and_on, server.websocket, bytes(64 * MIB))
+        gevent.spawn(send_on_and_on, server.websocket, bytes(SWAMPING))
         gevent.sleep(0)
         collect(server)
 
@@ -354,7 +358,7 @@ def test_lost_while_sending_is_seen_by_the_owner() -> None:
 
 def test_a_client_that_takes_nothing_cannot_hold_up_closing() -> None:
     def stuck(server: Server) -> None:
-        writer = gevent.spawn(lambda: server.websocket.send(bytes(64 * MIB)))
+        writer = gevent.spawn(lambda: server.websocket.send(bytes(SWAMPING)))
         gevent.sleep(0)
         gevent.spawn(server.websocket.close, 1013)
         try:
@@ -371,7 +375,7 @@ def test_a_client_that_takes_nothing_cannot_hold_up_closing() -> None:
 def test_a_sender_that_is_killed_in_mid_frame_ends_the_connection() -> None:
     def killed(server: Server) -> None:
         with gevent.Timeout(0.05, False):  # type: ignore[arg-type]
-            server.websocket.send(bytes(64 * MIB))
+            server.websocket.send(bytes(SWAMPING))
         collect(server)
 
     with websocket(killed, timeouts=calm(), pair=tcp_pair()) as (_, server):
@@ -610,7 +614,7 @@ def test_a_sender_that_waited_for_its_turn_sends_nothing_behind_a_close() -> Non
 
         def large() -> None:
             started.set()
-            server.websocket.send(bytes(8 * MIB))
+            server.websocket.send(bytes(SWAMPING))
 
         def late() -> None:
             with pytest.raises(WebSocketClosed):
@@ -628,7 +632,7 @@ def test_a_sender_that_waited_for_its_turn_sends_nothing_behind_a_close() -> Non
             waiting.get()
 
     with websocket(close_first, timeouts=calm(), pair=tcp_pair()) as (client, server):
-        assert client.receive() == Frame(BINARY, bytes(8 * MIB))
+        assert client.receive() == Frame(BINARY, bytes(SWAMPING))
         assert client.receive() == Frame(CLOSE, close_payload(1001))
         client.send(frame(CLOSE))
         assert client.frames() == []

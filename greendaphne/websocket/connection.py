@@ -350,9 +350,15 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         if isinstance(message, str):
             first = _BINARY_FRAME if binary else _TEXT_FRAME
             try:
-                payload = encode_text(message)
+                parts = encode_text(message)
             except UnicodeEncodeError:
                 raise ResponseError("the text of a WebSocket message has surrogates") from None
+            if len(parts) > 1 and self._deflate is None:
+                # They have to be copied together in any case, so the header can be among them.
+                parts.insert(0, encode_header(first, sum(map(len, parts))))
+                self._write(b"".join(parts))
+                return
+            payload = b"".join(parts)
         else:
             first = _TEXT_FRAME if binary is False else _BINARY_FRAME
             payload = bytes(message)

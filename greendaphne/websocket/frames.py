@@ -44,7 +44,8 @@ _MASK_SIZE: Final = 4
 
 #: What to ask for in one read: one message of 64 KiB with its header.
 READ_SIZE: Final = 64 * KIB + 14
-# Characters encoded at a time.
+# Characters encoded in one step, and in each of several.
+_ENCODE_AT_ONCE: Final = 64 * KIB
 _ENCODE_STEP: Final = 16 * KIB
 # Stands for "no limit": nobody sends so much, and zlib can still count it.
 _UNLIMITED: Final = 1 << 62
@@ -90,15 +91,17 @@ def encode_header(first: int, length: int) -> bytes:
     return _head_64(first, _LENGTH_16 + 1, length)
 
 
-def encode_text(text: str) -> bytes:
-    """``text`` in UTF-8.
+def encode_text(text: str) -> list[bytes]:
+    """``text`` in UTF-8, as one part or, where it is long, several.
+
+    The codec reserves room for the longest result that a text could have.  For a long one those are megabytes that the kernel would have to
+    provide and take back each time, so it is encoded in steps.
 
     :raises UnicodeEncodeError: for surrogates.
     """
-    if len(text) <= _ENCODE_STEP or text.isascii():
-        return text.encode()
-    # The codec reserves room for the longest result that a text could have, megabytes that the kernel must provide and take back each time.
-    return b"".join([text[start : start + _ENCODE_STEP].encode() for start in range(0, len(text), _ENCODE_STEP)])
+    if len(text) <= _ENCODE_AT_ONCE or text.isascii():
+        return [text.encode()]
+    return [text[start : start + _ENCODE_STEP].encode() for start in range(0, len(text), _ENCODE_STEP)]
 
 
 def encode_close(code: int, reason: bytes = b"") -> bytes:

@@ -49,7 +49,7 @@ CALM = {"ping_interval": 0.0}
 
 
 #: More bytes than the kernel buffers for a client that does not read.
-SWAMPING = 32 * MIB
+SWAMPING = 64 * MIB
 
 
 def calm(**given: float) -> Timeouts:
@@ -609,6 +609,8 @@ def test_frames_of_several_senders_do_not_mix(compression: bool) -> None:
 
 
 def test_a_sender_that_waited_for_its_turn_sends_nothing_behind_a_close() -> None:
+    arranged = threading.Event()
+
     def close_first(server: Server) -> None:
         started = Event()
 
@@ -625,6 +627,8 @@ def test_a_sender_that_waited_for_its_turn_sends_nothing_behind_a_close() -> Non
         waiting = gevent.spawn(late)
         gevent.sleep(0)
         closing = gevent.spawn(server.websocket.close, 1001)
+        gevent.sleep(0)
+        arranged.set()
         try:
             collect(server)
         finally:
@@ -632,6 +636,7 @@ def test_a_sender_that_waited_for_its_turn_sends_nothing_behind_a_close() -> Non
             waiting.get()
 
     with websocket(close_first, timeouts=calm(), pair=tcp_pair()) as (client, server):
+        assert arranged.wait(PATIENCE)
         assert client.receive() == Frame(BINARY, bytes(SWAMPING))
         assert client.receive() == Frame(CLOSE, close_payload(1001))
         client.send(frame(CLOSE))

@@ -31,6 +31,18 @@ def _escaped(text: str) -> str:
     return _UNSAFE.sub(lambda match: f"\\x{ord(match[0]):02x}", text) if _UNSAFE.search(text) else text
 
 
+def guarded(action_logger: ActionLogger) -> ActionLogger:
+    """``action_logger`` with what it raises logged: it reports on what has happened, and must not change what happens next."""
+
+    def call(protocol: str, action: str, details: Mapping[str, Any]) -> None:
+        try:
+            action_logger(protocol, action, details)
+        except Exception:
+            logger.exception("Error in the action logger at %s %s", protocol, action)
+
+    return call
+
+
 class AccessLogGenerator:
     """Writes a line for every completed request and every change of a WebSocket's state.
 

@@ -48,6 +48,8 @@ class Connections:
         self._http2_limits = http2_limits
         self._http2_cleartext = http2_cleartext
         self._open: set[Connection] = set()
+        # Those that have not said yet which protocol they speak.
+        self._undecided: set[Transport] = set()
         self._draining = False
         #: The greenlets of all connections.
         self.pool = Pool(limits.connections or None)
@@ -96,13 +98,20 @@ class Connections:
         info = ConnectionInfo("http", client, server)
         if not self._http2_cleartext:
             return self._http1(transport, info, b"")
-        initial = self._first_bytes(transport)
+        self._undecided.add(transport)
+        try:
+            initial = self._first_bytes(transport)
+        except BaseException:
+            transport.close()
+            raise
+        finally:
+            self._undecided.discard(transport)
         return self._http2(transport, info, initial) if initial.startswith(PREFACE) else self._http1(transport, info, initial)
 
     def _first_bytes(self, transport: ByteStream) -> bytes:
         """Enough of what the peer sends first to tell whether it is HTTP/2's preface."""
         data = b""
-        timeout = self._timeouts.keep_alive
+        timeout = 0 if self._draining else self._timeouts.keep_alive
         try:
             while PREFACE.startswith(data):
                 more = transport.recv(RECV_SIZE, timeout)
@@ -124,9 +133,15 @@ class Connections:
         exchange = self._exchange
         return Http1Connection(transport, info, self._limits, self._timeouts, exchange.serve, exchange.refuse, initial)
 
+    def start(self) -> None:
+        """Serve new connections, again behind :meth:`drain`."""
+        self._draining = False
+
     def drain(self) -> None:
         """Have every connection finish what it has begun and end."""
         self._draining = True
+        for transport in self._undecided:
+            transport.shutdown_read()
         for connection in list(self._open):
             connection.drain()
 

@@ -169,22 +169,16 @@ class ChunkedBody:
         while len(source.buffer) - source.position < n:
             self._clock.receive(source, timeout)
 
-    def _line(self, limit: int, error: HTTPError, timeout: float | None) -> bytes:
-        """The next line without its CRLF."""
-        source = self._source
-        while True:
-            end = source.buffer.find(b"\r\n", source.position, source.position + limit + 2)
-            if end >= 0:
-                return source.take_to(end + 2)[:-2]
-            if len(source.buffer) - source.position >= limit + 2 or BARE_LINE_FEED.search(source.buffer, source.position):
-                raise error
-            self._clock.receive(source, timeout)
-
     def _size_line(self, timeout: float | None) -> int:
-        error = bad_request("A chunk size is malformed.")
-        match = _CHUNK_LINE.fullmatch(self._line(CHUNK_LINE_SIZE, error, timeout))
+        source = self._source
+        while (end := source.buffer.find(b"\r\n", source.position, source.position + CHUNK_LINE_SIZE + 2)) < 0:
+            if len(source.buffer) - source.position >= CHUNK_LINE_SIZE + 2 or BARE_LINE_FEED.search(source.buffer, source.position):
+                raise bad_request("A chunk size is malformed.")
+            self._clock.receive(source, timeout)
+        match = _CHUNK_LINE.fullmatch(source.buffer, source.position, end)
         if match is None:
-            raise error
+            raise bad_request("A chunk size is malformed.")
+        source.take_to(end + 2)
         return int(match[1], 16)
 
     def _trailers(self, timeout: float | None) -> None:

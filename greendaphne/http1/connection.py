@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
+from gevent import sleep
+
 from ..config import Limits, Timeouts
 from ..message import ClientDisconnected, ConnectionInfo, Headers, HTTPError, Request, ResponseError
 from ..transport import ByteStream, lingering_close
@@ -147,7 +149,8 @@ class Http1Stream:
         source = self._connection.input
         if source.transport.closed:
             return True
-        if not source.empty:
+        # What is left of a body belongs to whoever reads it, and may be waited for in another greenlet.
+        if not source.empty or not self.body_complete:
             return False
         try:
             return not source.more(0) and half_closed
@@ -221,6 +224,8 @@ class Http1Connection:
         except HTTPError as error:
             stream = Http1Stream(self, self._unread_request(), close=error.close, expect_continue=False)
             self._refuse(stream, error)
+            # Nothing above has to wait where the peer sends and reads fast; others want their turn.
+            sleep(0)
             return stream
         stream = Http1Stream(self, request, close=not self._head.keep_alive, expect_continue=self._head.expect_continue)
         # A WebSocket may keep this frame for a day, but needs neither of them for so long.
@@ -242,11 +247,10 @@ class Http1Connection:
         """The next head with its empty line; ``b""`` when the connection is over in good order."""
         source = self.input
         if source.empty:
-            if self.draining:
-                return b""
             self.idle = True
             try:
-                if not source.more(self.timeouts.keep_alive):
+                # A request that has arrived already is still answered.
+                if not source.more(0 if self.draining else self.timeouts.keep_alive):
                     return b""
             except TimeoutError:
                 return b""

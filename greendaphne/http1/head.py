@@ -134,8 +134,9 @@ class HeadParser:
         else:
             path, query, fields = self._other_form(method, target, fields)
         if not path.isascii():
-            # The head is sound, so the connection goes on, as daphne's does.
-            raise HTTPError(400, "Invalid characters in path", close=chunked or length not in (None, b"0"))
+            # The head is sound, so the connection goes on, as daphne's does; unless what follows would be misunderstood on either side.
+            close = not self.keep_alive or chunked or length not in (None, b"0") or method.upper() == b"HEAD"
+            raise HTTPError(400, "Invalid characters in path", close=close)
         return Request(
             method.decode("ascii").upper(),
             target,

@@ -44,7 +44,7 @@ class LayerWatch:
         self._on_loss = on_loss
         self._reports = hasattr(layer, "add_listener")
         self._hub: Any = None
-        self._last_failure = 0.0
+        self._last_failure = self._last_success = 0.0
         self._settling: gevent.Greenlet[..., None] | None = None
         #: Whether the last word on a layer that reports nothing was a failure; :meth:`succeeded` is due then.
         self.down = False
@@ -74,13 +74,18 @@ class LayerWatch:
 
     def succeeded(self) -> None:
         """An attempt succeeded although :attr:`down` is true."""
+        self._last_success = monotonic()
         if self._settling is None:
-            self._settling = gevent.spawn_later(QUIET, self._settle, monotonic())
+            self._settling = gevent.spawn_later(QUIET, self._settle)
 
-    def _settle(self, since: float) -> None:
+    def _settle(self) -> None:
         self._settling = None
-        if self._last_failure > since:
-            # Not over; the next success is looked at again.
+        if self._last_failure > self._last_success:
+            # The next success is looked at again.
+            return
+        quiet = monotonic() - self._last_failure
+        if quiet < QUIET:
+            self._settling = gevent.spawn_later(QUIET - quiet, self._settle)
             return
         self.down = False
         logger.warning("The channel layer is back; its data may be lost")

@@ -78,6 +78,8 @@ class WebSocketBridge:
         self._action_logger = action_logger
         self._mailboxes: set[Mailbox] = set()
         self._draining = False
+        #: How many times messages may have been lost.
+        self.losses = 0
 
     def serve(self, request: Request, websocket: WebSocket) -> None:
         """Serve one WebSocket whose opening handshake is sound; errors as :class:`greendaphne.exchange.Exchange` translates them."""
@@ -111,7 +113,11 @@ class WebSocketBridge:
         self._close_all(min(SPREAD, self.timeouts.graceful / 2))
 
     def shed(self) -> int:
-        """Close every WebSocket that is open now with 1012; those that wait to be accepted are refused.  Returns how many."""
+        """Close every WebSocket that is open now with 1012, an active one at once; refuse those that wait to be accepted.
+
+        Returns how many there are.
+        """
+        self.losses += 1
         return self._close_all(SPREAD)
 
     def _close_all(self, seconds: float) -> int:
@@ -179,7 +185,7 @@ def disconnect_message(channel: str, path: str, order: int = 1, code: int = Clos
 class Conversation:
     """One WebSocket between its connect and its disconnect message."""
 
-    __slots__ = ("_born", "_bridge", "_channel", "_code", "_mailbox", "_order", "_path", "_websocket", "_writing")
+    __slots__ = ("_born", "_bridge", "_channel", "_code", "_losses", "_mailbox", "_order", "_path", "_websocket", "_writing")
 
     def __init__(self, bridge: WebSocketBridge, websocket: WebSocket, mailbox: Mailbox, channel: str, path: str) -> None:
         self._bridge = bridge
@@ -188,6 +194,7 @@ class Conversation:
         self._channel = channel
         self._path = path
         self._order = 0
+        self._losses = bridge.losses
         self._code = int(CloseCode.ABNORMAL_CLOSURE)
         self._writing = False
         self._born = monotonic()
@@ -286,6 +293,10 @@ class Conversation:
         pause = 0.0
         deadline = 0.0
         while True:
+            if bridge.losses != self._losses:
+                # Behind what may have been lost there is nothing that the application could make sense of.
+                self._websocket.close(CloseCode.SERVICE_RESTART)
+                return
             try:
                 gate.send("websocket.receive", message)
             except gate.message_too_large:

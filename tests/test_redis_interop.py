@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +12,8 @@ from typing import Any
 import pytest
 
 from greendaphne.layers.redis import RedisChannelLayer, wire
+from tests import asgi_redis
 from tests.redis_server import PATIENCE, RedisServer, redis_servers
-
-ENVIRONMENT = Path(__file__).resolve().parent.parent / ".cache" / "asgi_redis-1.4.3"
-#: The only versions of its requirements that asgi_redis 1.4.3 works with.
-PACKAGES = ("asgi_redis==1.4.3", "redis==2.10.6", "msgpack-python==0.5.6", "cryptography", "setuptools")
-#: Seconds for installing them.
-INSTALLATION = 300
 
 # One JSON object per line: {"call": name, "arguments": [...]} in, {"result": ...} or {"error": class} out.
 PEER = """
@@ -94,18 +87,8 @@ class LegacyError(Exception):
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    """The interpreter of the environment with asgi_redis, which is made once."""
-    ENVIRONMENT.parent.mkdir(exist_ok=True)
-    interpreter = ENVIRONMENT / "bin" / "python"
-    with (ENVIRONMENT.parent / "asgi_redis.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        stamp = ENVIRONMENT / "complete"
-        if not stamp.exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True, timeout=INSTALLATION)
-            install = [str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES]
-            subprocess.run(install, check=True, timeout=INSTALLATION)
-            stamp.touch()
-    return interpreter
+    """The interpreter of the environment with asgi_redis."""
+    return asgi_redis.interpreter()
 
 
 @pytest.fixture(scope="module")

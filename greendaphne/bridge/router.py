@@ -68,7 +68,6 @@ class ReplyRouter:
 
     def _run(self) -> None:
         pause = 0.0
-        clients = self.clients
         while True:
             try:
                 batch: list[tuple[str, Any]] = self._reader.receive()
@@ -80,12 +79,19 @@ class ReplyRouter:
             pause = 0.0
             if self._watch.down:
                 self._watch.succeeded()
-            for channel, message in batch:
-                mailbox = clients.get(channel)
-                if mailbox is None:
-                    # Usual for a client that left while it is still in a group.
-                    logger.debug("Message on unknown channel %r - discarding", channel)
-                elif isinstance(message, dict):
-                    mailbox.put(message)
-                else:
-                    logger.error("HTTP/WS send decode error: the message on %s is %s, not dict", channel, type(message).__name__)
+            self._route(batch)
+            # Nothing of it is kept while this waits for the next.
+            del batch
+
+    def _route(self, batch: list[tuple[str, Any]]) -> None:
+        """Hand replies to their clients."""
+        clients = self.clients
+        for channel, message in batch:
+            mailbox = clients.get(channel)
+            if mailbox is None:
+                # Usual for a client that left while it is still in a group.
+                logger.debug("Message on unknown channel %r - discarding", channel)
+            elif isinstance(message, dict):
+                mailbox.put(message)
+            else:
+                logger.error("HTTP/WS send decode error: the message on %s is %s, not dict", channel, type(message).__name__)

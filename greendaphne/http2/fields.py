@@ -237,7 +237,8 @@ def _status_field(status: int) -> Field:
 def build_response(method: str, status: int, headers: Headers) -> ResponseHead:
     """Check a final response's head.
 
-    Names become lower-case, connection-specific fields are left out, ``date`` is added where the application gave none.
+    Names become lower-case, blanks around values and connection-specific fields are left out, ``date`` is added where the application gave
+    none.
 
     :param method: the request's; a response to HEAD has no content.
     :raises ResponseError: for a head that must not be sent.
@@ -251,7 +252,10 @@ def build_response(method: str, status: int, headers: Headers) -> ResponseHead:
     for name, value in headers:
         lower, special = names.get(name) or _response_name(name)
         if _VALUE.fullmatch(value) is None:
-            raise ResponseError(f"the value of the header {lower.decode()} has a control character or blanks around it: {value!r}")
+            # Channels 1 writes a blank before every cookie; blanks around a value are not part of it (RFC 9110 section 5.5).
+            value = value.strip(b" \t")
+            if _VALUE.fullmatch(value) is None:
+                raise ResponseError(f"the value of the header {lower.decode()} has a control character: {value!r}")
         if special:
             if special == _DROPPED:
                 continue

@@ -13,7 +13,7 @@ Exceptions::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -135,6 +135,12 @@ class Stream(Protocol):
         """Whether the peer is known to have left; never waits.
 
         :param half_closed: whether a peer that has only stopped sending counts as gone.
+        """
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called as soon as the peer gives the stream up, where the protocol can tell; it must not wait and not raise.
+
+        For a greenlet that waits for something else than this stream and would not notice.
         """
 
     def reset(self) -> None:

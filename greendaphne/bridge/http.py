@@ -72,6 +72,7 @@ class HTTPBridge:
         """Answer ``request``; errors as :class:`greendaphne.exchange.Exchange` translates them."""
         body = None if request.content_length == 0 else self._bodies.collect(stream)
         mailbox = Mailbox(self._limits.reply_queue, self._disk)
+        stream.watch(mailbox.abandon)
         channel = self._router.register(mailbox)
         try:
             debug = logger.isEnabledFor(logging.DEBUG)

@@ -17,6 +17,7 @@ from gevent import get_hub
 from gevent.hub import Waiter
 
 from ..config import KIB
+from ..message import ClientDisconnected
 
 Message = dict[str, Any]
 
@@ -120,6 +121,10 @@ class Mailbox:
             self._bytes += size
             messages.append(message)
         self._wake()
+
+    def abandon(self) -> None:
+        """Have :meth:`get` raise :class:`ClientDisconnected`."""
+        self.fail(ClientDisconnected())
 
     def fail(self, error: BaseException) -> None:
         """Have :meth:`get` raise ``error`` behind the replies that are there already; the first error counts."""

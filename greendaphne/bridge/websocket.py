@@ -87,6 +87,7 @@ class WebSocketBridge:
             websocket.reject(503, "Service Unavailable")
             return
         mailbox = Mailbox(self._limits.reply_queue)
+        websocket.stream.watch(mailbox.abandon)
         channel = self._router.register(mailbox)
         self._mailboxes.add(mailbox)
         if _http_logger.isEnabledFor(logging.DEBUG):

@@ -159,6 +159,9 @@ class Http1Stream:
         except ClientDisconnected:
             return True
 
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Do nothing: a connection that nobody reads does not tell that its peer is gone; see :meth:`gone`."""
+
     def reset(self) -> None:
         if not self.complete:
             self._connection.transport.abort()

@@ -214,6 +214,14 @@ class Window:
                 found.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
         return found
 
+    def websocket_statuses(self) -> list[int]:
+        """The statuses with which servers answered the WebSocket handshakes of this page so far."""
+        return [
+            event["params"]["response"]["status"]
+            for event in self._browser.events
+            if event.get("sessionId") == self._session and event["method"] == "Network.webSocketHandshakeResponseReceived"
+        ]
+
     def screenshot(self, path: Path) -> None:
         """Save the window as a PNG picture."""
         path.parent.mkdir(parents=True, exist_ok=True)

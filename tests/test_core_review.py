@@ -174,6 +174,38 @@ def test_client_that_leaves_while_it_is_accepted_is_no_error(server: RunningServ
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_client_that_sends_frames_and_leaves_before_it_is_accepted(reset: bool) -> None:
+    with serve(websocket_connect_timeout=-1) as server:
+        with server.connect() as client:
+            client.send(WEBSOCKET + b"\x81\x80\0\0\0\0")
+            server.app.receive("websocket.connect")
+            if reset:
+                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert server.app.receive("websocket.disconnect")[1]["code"] == 1006
+
+
+def test_pipelined_request_is_no_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But it is answered where its sender is there."""
+    monkeypatch.setattr(http, "_LOOK", 0.01)
+    with serve() as server:
+        with server.connect() as client:
+            client.send(GET + GET)
+            message = server.app.request()
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert server.app.receive("http.disconnect")[1]["reply_channel"] == message["reply_channel"]
+        with server.connect() as client:
+            client.send(GET + GET)
+            message = server.app.request()
+            client.send(GET * 2)
+            late_is_read(server)
+            server.app.reply(message, status=200)
+            assert client.read_response().status == 200
+            for content in (b"b", b"c", b"d"):
+                server.app.answer(content)
+                assert client.read_response().body == content
+
+
 def test_websocket_that_comes_during_the_drain_is_refused() -> None:
     with serve() as server, server.connect() as late, server.connect() as idle:
         idle.send(GET)

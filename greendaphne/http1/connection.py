@@ -14,7 +14,7 @@ from gevent import sleep
 
 from ..config import Limits, Timeouts
 from ..message import ClientDisconnected, ConnectionInfo, Headers, HTTPError, Request, ResponseError
-from ..transport import ByteStream, lingering_close
+from ..transport import RECV_SIZE, ByteStream, lingering_close
 from .body import BARE_LINE_FEED, ChunkedBody, Input, LengthBody
 from .head import HeadParser, bad_request
 from .response import CHUNKED, LENGTH, NO_BODY, build_head, field_line
@@ -149,8 +149,9 @@ class Http1Stream:
         source = self._connection.input
         if source.transport.closed:
             return True
-        # What is left of a body belongs to whoever reads it, and may be waited for in another greenlet.
-        if not source.empty or not self.body_complete:
+        # What is left of a body belongs to whoever reads it, and may be waited for in another greenlet.  What comes behind it is held here,
+        # but not without end.
+        if not self.body_complete or len(source.buffer) - source.position >= RECV_SIZE:
             return False
         try:
             return not source.more(0) and half_closed

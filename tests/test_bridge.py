@@ -34,7 +34,8 @@ class FailingLayer(MemoryChannelLayer):
 # ---- disconnects
 
 
-def test_one_disconnect_behind_every_delivered_request(server: RunningServer) -> None:
+def test_one_disconnect_behind_every_delivered_request(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greendaphne.bridge.http._LOOK", 0.1)
     with server.connect() as client:
         for _ in range(3):
             client.send(GET)

@@ -365,7 +365,8 @@ def test_slow_reader_gets_everything() -> None:
         server.app.receive("http.disconnect")
 
 
-def test_reset_while_waiting_is_noticed(server: RunningServer) -> None:
+def test_reset_while_waiting_is_noticed(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greendaphne.bridge.http._LOOK", 0.1)
     client = server.connect()
     client.send(GET)
     request = server.app.request()

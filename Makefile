@@ -7,21 +7,28 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-inp
 # Stamps stand for an installation; they are older than what it was made from when it has to be made again.
 RUNTIME := $(VENV)/.stamp-runtime
 TESTING := $(VENV)/.stamp-testing
+EXAMPLE := $(VENV)/.stamp-example
 ADDRESS := http://127.0.0.1:8000
 
 .DELETE_ON_ERROR:
-.PHONY: help run test lint bench clean
+.PHONY: help run run-redis test lint bench clean
 
 help:
-	@echo 'make run    serve the demo on $(ADDRESS)'
-	@echo 'make test   run all tests; ARGS="-k name" is passed to pytest'
-	@echo 'make lint   check style and types'
-	@echo 'make bench  measure the server beside others'
-	@echo 'make clean  remove everything that these targets made'
+	@echo 'make run        serve the demo on $(ADDRESS)'
+	@echo 'make run-redis  serve the chat site with Redis, two servers and three workers'
+	@echo 'make test       run all tests; ARGS="-k name" is passed to pytest'
+	@echo 'make lint       check style and types'
+	@echo 'make bench      measure the server beside others'
+	@echo 'make clean      remove everything that these targets made'
 
 run: $(RUNTIME)
 	@echo '==> the demo is on $(ADDRESS), Ctrl-C ends it'
 	@exec $(BIN)/greendaphne --inline-workers 4 greendaphne.demo:channel_layer
+
+run-redis: $(EXAMPLE)
+	@command -v redis-server >/dev/null || [ "$$(id -u)" != 0 ] || { echo '==> installing redis-server' && apt-get update -qq \
+		&& RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends redis-server >/dev/null; }
+	@exec $(BIN)/python examples/redis/run.py --directory .cache/run-redis $(ARGS)
 
 test: $(TESTING)
 	@sh .ci/packages
@@ -55,6 +62,14 @@ $(BIN)/python:
 $(RUNTIME): setup.py pyproject.toml requirements.txt | $(BIN)/python
 	@echo '==> installing greendaphne and what it needs'
 	@$(PIP) install --editable '.[redis]'
+	@touch $@
+
+$(EXAMPLE): $(RUNTIME) requirements-channels.txt
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))' \
+		|| { echo 'Django 2.2 needs Python 3.10 or 3.11: make clean, then make run-redis PYTHON=python3.11' >&2; exit 1; }
+	@echo '==> installing Django and Channels'
+	@$(PIP) install Django==2.2.28
+	@$(PIP) install --no-deps --requirement requirements-channels.txt
 	@touch $@
 
 $(TESTING): $(RUNTIME) requirements-channels.txt

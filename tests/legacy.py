@@ -102,6 +102,10 @@ class Process:
                 command, cwd=directory, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def output(self) -> str:
         """Everything printed so far."""
         return self.log.read_text(errors="replace")

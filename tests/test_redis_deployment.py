@@ -6,9 +6,13 @@ command with asgi_redis as its channel layer.
 
 from __future__ import annotations
 
+import configparser
 import hashlib
 import json
 import os
+import re
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,13 +24,16 @@ import pytest
 import requests
 import websocket
 
+from greendaphne.arguments import parse
+from greendaphne.options import Options
 from tests import asgi_redis, legacy
-from tests.redis_server import RedisServer, redis_server
+from tests.redis_server import RedisServer, free_port, redis_server
 from tests.test_django_example import receive
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="Django 2.2 and Channels 1 end with Python 3.11")
 
 PATIENCE = legacy.PATIENCE
+SCRIPT = legacy.ROOT / "examples" / "redis" / "run.py"
 SERVERS, WORKERS = 2, 3
 UPLOAD = 3 * 1024 * 1024
 LAYER = "chat.asgi:channel_layer"
@@ -192,3 +199,53 @@ def test_redis_is_restarted(deployment: Deployment) -> None:
     again.send(json.dumps({"text": "back"}))
     assert receive(again, "message")["message"]["text"] == "back"
     again.close()
+
+
+def test_the_script_of_the_example(tmp_path: Path) -> None:
+    """It starts everything, starts Redis again when that crashes, and leaves nothing behind."""
+    ports = [free_port(), free_port()]
+    command = [sys.executable, str(SCRIPT), "--directory", str(tmp_path / "data"), "--ports", *map(str, ports)]
+    script = legacy.Process(command, tmp_path / "log", {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(legacy.ROOT)}, tmp_path)
+    try:
+        script.wait_for("redis-server is process ")
+        members = set(legacy.family(script.pid))
+        for port in ports:
+            assert "Lobby" in requests.get(f"http://127.0.0.1:{port}/", timeout=PATIENCE).text
+        (pid,) = re.findall(r"redis-server is process (\d+)", script.output())
+        os.kill(int(pid), signal.SIGKILL)
+        script.wait_for("redis-server is process ", times=2)
+        members |= set(legacy.family(script.pid))
+        end = time.monotonic() + PATIENCE
+        while requests.get(f"http://127.0.0.1:{ports[0]}/", timeout=PATIENCE).status_code != 200:
+            assert time.monotonic() < end
+        assert len(members) == 1 + 2 + SERVERS + WORKERS
+    finally:
+        code = script.stop()
+    assert code == 0, script.output()
+    assert not any(Path(f"/proc/{member}").exists() for member in members)
+    legacy.assert_no_traceback(script.output())
+
+
+def test_the_script_says_what_is_missing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)], cwd=tmp_path, env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "redis-server is missing: apt-get install redis-server\n")
+
+
+def test_the_units_of_the_example() -> None:
+    """What the units and Circus' file run are commands that exist, and their options are understood."""
+    lines = [line for path in sorted((SCRIPT.parent / "systemd").glob("*.service")) for line in path.read_text().splitlines()]
+    commands = [line.partition("=")[2] for line in lines if line.startswith("ExecStart=")]
+    circus = configparser.ConfigParser(interpolation=None)
+    circus.read(SCRIPT.parent / "circus.ini")
+    commands += [circus[section]["cmd"] for section in circus.sections() if section.startswith("watcher:")]
+    assert len(commands) == 4
+    for command in commands:
+        program, *arguments = command.replace("%i", "8001").replace("$(circus.sockets.web)", "5").split()
+        if program.endswith("greendaphne"):
+            assert isinstance(parse(arguments), Options)
+        else:
+            assert arguments == ["manage.py", "runworker"]
+    assert circus["watcher:worker"].getint("numprocesses") == WORKERS
+    assert circus["watcher:server"].getint("numprocesses") == SERVERS

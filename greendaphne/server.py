@@ -31,6 +31,7 @@ from .forwarded import client_and_scheme
 from .http2 import Http2Limits
 from .inline import start_workers, stop_workers
 from .message import Headers, Request, Stream
+from .values import field_value
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Server:
     :param reply_channels: number of lists in the layer that replies are spread over.
     :raises UserWarning: without any endpoint, as daphne does.
     :raises EndpointError: for a malformed endpoint string.
+    :raises ValueError: for a ``server_name`` that no header field can have.
     """
 
     def __init__(
@@ -142,7 +144,12 @@ class Server:
         self._inline_workers = inline_workers
         if action_logger is not None:
             action_logger = guarded(action_logger)
-        extra: Headers = [(b"Server", server_name.encode("latin-1"))] if server_name else ()
+        if server_name:
+            try:
+                field_value(server_name)
+            except ValueError as error:
+                raise ValueError(f"server_name {error}") from None
+        extra: Headers = [(b"Server", server_name.encode("ascii"))] if server_name else ()
         self._application = ChannelLayerApplication(
             channel_layer,
             self.limits,

@@ -381,6 +381,12 @@ def run_once(server: Server, started: threading.Event) -> None:
     server.serve_forever()
 
 
+@pytest.mark.parametrize("name", ["two\r\nlines", "null\0"])
+def test_server_name_that_no_field_can_have(name: str) -> None:
+    with pytest.raises(ValueError, match="server_name must be printable"):
+        Server(MemoryChannelLayer(), endpoints=["tcp:0:interface=127.0.0.1"], server_name=name)
+
+
 def test_stop_before_start_is_not_lost() -> None:
     server = Server(MemoryChannelLayer(), endpoints=["tcp:0:interface=127.0.0.1"], signal_handlers=False)
     server.stop()

@@ -152,8 +152,8 @@ class Peer(ABC):
 
     #: Whether it asks for permessage-deflate where the server may agree to it.
     compresses = True
-    #: The library's own word for what it lets an application close with besides a code; ``None`` sends no code at all.
-    closes_without_code = True
+    #: What it closes with where its user gives no code; 1005 stands for a close frame without one (RFC 6455 section 7.1.5).
+    default_code = 1005
 
     @abstractmethod
     def echo(self, place: Place) -> str:
@@ -165,7 +165,7 @@ class Peer(ABC):
 
     @abstractmethod
     def close(self, place: Place, code: int | None, reason: str) -> End:
-        """Close first; ``None`` sends no code."""
+        """Close first; with ``None`` as the library does by itself."""
 
     @abstractmethod
     def closed(self, place: Place, ask: str) -> End:
@@ -178,6 +178,8 @@ class Peer(ABC):
 
 class Websockets(Peer):
     """``websockets``, in its blocking form."""
+
+    default_code = 1000
 
     def connect(self, place: Place) -> ClientConnection:
         compression = "deflate" if place.compression else None
@@ -204,9 +206,11 @@ class Websockets(Peer):
         return [("text", len(text)), ("bytes", len(data))]
 
     def close(self, place: Place, code: int | None, reason: str) -> End:
-        assert code is not None
         with self.connect(place) as client:
-            client.close(code, reason)
+            if code is None:
+                client.close()
+            else:
+                client.close(code, reason)
             return self.end(client)
 
     def closed(self, place: Place, ask: str) -> End:
@@ -444,6 +448,11 @@ def test_fragments_make_one_message(library: Peer, place: Place) -> None:
 def test_the_client_closes(peer: Peer, place: Place, code: int, reason: str) -> None:
     assert peer.close(place, code, reason).code == code
     assert place.site.application.code_of(place.path) == code
+
+
+def test_the_client_closes_without_a_code(peer: Peer, place: Place) -> None:
+    assert peer.close(place, None, "").code == peer.default_code
+    assert place.site.application.code_of(place.path) == peer.default_code
 
 
 @pytest.mark.parametrize(("ask", "code"), [("True", 1000), ("1000", 1000), ("3000", 3000), ("4999", 4999)], ids=str)

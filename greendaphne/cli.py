@@ -248,6 +248,8 @@ def load_channel_layer(place: str) -> Any:
             value = getattr(value, name)
         except AttributeError as error:
             raise ConfigurationError(f"Cannot find the channel layer {place}: {error}.") from None
+    if isinstance(value, type):
+        raise ConfigurationError(f"{place} is a class, not a channel layer made with it.")
     if not callable(getattr(value, "send", None)):
         raise ConfigurationError(f"{place} is not a channel layer: it is of type {type(value).__name__} and has no send().")
     return value

@@ -106,12 +106,12 @@ def start_workers(layer: Any, n: int, application: object = None) -> list[gevent
     :raises ConfigurationError: neither Channels nor ``routes`` says what to run.
     """
     if n < 1:
-        raise ConfigurationError(f"the number of inline workers must be at least 1, not {n}")
+        raise ConfigurationError(f"The number of inline workers must be at least 1, not {n}.")
     make = _channels_worker(layer) or _plain_worker(layer, application)
     if make is None:
         raise ConfigurationError(
-            f"no consumers for inline workers: {type(layer).__module__}.{type(layer).__qualname__} belongs to no Channels project "
-            "and has no attribute 'routes', a dict of consumers by channel name"
+            f"No consumers for inline workers: {type(layer).__module__}.{type(layer).__qualname__} belongs to no Channels project "
+            "and has no attribute 'routes', a dict of consumers by channel name."
         )
     workers = [InlineWorker(f"{number} of {n}", make) for number in range(1, n + 1)]
     for worker in workers:

@@ -248,7 +248,11 @@ class Options:
         legacy=True,
     )
     server_name: str | None = option(
-        PROXIES, "--server-name", "Send this as the Server header; without it there is none.", metavar="NAME", convert=field_value
+        PROXIES,
+        "--server-name",
+        "Send this as the Server header; without it only WebSocket handshakes have one, Daphne.",
+        metavar="NAME",
+        convert=field_value,
     )
 
     http_timeout: float = option(

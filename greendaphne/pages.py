@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from html import escape
-from http import HTTPStatus
+
+from .phrases import reason_phrase
 
 _STYLE = (
     " body { font-family: sans-serif; margin: 0; padding: 0; } "
@@ -17,7 +18,7 @@ CONTENT_TYPE = (b"Content-Type", b"text/html; charset=utf-8")
 
 def error_page(status: int, detail: str) -> bytes:
     """The HTML page for ``status`` with the sentence ``detail``."""
-    title = f"{status} {HTTPStatus(status).phrase}"
+    title = f"{status} {reason_phrase(status)}"
     return (
         f" <html> <head> <title>{title}</title> <style> {_STYLE} </style> </head>"
         f" <body> <h1>{title}</h1> <p>{escape(detail, quote=False)}</p> <footer>Daphne</footer> </body> </html> "

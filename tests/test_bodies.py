@@ -150,6 +150,13 @@ def test_process_wide_bounds(limits: Limits) -> None:
                 assert client.read_response().status == 200
 
 
+def test_body_that_could_never_be_held_is_too_large() -> None:
+    with serve(limits=Limits(inline_body=0, request_body=0, buffered_bodies=1000)) as server, server.connect() as client:
+        client.send(head(1001))
+        client.send(b"x")
+        assert client.read_response().status == 413
+
+
 # ---- live
 
 

@@ -214,7 +214,9 @@ def test_server_push_is_dropped_silently(server: RunningServer, caplog: pytest.L
         client.send(GET)
         request = server.app.request()
         server.app.reply(request, request={"path": "/style.css"})
-        server.app.reply(request, status=200, content=b"ok")
+        server.app.reply(request, status=200, content=b"o", more_content=True)
+        server.app.reply(request, request={"path": "/script.js"})
+        server.app.reply(request, content=b"k")
         assert client.read_response().body == b"ok"
     assert [record for record in caplog.records if record.levelname in ("ERROR", "WARNING")] == []
 

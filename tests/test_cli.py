@@ -785,7 +785,7 @@ def test_bind_failure_ends_the_command(application: Application) -> None:
     [
         (["-e", "imap:"], "Unknown endpoint kind 'imap' in 'imap:'; known kinds: "),
         (["--fd", "99"], "Couldn't listen on fd 99: it is not open."),
-        (["-p", "0", "--inline-workers", "1"], "no consumers for inline workers: "),
+        (["-p", "0", "--inline-workers", "1"], "No consumers for inline workers: "),
     ],
 )
 def test_configuration_failures_are_one_line(application: Application, argv: list[str], message: str) -> None:

@@ -300,7 +300,17 @@ def test_idle_connection_is_closed() -> None:
 
 
 def test_silent_connection_is_closed() -> None:
-    with serve(timeouts=Timeouts(keep_alive=0.2)) as server, server.connect() as client:
+    with serve(timeouts=Timeouts(keep_alive=0.1, header=0.2)) as server, server.connect() as client:
+        assert client.at_eof()
+
+
+def test_new_connection_is_not_idle() -> None:
+    """Without keep-alive there is still time for the first request."""
+    with serve(timeouts=Timeouts(keep_alive=0)) as server, server.connect() as client:
+        time.sleep(0.1)  # longer than the keep-alive time that must not count yet
+        client.send(GET)
+        server.app.answer(b"ok")
+        assert client.read_response().body == b"ok"
         assert client.at_eof()
 
 

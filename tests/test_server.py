@@ -163,6 +163,30 @@ def test_constructor_is_daphnes() -> None:
         Server(MemoryChannelLayer(), endpoints=["nonsense:1"])
 
 
+def test_server_is_found_where_daphnes_users_look() -> None:
+    import greendaphne
+
+    assert greendaphne.Server is Server
+    with pytest.raises(AttributeError):
+        greendaphne.nothing  # noqa: B018
+
+
+def test_request_that_meets_the_end_is_answered() -> None:
+    """A connection that is idle when the server stops may have a request on its way."""
+    with serve() as server, server.connect() as client:
+        client.send(GET)
+        server.app.answer(b"one")
+        client.read_response()
+        server.server.stop()
+        while server.server.listeners:
+            time.sleep(0.001)
+        client.send(GET)
+        server.app.answer(b"two")
+        response = client.read_response()
+        assert (response.body, response.header("Connection")) == (b"two", "close")
+        assert client.at_eof()
+
+
 def test_reply_protocols_under_daphnes_name() -> None:
     with serve() as server, server.connect() as client:
         client.send(GET)

@@ -411,7 +411,7 @@ def test_routes_of_the_module_that_the_layer_comes_from() -> None:
 @pytest.mark.parametrize("routes", [None, {}, ["http.request"]])
 def test_nothing_to_run_is_one_clear_line(layer: MemoryChannelLayer, routes: Any) -> None:
     layer.routes = routes
-    with pytest.raises(ConfigurationError, match=r"^no consumers for inline workers: greendaphne\.layers\.memory\.Mem.*$"):
+    with pytest.raises(ConfigurationError, match=r"^No consumers for inline workers: greendaphne\.layers\.memory\.Mem.*$"):
         start_workers(layer, 1)
     with pytest.raises(ConfigurationError, match="at least 1"):
         start_workers(layer, 0)

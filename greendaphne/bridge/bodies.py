@@ -129,6 +129,9 @@ class Bodies:
             body.first = data
             return
         inline = limits.inline_body
+        if not inline and length is not None and length > limits.buffered_bodies:
+            # It would have to be held whole, and there never will be room for it.
+            raise _too_large()
         if inline and self._streaming and (length is None or length > inline):
             body.first = data
             body.rest = self._live(stream, len(data))

@@ -155,12 +155,12 @@ class HTTPBridge:
 
     def _reply(self, stream: Stream, message: dict[str, Any], channel: str) -> bool:
         """Send what one reply says; whether the response is complete."""
+        if "request" in message and message.get("status") is None:
+            # A server push, which a peer that cannot take it must never notice.
+            return False
         if not stream.status:
             status = message.get("status")
             if status is None:
-                if "request" in message:
-                    # A server push, which a peer that cannot take it must never notice.
-                    return False
                 raise MalformedReply("Specifying a status code is required for a Response message.")
             if not isinstance(status, int):
                 raise ResponseError(f"the status {status!r} is not a number")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from gevent import sleep
+from gevent import sleep, spawn_later
 
 from ..config import Limits, Timeouts
 from ..message import ClientDisconnected, ConnectionInfo, Headers, HTTPError, Request, ResponseError
@@ -18,6 +18,9 @@ from ..transport import RECV_SIZE, ByteStream, lingering_close
 from .body import BARE_LINE_FEED, ChunkedBody, Input, LengthBody
 from .head import HeadParser, bad_request
 from .response import CHUNKED, LENGTH, NO_BODY, build_head, field_line
+
+#: Seconds that an idle connection has to send what was on its way when the server began to stop.
+DRAIN_MOMENT = 1.0
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -178,7 +181,7 @@ class Http1Connection:
     :param initial: bytes that were received already.
     """
 
-    __slots__ = ("_head", "_info", "_refuse", "_serve", "draining", "idle", "input", "limits", "timeouts", "transport")
+    __slots__ = ("_head", "_info", "_patience", "_refuse", "_serve", "draining", "idle", "input", "limits", "timeouts", "transport")
 
     def __init__(
         self,
@@ -198,6 +201,8 @@ class Http1Connection:
         #: Whether the connection waits for a request, so that nothing is lost when it is closed.
         self.idle = False
         self._info = info
+        # How long to wait for a request; one that was connected for has not been idle yet.
+        self._patience = max(timeouts.keep_alive, timeouts.header)
         self._head = HeadParser(info, limits)
         self._serve = serve
         self._refuse = refuse
@@ -241,6 +246,12 @@ class Http1Connection:
         """Answer what is in flight, with ``Connection: close``, and end; called from another greenlet."""
         self.draining = True
         if self.idle:
+            # A request may be on its way, and a client whose connection ends under it must not send it again by itself.  So what comes
+            # within a moment is answered, and only who is still silent then is sent away.
+            spawn_later(DRAIN_MOMENT, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        if self.idle:
             self.transport.shutdown_read()
 
     def _unread_request(self) -> Request:
@@ -254,12 +265,13 @@ class Http1Connection:
             self.idle = True
             try:
                 # A request that has arrived already is still answered.
-                if not source.more(0 if self.draining else self.timeouts.keep_alive):
+                if not source.more(0 if self.draining else self._patience):
                     return b""
             except TimeoutError:
                 return b""
             finally:
                 self.idle = False
+                self._patience = self.timeouts.keep_alive
         end = source.buffer.find(b"\r\n\r\n", source.position)
         if end < 0 or end - source.position > self.limits.request_head or source.buffer[source.position] == 13:
             return self._read_slow_head()

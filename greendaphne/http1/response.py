@@ -7,11 +7,11 @@ A name is checked and capitalised once and remembered; a value is searched for t
 from __future__ import annotations
 
 import re
-from http import HTTPStatus
 from typing import NamedTuple
 
 from ..dates import http_date
 from ..message import Headers, ResponseError
+from ..phrases import reason_phrase
 from .head import TOKEN
 
 #: Body framings: none at all, a known number of bytes, chunks, or the end of the connection.
@@ -21,20 +21,6 @@ _TOKEN = re.compile(TOKEN)
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _CONTENT_LENGTH = re.compile(rb"[0-9]{1,19}")
 
-# Where daphne's HTTP library, Twisted, words a reason phrase differently from the registry.
-_TWISTED_PHRASES = {
-    205: "Reset Content.",
-    408: "Request Time-out",
-    413: "Request Entity Too Large",
-    414: "Request-URI Too Long",
-    416: "Requested Range not satisfiable",
-    418: "I'm a teapot",
-    422: "Unprocessable Entity",
-    504: "Gateway Time-out",
-    505: "HTTP Version not supported",
-    507: "Insufficient Storage Space",
-}
-_PHRASES = {status.value: status.phrase for status in HTTPStatus} | _TWISTED_PHRASES
 _CAPITALS = {
     b"Content-Md5": b"Content-MD5",
     b"Dnt": b"DNT",
@@ -73,11 +59,6 @@ class Head(NamedTuple):
     #: Body bytes announced, for ``LENGTH``.
     length: int
     close: bool
-
-
-def reason_phrase(status: int) -> str:
-    """The phrase that daphne sends with ``status``."""
-    return _PHRASES.get(status, "Unknown Status")
 
 
 def _status_line(status: int, http_version: str, reason: str | None) -> bytes:

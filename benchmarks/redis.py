@@ -206,6 +206,8 @@ def _http(deployment: Deployment, plan: Plan, wrk: str | None, number: int) -> d
             cpu, counted = server.cpu(), redis.counters()
             load = generate(wrk, server.port, connections=connections, seconds=plan.seconds, core=client)
             used, now = server.cpu() - cpu, redis.counters()
+            if not load.requests:
+                raise BenchmarkError(f"{deployment.server.name} answered nothing over {connections} connections")
             round_trips = (now.reads - counted.reads) / load.requests
             found[connections] = {
                 "requests_per_second": load.rate,

@@ -1,4 +1,4 @@
-"""asgi_redis 1.4.3 with the redis-py and msgpack of its time, which cannot share an environment with today's: one of its own, made once."""
+"""asgi_redis and asgi_ipc with the redis-py and msgpack of their time, which cannot share an environment with today's: one of their own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache"
 ENVIRONMENT = CACHE / "asgi_redis-1.4.3"
-#: The only versions of its requirements that asgi_redis 1.4.3 works with.
-PACKAGES = ("asgi_redis==1.4.3", "redis==2.10.6", "msgpack-python==0.5.6", "cryptography", "setuptools")
+#: With the only versions of its requirements that asgi_redis works with.
+PACKAGES = ("asgi_redis==1.4.3", "redis==2.10.6", "msgpack-python==0.5.6", "asgi_ipc==1.4.2", "cryptography", "setuptools")
 #: Seconds for installing them.
 INSTALLATION = 300
 
@@ -25,17 +25,17 @@ sys.argv = sys.argv[1:]
 
 
 def interpreter() -> Path:
-    """The interpreter of the environment."""
+    """The interpreter of the environment, which is made once."""
     CACHE.mkdir(exist_ok=True)
     python = ENVIRONMENT / "bin" / "python"
     with (CACHE / "asgi_redis.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stamp = ENVIRONMENT / "complete"
-        if not stamp.exists():
+        if not stamp.exists() or stamp.read_text() != "\n".join(PACKAGES):
             subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True, timeout=INSTALLATION)
             install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES]
             subprocess.run(install, check=True, timeout=INSTALLATION)
-            stamp.touch()
+            stamp.write_text("\n".join(PACKAGES))
     return python
 
 

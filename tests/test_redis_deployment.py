@@ -1,4 +1,4 @@
-"""The Django example on Redis as it is deployed: two servers and three workers, on this layer and on asgi_redis 1.4.3, mixed.
+"""The Django example as it is deployed: two servers and three workers, on this layer and on asgi_redis 1.4.3, mixed, and on asgi_ipc.
 
 Servers and workers are processes of their own.  Legacy workers run ``manage.py runworker`` on the real asgi_redis; a legacy server runs the
 command with asgi_redis as its channel layer.
@@ -48,6 +48,9 @@ import os
 from chat.settings import *
 
 _LAYER = {"BACKEND": "asgi_redis.RedisChannelLayer", "CONFIG": {"hosts": [os.environ["CHAT_REDIS"]]}}
+if "CHAT_IPC" in os.environ:
+    _CONFIG = {"prefix": os.environ["CHAT_IPC"], "capacity": 100, "message_memory": 32 * 1024 * 1024, "group_memory": 1024 * 1024}
+    _LAYER = {"BACKEND": "asgi_ipc.IPCChannelLayer", "CONFIG": _CONFIG}
 CHANNEL_LAYERS = {"default": {**_LAYER, "ROUTING": "chat.routing.channel_routing"}}
 """
 
@@ -55,12 +58,14 @@ CHANNEL_LAYERS = {"default": {**_LAYER, "ROUTING": "chat.routing.channel_routing
 class Deployment:
     """The running processes, and the servers as visitors see them."""
 
-    def __init__(self, directory: Path, redis_process: RedisServer, legacy_servers: bool, legacy_workers: bool) -> None:
+    def __init__(self, directory: Path, redis_process: RedisServer, legacy_servers: bool, legacy_workers: bool, ipc: str = "") -> None:
         self.redis = redis_process
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "legacy_settings.py").write_text(LEGACY_SETTINGS)
         (directory / "chat.sqlite3").write_bytes(legacy._prepared())
         env = {**legacy.environment(directory, "redis"), "CHAT_REDIS": redis_process.url}
+        if ipc:
+            env["CHAT_IPC"] = ipc
         old = {**env, "DJANGO_SETTINGS_MODULE": "legacy_settings", "PYTHONPATH": os.pathsep.join([str(directory), env["PYTHONPATH"]])}
         serve = asgi_redis.command("-m", "greendaphne") if legacy_servers else legacy.GREENDAPHNE
         work = asgi_redis.command("manage.py") if legacy_workers else legacy.MANAGE
@@ -93,14 +98,23 @@ class Deployment:
 VARIANTS = {"own": (False, False), "legacy-workers": (False, True), "legacy-servers": (True, False)}
 
 
-@pytest.fixture(scope="module", params=list(VARIANTS))
+#: One machine only, without Redis.
+IPC = "asgi-ipc"
+
+
+@pytest.fixture(scope="module", params=[*VARIANTS, IPC])
 def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     with redis_server() as redis_process:
-        running = Deployment(tmp_path_factory.mktemp(request.param), redis_process, *VARIANTS[request.param])
+        ipc = f"test-{os.getpid()}" if request.param == IPC else ""
+        legacy_servers, legacy_workers = VARIANTS.get(request.param, (True, True))
+        running = Deployment(tmp_path_factory.mktemp(request.param), redis_process, legacy_servers, legacy_workers, ipc)
         try:
             yield running
         finally:
             running.stop()
+            if ipc:
+                for left in Path("/dev/shm").glob(f"*{ipc}*"):
+                    left.unlink()
         for process in (*running.servers, *running.workers):
             legacy.assert_no_traceback(process.output())
 

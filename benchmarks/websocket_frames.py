@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -63,9 +63,6 @@ class _Tunnel:
     def read(self, n: int, timeout: float | None = None) -> bytes:
         return self._transport.recv(n, timeout)
 
-    def readinto(self, buffer: memoryview, timeout: float | None = None) -> int:
-        return self._transport.recv_into(buffer, timeout)
-
     def write(self, data: bytes) -> None:
         self._transport.sendall(data)
 
@@ -77,6 +74,9 @@ class _Tunnel:
 
     def switch(self, headers: Headers) -> None:
         pass
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Do nothing, as HTTP/1 does."""
 
     def gone(self, *, half_closed: bool) -> bool:
         return False

@@ -108,9 +108,6 @@ class Stream(Protocol):
         :meth:`switch` the body's own time limits hold and raise :class:`HTTPError` (408).
         """
 
-    def readinto(self, buffer: memoryview, timeout: float | None = None) -> int:
-        """Like :meth:`read`, into ``buffer``; returns the number of bytes, 0 at the end."""
-
     def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
         """Check and keep the response head; it leaves with the first :meth:`write` or :meth:`finish`.
 

@@ -43,9 +43,6 @@ class ByteStream(Protocol):
         :raises ClientDisconnected: when the connection broke.
         """
 
-    def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
-        """Like :meth:`recv`, into ``buffer``; returns the number of bytes."""
-
     def wait_readable(self, timeout: float | None) -> None:
         """Return once :meth:`recv` would not wait; raises :class:`TimeoutError`."""
 
@@ -185,21 +182,6 @@ class Transport:
                 self._reads += 1
                 self._drained = 0 < len(data) < n or self._reads >= _READS_IN_A_ROW
                 return data
-
-    def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
-        if self._drained:
-            self.wait_readable(timeout)
-        while True:
-            try:
-                count = self._sock.recv_into(buffer)
-            except BlockingIOError:
-                self.wait_readable(timeout)
-            except OSError:
-                raise ClientDisconnected from None
-            else:
-                self._reads += 1
-                self._drained = 0 < count < len(buffer) or self._reads >= _READS_IN_A_ROW
-                return count
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
         try:

@@ -37,9 +37,8 @@ def application(stream: Http2Stream) -> None:
     if path == b"/early":
         stream.finish(b"early")
         return
-    buffer = bytearray(3000)
-    while n := stream.readinto(memoryview(buffer)):
-        stream.write(bytes(buffer[:n]))
+    while data := stream.read(3000):
+        stream.write(data)
     stream.finish()
 
 

@@ -106,9 +106,6 @@ class SocketStream:
     def read(self, n: int, timeout: float | None = None) -> bytes:
         return self.transport.recv(n, timeout)
 
-    def readinto(self, buffer: memoryview, timeout: float | None = None) -> int:
-        return self.transport.recv_into(buffer, timeout)
-
     def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
         self.status, self.head, self.reason = status, list(headers), reason
 
@@ -125,6 +122,9 @@ class SocketStream:
 
     def switch(self, headers: Headers) -> None:
         self.status, self.head = 101, list(headers)
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Do nothing, as HTTP/1 does."""
 
     def gone(self, *, half_closed: bool) -> bool:
         return self.transport.closed

@@ -85,14 +85,6 @@ class Http1Stream:
                 self._connection.transport.sendall(_CONTINUE)
         return body.read(n, timeout)
 
-    def readinto(self, buffer: memoryview, timeout: float | None = None) -> int:
-        source = self._connection.input
-        if self._tunnel and source.empty:
-            return source.transport.recv_into(buffer, timeout)
-        data = self.read(len(buffer), timeout)
-        buffer[: len(data)] = data
-        return len(data)
-
     def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
         # A body that nobody read, or not to its end, would be taken for the next request (RFC 9112 section 9.3).
         close = self.close or self._connection.draining or not self.body_complete

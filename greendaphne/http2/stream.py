@@ -106,16 +106,6 @@ class Http2Stream(Outbound):
         self._give_back(len(data))
         return data
 
-    def readinto(self, buffer: memoryview, timeout: float | None = None) -> int:
-        inbox = self._await_input(timeout)
-        if inbox is None:
-            return 0
-        n = min(len(buffer), len(inbox))
-        buffer[:n] = memoryview(inbox)[:n]
-        del inbox[:n]
-        self._give_back(n)
-        return n
-
     def _await_input(self, timeout: float | None) -> bytearray | None:
         """The received bytes, at least one; ``None`` at their end."""
         if self._expect_continue:

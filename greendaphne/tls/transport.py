@@ -133,32 +133,6 @@ class TLSTransport(Transport):
                 self._drained = len(data) < n or (self._reads >= _READS_IN_A_ROW and not self._connection.pending())
                 return data
 
-    def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
-        deadline = None
-        if self._drained and timeout != 0:
-            if timeout is not None:
-                deadline = monotonic() + timeout
-            super().wait_readable(timeout)
-        n = len(buffer)
-        if n > MAX_RECORD:
-            n = MAX_RECORD
-        while True:
-            if self._failed or self.closed:
-                raise ClientDisconnected
-            if self._ended and self._is_empty():
-                return 0
-            try:
-                count = self._connection.recv_into(buffer, n)
-            except SSL.Error as error:
-                if timeout is not None and deadline is None:
-                    deadline = monotonic() + timeout
-                if self._wait_to_read(error, deadline):
-                    return 0
-            else:
-                self._reads += 1
-                self._drained = count < n or (self._reads >= _READS_IN_A_ROW and not self._connection.pending())
-                return count
-
     def _wait_to_read(self, error: SSL.Error, deadline: float | None) -> bool:
         """Wait for what ``error`` wants; true where it is the end of the stream instead.
 

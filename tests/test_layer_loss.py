@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from greendaphne.bridge import notifier, watch
 from greendaphne.config import Timeouts
 from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.memory import MemoryChannelLayer
-from greendaphne.layers.redis import RedisChannelLayer
-from tests.redis_server import RedisServer, redis_server
+from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer
+from tests.redis_server import RedisServer, redis_server, redis_servers
 from tests.support import Client, Message, RunningServer, serve
+from tests.test_redis_chaos import Sentinels
 from tests.test_websocket_bridge import frame, handshake, open_websocket, read_frame
 from tests.websocket_support import CLOSE, TEXT
 
@@ -346,8 +347,8 @@ class Worker:
 
     CHANNELS = ("http.request", "websocket.connect", "websocket.receive", "websocket.disconnect")
 
-    def __init__(self, server: RedisServer) -> None:
-        self.layer = make_layer(server)
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
         self.layer.blpop_timeout = 1
         self.connects: Counter[str] = Counter()
         self.disconnects: Counter[str] = Counter()
@@ -386,8 +387,13 @@ class Worker:
         assert not self._thread.is_alive()
 
 
-def make_layer(server: RedisServer) -> RedisChannelLayer:
-    return RedisChannelLayer(hosts=[server.url], capacity=1000, connection_kwargs={"socket_timeout": 0.5, "socket_connect_timeout": 0.5})
+Layer = RedisChannelLayer | RedisSentinelChannelLayer
+#: Short, so that a Redis that hangs is noticed soon.
+TIMEOUTS = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
+
+
+def make_layer(server: RedisServer) -> Layer:
+    return RedisChannelLayer(hosts=[server.url], capacity=1000, connection_kwargs=TIMEOUTS)
 
 
 class Load:
@@ -482,11 +488,18 @@ def greenlets() -> int:
 
 
 @contextmanager
-def chaos(on_layer_loss: str = "shed") -> Iterator[Load]:
+def chaos(on_layer_loss: str = "shed", sentinels: Sentinels | None = None) -> Iterator[Load]:
     """A server under load; afterwards nothing is missing, doubled or left."""
-    with redis_server() as redis_process:
-        worker = Worker(redis_process)
-        layer = make_layer(redis_process)
+
+    def new_layer() -> Layer:
+        if sentinels is None:
+            return make_layer(redis_process)
+        port = sentinels.sentinel.port
+        return RedisSentinelChannelLayer(hosts=[("127.0.0.1", port)], services=["chat"], capacity=1000, connection_kwargs=TIMEOUTS)
+
+    with redis_server() if sentinels is None else nullcontext(sentinels.replica) as redis_process:
+        worker = Worker(new_layer())
+        layer = new_layer()
         with serve(layer, http_timeout=2, on_layer_loss=on_layer_loss, timeouts=Timeouts(graceful=5, websocket_close=1)) as server:
             with server.connect() as client:
                 client.send(GET)
@@ -537,6 +550,19 @@ def test_redis_is_killed_again_and_again(caplog: pytest.LogCaptureFixture) -> No
     assert sum("is out of reach" in line for line in lines) == 2 * rounds
     assert sum("is back; its data may be lost" in line for line in lines) == 2 * rounds
     assert sum("for their clients to come back" in record.getMessage() for record in caplog.records) == rounds
+
+
+def test_sentinel_fails_over() -> None:
+    """The master crashes and its replica takes its place: it may lack the last messages, so that all are to connect again."""
+    with redis_servers(2) as (master, replica):
+        sentinels = Sentinels(master, replica)
+        try:
+            with chaos(sentinels=sentinels) as load:
+                master.kill()
+                wait_until(lambda: load.codes[1012] + load.codes[0] >= load.SOCKETS, load)
+                load.wait_for_service()
+        finally:
+            sentinels.sentinel.stop()
 
 
 def test_redis_hangs() -> None:

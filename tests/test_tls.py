@@ -669,15 +669,20 @@ def test_a_writer_torn_out_of_its_wait_breaks_the_connection(certificates: Conte
 
 
 def test_two_writers_are_an_error(certificates: Contexts, authority: Authority) -> None:
+    refused = threading.Event()
+
     def serve(transport: TLSTransport) -> None:
         first = gevent.spawn(transport.sendall, b"x" * 16 * MIB)
         gevent.sleep(0)
         with pytest.raises(gevent.exceptions.ConcurrentObjectUseError):
             transport.sendall(b"y")
+        refused.set()
         first.get()
         transport.close()
 
     with EchoServer(certificates, serve) as server, connect(server, client_context(authority)) as tls:
+        # A client that reads might take everything before the second writer comes.
+        assert refused.wait(PATIENCE)
         assert read_to_end(tls) == b"x" * 16 * MIB
         assert server.ended.get(timeout=PATIENCE) is None
 

@@ -7,6 +7,7 @@ vanish.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import queue
@@ -22,8 +23,8 @@ from typing import Any, cast
 
 import pytest
 import websocket
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
 
 from greendaphne.config import Limits
 from greendaphne.layers.memory import MemoryChannelLayer
@@ -177,56 +178,77 @@ class Peer(ABC):
 
 
 class Websockets(Peer):
-    """``websockets``, in its blocking form."""
+    """``websockets`` on asyncio.
+
+    Its blocking form lets two threads use one TLS connection at a time, which now and then loses the handshake's request before it is sent.
+    """
 
     default_code = 1000
 
-    def connect(self, place: Place) -> ClientConnection:
+    def connect(self, place: Place) -> connect:
         compression = "deflate" if place.compression else None
         return connect(
             place.url, ssl=place.tls(), compression=compression, max_size=None, open_timeout=PATIENCE, close_timeout=PATIENCE, proxy=None
         )
 
+    async def receive(self, client: ClientConnection) -> str | bytes:
+        return await asyncio.wait_for(client.recv(), PATIENCE)
+
     def echo(self, place: Place) -> str:
-        with self.connect(place) as client:
-            for sample in samples():
-                client.send(sample)
-                assert client.recv(PATIENCE) == sample
-            assert client.response is not None
-            return client.response.headers.get("Sec-WebSocket-Extensions", "")
+        async def converse() -> str:
+            async with self.connect(place) as client:
+                for sample in samples():
+                    await client.send(sample)
+                    assert await self.receive(client) == sample
+                assert client.response is not None
+                return client.response.headers.get("Sec-WebSocket-Extensions", "")
+
+        return asyncio.run(converse())
 
     def fragments(self, place: Place) -> list[tuple[str, int]]:
-        with self.connect(place) as client:
-            client.send("A" * size for size in PARTS)
-            text = client.recv(PATIENCE)
-            client.send(b"A" * size for size in PARTS)
-            data = client.recv(PATIENCE)
-        assert isinstance(text, str)
-        assert isinstance(data, bytes)
-        return [("text", len(text)), ("bytes", len(data))]
+        async def converse() -> list[tuple[str, int]]:
+            async with self.connect(place) as client:
+                await client.send("A" * size for size in PARTS)
+                text = await self.receive(client)
+                await client.send(b"A" * size for size in PARTS)
+                data = await self.receive(client)
+            assert isinstance(text, str)
+            assert isinstance(data, bytes)
+            return [("text", len(text)), ("bytes", len(data))]
+
+        return asyncio.run(converse())
 
     def close(self, place: Place, code: int | None, reason: str) -> End:
-        with self.connect(place) as client:
-            if code is None:
-                client.close()
-            else:
-                client.close(code, reason)
-            return self.end(client)
+        async def converse() -> End:
+            async with self.connect(place) as client:
+                if code is None:
+                    await client.close()
+                else:
+                    await client.close(code, reason)
+                return self.end(client)
+
+        return asyncio.run(converse())
 
     def closed(self, place: Place, ask: str) -> End:
-        with self.connect(place) as client:
-            client.send(ask)
-            with pytest.raises(ConnectionClosed):
-                client.recv(PATIENCE)
-            return self.end(client)
+        async def converse() -> End:
+            async with self.connect(place) as client:
+                await client.send(ask)
+                with pytest.raises(ConnectionClosed):
+                    await self.receive(client)
+                return self.end(client)
+
+        return asyncio.run(converse())
 
     def end(self, client: ClientConnection) -> End:
         assert client.close_code is not None
         return End(client.close_code, client.close_reason or "")
 
     def vanish(self, place: Place) -> None:
-        with self.connect(place) as client:
-            reset(client.socket)
+        async def converse() -> None:
+            async with self.connect(place) as client:
+                client.transport.abort()
+
+        asyncio.run(converse())
 
 
 class WebsocketClient(Peer):

@@ -74,7 +74,11 @@ class Exchange:
     def _websocket(self, stream: Stream) -> None:
         # The request is in no variable here: it could not be released while the WebSocket lives.
         websocket = self._websockets(stream)
-        websocket.check()
+        try:
+            websocket.check()
+        except HTTPError:
+            logger.debug("Connection %s did not get successful WS handshake.", stream.request.connection.client)
+            raise
         self._application.websocket(stream.request, websocket)
 
     def refuse(self, stream: Stream, error: HTTPError) -> None:

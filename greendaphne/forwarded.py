@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Protocol
 
-from .message import Address
+from .message import Address, Request
 
 SCHEMES = frozenset((b"http", b"https", b"ws", b"wss"))
 SECURE_SCHEMES = frozenset((b"https", b"wss"))
@@ -154,3 +154,20 @@ def first_value(value: object) -> bytes:
     if isinstance(value, (list, tuple)):
         value = value[0] if value else b""
     return as_bytes(value)
+
+
+class Locator:
+    """Puts the client and scheme that a proxy reports into a request.
+
+    :param address_header: name of the field with the client's address, in any case; likewise port and scheme.
+    """
+
+    def __init__(self, address_header: str, port_header: str | None, proto_header: str | None) -> None:
+        self._address = address_header.lower().encode("latin-1")
+        self._port = port_header.lower().encode("latin-1") if port_header else None
+        self._proto = proto_header.lower().encode("latin-1") if proto_header else None
+
+    def __call__(self, request: Request) -> Request:
+        connection = request.connection
+        client, scheme = client_and_scheme(request.headers, self._address, self._port, self._proto, connection.client, connection.scheme)
+        return request._replace(connection=connection._replace(client=client, scheme=scheme))

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from gevent import get_hub
 from gevent.event import Event
-from gevent.socket import socket
 
 from .acceptor import Acceptor
 from .access import ActionLogger, guarded
@@ -27,10 +26,11 @@ from .config import Limits, Timeouts
 from .connections import Connections
 from .endpoints import Endpoint, EndpointError, FDEndpoint, build_endpoint_description_strings, parse
 from .exchange import Exchange
-from .forwarded import client_and_scheme
+from .forwarded import Locator
 from .http2 import Http2Limits
 from .inline import start_workers, stop_workers
-from .message import Headers, Request, Stream
+from .listeners import Listener
+from .message import Headers, Stream
 from .values import field_value
 from .websocket import WebSocket
 
@@ -41,6 +41,8 @@ logger = logging.getLogger("daphne.server")
 
 #: Seconds that a WebSocket may live where the channel layer does not say how long a group membership lasts.
 _WEBSOCKET_TIMEOUT = 86400
+#: Seconds for connections that are cut short to release what they hold.
+_KILL_PATIENCE = 5.0
 
 
 class Server:
@@ -53,7 +55,7 @@ class Server:
     :param endpoints: endpoint strings; see :mod:`greendaphne.endpoints`.
     :param signal_handlers: whether :meth:`run` stops on SIGTERM and SIGINT; only in the main thread.
     :param action_logger: see :mod:`greendaphne.access`.
-    :param http_timeout: seconds; replaces ``timeouts.http``, as the other times replace theirs.
+    :param http_timeout: seconds; replaces ``timeouts.http`` unless it is ``None``, as the other times replace theirs.
     :param websocket_timeout: seconds; 0 and ``None`` stand for the layer's ``group_expiry``, negative for no limit.
     :param ws_protocols: WebSocket subprotocols that the server accepts.
     :param root_path: percent-encoded mount point of the application.
@@ -89,12 +91,12 @@ class Server:
         file_descriptor: int | None = None,
         signal_handlers: bool = True,
         action_logger: ActionLogger | None = None,
-        http_timeout: float = 120,
+        http_timeout: float | None = 120,
         websocket_timeout: float | None = None,
-        websocket_connect_timeout: float = 20,
-        ping_interval: float = 20,
-        ping_timeout: float = 30,
-        ws_protocols: Sequence[str] | None = None,
+        websocket_connect_timeout: float | None = 20,
+        ping_interval: float | None = 20,
+        ping_timeout: float | None = 30,
+        ws_protocols: Sequence[str] | str | None = None,
         root_path: str = "",
         proxy_forwarded_address_header: str | None = None,
         proxy_forwarded_port_header: str | None = None,
@@ -133,14 +135,14 @@ class Server:
         self.signal_handlers = signal_handlers
         self._endpoints = _with_tls([parse(description) for description in descriptions], certfile, keyfile, tls_options, tls_dev)
         self.limits = limits or Limits()
-        self.timeouts = replace(
-            timeouts or Timeouts(),
-            http=http_timeout,
-            websocket=websocket_timeout or getattr(channel_layer, "group_expiry", None) or _WEBSOCKET_TIMEOUT,
-            websocket_connect=websocket_connect_timeout,
-            ping_interval=ping_interval,
-            ping_timeout=ping_timeout,
-        )
+        given = {
+            "http": http_timeout,
+            "websocket": websocket_timeout or getattr(channel_layer, "group_expiry", None) or _WEBSOCKET_TIMEOUT,
+            "websocket_connect": websocket_connect_timeout,
+            "ping_interval": ping_interval,
+            "ping_timeout": ping_timeout,
+        }
+        self.timeouts = replace(timeouts or Timeouts(), **{name: value for name, value in given.items() if value is not None})
         self._inline_workers = inline_workers
         if action_logger is not None:
             action_logger = guarded(action_logger)
@@ -163,12 +165,13 @@ class Server:
             reply_channels=reply_channels,
             on_exit=self._give_up,
         )
-        self._protocols = tuple(ws_protocols or ())
+        # One name is no sequence of letters.
+        self._protocols = (ws_protocols,) if isinstance(ws_protocols, str) else tuple(ws_protocols or ())
         self._compression = websocket_compression
         self._websocket_server_name = server_name.encode("latin-1") if server_name else b"Daphne"
         locate = None
         if proxy_forwarded_address_header:
-            locate = _Locator(proxy_forwarded_address_header, proxy_forwarded_port_header, proxy_forwarded_proto_header)
+            locate = Locator(proxy_forwarded_address_header, proxy_forwarded_port_header, proxy_forwarded_proto_header)
         exchange = Exchange(self._application, self._make_websocket, action_logger, locate, extra)
         self._http2_cleartext = http2_cleartext
         self._connections = Connections(exchange, self.limits, self.timeouts, http2_limits or Http2Limits(), http2_cleartext)
@@ -302,7 +305,7 @@ class Server:
         """Have :meth:`serve_forever` end, at once where it has not begun; callable from any thread."""
         if self._stop is None:
             self._stopped_early = True
-        if self._stop is not None:
+        else:
             self._hub.loop.run_callback_threadsafe(self._stop.set)
 
     def _drain(self) -> None:
@@ -316,7 +319,9 @@ class Server:
 
     def _end(self) -> None:
         self._close_listeners()
-        self._connections.pool.kill()
+        self._connections.pool.kill(timeout=_KILL_PATIENCE)
+        if self.connections:
+            logger.warning("%d connections did not end", self.connections)
         self._application.stop()
         if self._at_once:
             stop_workers(self._workers, timeout=0)
@@ -359,20 +364,6 @@ def _with_tls(
     return endpoints
 
 
-class _Locator:
-    """Puts the client and scheme that a proxy reports into a request."""
-
-    def __init__(self, address_header: str, port_header: str | None, proto_header: str | None) -> None:
-        self._address = address_header.lower().encode("latin-1")
-        self._port = port_header.lower().encode("latin-1") if port_header else None
-        self._proto = proto_header.lower().encode("latin-1") if proto_header else None
-
-    def __call__(self, request: Request) -> Request:
-        connection = request.connection
-        client, scheme = client_and_scheme(request.headers, self._address, self._port, self._proto, connection.client, connection.scheme)
-        return request._replace(connection=connection._replace(client=client, scheme=scheme))
-
-
 class _Factory:
     """What of daphne's factory others look at."""
 
@@ -383,29 +374,3 @@ class _Factory:
     def reply_protocols(self) -> dict[str, Mailbox]:
         """The clients by reply channel."""
         return self._application.router.clients
-
-
-class ListeningAddress:
-    """A listening address under Twisted's names."""
-
-    def __init__(self, sock: socket) -> None:
-        name = sock.getsockname()
-        self.host, self.port = name[:2] if isinstance(name, tuple) else (name, None)
-
-
-class Listener:
-    """An endpoint and its listening socket; ``listener.result.getHost().port`` is how code written for daphne finds the port."""
-
-    def __init__(self, endpoint: Endpoint, sock: socket) -> None:
-        self.endpoint = endpoint
-        self.socket = sock
-        self.address = ListeningAddress(sock)
-
-    @property
-    def result(self) -> Listener:
-        """Itself; Twisted had a deferred here."""
-        return self
-
-    def getHost(self) -> ListeningAddress:  # noqa: N802 - Twisted's name
-        """The listening address."""
-        return self.address

@@ -91,6 +91,15 @@ def test_full_body_channel_is_waited_for() -> None:
         assert client.read_response().status == 200
 
 
+def test_threshold_below_the_size_of_a_piece() -> None:
+    with serve(limits=Limits(inline_body=10)) as server, server.connect() as client:
+        client.send(head(20) + b"abcdefghijklmnopqrst")
+        message = server.app.request()
+        assert message["body"] + b"".join(piece["content"] for piece in rest_of(server.app, message)) == b"abcdefghijklmnopqrst"
+        server.app.reply(message, status=200, content=b"ok")
+        assert client.read_response().status == 200
+
+
 def test_threshold_zero_keeps_everything_inside() -> None:
     with serve(limits=Limits(inline_body=0)) as server, server.connect() as client:
         body = b"x" * (2 * MIB)

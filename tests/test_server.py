@@ -187,6 +187,14 @@ def test_request_that_meets_the_end_is_answered() -> None:
         assert client.at_eof()
 
 
+def test_times_that_are_not_given_stay_those_of_the_timeouts() -> None:
+    timeouts = Timeouts(http=5, ping_interval=6)
+    server = Server(
+        MemoryChannelLayer(), endpoints=["tcp:0"], timeouts=timeouts, http_timeout=None, ping_interval=None, ws_protocols="chat"
+    )
+    assert (server.timeouts.http, server.timeouts.ping_interval, server.timeouts.websocket_connect) == (5, 6, 20)
+
+
 def test_reply_protocols_under_daphnes_name() -> None:
     with serve() as server, server.connect() as client:
         client.send(GET)

@@ -122,13 +122,13 @@ class Bodies:
             return
         limits = self._limits
         chunk = limits.body_chunk
+        inline = limits.inline_body
         data = stream.read(chunk)
         body.hold_memory(len(data))
         self._check_size(len(data))
-        if len(data) == length:
+        if len(data) == length and (not inline or length <= inline):
             body.first = data
             return
-        inline = limits.inline_body
         if not inline and length is not None and length > limits.buffered_bodies:
             # It would have to be held whole, and there never will be room for it.
             raise _too_large()
@@ -146,7 +146,8 @@ class Bodies:
             buffer += data
             self._check_size(len(buffer))
         self._spool(stream, body, buffer)
-        body.rest = body.spooled(chunk)
+        # Never all of it at once: it was too large to travel inside the message.
+        body.rest = body.spooled(min(chunk, inline))
         body.first, _ = next(body.rest)
 
     def _check_size(self, size: int) -> None:

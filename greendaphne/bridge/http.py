@@ -199,6 +199,9 @@ class HTTPBridge:
             mailbox.fail(_out_of_reach())
         except TimeoutError:
             mailbox.fail(HTTPError(503, "Worker server failed to respond within time limit.", _RETRY_SOON, close=True))
+        except OSError as error:
+            _server_logger.error("Cannot read a request body back from disk: %s", error)
+            mailbox.fail(HTTPError(503, "The server cannot read the request body back.", _RETRY_SOON, close=True))
         finally:
             if not whole:
                 # The worker must not take what it has for the whole body, nor wait for the rest.

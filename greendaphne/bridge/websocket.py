@@ -317,6 +317,7 @@ class Conversation:
                         self._give_up()
                     else:
                         logger.warning("WebSocket force closed for %s due to receive backpressure", self._channel)
+                        logger.debug("Muting incoming frame on %s", self._channel)
                         self._websocket.close(CloseCode.TRY_AGAIN_LATER)
                     return
                 pause = min(pause * 2 or _FIRST_PAUSE, _LAST_PAUSE)

@@ -60,7 +60,7 @@ class Reader:
         self.limit = limit
         self._receive_batch = None if force_sync else getattr(layer, "receive_batch", None)
         self._block = not force_sync
-        self._polls = force_sync or type(layer).__module__ == "asgiref.inmemory"
+        self._polls = force_sync or _module(layer) == "asgiref.inmemory"
         if threaded is None:
             threaded = not self._polls and self._receive_batch is None and _blocks_natively(layer)
         self._threaded = threaded
@@ -176,4 +176,9 @@ def _blocks_natively(layer: Any) -> bool:
     declared = getattr(layer, "blocks_natively", None)
     if declared is not None:
         return bool(declared)
-    return type(layer).__module__.partition(".")[0] == "asgi_ipc" or not is_module_patched("socket")
+    return _module(layer).partition(".")[0] == "asgi_ipc" or not is_module_patched("socket")
+
+
+def _module(layer: Any) -> str:
+    """Where the class of ``layer`` comes from, or of the layer that Channels wrapped in a class of its own."""
+    return type(getattr(layer, "channel_layer", layer)).__module__

@@ -287,7 +287,18 @@ def test_who_gets_a_thread() -> None:
     def threaded(layer: Any, **options: Any) -> bool:
         return Reader(layer, ["a"], **options)._threaded
 
+    class Wrapper:
+        """As Channels gives it to a server."""
+
+        def __init__(self, channel_layer: Any) -> None:
+            self.channel_layer = channel_layer
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.channel_layer, name)
+
     assert threaded(Ipc())
+    assert threaded(Wrapper(Ipc()))
+    assert not threaded(Wrapper(inmemory.ChannelLayer()))
     assert threaded(Declared())
     assert threaded(Strange())
     assert not threaded(Cooperative())

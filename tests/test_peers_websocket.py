@@ -419,9 +419,8 @@ class Browser(Peer):
 
 
 def reset(sock: socket.socket) -> None:
-    """End the TCP connection at once, which the other side sees as a reset."""
+    """End the TCP connection beneath TLS and WebSocket; closing ``sock`` afterwards throws away what would still be sent."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    # The descriptor is closed, whatever TLS or a reading thread would still like to say.
     sock.shutdown(socket.SHUT_RDWR)
 
 

@@ -593,10 +593,16 @@ def test_current_directory_comes_first_and_the_process_is_patched(application: A
     assert result.stdout == ". True True True True True True\ngreendaphne.server\n"
 
 
+def test_a_class_is_no_channel_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(ConfigurationError, match="is a class, not a channel layer made with it"):
+        load_channel_layer("asgiref.inmemory:ChannelLayer")
+
+
 def test_nested_attributes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "nested_layer.py").write_text("class a:\n    class b:\n        send = print\n", encoding="utf-8")
+    (tmp_path / "nested_layer.py").write_text("class Layer:\n    send = print\n\nclass a:\n    b = Layer()\n", encoding="utf-8")
     try:
         assert load_channel_layer("nested_layer:a.b").send is print
         assert sys.path[0] == "."

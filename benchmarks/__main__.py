@@ -20,7 +20,7 @@ def _all(quick: bool) -> list[Figures]:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``python -m benchmarks``."""
-    return command(argv, __doc__ or "", _all)
+    return command(argv, __doc__ or "", _all, candidates.versions)
 
 
 if __name__ == "__main__":

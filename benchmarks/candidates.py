@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from . import environment
 from .environment import CHECKOUT, daphne_home
 from .servers import Candidate
 
@@ -23,6 +24,13 @@ def greendaphne() -> Candidate:
 def daphne() -> Candidate:
     """daphne 1.4.2 in an environment of its own."""
     return Candidate(DAPHNE, (str(daphne_home() / "bin" / "daphne"),), "benchmarks.apps.on_daphne:channel_layer")
+
+
+def versions() -> dict[str, str]:
+    """What :func:`both` consist of."""
+    ours = environment.versions(sys.executable, ("gevent", "httptools"))
+    theirs = environment.versions(str(environment.daphne_home() / "bin" / "python"), ("daphne", "Twisted", "autobahn"))
+    return {"greendaphne": environment.revision(), **ours, **theirs}
 
 
 def both() -> list[Candidate]:

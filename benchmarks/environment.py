@@ -106,6 +106,12 @@ def versions(python: str, packages: tuple[str, ...]) -> dict[str, str]:
     return dict(zip(packages, lines, strict=True))
 
 
+def revision() -> str:
+    """The checkout's commit, with a mark where it has been changed since; ``unknown`` outside of git."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=CHECKOUT, check=False, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
 def progress(text: str) -> None:
     """One line on standard error; standard output carries the results."""
     print(f"-- {text}", file=sys.stderr, flush=True)

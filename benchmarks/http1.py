@@ -30,7 +30,7 @@ class Plan(NamedTuple):
     seconds: float
 
 
-FULL = Plan(5, 5.0)
+FULL = Plan(3, 5.0)
 QUICK = Plan(1, 2.0)
 
 
@@ -105,7 +105,7 @@ def _row(name: str, connections: int, samples: list[Sample]) -> Row:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``python -m benchmarks.http1``."""
-    return command(argv, __doc__ or "", lambda quick: [measure(candidates.both(), QUICK if quick else FULL)])
+    return command(argv, __doc__ or "", lambda quick: [measure(candidates.both(), QUICK if quick else FULL)], candidates.versions)
 
 
 if __name__ == "__main__":

@@ -56,8 +56,13 @@ class Figures(NamedTuple):
         return row
 
 
-def command(argv: list[str] | None, description: str, run: Callable[[bool], list[Figures]]) -> int:
-    """The command line of a benchmark: ``run`` is called with whether ``--quick`` was given.
+def command(
+    argv: list[str] | None,
+    description: str,
+    run: Callable[[bool], list[Figures]],
+    versions: Callable[[], dict[str, str]] = dict,
+) -> int:
+    """The command line of a benchmark: ``run`` is called with whether ``--quick`` was given, ``versions`` for what was measured.
 
     Returns the exit code: 1 with one line on standard error where the benchmark cannot run here.
     """
@@ -70,7 +75,7 @@ def command(argv: list[str] | None, description: str, run: Callable[[bool], list
     except BenchmarkError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
-    about = environment.machine()
+    about = environment.machine() | versions()
     print("; ".join(f"{key}: {value}" for key, value in about.items()))
     for figures in found:
         print(f"\n{figures.text()}")

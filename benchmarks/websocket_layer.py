@@ -67,6 +67,7 @@ async def _echo(size: int, server: Server, plan: Plan) -> Measured:
         "messages_per_cpu_second": echoes.messages / cpu,
         "cpu_us_per_message": 1e6 * cpu / echoes.messages,
         "median_ms": median(echoes.trips_ms),
+        "p99_ms": echoes.trips_ms[99 * len(echoes.trips_ms) // 100],
     }
 
 
@@ -185,6 +186,7 @@ TABLES: list[tuple[str, str, list[Column]]] = [
             Column("case", "message"),
             Column("messages_per_second", "messages/s", ratio=True),
             Column("median_ms", "median ms", ratio=True),
+            Column("p99_ms", "p99 ms", ratio=True),
             Column("cpu_us_per_message", "CPU µs/message", ratio=True),
             Column("messages_per_cpu_second", "messages/CPU s", ratio=True),
         ],
@@ -217,7 +219,7 @@ TABLES: list[tuple[str, str, list[Column]]] = [
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``python -m benchmarks.websocket_layer``."""
-    return command(argv, __doc__ or "", lambda quick: measure(candidates.both(), QUICK if quick else FULL))
+    return command(argv, __doc__ or "", lambda quick: measure(candidates.both(), QUICK if quick else FULL), candidates.versions)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-from greendaphne.worker import Message
-
 from benchmarks.apps.consumers import CHANNELS, consume
 from greendaphne.layers.memory import MemoryChannelLayer
+from greendaphne.worker import Message
 
 
 def _serve(channel: str, message: Message) -> None:

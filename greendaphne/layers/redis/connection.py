@@ -245,7 +245,10 @@ class Link:
         """Send packed commands."""
         try:
             self._sock.settimeout(self.timeout)
-            self._sock.sendall(data)
+            # Nearly always all of it goes at once, and gevent's sendall() is several times as dear as its send().
+            sent = self._sock.send(data)
+            if sent < len(data):
+                self._sock.sendall(memoryview(data)[sent:])
         except TimeoutError:
             raise LinkError("Timeout writing to socket", timed_out=True) from None
         except OSError as error:

@@ -12,7 +12,6 @@ import os
 import random
 import string
 import time
-import uuid
 import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
@@ -77,6 +76,8 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         self._state = State()
         self._shards: list[Shard] = []
         self._rotation = count(random.randrange(4096))
+        # For the keys of messages, which need not be secret: a source of its own, which no application seeds, and no system call for each.
+        self._random = random.Random()
         self._busy = False
         self._packed_sends: dict[tuple[str, int], tuple[bytes, bytes, bytes]] = {}
         self._lock = native_lock()
@@ -169,6 +170,8 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
     def _forked(self) -> None:
         """Leave the parent's connections alone."""
         self._lock = native_lock()
+        # The parent's next keys must not be this process' too.
+        self._random = random.Random()
         self._hub_lanes = {}
         for shard in self._shards:
             shard.forget()
@@ -226,7 +229,8 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         if packed is None:
             packed = self._pack_send(channel, capacity)
         before, between, after = packed
-        return Call(b"%b%b%b$%d\r\n%b\r\n%b" % (before, uuid.uuid4().hex.encode(), between, len(body), body, after), script=SEND)
+        key = self._random.getrandbits(128)
+        return Call(b"%b%032x%b$%d\r\n%b\r\n%b" % (before, key, between, len(body), body, after), script=SEND)
 
     def _pack_send(self, channel: str, capacity: int) -> tuple[bytes, bytes, bytes]:
         """What the commands for ``channel`` have before the random part of the message's key, between that and the body, and behind."""

@@ -31,6 +31,10 @@ PIPELINE_BYTES = 1024 * 1024
 #: Seconds that a posted command may wait for others to travel with, and how many may wait.
 POST_DELAY = 0.02
 POST_LIMIT = 10000
+#: While at least so many callers share a pipeline, the next one waits for more to travel with: so many seconds for each, and at most.
+GATHER_CALLERS = 4
+GATHER_PER_CALLER = 0.0002
+GATHER_LIMIT = 0.0015
 #: A success of these shows that Redis stores messages (again).
 STORING_SCRIPTS = frozenset({SEND, SEND_GROUP})
 
@@ -244,6 +248,8 @@ class HubLane:
         self._link: Link | None = None
         self._flusher: Any = None
         self._timer: Any = None
+        # How many callers shared the last pipeline.
+        self._callers = 0
         self._readers = _Readers(shard, True)
 
     def run(self, calls: Sequence[Call]) -> list[list[Reply]]:
@@ -309,9 +315,13 @@ class HubLane:
         self._start()
 
     def _flush(self) -> None:
+        from gevent import sleep
+
         batch: list[Call] = []
         try:
             while self._queue:
+                if self._callers >= GATHER_CALLERS and len(self._queue) < PIPELINE_COMMANDS:
+                    sleep(min(self._callers * GATHER_PER_CALLER, GATHER_LIMIT))
                 batch = self._next_batch()
                 self._exchange(batch)
                 self._finish(batch)
@@ -319,9 +329,9 @@ class HubLane:
             # Also when killed: nobody may wait for ever.
             self._flusher = None
             abandoned = [call for call in batch if not call.result and call.error is None]
+            abandoned.extend(self._queue)
+            self._queue.clear()
             if abandoned:
-                abandoned.extend(self._queue)
-                self._queue.clear()
                 for call in abandoned:
                     call.error = LayerUnavailable(f"Redis {self.shard.name}: interrupted")
                 self._finish(abandoned)
@@ -368,6 +378,9 @@ class HubLane:
 
     def _finish(self, batch: list[Call]) -> None:
         callback = self._hub.loop.run_callback
+        callers = 0
         for call in batch:
             if call.waiter is not None:
                 callback(call.waiter.switch, None)
+                callers += 1
+        self._callers = callers

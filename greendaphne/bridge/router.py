@@ -21,6 +21,12 @@ logger = logging.getLogger("daphne.server")
 #: Seconds between attempts to reach a layer that fails: the first, and the most it grows to.
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
 
+#: While replies come faster than they are fetched, the next ones may gather for so many seconds for each client, up to the last number:
+#: far less than it takes to serve that many.  Fewer clients than the first number are not kept waiting, and a larger batch than the
+#: second is worth its round trip as it is.
+_GATHER_CLIENTS, _GATHER_BATCH = 16, 32
+_GATHER_PER_CLIENT, _GATHER_LIMIT = 0.00005, 0.004
+
 
 class ReplyRouter:
     """Routes replies by channel name.
@@ -36,6 +42,7 @@ class ReplyRouter:
         #: Mailboxes by reply channel.
         self.clients: dict[str, Mailbox] = {}
         self._reader = Reader(layer, self.channels.prefixes, force_sync=force_sync)
+        self._gathers: bool = getattr(layer, "receives_remotely", False)
         self._watch = watch
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
@@ -80,8 +87,11 @@ class ReplyRouter:
             if self._watch.down:
                 self._watch.succeeded()
             self._route(batch)
+            number = len(batch)
             # Nothing of it is kept while this waits for the next.
             del batch
+            if self._gathers and 1 < number <= _GATHER_BATCH and len(self.clients) >= _GATHER_CLIENTS:
+                gevent.sleep(min(len(self.clients) * _GATHER_PER_CLIENT, _GATHER_LIMIT))
 
     def _route(self, batch: list[tuple[str, Any]]) -> None:
         """Hand replies to their clients."""

@@ -46,6 +46,9 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
     #: In a thread with a hub it waits cooperatively, whether or not the process is monkey-patched.
     blocks_natively = False
 
+    #: A receive costs a round trip, however many messages it brings, so a busy reader does well to let a few gather.
+    receives_remotely = True
+
     #: Seconds that ``receive(block=True)`` waits before it returns without a message.
     blpop_timeout: float = 5
 

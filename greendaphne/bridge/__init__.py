@@ -87,6 +87,7 @@ class ChannelLayerApplication:
         """End; notices that wait are sent first."""
         self._notifier.stop(timeout=2)
         self.router.stop()
+        self._websocket.stop()
         self._watch.stop()
 
     def close(self) -> None:

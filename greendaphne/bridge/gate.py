@@ -43,7 +43,7 @@ class Gate:
     __slots__ = ("_new_channel", "_send", "_send_later", "_turns", "_watch", "can_post", "channel_full", "message_too_large")
 
     def __init__(self, layer: Any, watch: LayerWatch) -> None:
-        self._send = layer.send
+        self._send = _sender(layer)
         self._new_channel = layer.new_channel
         self._send_later: Any = getattr(layer, "send_later", None)
         self._watch = watch
@@ -94,6 +94,18 @@ class Gate:
             self._watch.failed("send", error)
             raise LayerDown(maybe_stored=False) from error
         return name
+
+
+def _sender(layer: Any) -> Any:
+    """What sends messages that were made for the purpose and belong to nobody else: the layer's ``send_owned``, which need not copy them.
+
+    Only where the same class defines it as ``send``; a class that changes ``send`` alone means every message.
+    """
+    if "send" not in getattr(layer, "__dict__", ()):
+        for kind in type(layer).__mro__:
+            if "send" in vars(kind):
+                return layer.send_owned if "send_owned" in vars(kind) else layer.send
+    return layer.send
 
 
 def _opens_connections(layer: Any) -> bool:

@@ -89,7 +89,7 @@ class Mailbox:
     :param notify: called for a message that nobody waits for in :meth:`get`.
     """
 
-    __slots__ = ("_bytes", "_disk", "_error", "_file", "_file_size", "_limit", "_messages", "_stored", "_waiter", "notify")
+    __slots__ = ("_bytes", "_disk", "_error", "_file", "_file_size", "_given", "_limit", "_messages", "_stored", "_waiter", "notify")
 
     def __init__(self, limit: int, disk: Allowance | None = None, notify: Callable[[], None] | None = None) -> None:
         self._limit = limit
@@ -104,10 +104,19 @@ class Mailbox:
         self._waiter: Waiter[bool] | None = None
         self._error: BaseException | None = None
         self.notify = notify
+        #: What the greenlet in :meth:`get` was woken with.
+        self._given: Message | None = None
 
     def put(self, message: Message) -> None:
         """Add a reply; never waits and never raises.  After an overflow everything further is dropped."""
         if self._error is not None:
+            return
+        waiter = self._waiter
+        if waiter is not None:
+            # Handed over at once: it never waits in here, and costs no bookkeeping.
+            self._waiter = None
+            self._given = message
+            get_hub().loop.run_callback(waiter.switch, True)
             return
         size = _weight(message)
         messages = self._messages
@@ -157,8 +166,12 @@ class Mailbox:
             if timer is not None:
                 timer.start(waiter.switch, False, update=True)
             try:
+                woken = waiter.get()
                 # A reply may have come between the timer and this greenlet's turn.
-                if not waiter.get() and not self._ready():
+                given, self._given = self._given, None
+                if given is not None:
+                    return given
+                if not woken and not self._ready():
                     raise TimeoutError
             finally:
                 self._waiter = None

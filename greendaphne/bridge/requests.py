@@ -43,8 +43,8 @@ class RequestMessages:
             "query_string": request.query_string,
             "headers": headers,
             "body": body,
-            "client": connection.client,
-            "server": connection.server,
+            "client": connection.client and connection.client[:],
+            "server": connection.server and connection.server[:],
         }
         if self._tls_info and connection.tls is not None:
             message["tls"] = connection.tls._asdict()
@@ -61,8 +61,8 @@ class RequestMessages:
             "root_path": root_path,
             "query_string": request.query_string,
             "headers": headers,
-            "client": connection.client,
-            "server": connection.server,
+            "client": connection.client and connection.client[:],
+            "server": connection.server and connection.server[:],
             "order": 0,
         }
         if self._tls_info and connection.tls is not None:

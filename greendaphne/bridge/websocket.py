@@ -22,6 +22,7 @@ from .notifier import Notifier
 from .requests import RequestMessages, decode_path
 from .router import ReplyRouter
 from .watch import OnLayerLoss
+from .writers import Writers
 
 logger = logging.getLogger("daphne.ws_protocol")
 _http_logger = logging.getLogger("daphne.http_protocol")
@@ -77,6 +78,7 @@ class WebSocketBridge:
         self._limits = limits
         self._action_logger = action_logger
         self._mailboxes: set[Mailbox] = set()
+        self.writers = Writers()
         self._draining = False
         #: How many times messages may have been lost.
         self.losses = 0
@@ -105,8 +107,13 @@ class WebSocketBridge:
             self._router.unregister(channel)
 
     def start(self) -> None:
-        """Take WebSockets, again behind :meth:`drain`."""
+        """Take WebSockets, again behind :meth:`stop`."""
         self._draining = False
+        self.writers = Writers()
+
+    def stop(self) -> None:
+        """Release what was kept for replies."""
+        self.writers.close()
 
     def drain(self) -> None:
         """Close every WebSocket with 1012, behind the replies that are there already, and refuse further ones."""
@@ -341,7 +348,7 @@ class Conversation:
         """A reply is there: have it written, unless somebody is at it already."""
         if not self._writing:
             self._writing = True
-            gevent.spawn_raw(self._write_replies)
+            self._bridge.writers.add(self._write_replies)
 
     def _write_replies(self) -> None:
         try:

@@ -95,6 +95,10 @@ class Reader:
         """
         if limit is None:
             limit = self.limit
+        if self._receive_batch is not None and not self._threaded:
+            # It waits by itself, so there is nothing to measure.
+            received: list[tuple[str, dict[str, Any]]] = self._receive_batch(self.channels, limit, IDLE_LIMIT)
+            return received
         deadline = time.monotonic() + IDLE_LIMIT
         while True:
             started = time.monotonic()

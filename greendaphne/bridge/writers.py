@@ -1,0 +1,81 @@
+"""Runs what writes replies to WebSockets: as few greenlets as there are sockets that cannot take what is sent right now.
+
+A greenlet for every reply would cost more than the reply: CPython maps and unmaps memory for the stack of each.  So one greenlet writes
+whatever there is to write, socket after socket.  Where a socket makes it wait, the next one goes on with the rest, and none waits for
+another's client.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from gevent import get_hub, getcurrent
+from greenlet import greenlet
+
+logger = logging.getLogger("daphne.ws_protocol")
+
+#: Greenlets kept for later when there is nothing to write.
+_KEPT = 16
+#: Jobs in a row, before other greenlets of the process get their turn.
+_IN_A_ROW = 100
+
+
+class Writers:
+    """Runs jobs in order of their arrival; each may block.  Used by one hub."""
+
+    __slots__ = ("_closed", "_idle", "_jobs", "_scheduled")
+
+    def __init__(self) -> None:
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._idle: list[greenlet] = []
+        self._closed = False
+        # Whether the hub will call _go, or is at it.
+        self._scheduled = False
+
+    def add(self, job: Callable[[], None]) -> None:
+        """Have ``job`` run soon; never switches."""
+        self._jobs.append(job)
+        if not self._scheduled:
+            self._scheduled = True
+            get_hub().loop.run_callback(self._go)
+
+    def close(self) -> None:
+        """End the greenlets that are kept, and keep none from now on."""
+        self._closed = True
+        while self._idle:
+            worker = self._idle.pop()
+            # Where it ends is where this goes on.
+            worker.parent = getcurrent()
+            worker.switch()
+
+    def _go(self) -> None:
+        """Let a greenlet work; called by the hub, to which it comes back when the greenlet has to wait or has done its share."""
+        idle = self._idle
+        if idle:
+            idle.pop().switch()
+        else:
+            greenlet(self._work, get_hub()).switch()
+        if self._jobs:
+            get_hub().loop.run_callback(self._go)
+        else:
+            self._scheduled = False
+
+    def _work(self) -> None:
+        hub = get_hub()
+        jobs = self._jobs
+        idle = self._idle
+        while True:
+            for _ in range(_IN_A_ROW):
+                if not jobs:
+                    break
+                try:
+                    jobs.popleft()()
+                except Exception:
+                    # One that escaped would take the jobs behind it along.
+                    logger.exception("Error writing to a WebSocket")
+            if self._closed or len(idle) >= _KEPT:
+                return
+            idle.append(getcurrent())
+            hub.switch()

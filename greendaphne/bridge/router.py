@@ -22,10 +22,10 @@ logger = logging.getLogger("daphne.server")
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
 
 #: While replies come faster than they are fetched, the next ones may gather for so many seconds for each client, up to the last number:
-#: far less than it takes to serve that many.  Fewer clients than the first number are not kept waiting, and a larger batch than the
+#: less than it takes to serve that many.  Fewer clients than the first number are not kept waiting, and a larger batch than the
 #: second is worth its round trip as it is.
 _GATHER_CLIENTS, _GATHER_BATCH = 16, 32
-_GATHER_PER_CLIENT, _GATHER_LIMIT = 0.00005, 0.004
+_GATHER_PER_CLIENT, _GATHER_LIMIT = 0.0001, 0.004
 
 
 class ReplyRouter:

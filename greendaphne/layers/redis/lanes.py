@@ -32,9 +32,9 @@ PIPELINE_BYTES = 1024 * 1024
 POST_DELAY = 0.02
 POST_LIMIT = 10000
 #: While at least so many callers share a pipeline, the next one waits for more to travel with: so many seconds for each, and at most.
-GATHER_CALLERS = 4
-GATHER_PER_CALLER = 0.0002
-GATHER_LIMIT = 0.0015
+GATHER_CALLERS = 3
+GATHER_PER_CALLER = 0.0004
+GATHER_LIMIT = 0.002
 #: A success of these shows that Redis stores messages (again).
 STORING_SCRIPTS = frozenset({SEND, SEND_GROUP})
 

@@ -50,6 +50,7 @@ EXTRAS = {
         "pytest>=9",
         "requests>=2.32.4",
         "ruff>=0.14",
+        "types-gevent>=25.9",  # gevent has no type hints of its own
         "websocket-client>=1.8",
     ],
 }

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from .access import ActionLogger
-from .message import Application, ClientDisconnected, Headers, HTTPError, Request, ResponseError, Stream
+from .message import Application, ClientDisconnected, Headers, HTTPError, Request, ResponseError, Stream, Unreported
 from .pages import CONTENT_TYPE, error_page
 from .websocket import WebSocket
 
@@ -55,7 +55,7 @@ class Exchange:
                 self._websocket(stream)
                 return
             self._application.http(stream.request, stream)
-        except ClientDisconnected:
+        except (ClientDisconnected, Unreported):
             return
         except HTTPError as error:
             if not self._answer(stream, error):

@@ -9,6 +9,7 @@ Exceptions::
     HTTPError               the peer or the deployment is at fault; carries the status to answer with
     ClientDisconnected      nobody is left to answer; everything about the request is released
     ResponseError           the application's response cannot be sent as it is; answered with 500 and logged
+    Unreported              answered, and nobody is to hear of it
 """
 
 from __future__ import annotations
@@ -85,6 +86,10 @@ class ClientDisconnected(Exception):
 
 class ResponseError(Exception):
     """The application's response breaks the protocol; the text names what is wrong with it, for the log."""
+
+
+class Unreported(Exception):
+    """The request has been answered, and is neither logged nor counted: it is part of the operation, as a health check is."""
 
 
 class Stream(Protocol):

@@ -35,12 +35,22 @@ class TLSInfo(NamedTuple):
 
 
 class ConnectionInfo(NamedTuple):
-    """What is the same for every request of a connection."""
+    """What is the same for every request of a connection.
+
+    ``client`` and ``server`` are the addresses that the application is told: the socket's own, or those of a PROXY header.  ``peer`` is the
+    socket's own peer where that is not the client: its address, or ``[]`` for a UNIX socket; otherwise ``None``.
+    """
 
     scheme: str
     client: Address
     server: Address
     tls: TLSInfo | None = None
+    peer: Address = None
+
+    @property
+    def socket_peer(self) -> Address:
+        """Who is at the other end of the socket, to decide whether it is trusted; ``None`` for a UNIX socket."""
+        return self.client if self.peer is None else self.peer or None
 
 
 class Request(NamedTuple):

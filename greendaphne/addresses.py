@@ -1,0 +1,94 @@
+"""Lists of addresses that are trusted, as options take them: ``127.0.0.1,10.0.0.0/8,::1,unix`` or ``*``.
+
+An :class:`AddressList` only tells whether an address is in it; what the trust is about is the business of whoever asks.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+
+#: What stands for a peer on a UNIX socket, which has no address.
+UNIX: Final = "unix"
+#: What stands for every address, and for UNIX sockets.
+EVERYONE: Final = "*"
+#: Answers kept, a number.  A proxy has few addresses, so few that this bound is only there for whoever sends made-up ones.
+_CACHE_SIZE: Final = 1024
+
+
+class AddressList:
+    """A list of addresses and networks; ``host in addresses`` tells whether it has one, and ``None in addresses`` is about UNIX sockets.
+
+    :param text: addresses, networks such as ``10.0.0.0/8``, ``unix`` and ``*``, separated by commas; blanks around them do not count,
+        and an empty list has nobody in it.
+    :raises ValueError: for anything else, in words that continue the name of an option.
+    """
+
+    __slots__ = ("_answers", "_everyone", "_networks", "_text", "_unix")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._everyone = self._unix = False
+        self._networks: list[IPv4Network | IPv6Network] = []
+        self._answers: dict[str, bool] = {}
+        for item in filter(None, (part.strip() for part in text.split(","))):
+            if item == EVERYONE:
+                self._everyone = self._unix = True
+            elif item == UNIX:
+                self._unix = True
+            else:
+                self._networks.append(_network(item))
+
+    def __contains__(self, host: object) -> bool:
+        if host is None:
+            return self._unix
+        if self._everyone:
+            return True
+        if not isinstance(host, str):
+            return False
+        answer = self._answers.get(host)
+        if answer is None:
+            answer = self._look_up(host)
+            if len(self._answers) >= _CACHE_SIZE:
+                self._answers.clear()
+            self._answers[host] = answer
+        return answer
+
+    def _look_up(self, host: str) -> bool:
+        try:
+            address = _plain(ip_address(host.partition("%")[0]))
+        except ValueError:
+            return False
+        return any(address in network for network in self._networks)
+
+    def __bool__(self) -> bool:
+        """Whether anybody can be in it."""
+        return self._unix or bool(self._networks)
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"AddressList({self._text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AddressList) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """IPv4 for an IPv4-mapped address (RFC 4291 section 2.5.5.2), as which a socket for both families reports IPv4 peers."""
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def _network(item: str) -> IPv4Network | IPv6Network:
+    try:
+        if "/" in item:
+            return ip_network(item)
+        return ip_network(_plain(ip_address(item)))
+    except ValueError:
+        raise ValueError(
+            f"must be addresses, networks such as 10.0.0.0/8, {UNIX} or {EVERYONE}, separated by commas ({item!r} is none of these)"
+        ) from None

@@ -35,6 +35,7 @@ class Acceptor(StreamServer):
     """
 
     def __init__(self, listener: socket, handle: Callable[[_socket.socket, Address], None], pool: Pool, shared: bool) -> None:
+        self.shared = shared
         # Where a socket is shared, taking many connections at a wake-up leaves the other processes empty-handed.
         self.max_accept = 1 if shared else 100
         self._starved = False
@@ -63,6 +64,12 @@ class Acceptor(StreamServer):
             self._starved = False
             logger.info("Accepting connections again")
         return _socket.socket(listener.family, listener.type, listener.proto, fileno=fd), address
+
+    def take_waiting(self) -> None:
+        """Accept what has connected already, as far as there is room, and no more: closing the socket would reset it."""
+        self.stop_accepting()
+        while not self.full() and (accepted := self.do_read()) is not None:
+            self.do_handle(*accepted)
 
     def _resume(self) -> None:
         if self.started:

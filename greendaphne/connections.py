@@ -7,12 +7,13 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from gevent import spawn_later
 from gevent.pool import Pool
 
 from .config import Limits, Timeouts
 from .endpoints import Endpoint
 from .exchange import Exchange
-from .http1.connection import Http1Connection
+from .http1.connection import DRAIN_MOMENT, Http1Connection
 from .http2 import PREFACE, Http2Connection, Http2Limits
 from .message import Address, ClientDisconnected, ConnectionInfo
 from .transport import RECV_SIZE, ByteStream, Transport
@@ -111,7 +112,7 @@ class Connections:
     def _first_bytes(self, transport: ByteStream) -> bytes:
         """Enough of what the peer sends first to tell whether it is HTTP/2's preface."""
         data = b""
-        timeout = 0 if self._draining else self._timeouts.keep_alive
+        timeout = DRAIN_MOMENT if self._draining else self._timeouts.keep_alive
         try:
             while PREFACE.startswith(data):
                 more = transport.recv(RECV_SIZE, timeout)
@@ -140,10 +141,15 @@ class Connections:
     def drain(self) -> None:
         """Have every connection finish what it has begun and end."""
         self._draining = True
-        for transport in self._undecided:
-            transport.shutdown_read()
+        if self._undecided:
+            spawn_later(DRAIN_MOMENT, self._end_silent, list(self._undecided))
         for connection in list(self._open):
             connection.drain()
+
+    def _end_silent(self, transports: list[Transport]) -> None:
+        for transport in transports:
+            if transport in self._undecided:
+                transport.shutdown_read()
 
     def __len__(self) -> int:
         return len(self.pool)

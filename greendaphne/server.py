@@ -310,6 +310,9 @@ class Server:
 
     def _drain(self) -> None:
         """Stop accepting and let what is in flight finish, within the graceful time limit."""
+        for acceptor in self._acceptors:
+            if not acceptor.shared:
+                acceptor.take_waiting()
         self._close_listeners()
         self._application.drain()
         self._connections.drain()

@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from enum import Enum
 from http import HTTPStatus
 from typing import Any
@@ -525,3 +526,45 @@ def test_notices_in_the_middle_of_being_sent_are_not_lost_at_the_end() -> None:
     gevent.sleep(0.02)
     notifier.stop(timeout=PATIENCE)
     assert [message["n"] for message in Application(layer).drain("http.disconnect")] == list(range(10))
+
+
+def test_pipelined_requests_are_refused_in_a_drain() -> None:
+    """The answer in flight says that it is the last one; what was sent behind it reaches no worker, and nothing is reset."""
+    with serve() as server, server.connect() as idle, server.connect() as client:
+        idle.send(GET)
+        server.app.answer()
+        idle.read_response()
+        client.send(GET * 3)
+        message = server.app.request()
+        server.server.stop()
+        assert idle.at_eof()
+        server.app.reply(message, status=200, content=b"last")
+        response = client.read_response()
+        assert (response.body, response.header("Connection")) == (b"last", "close")
+        assert client.at_eof()
+        assert server.app.drain("http.request") == []
+
+
+def test_connections_that_wait_to_be_accepted_are_served_in_a_drain() -> None:
+    """What stands in the backlog has been told by the kernel that it is connected."""
+    with serve() as server, ExitStack() as clients:
+        inside: Any = server.server
+        busy, connected = threading.Event(), threading.Event()
+
+        def stop_when_connected() -> None:
+            # In the hub, which accepts nothing meanwhile.
+            busy.set()
+            connected.wait(PATIENCE)
+            inside._stop.set()
+
+        inside._hub.loop.run_callback_threadsafe(stop_when_connected)
+        assert busy.wait(PATIENCE)
+        waiting = [clients.enter_context(server.connect()) for _ in range(20)]
+        for client in waiting:
+            client.send(GET)
+        connected.set()
+        for _ in waiting:
+            server.app.answer(b"ok")
+        for client in waiting:
+            response = client.read_response()
+            assert (response.status, response.body, response.header("Connection")) == (200, b"ok", "close")

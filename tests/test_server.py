@@ -78,13 +78,16 @@ def test_signal_lets_requests_finish(tmp_path: Path, number: signal.Signals) -> 
     with command(tmp_path) as process, connect(tmp_path) as busy, connect(tmp_path) as idle:
         idle.send(GET)
         idle.read_response()
-        busy.send(b"GET /slow?0.5 HTTP/1.1\r\nHost: a\r\n\r\n" + GET)
+        busy.send(b"GET /slow?0.5 HTTP/1.1\r\nHost: a\r\n\r\n" + GET * 2)
         busy.read_head()
         assert busy.read_chunk() == b"begun"
         process.send_signal(number)
         assert idle.at_eof()
         assert busy.read_chunk() == b" and done"
         assert busy.read_chunk() == b""
+        # Nothing has said yet that the connection ends, so what was sent behind is answered; with that answer it is said.
+        last = busy.read_response()
+        assert (last.body, last.header("Connection")) == (b"quick", "close")
         assert busy.at_eof()
         assert process.wait(PATIENCE) == 0
         assert not (tmp_path / "s").exists()

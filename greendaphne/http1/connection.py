@@ -206,8 +206,9 @@ class Http1Connection:
             while (stream := self._next_stream()) is not None:
                 if transport.closed or not stream.complete:
                     break
-                if stream.close or self.draining:
-                    # The peer may still be sending, or not have read yet: closing now could erase the answer.
+                if stream.close:
+                    # The peer may still be sending, or not have read yet: closing now could erase the answer.  Requests behind this one
+                    # are not looked at; the answer said that it is the last.
                     lingering_close(transport, self.timeouts.linger)
                     break
         except ClientDisconnected:
@@ -256,8 +257,9 @@ class Http1Connection:
         if source.empty:
             self.idle = True
             try:
-                # A request that has arrived already is still answered.
-                if not source.more(0 if self.draining else self._patience):
+                # In a drain this is the request behind a response that began before and did not say that it is the last one: a client must
+                # not lose what it was allowed to send.
+                if not source.more(DRAIN_MOMENT if self.draining else self._patience):
                     return b""
             except TimeoutError:
                 return b""

@@ -159,6 +159,14 @@ def test_process_wide_bounds(limits: Limits) -> None:
                 assert client.read_response().status == 200
 
 
+def test_body_that_is_handed_over_takes_no_room_while_the_answer_is_waited_for() -> None:
+    limits = Limits(buffered_bodies=150_000)
+    with serve(limits=limits) as server, server.connect() as first, server.connect() as second:
+        for client in (first, second):
+            client.send(head(100_000) + b"x" * 100_000)
+            assert len(server.app.request()["body"]) == 100_000
+
+
 def test_body_that_could_never_be_held_is_too_large() -> None:
     with serve(limits=Limits(inline_body=0, request_body=0, buffered_bodies=1000)) as server, server.connect() as client:
         client.send(head(1001))

@@ -83,6 +83,12 @@ class HTTPBridge:
             if body is not None and body.rest is not None:
                 rest_channel = message["body_channel"] = self._make_body_channel()
             self._send_request(message)
+            # The answer may take minutes, for which neither has to be held.
+            del message
+            if body is not None:
+                body.first = b""
+                if body.rest is None:
+                    body.close()
             sender = None
             try:
                 if body is not None and rest_channel is not None:

@@ -1,0 +1,149 @@
+"""What a server counts, and where all of its numbers come together.
+
+:class:`Metrics` is a set of plain counters that the instruments (``instruments``) change, and a list of sources that are asked at a scrape:
+a *source* is a function that returns families.  Whoever has numbers of its own adds one with :meth:`Metrics.add_source`.  One hub uses it.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import gevent
+
+from .. import __version__
+from .families import LATENCY_BUCKETS, REQUEST_BUCKETS, Family, Histogram, counter, counters, gauge, gauges, histogram, histograms
+
+logger = logging.getLogger("greendaphne.monitoring")
+
+#: Asked at every scrape, in the greenlet of that request; must not wait for a peer.
+Source = Callable[[], Iterable[Family]]
+
+#: Methods that are counted by their name (RFC 9110 section 9.1, RFC 5789); a client may send any other.
+METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"))
+#: Close codes of applications and clients (3000 to 4999) that are counted one by one, for a client may send any of them.
+PRIVATE_CODES: Final = 32
+_FIRST_PRIVATE_CODE = 3000
+
+
+class Metrics:
+    """The counters of one server."""
+
+    def __init__(self) -> None:
+        #: Connections by the protocol that they turned out to speak, ``none`` where they ended before.
+        self.connections: Counter[tuple[str]] = Counter()
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        #: TLS handshakes by version, and failed ones by reason.
+        self.tls_handshakes: Counter[tuple[str]] = Counter()
+        self.tls_failures: Counter[tuple[str]] = Counter()
+        #: Requests by method, status and HTTP version.
+        self.requests: Counter[tuple[str, int, str]] = Counter()
+        #: Seconds that requests took, by HTTP version.
+        self.request_seconds: dict[str, Histogram] = {}
+        #: Streams that are being served, WebSockets among them.
+        self.streams = 0
+        #: What failed, by cause and protocol (``http`` or ``websocket``).
+        self.failures: Counter[tuple[str, str]] = Counter()
+        self.websockets_connecting = 0
+        self.websockets_open = 0
+        self.websockets_accepted = 0
+        self.websockets_rejected = 0
+        self.websocket_codes: Counter[tuple[str]] = Counter()
+        self.websocket_messages_received = 0
+        self.websocket_messages_sent = 0
+        self.websocket_bytes_received = 0
+        self.websocket_bytes_sent = 0
+        #: Messages for the channel layer by channel: sent, refused because the channel was full, failed.
+        self.layer_sent: Counter[tuple[str]] = Counter()
+        self.layer_full: Counter[tuple[str]] = Counter()
+        self.layer_failed: Counter[tuple[str]] = Counter()
+        self.layer_received = 0
+        self.layer_send_seconds = Histogram(LATENCY_BUCKETS)
+        self._sources: list[Source] = []
+        self._broken: set[Source] = set()
+
+    def add_source(self, source: Source) -> None:
+        """Have ``source`` asked at every scrape; one that raises is left out, and logged the first time."""
+        self._sources.append(source)
+
+    # ---- counting
+
+    def request_done(self, method: str, status: int, version: str, seconds: float) -> None:
+        """Count an answered request."""
+        self.requests[method if method in METHODS else "other", status, version] += 1
+        seen = self.request_seconds.get(version)
+        if seen is None:
+            seen = self.request_seconds[version] = Histogram(REQUEST_BUCKETS)
+        seen.observe(seconds)
+
+    def websocket_closed(self, code: int) -> None:
+        """Count the end of an open WebSocket."""
+        key = (str(code),)
+        if code >= _FIRST_PRIVATE_CODE and key not in self.websocket_codes:
+            if sum(int(name) >= _FIRST_PRIVATE_CODE for (name,) in self.websocket_codes if name != "other") >= PRIVATE_CODES:
+                key = ("other",)
+        self.websocket_codes[key] += 1
+
+    # ---- reading
+
+    def families(self) -> list[Family]:
+        """Everything, as it is now."""
+        result = self._own()
+        for source in self._sources:
+            try:
+                result.extend(source())
+            except Exception:
+                # The other numbers are wanted most when something is wrong.
+                if source not in self._broken:
+                    self._broken.add(source)
+                    logger.exception("A source of metrics failed; it is left out")
+        return result
+
+    def _own(self) -> list[Family]:
+        requests = {(method, str(status), version): number for (method, status, version), number in self.requests.items()}
+        websockets = {("connecting",): self.websockets_connecting, ("open",): self.websockets_open}
+        handshakes = {("accepted",): self.websockets_accepted, ("rejected",): self.websockets_rejected}
+        in_progress = self.streams - self.websockets_connecting - self.websockets_open
+        build = {(__version__, platform.python_version(), gevent.__version__): 1}
+        return [
+            gauges("greendaphne_build_info", "Versions of the software.", ("version", "python", "gevent"), build),
+            counters(
+                "greendaphne_connections_accepted",
+                "Connections by the protocol they turned out to speak; none where they ended before.",
+                ("protocol",),
+                self.connections,
+            ),
+            counter("greendaphne_received_bytes", "Bytes received from clients, after decryption.", self.received_bytes),
+            counter("greendaphne_sent_bytes", "Bytes sent to clients, before encryption.", self.sent_bytes),
+            counters("greendaphne_tls_handshakes", "Completed TLS handshakes by version.", ("version",), self.tls_handshakes),
+            counters("greendaphne_tls_handshake_failures", "TLS handshakes that failed, by reason.", ("reason",), self.tls_failures),
+            counters("greendaphne_requests", "Answered HTTP requests.", ("method", "status", "protocol"), requests),
+            histograms(
+                "greendaphne_request_duration_seconds",
+                "Time from a request's head to the end of its answer.",
+                "protocol",
+                self.request_seconds,
+            ),
+            gauge("greendaphne_requests_in_progress", "HTTP requests that are being served.", in_progress),
+            counters(
+                "greendaphne_failures", "Answers of the server's own and broken exchanges, by cause.", ("cause", "protocol"), self.failures
+            ),
+            gauges("greendaphne_websockets", "WebSockets by state.", ("state",), websockets),
+            counters("greendaphne_websocket_handshakes", "WebSockets by the application's decision.", ("outcome",), handshakes),
+            counters("greendaphne_websockets_closed", "WebSockets that have ended, by close code.", ("code",), self.websocket_codes),
+            counter("greendaphne_websocket_messages_received", "Messages from WebSocket clients.", self.websocket_messages_received),
+            counter("greendaphne_websocket_messages_sent", "Messages to WebSocket clients.", self.websocket_messages_sent),
+            counter("greendaphne_websocket_received_bytes", "Payload of messages from WebSocket clients.", self.websocket_bytes_received),
+            counter("greendaphne_websocket_sent_bytes", "Payload of messages to WebSocket clients.", self.websocket_bytes_sent),
+            counters("greendaphne_layer_messages_sent", "Messages that the channel layer took.", ("channel",), self.layer_sent),
+            counters("greendaphne_layer_full", "Messages that found their channel full.", ("channel",), self.layer_full),
+            counters("greendaphne_layer_send_failures", "Messages that could not be sent.", ("channel",), self.layer_failed),
+            counter("greendaphne_layer_messages_received", "Replies that came from the channel layer.", self.layer_received),
+            histogram(
+                "greendaphne_layer_send_duration_seconds", "Time that the channel layer took for a message.", self.layer_send_seconds
+            ),
+        ]

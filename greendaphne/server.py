@@ -24,7 +24,7 @@ from .bridge import ChannelLayerApplication, OnLayerLoss
 from .bridge.mailbox import Mailbox
 from .config import Limits, Timeouts
 from .connections import Connections
-from .endpoints import Endpoint, EndpointError, FDEndpoint, build_endpoint_description_strings, parse
+from .endpoints import Endpoint, EndpointError, build_endpoint_description_strings, parse
 from .exchange import Exchange
 from .forwarded import Locator
 from .http2 import Http2Limits
@@ -251,8 +251,8 @@ class Server:
             self._end()
             raise
         for listener in self.listeners:
-            shared = isinstance(listener.endpoint, FDEndpoint)
-            acceptor = Acceptor(listener.socket, self._connections.handler(listener.endpoint), self._connections.pool, shared)
+            endpoint = listener.endpoint
+            acceptor = Acceptor(listener.socket, self._connections.handler(endpoint), self._connections.pool, endpoint.shared)
             acceptor.start()
             self._acceptors.append(acceptor)
 

@@ -102,11 +102,11 @@ def test_any_text_gives_an_endpoint_or_one_line(description: str) -> None:
 
 
 def attributes(endpoint: Endpoint) -> dict[str, Any]:
-    return {name: value for name, value in vars(endpoint).items() if name != "description" and not name.startswith("_")}
+    return {name: value for name, value in vars(endpoint).items() if name not in ("description", "options") and not name.startswith("_")}
 
 
-DEFAULT_TCP = {"port": 80, "interface": "", "backlog": 2048, "family": socket.AF_UNSPEC}
-DEFAULT_UNIX = {"address": "/run/x", "mode": 0o666, "backlog": 2048}
+DEFAULT_TCP = {"port": 80, "interface": "", "backlog": None, "family": socket.AF_UNSPEC, "v6only": False, "reuse_port": None}
+DEFAULT_UNIX = {"address": "/run/x", "mode": 0o666, "backlog": None, "user": None, "group": None, "abstract": False}
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,10 @@ def test_arguments(description: str, kind: type[Endpoint], expected: dict[str, A
     assert attributes(endpoint) == expected
     assert str(endpoint) == description
     assert endpoint.tls is None
-    assert endpoint.proxy_protocol is False
+    assert endpoint.proxy_protocol == frozenset()
+
+
+TCP_USAGE = "it is written tcp:PORT[:interface=…][:backlog=…][:v6only=…][:reusePort=…]"
 
 
 @pytest.mark.parametrize(
@@ -149,19 +152,22 @@ def test_arguments(description: str, kind: type[Endpoint], expected: dict[str, A
         ("imap:", "Unknown endpoint kind 'imap' in 'imap:'; known kinds: "),
         ("TCP:80", "Unknown endpoint kind 'TCP' in 'TCP:80'; known kinds: "),
         ("port=80", "Unknown endpoint kind '' in 'port=80'; known kinds: "),
-        ("tcp", "Endpoint 'tcp' lacks port; it is written tcp:PORT[:interface=…][:backlog=…]."),
+        ("tcp", f"Endpoint 'tcp' lacks port; {TCP_USAGE}."),
         ("tcp:", "Endpoint 'tcp:': port must be a number from 0 to 65535, not ''."),
         ("tcp:http", "Endpoint 'tcp:http': port must be a number from 0 to 65535, not 'http'."),
         ("tcp:65536", "Endpoint 'tcp:65536': port must be a number from 0 to 65535, not '65536'."),
         ("tcp:-1", "Endpoint 'tcp:-1': port must be a number from 0 to 65535, not '-1'."),
         ("tcp:80:backlog=0", "Endpoint 'tcp:80:backlog=0': backlog must be a number from 1 to 2147483647, not '0'."),
         ("tcp:80:port=80", "Endpoint 'tcp:80:port=80' gives port twice."),
-        ("tcp:80::1:x", "Endpoint 'tcp:80::1:x' has too many arguments; it is written tcp:PORT[:interface=…][:backlog=…]."),
+        (
+            "tcp:80::1:x",
+            f"Endpoint 'tcp:80::1:x' has too many arguments; {TCP_USAGE}.",
+        ),
         ("tcp:80:Interface=x", "Endpoint 'tcp:80:Interface=x' has an unknown argument 'Interface'; it is written tcp:PORT"),
         ("unix:", "Endpoint 'unix:': address must be a path, not ''."),
         ("unix:/x:mode=888", "Endpoint 'unix:/x:mode=888': mode must be a file mode in octal digits, such as 660, not '888'."),
         ("unix:/x:mode=7777", "Endpoint 'unix:/x:mode=7777': mode must be a file mode in octal digits, such as 660, not '7777'."),
-        ("unix:/x:lockfile=yes", "Endpoint 'unix:/x:lockfile=yes': lockfile must be 0 or 1, not 'yes'."),
+        ("unix:/x:lockfile=x", "Endpoint 'unix:/x:lockfile=x': lockfile must be yes or no, not 'x'."),
         ("fd:", "Endpoint 'fd:': fileno must be a number from 0 to 2147483647, not ''."),
         ("fd:-1", "Endpoint 'fd:-1': fileno must be a number from 0 to 2147483647, not '-1'."),
     ],
@@ -196,7 +202,7 @@ class Labelled(WrappingEndpoint):
         super().__init__(description, inner)
         self.label = label
         self.weight = weight
-        self.proxy_protocol = True
+        self.proxy_protocol = endpoints.PROXY_PROTOCOL["v2"]
 
 
 @pytest.fixture
@@ -222,7 +228,7 @@ def test_wrapping(description: str, label: str, weight: int, inner: str) -> None
     endpoint = endpoints.parse(description)
     assert isinstance(endpoint, Labelled)
     assert (endpoint.label, endpoint.weight, str(endpoint.inner), str(endpoint)) == (label, weight, inner, description)
-    assert endpoint.proxy_protocol is True
+    assert endpoint.proxy_protocol == {2}
 
 
 @pytest.mark.usefixtures("labelled")
@@ -286,20 +292,23 @@ def test_bind_failure_is_worded_as_daphne_worded_it(bind: Bind) -> None:
     port = bind("tcp:0:interface=127.0.0.1").getsockname()[1]
     with pytest.raises(EndpointError) as caught:
         bind(f"tcp:{port}:interface=127.0.0.1")
-    assert str(caught.value) == f"Couldn't listen on 127.0.0.1:{port}: [Errno 98] Address already in use."
+    assert str(caught.value) == f"Couldn't listen on 127.0.0.1:{port}: [Errno 98] Address already in use; another program listens there."
 
 
 def test_bind_failure_brackets_ipv6(bind: Bind) -> None:
     port = bind(r"tcp:0:interface=\:\:1").getsockname()[1]
     with pytest.raises(EndpointError) as caught:
         bind(rf"tcp6:{port}:interface=\:\:1")
-    assert str(caught.value) == f"Couldn't listen on [::1]:{port}: [Errno 98] Address already in use."
+    assert str(caught.value) == f"Couldn't listen on [::1]:{port}: [Errno 98] Address already in use; another program listens there."
 
 
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        ("tcp:0:interface=192.0.2.1", "Couldn't listen on 192.0.2.1:0: [Errno 99] Cannot assign requested address."),
+        (
+            "tcp:0:interface=192.0.2.1",
+            "Couldn't listen on 192.0.2.1:0: [Errno 99] Cannot assign requested address; no interface has this address.",
+        ),
         ("tcp:0:interface=a..b", "Couldn't listen on a..b:0: not a host name."),
         ("tcp6:0:interface=127.0.0.1", "Couldn't listen on 127.0.0.1:0: [Errno -9] Address family for hostname not supported."),
     ],
@@ -356,7 +365,7 @@ def test_socket_in_use_is_left_alone(bind: Bind, tmp_path: Path) -> None:
     inode = os.stat(tmp_path / "x").st_ino
     with pytest.raises(EndpointError) as caught:
         bind(f"unix:{tmp_path}/x")
-    assert str(caught.value) == f"Couldn't listen on {tmp_path}/x: [Errno 98] Address already in use."
+    assert str(caught.value) == f"Couldn't listen on {tmp_path}/x: [Errno 98] Address already in use; another program listens there."
     assert os.stat(tmp_path / "x").st_ino == inode
 
 
@@ -439,7 +448,7 @@ def test_foreign_lock_file_is_left_alone(bind: Bind, tmp_path: Path) -> None:
 
 
 def test_lock_of_the_directory_is_waited_for(bind: Bind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("greendaphne.endpoints.sockets.UNIX_LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr("greendaphne.endpoints.unix.UNIX_LOCK_TIMEOUT", 0.1)
     descriptor = os.open(tmp_path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -486,7 +495,7 @@ def test_of_processes_that_start_together_one_replaces_a_dead_socket(tmp_path: P
             assert said(process) == "ready"
         for process in processes:
             tell(process)
-        refused = f"Couldn't listen on {tmp_path}/x: [Errno 98] Address already in use."
+        refused = f"Couldn't listen on {tmp_path}/x: [Errno 98] Address already in use; another program listens there."
         assert sorted(map(said, processes)) == sorted(["bound", refused, refused, refused])
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(tmp_path / "x"))
@@ -590,7 +599,7 @@ def connected() -> socket.socket:
         (netlink, "it is neither a TCP nor a UNIX socket"),
         (unbound, "it is not bound to an address"),
         (unbound_unix, "it is not bound to an address"),
-        (connected, "[Errno 22] Invalid argument"),
+        (connected, "it is, or was, a connection to somebody"),
     ],
 )
 def test_fd_that_cannot_listen_stays_open(bind: Bind, make: Callable[[], socket.socket], reason: str) -> None:

@@ -16,20 +16,30 @@ from typing import Any, Final, NamedTuple
 
 from gevent import socket
 
+from .base import DEFAULT_BACKLOG, PROXY_PROTOCOL, Endpoint, ListeningOptions, WrappingEndpoint
+from .descriptors import inherit
 from .grammar import EndpointError, Field, backlog_size, file_number, flag, octal_mode, path, port_number, quote, split
-from .sockets import DEFAULT_BACKLOG, DEFAULT_UNIX_MODE, Endpoint, FDEndpoint, TCPEndpoint, UNIXEndpoint, WrappingEndpoint
+from .systemd import SystemdEndpoint, domain_argument
+from .tcp import TCPEndpoint
+from .unix import DEFAULT_UNIX_MODE, UNIXEndpoint, group_id, user_id
+from .wrappers import FDEndpoint, HAProxyEndpoint
 
 __all__ = [
     "DEFAULT_BACKLOG",
     "DEFAULT_UNIX_MODE",
     "PROVIDERS",
+    "PROXY_PROTOCOL",
     "REQUIRED",
+    "TCP_OPTIONS",
     "Endpoint",
     "EndpointError",
     "FDEndpoint",
     "Field",
+    "HAProxyEndpoint",
     "Kind",
+    "ListeningOptions",
     "Parameter",
+    "SystemdEndpoint",
     "TCPEndpoint",
     "UNIXEndpoint",
     "WrappingEndpoint",
@@ -37,6 +47,7 @@ __all__ = [
     "build_endpoint_description_strings",
     "file_number",
     "flag",
+    "inherit",
     "known_kinds",
     "octal_mode",
     "parse",
@@ -58,13 +69,15 @@ class Parameter(NamedTuple):
     """One argument of a kind.
 
     ``convert`` is of the sort that :mod:`greendaphne.values` describes.  ``argument`` is the name under which the constructor takes the
-    value, where that is not ``name``.
+    value, where that is not ``name``.  ``aliases`` are other names for it, and ``positional`` tells whether it may be given without one.
     """
 
     name: str
     convert: Callable[[str], Any] = str
     default: Any = REQUIRED
     argument: str = ""
+    aliases: tuple[str, ...] = ()
+    positional: bool = True
 
 
 class Kind(NamedTuple):
@@ -99,7 +112,9 @@ def parse(description: str) -> Endpoint:
 
     :raises EndpointError: for an unknown kind, unknown or missing arguments and bad values.
     """
-    return _parse(split(description), description)
+    endpoint = _parse(split(description), description)
+    endpoint.set_origin(description)
+    return endpoint
 
 
 def _parse(fields: list[Field], description: str) -> Endpoint:
@@ -120,13 +135,13 @@ def _parse(fields: list[Field], description: str) -> Endpoint:
 
 def _arguments(kind: Kind, fields: list[Field], description: str) -> tuple[dict[str, Any], list[Field]]:
     """Return the constructor's arguments and, for a kind that wraps, the fields that are not its own."""
-    names = {parameter.name for parameter in kind.parameters}
-    given = {field.name: field.value for field in fields if field.name is not None and field.name in names}
+    names = {name: parameter.name for parameter in kind.parameters for name in (parameter.name, *parameter.aliases)}
+    given = {names[field.name]: field.value for field in fields if field.name is not None and field.name in names}
     by_keyword = set(given)
     if kind.wraps:
         positional = [item.name for item in kind.parameters if item.default is REQUIRED and item.name not in by_keyword]
     else:
-        positional = [item.name for item in kind.parameters]
+        positional = [item.name for item in kind.parameters if item.positional]
     rest: list[Field] = []
     for field in fields:
         if field.name in names:
@@ -175,19 +190,39 @@ def _tcp6(description: str, **values: Any) -> Endpoint:
     return TCPEndpoint(description, family=socket.AF_INET6, **values)
 
 
+#: Of every kind that listens on TCP, behind the arguments that Twisted's has.
+TCP_OPTIONS: Final = (
+    Parameter("v6only", flag, False, positional=False),
+    Parameter("reusePort", flag, None, "reuse_port", ("reuse_port",), positional=False),
+)
 _PORT = Parameter("port", port_number)
-_BACKLOG = Parameter("backlog", backlog_size, DEFAULT_BACKLOG)
+_BACKLOG = Parameter("backlog", backlog_size, None)
 
-register(Kind("tcp", (_PORT, Parameter("interface", default=""), _BACKLOG), TCPEndpoint))
-register(Kind("tcp6", (_PORT, _BACKLOG, Parameter("interface", default="::")), _tcp6))
+register(Kind("tcp", (_PORT, Parameter("interface", default=""), _BACKLOG, *TCP_OPTIONS), TCPEndpoint))
+register(Kind("tcp6", (_PORT, _BACKLOG, Parameter("interface", default="::"), *TCP_OPTIONS), _tcp6))
 register(
     Kind(
         "unix",
-        (Parameter("address", path), Parameter("mode", octal_mode, DEFAULT_UNIX_MODE), _BACKLOG, Parameter("lockfile", flag, True)),
+        (
+            Parameter("address", path),
+            Parameter("mode", octal_mode, None),
+            _BACKLOG,
+            Parameter("lockfile", flag, True),
+            Parameter("user", user_id, None, positional=False),
+            Parameter("group", group_id, None, positional=False),
+        ),
         UNIXEndpoint,
     )
 )
 register(Kind("fd", (Parameter("fileno", file_number), Parameter("domain", default="")), FDEndpoint))
+register(
+    Kind(
+        "systemd",
+        (Parameter("domain", domain_argument), Parameter("index", file_number, None), Parameter("name", default=None)),
+        SystemdEndpoint,
+    )
+)
+register(Kind("haproxy", (), HAProxyEndpoint, wraps=True))
 
 
 def build_endpoint_description_strings(

@@ -68,10 +68,10 @@ def octal_mode(text: str) -> int:
 
 
 def flag(text: str) -> bool:
-    """Convert ``0`` or ``1``."""
-    if text not in ("0", "1"):
-        raise ValueError("must be 0 or 1")
-    return text == "1"
+    """Convert ``yes`` or ``no``, or Twisted's ``1`` or ``0``."""
+    if text not in ("yes", "no", "1", "0"):
+        raise ValueError("must be yes or no")
+    return text in ("yes", "1")
 
 
 def path(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from gevent import socket
 
 from ..endpoints import (
-    DEFAULT_BACKLOG,
+    TCP_OPTIONS,
     Endpoint,
     EndpointError,
     Kind,
@@ -79,12 +79,13 @@ def _ssl(
     certificate: str | None,
     sslmethod: str | None,
     interface: str,
-    backlog: int,
+    backlog: int | None,
     extra_chain: str | None,
     dh_parameters: str | None,
+    **tcp_options: Any,
 ) -> Endpoint:
     contexts = FileContexts(private_key, certificate, extra_chain=extra_chain, dh_parameters=dh_parameters, sslmethod=sslmethod)
-    return TLSEndpoint(description, TCPEndpoint(description, port, interface, backlog), contexts)
+    return TLSEndpoint(description, TCPEndpoint(description, port, interface, backlog, **tcp_options), contexts)
 
 
 def _txsni(description: str, directory: str, inner: Endpoint) -> Endpoint:
@@ -96,7 +97,7 @@ def _tls(description: str, certificates: str, **values: Any) -> Endpoint:
 
 
 _PORT = Parameter("port", port_number)
-_BACKLOG = Parameter("backlog", backlog_size, DEFAULT_BACKLOG)
+_BACKLOG = Parameter("backlog", backlog_size, None)
 
 register(
     Kind(
@@ -110,6 +111,7 @@ register(
             _BACKLOG,
             Parameter("extraCertChain", path, None, "extra_chain"),
             Parameter("dhParameters", path, None, "dh_parameters"),
+            *TCP_OPTIONS,
         ),
         _ssl,
     )
@@ -123,6 +125,7 @@ register(
             Parameter("port", port_number, HTTPS_PORT),
             _BACKLOG,
             Parameter("interface", default="::"),
+            *TCP_OPTIONS,
         ),
         _tls,
     )

@@ -31,6 +31,7 @@ from .http2 import Http2Limits
 from .inline import start_workers, stop_workers
 from .listeners import Listener
 from .message import Headers, Stream
+from .processes.lifecycle import Lifecycle
 from .values import field_value
 from .websocket import WebSocket
 
@@ -76,6 +77,7 @@ class Server:
     :param on_layer_loss: what to do once the layer may have lost messages and groups: ``shed`` closes all WebSockets with 1012, ``keep``
         lets them be, ``exit`` ends :meth:`run` in good order and with exit code 1.
     :param reply_channels: number of lists in the layer that replies are spread over.
+    :param lifecycle: who hears of the stages of :meth:`serve_forever`.
     :raises UserWarning: without any endpoint, as daphne does.
     :raises EndpointError: for a malformed endpoint string.
     :raises ValueError: for a ``server_name`` that no header field can have.
@@ -119,6 +121,7 @@ class Server:
         http2_cleartext: bool = False,
         on_layer_loss: str = OnLayerLoss.SHED,
         reply_channels: int = 1,
+        lifecycle: Iterable[Lifecycle] = (),
     ) -> None:
         descriptions = list(endpoints or ())
         if host is not None or port is not None or unix_socket is not None or file_descriptor is not None:
@@ -144,6 +147,7 @@ class Server:
         }
         self.timeouts = replace(timeouts or Timeouts(), **{name: value for name, value in given.items() if value is not None})
         self._inline_workers = inline_workers
+        self._lifecycle = tuple(lifecycle)
         if action_logger is not None:
             action_logger = guarded(action_logger)
         if server_name:
@@ -185,6 +189,8 @@ class Server:
         self._stopped_early = False
         # Whether what still runs is cut short instead of being waited for.
         self._at_once = False
+        # Whether connections that wait at sockets of others are accepted in the end.
+        self._take_waiting = False
         # Whether it ends for a reason of its own.
         self._failed = False
         self._hub: Any = None
@@ -265,22 +271,32 @@ class Server:
                 handlers.append(gevent.signal_handler(number, self._on_signal))
             handlers.append(gevent.signal_handler(signal.SIGHUP, self.reload))
         try:
+            for each in self._lifecycle:
+                each.started(self)
             self._stop.wait()
+            for each in self._lifecycle:
+                each.stopping(self._failed)
             self._drain()
         finally:
             self._end()
             for handler in handlers:
                 handler.cancel()
+            for each in self._lifecycle:
+                each.stopped()
 
     def _on_signal(self) -> None:
         assert self._stop is not None
         if self._stop.is_set():
-            logger.info("Stopping at once")
-            self._at_once = True
-            self._connections.pool.kill(block=False)
+            self.end_now()
         else:
             logger.info("Stopping; %d connections have %g seconds to finish", self.connections, self.timeouts.graceful)
             self._stop.set()
+
+    def end_now(self) -> None:
+        """Cut short what is left of a drain (the second signal); called in the server's thread."""
+        logger.info("Stopping at once")
+        self._at_once = True
+        self._connections.pool.kill(block=False)
 
     def _give_up(self) -> None:
         assert self._stop is not None
@@ -296,13 +312,21 @@ class Server:
 
     def reload(self) -> None:
         """Read all certificates again (SIGHUP); connections stay, and what is broken is logged and left as it was."""
+        for each in self._lifecycle:
+            each.reloading()
         logger.info("Reloading certificates")
         for endpoint in self._endpoints:
             if endpoint.tls is not None:
                 endpoint.tls.reload()
+        for each in self._lifecycle:
+            each.reloaded()
 
-    def stop(self) -> None:
-        """Have :meth:`serve_forever` end, at once where it has not begun; callable from any thread."""
+    def stop(self, *, take_waiting: bool = False) -> None:
+        """Have :meth:`serve_forever` end, at once where it has not begun; callable from any thread.
+
+        :param take_waiting: accept also what has connected at sockets that other processes opened, since none of them will.
+        """
+        self._take_waiting = take_waiting
         if self._stop is None:
             self._stopped_early = True
         else:
@@ -311,7 +335,7 @@ class Server:
     def _drain(self) -> None:
         """Stop accepting and let what is in flight finish, within the graceful time limit."""
         for acceptor in self._acceptors:
-            if not acceptor.shared:
+            if self._take_waiting or not acceptor.shared:
                 acceptor.take_waiting()
         self._close_listeners()
         self._application.drain()

@@ -1,0 +1,90 @@
+"""The master as a worker sees it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import gevent
+from gevent import socket
+
+from . import control
+from .control import Inheritance, Lines
+
+if TYPE_CHECKING:
+    from ..server import Server
+
+logger = logging.getLogger("greendaphne.processes")
+
+_RECEIVE = 4096
+
+
+class MasterLink:
+    """Tells the master of the life of this worker's server, and does what the master says."""
+
+    def __init__(self, given: Inheritance) -> None:
+        self._sock = socket.socket(fileno=given.control)
+        self._sock.set_inheritable(False)
+        self._heartbeat = given.heartbeat
+        self._server: Server | None = None
+        self._told_to_stop = False
+
+    def started(self, server: Server) -> None:
+        self._server = server
+        gevent.spawn(self._listen, server)
+        self._say(control.READY)
+        if self._heartbeat:
+            gevent.spawn(self._beat)
+
+    def _beat(self) -> None:
+        while self._server is not None:
+            self._say(control.ALIVE)
+            gevent.sleep(self._heartbeat)
+
+    def _listen(self, server: Server) -> None:
+        lines = Lines()
+        try:
+            while data := self._sock.recv(_RECEIVE):
+                for line in lines.feed(data):
+                    self._obey(line, server)
+        except OSError:
+            pass  # as good as its end
+        if self._server is not None and not self._told_to_stop:
+            logger.error("The master of this worker is gone; the worker ends")
+            self._told_to_stop = True
+            server.stop(take_waiting=True)
+
+    def _obey(self, line: bytes, server: Server) -> None:
+        if line in (control.RETIRE, control.STOP):
+            self._told_to_stop = True
+            server.stop(take_waiting=line == control.STOP)
+        elif line == control.QUIT:
+            self._told_to_stop = True
+            server.stop()
+            server.end_now()
+        elif line == control.REOPEN:
+            server.reopen()
+
+    def recycle(self, reason: str) -> None:
+        """Ask to be replaced."""
+        self._say(control.RECYCLE + b" " + reason.encode())
+
+    def reloading(self) -> None:
+        """Nothing: a worker reloads certificates when it is told to by a signal of its own, which is its own affair."""
+
+    def reloaded(self) -> None:
+        """Nothing."""
+
+    def stopping(self, failed: bool) -> None:
+        if not failed and not self._told_to_stop:
+            # Before the drain, so that another one is up as soon as can be.
+            self._say(control.STOPPING)
+
+    def stopped(self) -> None:
+        self._server = None
+
+    def _say(self, line: bytes) -> None:
+        try:
+            self._sock.send(line + b"\n")
+        except OSError:
+            pass  # the greenlet that listens sees it, too

@@ -1,0 +1,378 @@
+"""The master of several workers (``--workers``).
+
+It opens the listening sockets, starts the workers and keeps their number: one that ends is replaced, with growing pauses when workers end
+soon after their start; one that asks for it is replaced before it stops.  SIGHUP replaces all of them one by one, each only once its
+successor serves.  What workers cannot be trusted with is kept out: no application, no certificates, no gevent loop.
+
+Everything happens in one loop that waits for signals, for words of the workers and for the next moment at which something is due.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from ..endpoints import Endpoint, WrappingEndpoint
+from . import control
+from .child import Child, State, describe, working_directory
+from .systemd import ServiceManager
+
+logger = logging.getLogger("greendaphne.processes")
+
+#: Seconds from a worker's start to its first request, the import of the application included.
+START_TIMEOUT: Final = 120.0
+#: A worker that ends so many seconds after its start, or earlier, did not get far.
+SOON: Final = 10.0
+#: Seconds before a worker is started behind one that did not get far: the first pause, and the most it doubles to.
+FIRST_PAUSE: Final = 1.0
+LAST_PAUSE: Final = 30.0
+#: Seconds beyond the graceful time limit for a worker to close what is left and end.
+END_PATIENCE: Final = 20.0
+#: Seconds for a worker that was told to end at once.
+QUIT_PATIENCE: Final = 5.0
+#: Parts of the service manager's watchdog time: how often the workers give a sign of life, and how often it is passed on.
+_HEARTBEATS: Final = 4
+#: Codes with which a process ends because it was told something impossible; trying again would not help.
+_CONFIGURATION: Final = frozenset((1, 2))
+
+_SIGNALS: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGCHLD,
+)
+
+
+class Master:
+    """Runs ``number`` workers.
+
+    :param command: executable and arguments of a worker.
+    :param number: how many; at least 1.
+    :param endpoints: where to listen.
+    :param graceful: seconds that a worker may take to drain.
+    :param manager: the service manager, where it wants to be notified.
+    :param reopen: reopens log files.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        number: int,
+        endpoints: Sequence[Endpoint],
+        graceful: float,
+        manager: ServiceManager | None = None,
+        reopen: Callable[[], None] | None = None,
+    ) -> None:
+        self.number = number
+        self._command = command
+        self._endpoints = endpoints
+        self._graceful = graceful
+        self._manager = manager
+        self._reopen = reopen
+        self._watchdog = manager.watchdog if manager is not None else 0.0
+        self._directory = working_directory()
+        self._children: list[Child] = []
+        self._sockets: list[tuple[Endpoint, Any]] = []
+        self._environment: dict[str, str] = {}
+        self._selector = selectors.DefaultSelector()
+        self._generation = 0
+        # Whether a reload, or the start, is under way.
+        self._reloading = False
+        self._announced = False
+        self._stopping = False
+        # Whether any worker has ever served.
+        self._served = False
+        self._failures = 0
+        self._last_failure = 0.0
+        self._next_start = 0.0
+        self._next_sign = 0.0
+        self._exit_code: int | None = None
+
+    def run(self) -> int:
+        """Serve until told to stop; return the exit code.
+
+        :raises EndpointError: where an endpoint cannot be listened on.
+        """
+        awake, waker = socket.socketpair()
+        for end in (awake, waker):
+            end.setblocking(False)
+        old_handlers = {number: signal.signal(number, _ignore) for number in _SIGNALS}
+        old_waker = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        self._selector.register(awake, selectors.EVENT_READ)
+        run_directory = tempfile.mkdtemp(prefix="greendaphne-", dir=os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0] or None)
+        try:
+            self._environment = {**os.environ, control.RUN_DIR: run_directory}
+            self._listen()
+            while self._exit_code is None:
+                self._turn(awake)
+        finally:
+            self._close_sockets()
+            for child in self._children:
+                child.signal(signal.SIGKILL)
+            self._selector.close()
+            signal.set_wakeup_fd(old_waker)
+            for number, handler in old_handlers.items():
+                signal.signal(number, handler)
+            awake.close()
+            waker.close()
+            shutil.rmtree(run_directory, ignore_errors=True)
+        return self._exit_code
+
+    def _listen(self) -> None:
+        for endpoint in self._endpoints:
+            logger.info("Listening on endpoint %s", endpoint)
+            inner = _innermost(endpoint)
+            sock = inner.bind()
+            self._sockets.append((inner, sock))
+            if getattr(inner, "port", None) == 0:
+                logger.info("Port 0 of endpoint %s is %s", endpoint, sock.getsockname()[1])
+
+    def _close_sockets(self) -> None:
+        for endpoint, sock in self._sockets:
+            endpoint.close(sock)
+        self._sockets.clear()
+
+    def _turn(self, awake: socket.socket) -> None:
+        """Do what is due, wait for something to happen, and take note of it."""
+        self._reap()
+        self._hurry()
+        self._balance()
+        self._report()
+        if self._exit_code is not None:
+            return
+        for key, _ in self._selector.select(self._wait()):
+            if key.data is not None:
+                self._hear(key.data)
+                continue
+            for number in awake.recv(4096):
+                self._on_signal(number)
+
+    # -- Signals
+
+    def _on_signal(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._stop()
+        elif number == signal.SIGUSR1:
+            if self._reopen is not None:
+                self._reopen()
+            for child in self._children:
+                if child.state is not State.STARTING:
+                    child.say(control.REOPEN)
+        elif self._stopping:
+            return
+        elif number == signal.SIGHUP:
+            self._reload()
+        elif number in (signal.SIGTTIN, signal.SIGTTOU):
+            self.number = max(1, self.number + (1 if number == signal.SIGTTIN else -1))
+            logger.info("The number of workers is now %d", self.number)
+
+    def _stop(self) -> None:
+        again, self._stopping = self._stopping, True
+        if again:
+            logger.info("Stopping at once")
+        else:
+            logger.info("Stopping %d workers, which have %g seconds to finish", len(self._children), self._graceful)
+            if self._manager is not None:
+                self._manager.stopping("Stopping")
+            self._close_sockets()
+        for child in self._children:
+            if again:
+                child.stop(control.QUIT, QUIT_PATIENCE)
+            else:
+                child.stop(control.STOP, self._graceful + END_PATIENCE)
+
+    def _reload(self) -> None:
+        logger.info("Replacing all workers, one after the other")
+        self._generation += 1
+        # Whoever sends it expects a try now.
+        self._failures, self._next_start = 0, 0.0
+        self._reloading = True
+        if self._manager is not None:
+            self._manager.reloading()
+
+    # -- Workers
+
+    def _in(self, state: State) -> list[Child]:
+        return [child for child in self._children if child.state is state]
+
+    def _is_outdated(self, child: Child) -> bool:
+        return bool(child.tired) or child.generation < self._generation
+
+    def _balance(self) -> None:
+        """Start or stop workers until their number is right, and none that serves is outdated."""
+        if self._stopping:
+            if not self._children:
+                self._exit_code = 0
+            return
+        serving, starting = self._in(State.SERVING), self._in(State.STARTING)
+        # Those that are to go first come first, the oldest of them in front.
+        serving.sort(key=lambda child: (not self._is_outdated(child), child.started))
+        for child in serving[: max(0, len(serving) - self.number)]:
+            self._retire(child)
+        missing = self.number - len(serving) - len(starting)
+        if not self._served:
+            # The first one shows whether the configuration is good, and the others need not show it again.
+            missing = min(missing, 1 - len(starting))
+        if missing <= 0 and not starting and serving and self._is_outdated(serving[0]) and len(serving) <= self.number:
+            missing = 1
+        if missing > 0 and time.monotonic() >= self._next_start:
+            for _ in range(missing):
+                self._start()
+
+    def _start(self) -> None:
+        taken = {child.index for child in self._children}
+        index = next(number for number in range(len(taken) + 1) if number not in taken)
+        sockets = [(str(endpoint), sock.fileno()) for endpoint, (_, sock) in zip(self._endpoints, self._sockets, strict=True)]
+        try:
+            child = Child(self._command, index, self._generation, self._environment, sockets, self._directory, self._watchdog / _HEARTBEATS)
+        except OSError as error:
+            logger.error("Cannot start worker %d: %s", index, error)
+            self._pause()
+            self._give_up_reload()
+            return
+        child.deadline = child.started + START_TIMEOUT
+        self._children.append(child)
+        self._selector.register(child.socket, selectors.EVENT_READ, child)
+        logger.info("Starting %s", child)
+
+    def _retire(self, child: Child) -> None:
+        reason = f": {child.tired}" if child.tired else ""
+        logger.info("%s stops%s", child, reason)
+        child.stop(control.RETIRE, self._graceful + END_PATIENCE)
+
+    def _hear(self, child: Child) -> None:
+        before = child.socket
+        descriptor = before.fileno()
+        for line in child.read():
+            child.heard = time.monotonic()
+            word, _, rest = line.partition(b" ")
+            if word == control.READY and child.state is State.STARTING:
+                child.state, child.deadline = State.SERVING, None
+                self._served = True
+                logger.info("%s serves", child)
+            elif word == control.RECYCLE and not child.tired:
+                child.tired = rest.decode(errors="replace") or "it asked for it"
+                logger.info("%s is to be replaced: %s", child, child.tired)
+            elif word == control.STOPPING and child.state is State.SERVING:
+                logger.info("%s stops by itself", child)
+                child.state, child.deadline = State.STOPPING, time.monotonic() + self._graceful + END_PATIENCE
+        if before.fileno() < 0:
+            self._forget(descriptor)
+
+    def _forget(self, descriptor: int) -> None:
+        try:
+            self._selector.unregister(descriptor)
+        except KeyError:
+            pass
+
+    def _reap(self) -> None:
+        for child in list(self._children):
+            descriptor = child.socket.fileno()
+            if descriptor >= 0:
+                # Its last words may change what its end means.
+                self._hear(child)
+            code = child.poll()
+            if code is None:
+                continue
+            self._forget(descriptor)
+            self._children.remove(child)
+            if child.state is State.STOPPING:
+                log = logger.info if code in (0, -signal.SIGTERM) else logger.warning
+                log("%s %s", child, describe(code))
+            else:
+                self._mourn(child, code)
+
+    def _mourn(self, child: Child, code: int) -> None:
+        """Deal with a worker that nobody told to end."""
+        if not self._served and code in _CONFIGURATION:
+            logger.error("The first worker %s; the reason is above", describe(code))
+            self._exit_code = code
+            return
+        replacement = child.state is State.STARTING and len(self._in(State.SERVING)) >= self.number
+        if code == 0 and child.state is State.SERVING:
+            logger.warning("%s ended by itself", child)
+        else:
+            logger.error("%s %s", child, f"did not start: it {describe(code)}" if child.state is State.STARTING else describe(code))
+        if child.state is State.STARTING or child.age <= SOON:
+            self._pause()
+        if replacement:
+            self._give_up_reload()
+
+    def _give_up_reload(self) -> None:
+        if self._generation and any(child.generation < self._generation for child in self._in(State.SERVING)):
+            logger.error("Not reloaded: the workers of before go on")
+            for child in self._children:
+                child.generation = self._generation
+
+    def _pause(self) -> None:
+        """Leave a pause before the next start, twice as long as the last one when that was not long ago."""
+        now = time.monotonic()
+        pause = min(FIRST_PAUSE * 2**self._failures, LAST_PAUSE)
+        if self._failures and now - self._last_failure > SOON + pause:
+            self._failures, pause = 0, FIRST_PAUSE
+        if now < self._next_start:
+            return  # several ended in one go
+        self._failures = min(self._failures + 1, 10)
+        self._last_failure, self._next_start = now, now + pause
+        logger.warning("The next worker starts in %g seconds", pause)
+
+    def _hurry(self) -> None:
+        """End what takes too long."""
+        now = time.monotonic()
+        for child in self._children:
+            if child.deadline is not None and now >= child.deadline:
+                what = "has not begun to serve" if child.state is State.STARTING else "has not ended"
+                logger.error("%s %s in time and is killed", child, what)
+                child.signal(signal.SIGKILL)
+                child.deadline = now + QUIT_PATIENCE
+            elif self._watchdog and child.state is State.SERVING and now - child.heard > self._watchdog:
+                logger.error("%s has given no sign of life for %g seconds and is killed", child, self._watchdog)
+                child.signal(signal.SIGABRT)
+                child.heard = now
+
+    # -- The service manager
+
+    def _report(self) -> None:
+        serving = self._in(State.SERVING)
+        complete = len(serving) >= self.number and not any(child.generation < self._generation for child in serving)
+        if complete and (self._reloading or not self._announced) and not self._stopping:
+            if self._announced:
+                logger.info("All workers are replaced" if not self._in(State.STARTING) else "The workers are replaced")
+            self._announced, self._reloading = True, False
+            if self._manager is not None:
+                self._manager.ready(f"{len(serving)} workers serve")
+        if self._manager is not None and self._watchdog and serving and time.monotonic() >= self._next_sign:
+            self._manager.alive()
+            self._next_sign = time.monotonic() + self._watchdog / _HEARTBEATS
+
+    def _wait(self) -> float | None:
+        """Seconds until something is due; ``None`` for never."""
+        moments = [child.deadline for child in self._children if child.deadline is not None]
+        now = time.monotonic()
+        if self._next_start > now:
+            moments.append(self._next_start)
+        if self._watchdog:
+            moments.append(now + self._watchdog / _HEARTBEATS)
+        return max(0.0, min(moments) - now) if moments else None
+
+
+def _ignore(number: int, frame: Any) -> None:
+    """Stands for a signal that the loop hears of through the wake-up descriptor."""
+
+
+def _innermost(endpoint: Endpoint) -> Endpoint:
+    """What ``endpoint`` listens on.  What it adds to connections, TLS above all, is the workers': they read certificates, and again."""
+    while isinstance(endpoint, WrappingEndpoint):
+        endpoint = endpoint.inner
+    return endpoint

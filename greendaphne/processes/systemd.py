@@ -1,0 +1,119 @@
+"""Notifications to systemd (``sd_notify(3)``): readiness, reloads, stops and the watchdog.
+
+A notification is one datagram to the socket that ``NOTIFY_SOCKET`` names.  Nobody has to listen: what cannot be sent at once is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ..server import Server
+
+logger = logging.getLogger("greendaphne.processes")
+
+_NOTIFY_SOCKET: Final = "NOTIFY_SOCKET"
+_WATCHDOG_USEC: Final = "WATCHDOG_USEC"
+_WATCHDOG_PID: Final = "WATCHDOG_PID"
+_MICROSECONDS: Final = 1_000_000
+
+
+class ServiceManager:
+    """The service manager that started this process.
+
+    :param address: path of its socket; one that begins with ``@`` is in the abstract namespace.
+    :param watchdog: seconds within which it wants to hear of this process again and again; 0 for never.
+    """
+
+    def __init__(self, address: str, watchdog: float = 0) -> None:
+        self.watchdog = watchdog
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._failed = False
+
+    def notify(self, **variables: object) -> None:
+        """Send ``variables``, such as ``READY=1``; values contain no line end."""
+        text = "\n".join(f"{name}={value}" for name, value in variables.items())
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)
+                sock.sendto(text.encode(), self._address)
+        except OSError as error:
+            if not self._failed:
+                logger.warning("Cannot notify the service manager: %s", error)
+            self._failed = True
+
+    def ready(self, status: str) -> None:
+        """This process, or what it stands for, serves; also the end of a reload."""
+        self.notify(READY=1, MAINPID=os.getpid(), STATUS=status)
+
+    def reloading(self) -> None:
+        """A reload begins; :meth:`ready` ends it."""
+        self.notify(RELOADING=1, MONOTONIC_USEC=int(time.monotonic() * _MICROSECONDS), STATUS="Reloading")
+
+    def stopping(self, status: str) -> None:
+        """The drain begins."""
+        self.notify(STOPPING=1, STATUS=status)
+
+    def alive(self) -> None:
+        """All is well for another :attr:`watchdog` seconds."""
+        self.notify(WATCHDOG=1)
+
+
+def service_manager(environment: MutableMapping[str, str] = os.environ) -> ServiceManager | None:
+    """Return the service manager that wants to be notified, ``None`` where there is none.
+
+    Its variables are taken out of ``environment``, or programs that the application starts would speak in this process' name.
+    """
+    address = environment.pop(_NOTIFY_SOCKET, "")
+    usec, pid = environment.pop(_WATCHDOG_USEC, ""), environment.pop(_WATCHDOG_PID, "")
+    if not address.startswith(("/", "@")):
+        return None
+    watched = usec.isascii() and usec.isdigit() and pid in ("", str(os.getpid()))
+    return ServiceManager(address, int(usec) / _MICROSECONDS if watched else 0)
+
+
+class Notifier:
+    """Tells the service manager of the life of a server that is a process of its own."""
+
+    def __init__(self, manager: ServiceManager) -> None:
+        self._manager = manager
+        self._server: Server | None = None
+
+    def started(self, server: Server) -> None:
+        self._server = server
+        self._manager.ready(self._status)
+        if self._manager.watchdog:
+            import gevent
+
+            gevent.spawn(self._watch, self._manager.watchdog / 2)
+
+    def _watch(self, interval: float) -> None:
+        # In the hub's turn: one that is blocked sends nothing, and the service manager starts the server anew.
+        import gevent
+
+        while self._server is not None:
+            self._manager.alive()
+            gevent.sleep(interval)
+
+    @property
+    def _status(self) -> str:
+        assert self._server is not None
+        return f"Serving {', '.join(str(listener.endpoint) for listener in self._server.listeners)}"
+
+    def reloading(self) -> None:
+        self._manager.reloading()
+
+    def reloaded(self) -> None:
+        self._manager.ready(self._status)
+
+    def stopping(self, failed: bool) -> None:
+        assert self._server is not None
+        self._manager.stopping(f"Stopping; {self._server.connections} connections are open")
+
+    def stopped(self) -> None:
+        self._server = None

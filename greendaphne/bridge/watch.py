@@ -44,10 +44,23 @@ class LayerWatch:
         self._on_loss = on_loss
         self._reports = hasattr(layer, "add_listener")
         self._hub: Any = None
-        self._last_failure = self._last_success = 0.0
+        self._last_failure = self._last_success = -QUIET
         self._settling: gevent.Greenlet[..., None] | None = None
         #: Whether the last word on a layer that reports nothing was a failure; :meth:`succeeded` is due then.
         self.down = False
+        #: How many times it went out of reach, and how many times data may have been lost.
+        self.outages = self.losses = 0
+
+    @property
+    def troubled(self) -> bool:
+        """Whether anybody has failed to reach the layer a moment ago."""
+        return self.down or monotonic() - self._last_failure < QUIET
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the whole layer is in reach, as far as is known: a layer that reports its state says so itself."""
+        available = getattr(self._layer, "available", None) if self._reports else None
+        return not self.down if available is None else bool(available)
 
     def start(self) -> None:
         self._hub = get_hub()
@@ -64,12 +77,13 @@ class LayerWatch:
 
     def failed(self, action: str, reason: object) -> None:
         """An attempt to ``send`` or to ``receive`` failed."""
+        self._last_failure = monotonic()
         if self._reports:
             logger.debug("Error trying to %s messages: %s", action, reason)
             return
-        self._last_failure = monotonic()
         if not self.down:
             self.down = True
+            self.outages += 1
             logger.error("Error trying to %s messages: %s", action, reason)
 
     def succeeded(self) -> None:
@@ -89,10 +103,14 @@ class LayerWatch:
             return
         self.down = False
         logger.warning("The channel layer is back; its data may be lost")
+        self.losses += 1
         self._on_loss()
 
     def _heard(self, event: str, data_lost: bool) -> None:
         """The layer's report; comes in any thread."""
+        if event == "lost":
+            self.outages += 1
+        self.losses += data_lost
         hub = self._hub
         if data_lost and hub is not None and hub.loop is not None:
             hub.loop.run_callback_threadsafe(self._on_loss)

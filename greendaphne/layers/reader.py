@@ -62,7 +62,7 @@ class Reader:
         self._block = not force_sync
         self._polls = force_sync or _module(layer) == "asgiref.inmemory"
         if threaded is None:
-            threaded = not self._polls and self._receive_batch is None and _blocks_natively(layer)
+            threaded = not self._polls and self._receive_batch is None and blocks_natively(layer)
         self._threaded = threaded
         #: Made at the first wait, for it belongs to the hub of the greenlet that waits.
         self._pool: ThreadPool | None = None
@@ -176,7 +176,8 @@ class Reader:
             return error
 
 
-def _blocks_natively(layer: Any) -> bool:
+def blocks_natively(layer: Any) -> bool:
+    """Whether waiting in ``layer`` would hold up the whole hub."""
     declared = getattr(layer, "blocks_natively", None)
     if declared is not None:
         return bool(declared)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from math import inf
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 #: Upper bounds in seconds for how long a request takes: from a cached page to the time limit of a worker.
 REQUEST_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -78,8 +78,8 @@ def counter(name: str, text: str, value: float) -> Family:
     return Family(name, "counter", text, [Sample("_total", {}, value)])
 
 
-def counters(name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> Family:
-    """A counter with labels: ``values`` has a number for each tuple of their values."""
+def counters(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Family:
+    """A counter with labels: ``values`` has a number for each tuple of their values, strings all of them."""
     return Family(name, "counter", text, [Sample("_total", dict(zip(labels, key, strict=True)), value) for key, value in values.items()])
 
 
@@ -88,7 +88,7 @@ def gauge(name: str, text: str, value: float) -> Family:
     return Family(name, "gauge", text, [Sample("", {}, value)])
 
 
-def gauges(name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> Family:
+def gauges(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Family:
     """A gauge with labels, as :func:`counters`."""
     return Family(name, "gauge", text, [Sample("", dict(zip(labels, key, strict=True)), value) for key, value in values.items()])
 

@@ -84,7 +84,8 @@ class Metrics:
         """Count the end of an open WebSocket."""
         key = (str(code),)
         if code >= _FIRST_PRIVATE_CODE and key not in self.websocket_codes:
-            if sum(int(name) >= _FIRST_PRIVATE_CODE for (name,) in self.websocket_codes if name != "other") >= PRIVATE_CODES:
+            known = sum(name != "other" and int(name) >= _FIRST_PRIVATE_CODE for (name,) in self.websocket_codes)
+            if known >= PRIVATE_CODES:
                 key = ("other",)
         self.websocket_codes[key] += 1
 

@@ -1,4 +1,4 @@
-"""What happens to an accepted connection: TLS where the endpoint has it, then the protocol it turns out to speak."""
+"""What happens to an accepted connection: a PROXY header and TLS where the endpoint has them, then the protocol it turns out to speak."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .endpoints import Endpoint
 from .exchange import Exchange
 from .http1.connection import DRAIN_MOMENT, Http1Connection
 from .http2 import PREFACE, Http2Connection, Http2Limits
-from .message import Address, ClientDisconnected, ConnectionInfo
+from .message import Address, ClientDisconnected, ConnectionInfo, TLSInfo
+from .proxy_protocol import HeaderReader, ProxyHeader, ProxyProtocol
 from .transport import RECV_SIZE, ByteStream, Transport
 
 logger = logging.getLogger("daphne.server")
@@ -33,24 +34,39 @@ class Connection(Protocol):
         """Finish what is open and end."""
 
 
+class Undecided(Protocol):
+    """What reads from a connection before it is known which protocol it speaks."""
+
+    def shutdown_read(self) -> None:
+        """Let it see the end of the stream; never raises."""
+
+
 class Connections:
     """The open connections of one server.
 
     :param exchange: serves their streams.
     :param http2_cleartext: whether a plain connection may begin with HTTP/2's preface (RFC 9113 section 3.3).
+    :param proxy_protocol: takes PROXY headers, on endpoints that have them.
     """
 
     def __init__(
-        self, exchange: Exchange, limits: Limits, timeouts: Timeouts, http2_limits: Http2Limits, http2_cleartext: bool = False
+        self,
+        exchange: Exchange,
+        limits: Limits,
+        timeouts: Timeouts,
+        http2_limits: Http2Limits,
+        http2_cleartext: bool = False,
+        proxy_protocol: ProxyProtocol | None = None,
     ) -> None:
         self._exchange = exchange
         self._limits = limits
         self._timeouts = timeouts
         self._http2_limits = http2_limits
         self._http2_cleartext = http2_cleartext
+        self._proxy_protocol = proxy_protocol or ProxyProtocol()
         self._open: set[Connection] = set()
         # Those that have not said yet which protocol they speak.
-        self._undecided: set[Transport] = set()
+        self._undecided: set[Undecided] = set()
         self._draining = False
         #: The greenlets of all connections.
         self.pool = Pool(limits.connections or None)
@@ -88,15 +104,22 @@ class Connections:
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             client = [address[0], address[1]]
             server = list(sock.getsockname()[:2])
+        peer: Address = None
+        client_tls: TLSInfo | None = None
+        if endpoint.proxy_protocol:
+            header = self._proxy_header(sock, None if client is None else address[0], endpoint.proxy_protocol)
+            if header is not None:
+                peer = client or []
+                client, server, client_tls = header
         if endpoint.tls is not None:
             # The import brings OpenSSL in, which a server without TLS can do without.
             from .tls import handshake
 
             secure = handshake(sock, endpoint.tls, timeout=self._timeouts.tls_handshake, send_timeout=self._timeouts.send)
-            info = ConnectionInfo("https", client, server, secure.info)
+            info = ConnectionInfo("https", client, server, secure.info, peer)
             return self._http2(secure, info, b"") if secure.alpn == "h2" else self._http1(secure, info, b"")
         transport = Transport(sock, self._timeouts.send)
-        info = ConnectionInfo("http", client, server)
+        info = ConnectionInfo("http" if client_tls is None else "https", client, server, client_tls, peer)
         if not self._http2_cleartext:
             return self._http1(transport, info, b"")
         self._undecided.add(transport)
@@ -108,6 +131,14 @@ class Connections:
         finally:
             self._undecided.discard(transport)
         return self._http2(transport, info, initial) if initial.startswith(PREFACE) else self._http1(transport, info, initial)
+
+    def _proxy_header(self, sock: _socket.socket, host: str | None, versions: frozenset[int]) -> ProxyHeader | None:
+        reader = HeaderReader(sock, versions, DRAIN_MOMENT if self._draining else self._timeouts.header)
+        self._undecided.add(reader)
+        try:
+            return self._proxy_protocol.read(reader, host)
+        finally:
+            self._undecided.discard(reader)
 
     def _first_bytes(self, transport: ByteStream) -> bytes:
         """Enough of what the peer sends first to tell whether it is HTTP/2's preface."""
@@ -146,10 +177,10 @@ class Connections:
         for connection in list(self._open):
             connection.drain()
 
-    def _end_silent(self, transports: list[Transport]) -> None:
-        for transport in transports:
-            if transport in self._undecided:
-                transport.shutdown_read()
+    def _end_silent(self, silent: list[Undecided]) -> None:
+        for reader in silent:
+            if reader in self._undecided:
+                reader.shutdown_read()
 
     def __len__(self) -> int:
         return len(self.pool)

@@ -89,7 +89,8 @@ WEBSOCKET: Final = "WebSocket (times in seconds)"
 BODIES: Final = "Request bodies (sizes in bytes, or with K, M or G)"
 LIMITS: Final = "Limits (sizes in bytes, or with K, M or G)"
 SHUTDOWN: Final = "Stopping (times in seconds)"
-GROUPS: Final = (LISTENING, TLS, APPLICATION, LOGGING, PROXIES, HTTP, HTTP2, WEBSOCKET, BODIES, LIMITS, SHUTDOWN)
+PROCESSES: Final = "Processes (sizes in bytes, or with K, M or G)"
+GROUPS: Final = (LISTENING, TLS, APPLICATION, LOGGING, PROXIES, HTTP, HTTP2, WEBSOCKET, BODIES, LIMITS, SHUTDOWN, PROCESSES)
 
 
 def option(
@@ -450,6 +451,39 @@ class Options:
         metavar="SECONDS",
         convert=seconds_or_zero,
         default=f"{_TIMEOUTS.graceful:g}",
+    )
+
+    workers: int = option(
+        PROCESSES,
+        "-w --workers",
+        "Run this many processes on the same sockets, under a master that replaces those that end; 0 serves in this process alone.",
+        metavar="NUMBER",
+        convert=whole_number(0, 1024),
+        default="0",
+    )
+    max_requests: int = option(
+        PROCESSES,
+        "--max-requests",
+        "Replace a process, or end it in good order where there is no master, after this many requests; 0 is never.",
+        metavar="NUMBER",
+        convert=whole_number(0),
+        default="0",
+    )
+    max_requests_jitter: int = option(
+        PROCESSES,
+        "--max-requests-jitter",
+        "Up to so many requests more, by chance, so that not all processes end at once.",
+        metavar="NUMBER",
+        convert=whole_number(0),
+        default="0",
+    )
+    max_rss: int = option(
+        PROCESSES,
+        "--max-rss",
+        "The same once it occupies more memory than that; 0 is never.",
+        metavar="SIZE",
+        convert=size,
+        default="0",
     )
 
     def limits(self) -> Limits:

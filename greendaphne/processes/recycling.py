@@ -1,0 +1,107 @@
+"""Ends a process that has served enough requests or grown too large (``--max-requests``, ``--max-rss``), in good order.
+
+Under a master it asks to be replaced, and goes on until its successor serves.  Any other process drains and ends with exit code 0, for its
+process manager to start it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import gevent
+
+from ..message import Stream
+from ..observer import Observer
+
+if TYPE_CHECKING:
+    from ..server import Server
+
+logger = logging.getLogger("greendaphne.processes")
+
+#: Seconds between two looks at the process' size.
+INTERVAL: Final = 5.0
+_STATM: Final = "/proc/self/statm"
+_MEGABYTE: Final = 1024 * 1024
+
+
+class Recycler(Observer):
+    """Counts requests and looks at the memory of this process.
+
+    A WebSocket counts as one request, when it has been opened or rejected.
+
+    :param max_requests: how many; 0 for no bound.
+    :param jitter: up to so many more, by chance, so that processes which began together do not end together.
+    :param max_rss: bytes of resident memory; 0 for no bound.
+    :param replace: asks for a successor, with the reason; ``None`` where the process has to end by itself.
+    """
+
+    __slots__ = ("_left", "_max_requests", "_max_rss", "_replace", "_server")
+
+    def __init__(self, max_requests: int, jitter: int, max_rss: int, replace: Callable[[str], None] | None) -> None:
+        self._max_requests = max_requests + random.randint(0, jitter) if max_requests else 0
+        self._left = self._max_requests
+        self._max_rss = max_rss
+        self._replace = replace
+        self._server: Server | None = None
+
+    def completed(self, stream: Stream, seconds: float, cause: str) -> None:
+        self._count()
+
+    def refused(self, stream: Stream, seconds: float, cause: str) -> None:
+        self._count()
+
+    def websocket_connecting(self, stream: Stream) -> None:
+        self._count()
+
+    def _count(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._end(f"{self._max_requests} requests")
+
+    def started(self, server: Server) -> None:
+        self._server = server
+        if self._max_rss:
+            gevent.spawn(self._watch)
+
+    def _watch(self) -> None:
+        while self._server is not None:
+            size = resident_size()
+            if size > self._max_rss:
+                self._end(f"{size / _MEGABYTE:.0f} MiB of memory")
+                return
+            gevent.sleep(INTERVAL)
+
+    def _end(self, reason: str) -> None:
+        server, self._server = self._server, None
+        if server is None:
+            return  # it ends already
+        if self._replace is not None:
+            self._replace(reason)
+        else:
+            logger.info("The server ends, to be started again: %s", reason)
+            server.stop()
+
+    def reloading(self) -> None:
+        """Nothing: a reload changes neither number."""
+
+    def reloaded(self) -> None:
+        """Nothing."""
+
+    def stopping(self, failed: bool) -> None:
+        self._server = None
+
+    def stopped(self) -> None:
+        """Nothing is left to do."""
+
+
+def resident_size() -> int:
+    """Bytes of this process that are in memory; 0 where the system does not tell."""
+    try:
+        with open(_STATM, "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -1,0 +1,101 @@
+"""What the command does about processes: become the master, or serve as one of its workers, or alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from . import control
+from .lifecycle import Lifecycle
+from .systemd import Notifier, service_manager
+
+if TYPE_CHECKING:
+    from ..endpoints import ListeningOptions
+    from ..observer import Observer
+    from ..options import Options
+
+logger = logging.getLogger("greendaphne.processes")
+
+_LOCAL_LAYERS: Final = ("greendaphne.layers.memory", "asgiref.inmemory")
+
+
+class Process(NamedTuple):
+    """What a server has to know of the process that it is."""
+
+    lifecycle: list[Lifecycle]
+    observers: list[Observer]
+
+
+def prepare(options: Options, descriptions: Sequence[str], channel_layer: Any) -> Process:
+    """Set up this process for the server at the endpoints ``descriptions``.
+
+    :raises EndpointError: in a worker, when these are not the endpoints that its master opened.
+    """
+    lifecycle: list[Lifecycle] = []
+    observers: list[Observer] = []
+    replace = None
+    given = control.inheritance()
+    if given is not None:
+        from ..endpoints import inherit
+        from .link import MasterLink
+
+        control.check(given.sockets, descriptions)
+        sockets: dict[str, list[int]] = {}
+        for description, number in given.sockets:
+            sockets.setdefault(description, []).append(number)
+        inherit(sockets)
+        if given.number == 0 and options.workers > 1 and _is_local(channel_layer):
+            logger.warning(
+                "The channel layer is in each process' own memory: with %d workers a message to a group reaches the clients of one process "
+                "only",
+                options.workers,
+            )
+        link = MasterLink(given)
+        lifecycle.append(link)
+        replace = link.recycle
+    else:
+        manager = service_manager()
+        if manager is not None:
+            lifecycle.append(Notifier(manager))
+    if options.max_requests or options.max_rss:
+        from .recycling import Recycler
+
+        recycler = Recycler(options.max_requests, options.max_requests_jitter, options.max_rss, replace)
+        lifecycle.append(recycler)
+        if options.max_requests:
+            observers.append(recycler)
+    return Process(lifecycle, observers)
+
+
+def _is_local(channel_layer: Any) -> bool:
+    """Whether other processes see nothing of what is sent to the layer; Channels has a wrapper around it."""
+    inner = getattr(channel_layer, "channel_layer", channel_layer)
+    return any(base.__module__ in _LOCAL_LAYERS for base in type(inner).__mro__)
+
+
+def run_master(options: Options, descriptions: Sequence[str], listening: ListeningOptions, argv: Sequence[str] | None) -> int:
+    """Run the master of ``options.workers`` workers; return the exit code.
+
+    :param argv: the arguments, where they are not those of the process.
+    :raises EndpointError: where an endpoint cannot be listened on.
+    """
+    from ..endpoints import parse
+    from .master import Master
+
+    endpoints = [parse(description) for description in descriptions]
+    for endpoint in endpoints:
+        endpoint.configure(listening)
+    return Master(command(argv), options.workers, endpoints, options.graceful_timeout, service_manager()).run()
+
+
+def command(argv: Sequence[str] | None) -> list[str]:
+    """Executable and arguments that start this command anew.
+
+    :param argv: as for :func:`run_master`; the interpreter's own options are kept only without it.
+    """
+    if argv is None and os.path.isfile(sys.argv[0]):
+        return [sys.executable, *sys.orig_argv[1:]]
+    return [sys.executable, "-m", "greendaphne", *(sys.argv[1:] if argv is None else argv)]

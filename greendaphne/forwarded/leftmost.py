@@ -1,8 +1,8 @@
-"""What a proxy in front says about the client: ``X-Forwarded-For``, ``-Port`` and ``-Proto``.
+"""daphne's way to read ``X-Forwarded-For``, ``-Port`` and ``-Proto``: everybody is believed, and the leftmost address is the client.
 
-The leftmost address is taken, as daphne does: these fields are only to be read where a proxy that sets them is the only way in.  What
-cannot be understood changes nothing: the address of the connection stays.  :func:`client_and_scheme` is for the server,
-:func:`parse_x_forwarded_for` for code written for ``daphne.utils``.  Neither raises an exception for anything a peer can send.
+These fields are only to be read so where a proxy that sets them is the only way in.  What cannot be understood changes nothing: the address
+of the connection stays.  :func:`client_and_scheme` is for the server, :func:`parse_x_forwarded_for` for code written for ``daphne.utils``.
+Neither raises an exception for anything a peer can send.
 
 Rules:
 
@@ -17,16 +17,10 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from socket import AF_INET, AF_INET6, inet_pton
 from typing import Protocol
 
-from .message import Address, Request
-
-SCHEMES = frozenset((b"http", b"https", b"ws", b"wss"))
-SECURE_SCHEMES = frozenset((b"https", b"wss"))
-MAX_PORT = 65535
-#: No address is longer: IPv6 with IPv4 inside (45), brackets, a colon and five digits, and a zone such as ``%eth0``.
-MAX_ADDRESS = 100
+from ..message import Address, Request
+from .values import SCHEMES, first_element, parse_node, port_number, scheme_of
 
 
 class TwistedHeaders(Protocol):
@@ -60,57 +54,17 @@ def client_and_scheme(
     if found is not None:
         client = found
     if proto_header is not None:
-        proto = first_element(fields.get(proto_header, b"")).lower()
-        if proto in SCHEMES:
-            secure = proto in SECURE_SCHEMES
-            scheme = ("wss" if secure else "ws") if scheme.startswith("ws") else "https" if secure else "http"
+        scheme = scheme_of(first_element(fields.get(proto_header, b"")), scheme)
     return client, scheme
-
-
-def first_element(value: bytes) -> bytes:
-    """The first non-empty element of a comma-separated list, without surrounding blanks; ``b""`` for none."""
-    if b"," not in value:
-        return value.strip()
-    for element in value.split(b","):
-        element = element.strip()
-        if element:
-            return element
-    return b""
 
 
 def parse_address(value: bytes, port_value: bytes | None = None) -> list[object] | None:
     """Return ``[host, port]`` for an address field and, where there is one, a port field; ``None`` where the address is none."""
-    text = first_element(value)
-    if not text or len(text) > MAX_ADDRESS:
+    node = parse_node(first_element(value))
+    if node is None:
         return None
-    port = b""
-    if text.startswith(b"["):
-        host, bracket, rest = text[1:].partition(b"]")
-        if not bracket or (rest and not rest.startswith(b":")):
-            return None
-        port = rest[1:]
-        family = AF_INET6
-    elif text.count(b":") > 1:
-        host, family = text, AF_INET6
-    else:
-        host, _, port = text.partition(b":")
-        family = AF_INET
-    try:
-        name = host.decode("ascii")
-        # A zone (RFC 4007 section 11) belongs to the text of an address, but not to its number.
-        inet_pton(family, name.partition("%")[0] if family == AF_INET6 else name)
-    except (OSError, ValueError):
-        return None
-    return [name, parse_port(port) or parse_port(port_value or b"")]
-
-
-def parse_port(value: bytes) -> int:
-    """Return the port number in ``value``, 0 where there is none or it is wrong."""
-    digits = first_element(value)
-    if not digits.isdigit() or len(digits) > len(str(MAX_PORT)):
-        return 0
-    port = int(digits)
-    return port if port <= MAX_PORT else 0
+    host, port = node
+    return [host, port or port_number(first_element(port_value or b""))]
 
 
 def parse_x_forwarded_for(

@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .arguments import HELP, UsageError, parse
 from .options import DEFAULT_HOST, DEFAULT_PORT, Options, help_text
+from .processes import control
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import TextIO
 
+    from .endpoints import ListeningOptions
     from .http2 import Http2Limits
+    from .processes.setup import Process
     from .server import Server
     from .tls import TLSOptions
 
@@ -59,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not isinstance(options, Options):
         print(help_text() if options is HELP else f"{PROGRAM} {__version__}")
         return EXIT_OK
+    if options.workers and not control.is_worker():
+        return run_master(options, argv)
     patch()
     try:
         return run(options)
@@ -74,12 +79,34 @@ def patch() -> None:
     monkey.patch_all()
 
 
-def run(options: Options) -> int:
-    """Serve until told to stop, in a process that is patched; returns the exit code."""
+def run_master(options: Options, argv: Sequence[str] | None) -> int:
+    """Run the master of several processes, which is not patched; returns the exit code."""
+    import logging
+
+    configure_logging(options)
+    from .endpoints import EndpointError
+    from .processes import setup
+
+    try:
+        return setup.run_master(options, endpoint_descriptions(options), listening_options(options), argv)
+    except EndpointError as error:
+        logging.getLogger(LOGGER).error("%s", error)
+        return EXIT_FAILURE
+
+
+def configure_logging(options: Options) -> None:
+    """Set up ``logging`` for a process that this command runs in."""
     import logging
 
     levels = (logging.WARNING, logging.INFO, logging.DEBUG)
     logging.basicConfig(level=levels[min(max(options.verbosity, 0), 2)], format=LOG_FORMAT)
+
+
+def run(options: Options) -> int:
+    """Serve until told to stop, in a process that is patched; returns the exit code."""
+    import logging
+
+    configure_logging(options)
     logger = logging.getLogger(LOGGER)
     from .endpoints import EndpointError
     from .inline import ConfigurationError as InlineWorkerError
@@ -106,6 +133,7 @@ def make_server(options: Options) -> Server:
     import logging
 
     from . import compat
+    from .processes.setup import prepare
 
     stream = open_access_log(options)
     # Applications for daphne import names from it.
@@ -113,10 +141,10 @@ def make_server(options: Options) -> Server:
     channel_layer = load_channel_layer(options.channel_layer)
     endpoints = endpoint_descriptions(options)
     logging.getLogger(LOGGER).info("Starting server at %s, channel layer %s.", ", ".join(endpoints), options.channel_layer)
-    return build(options, channel_layer, endpoints, stream)
+    return build(options, channel_layer, endpoints, stream, prepare(options, endpoints, channel_layer))
 
 
-def build(options: Options, channel_layer: Any, endpoints: list[str], access_log: TextIO | None) -> Server:
+def build(options: Options, channel_layer: Any, endpoints: list[str], access_log: TextIO | None, process: Process | None = None) -> Server:
     """Return the server that ``options`` describe."""
     from .access import AccessLogGenerator
     from .server import Server
@@ -152,6 +180,7 @@ def build(options: Options, channel_layer: Any, endpoints: list[str], access_log
         http2_cleartext=options.http2_cleartext,
         on_layer_loss=options.on_layer_loss,
         reply_channels=options.reply_channels,
+        lifecycle=process.lifecycle if process is not None else (),
     )
 
 
@@ -211,17 +240,28 @@ def open_access_log(options: Options) -> TextIO | None:
 def endpoint_descriptions(options: Options) -> list[str]:
     """Return the strings of all endpoints to listen on, sorted and with duplicates, as daphne did.
 
+    Where no option names any, they are the sockets that systemd handed down, and only without those the default address.
     A file descriptor 0 and a port 0 count as given; daphne listened on its default address as well, or instead.
     """
-    from .endpoints import build_endpoint_description_strings
+    from .endpoints import build_endpoint_description_strings, systemd
 
     host, port = options.host or None, options.port
     given = (host, port, options.unix_socket or None, options.file_descriptor, options.socket_strings or None)
-    if host is not None or port is not None or all(value is None for value in given):
+    nothing = all(value is None for value in given)
+    if nothing and (inherited := control.opened() or systemd.descriptions()):
+        return inherited
+    if nothing or host is not None or port is not None:
         host = DEFAULT_HOST if host is None else host
         port = DEFAULT_PORT if port is None else port
     built = build_endpoint_description_strings(host, port, options.unix_socket, options.file_descriptor)
     return sorted([*options.socket_strings, *built])
+
+
+def listening_options(options: Options) -> ListeningOptions:
+    """Return what holds for all endpoints that do not say it themselves."""
+    from .endpoints import ListeningOptions
+
+    return ListeningOptions()
 
 
 def load_channel_layer(place: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Final, NamedTuple
 
 #: The listening sockets: JSON, a list of pairs of endpoint string and descriptor, in the order of the endpoints.
@@ -72,6 +72,11 @@ def inheritance(environment: MutableMapping[str, str] = os.environ) -> Inheritan
     pairs = [(str(description), int(number)) for description, number in json.loads(sockets)]
     control, heartbeat = int(environment.pop(CONTROL)), float(environment.pop(HEARTBEAT, "0"))
     return Inheritance(pairs, control, int(environment[WORKER]), heartbeat)
+
+
+def opened(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The endpoint strings of what the master opened; empty where there is no master."""
+    return [str(description) for description, _ in json.loads(environment.get(SOCKETS, "[]"))]
 
 
 def check(sockets: Sequence[tuple[str, int]], descriptions: Sequence[str]) -> None:

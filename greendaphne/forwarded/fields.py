@@ -33,7 +33,7 @@ def forwarded_fields(text: str) -> ForwardedFields:
     """
     names = [name.strip().lower() for name in text.split(",")]
     if names == [FORWARDED]:
-        return ForwardedFields("Forwarded")
+        return ForwardedFields(FORWARDED)
     known = {name.lower(): name for name in X_FORWARDED if name is not None}
     if len(set(names)) < len(names) or not set(names) <= set(known) or X_FORWARDED.address.lower() not in names:
         raise ValueError(f"must be {FORWARDED}, or {X_FORWARDED.address.lower()} with or without the others of {DEFAULT_FIELDS}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .arguments import HELP, UsageError, parse
+from .forwarded.fields import FORWARDED, ForwardedFields
 from .options import DEFAULT_HOST, DEFAULT_PORT, Options, help_text
 from .processes import control
 
@@ -149,7 +150,7 @@ def build(options: Options, channel_layer: Any, endpoints: list[str], access_log
     from .access import AccessLogGenerator
     from .server import Server
 
-    proxy = options.proxy_headers
+    fields = proxy_fields(options)
     return Server(
         channel_layer,
         endpoints=endpoints,
@@ -161,9 +162,10 @@ def build(options: Options, channel_layer: Any, endpoints: list[str], access_log
         ping_timeout=options.ping_timeout,
         ws_protocols=list(options.ws_protocols) or None,
         root_path=options.root_path,
-        proxy_forwarded_address_header="X-Forwarded-For" if proxy else None,
-        proxy_forwarded_port_header="X-Forwarded-Port" if proxy else None,
-        proxy_forwarded_proto_header="X-Forwarded-Proto" if proxy else None,
+        proxy_forwarded_address_header=fields and fields.address,
+        proxy_forwarded_port_header=fields and fields.port,
+        proxy_forwarded_proto_header=fields and fields.proto,
+        forwarded_allow_ips=options.forwarded_allow_ips,
         force_sync=options.force_sync,
         verbosity=options.verbosity,
         limits=options.limits(),
@@ -182,6 +184,20 @@ def build(options: Options, channel_layer: Any, endpoints: list[str], access_log
         reply_channels=options.reply_channels,
         lifecycle=process.lifecycle if process is not None else (),
     )
+
+
+def proxy_fields(options: Options) -> ForwardedFields | None:
+    """Return the header fields in which proxies tell about the client; ``None`` where they are not believed.
+
+    :raises ConfigurationError: when everybody would be believed in a field that has no such way of reading.
+    """
+    fields = options.forwarded_headers
+    if options.forwarded_allow_ips is None:
+        if fields.address == FORWARDED:
+            raise ConfigurationError("--forwarded-headers=forwarded needs --forwarded-allow-ips, the proxies that are believed.")
+        if not options.proxy_headers:
+            return None
+    return fields
 
 
 def tls_options(options: Options) -> TLSOptions | None:

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
+from .addresses import AddressList
 from .config import Limits, Timeouts
+from .forwarded import DEFAULT_FIELDS, ForwardedFields, forwarded_fields
 from .values import (
     choice,
     field_value,
@@ -247,6 +249,21 @@ class Options:
         "--proxy-headers",
         "Believe X-Forwarded-For, X-Forwarded-Port and X-Forwarded-Proto; only for use behind a proxy.",
         legacy=True,
+    )
+    forwarded_allow_ips: AddressList | None = option(
+        PROXIES,
+        "--forwarded-allow-ips",
+        "Believe only these about the client: addresses, networks, unix, or * for all, separated by commas.",
+        metavar="LIST",
+        convert=AddressList,
+    )
+    forwarded_headers: ForwardedFields = option(
+        PROXIES,
+        "--forwarded-headers",
+        "The headers that the proxy sets: some of these, or forwarded.",
+        metavar="LIST",
+        convert=forwarded_fields,
+        default=DEFAULT_FIELDS,
     )
     server_name: str | None = option(
         PROXIES,

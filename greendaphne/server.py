@@ -20,13 +20,14 @@ from gevent.event import Event
 
 from .acceptor import Acceptor
 from .access import ActionLogger, guarded
+from .addresses import AddressList
 from .bridge import ChannelLayerApplication, OnLayerLoss
 from .bridge.mailbox import Mailbox
 from .config import Limits, Timeouts
 from .connections import Connections
 from .endpoints import Endpoint, EndpointError, build_endpoint_description_strings, parse
 from .exchange import Exchange
-from .forwarded import Locator
+from .forwarded import locator
 from .http2 import Http2Limits
 from .inline import start_workers, stop_workers
 from .listeners import Listener
@@ -61,6 +62,8 @@ class Server:
     :param ws_protocols: WebSocket subprotocols that the server accepts.
     :param root_path: percent-encoded mount point of the application.
     :param proxy_forwarded_address_header: name of the field with the client's address, likewise port and scheme.
+    :param forwarded_allow_ips: the proxies that are believed in these fields, as :class:`greendaphne.addresses.AddressList` or its text;
+        without names of fields it is ``X-Forwarded-For``, ``-Port`` and ``-Proto``.  Without a list everybody is believed.
     :param force_sync: poll the channel layer even where it can wait.
     :param limits: see :class:`greendaphne.config.Limits`.
     :param timeouts: see :class:`greendaphne.config.Timeouts`.
@@ -80,7 +83,7 @@ class Server:
     :param lifecycle: who hears of the stages of :meth:`serve_forever`.
     :raises UserWarning: without any endpoint, as daphne does.
     :raises EndpointError: for a malformed endpoint string.
-    :raises ValueError: for a ``server_name`` that no header field can have.
+    :raises ValueError: for a ``server_name`` that no header field can have, or a wrong ``forwarded_allow_ips``.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class Server:
         http2_cleartext: bool = False,
         on_layer_loss: str = OnLayerLoss.SHED,
         reply_channels: int = 1,
+        forwarded_allow_ips: AddressList | str | None = None,
         lifecycle: Iterable[Lifecycle] = (),
     ) -> None:
         descriptions = list(endpoints or ())
@@ -173,9 +177,12 @@ class Server:
         self._protocols = (ws_protocols,) if isinstance(ws_protocols, str) else tuple(ws_protocols or ())
         self._compression = websocket_compression
         self._websocket_server_name = server_name.encode("latin-1") if server_name else b"Daphne"
-        locate = None
-        if proxy_forwarded_address_header:
-            locate = Locator(proxy_forwarded_address_header, proxy_forwarded_port_header, proxy_forwarded_proto_header)
+        try:
+            locate = locator(
+                forwarded_allow_ips, proxy_forwarded_address_header, proxy_forwarded_port_header, proxy_forwarded_proto_header
+            )
+        except ValueError as error:
+            raise ValueError(f"forwarded_allow_ips {error}") from None
         exchange = Exchange(self._application, self._make_websocket, action_logger, locate, extra)
         self._http2_cleartext = http2_cleartext
         self._connections = Connections(exchange, self.limits, self.timeouts, http2_limits or Http2Limits(), http2_cleartext)

@@ -250,14 +250,14 @@ class Options:
         "Believe X-Forwarded-For, X-Forwarded-Port and X-Forwarded-Proto; only for use behind a proxy.",
         legacy=True,
     )
-    forwarded_allow_ips: AddressList | None = option(
+    forwarded_allow_ips: AddressList | None = option(  # noqa: RUF009 -- a field, of an immutable type
         PROXIES,
         "--forwarded-allow-ips",
         "Believe only these about the client: addresses, networks, unix, or * for all, separated by commas.",
         metavar="LIST",
         convert=AddressList,
     )
-    forwarded_headers: ForwardedFields = option(
+    forwarded_headers: ForwardedFields = option(  # noqa: RUF009 -- a field, of an immutable type
         PROXIES,
         "--forwarded-headers",
         "The headers that the proxy sets: some of these, or forwarded.",

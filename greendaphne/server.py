@@ -178,9 +178,7 @@ class Server:
         self._compression = websocket_compression
         self._websocket_server_name = server_name.encode("latin-1") if server_name else b"Daphne"
         try:
-            locate = locator(
-                forwarded_allow_ips, proxy_forwarded_address_header, proxy_forwarded_port_header, proxy_forwarded_proto_header
-            )
+            locate = locator(forwarded_allow_ips, proxy_forwarded_address_header, proxy_forwarded_port_header, proxy_forwarded_proto_header)
         except ValueError as error:
             raise ValueError(f"forwarded_allow_ips {error}") from None
         exchange = Exchange(self._application, self._make_websocket, action_logger, locate, extra)

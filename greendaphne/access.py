@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping
 from time import localtime, strftime, time
 from typing import Any, TextIO
 
+from .message import Stream
+from .observer import Observer
+
 logger = logging.getLogger("daphne.access")
 
 ActionLogger = Callable[[str, str, Mapping[str, Any]], None]
@@ -41,6 +44,51 @@ def guarded(action_logger: ActionLogger) -> ActionLogger:
             logger.exception("Error in the action logger at %s %s", protocol, action)
 
     return call
+
+
+class ActionObserver(Observer):
+    """Calls an action logger, for the events that daphne calls it for and with daphne's details."""
+
+    __slots__ = ("_action_logger",)
+
+    def __init__(self, action_logger: ActionLogger) -> None:
+        self._action_logger = action_logger
+
+    def completed(self, stream: Stream, seconds: float, cause: str) -> None:
+        if stream.complete:
+            request = stream.request
+            self._action_logger(
+                "http",
+                "complete",
+                {
+                    "path": request.target.decode("latin-1"),
+                    "status": stream.status,
+                    "method": request.method,
+                    "client": _client(stream),
+                    "time_taken": seconds,
+                    "size": stream.sent,
+                },
+            )
+
+    def websocket_connecting(self, stream: Stream) -> None:
+        self._websocket("connecting", stream)
+
+    def websocket_connected(self, stream: Stream, seconds: float) -> None:
+        self._websocket("connected", stream)
+
+    def websocket_rejected(self, stream: Stream, seconds: float, cause: str) -> None:
+        self._websocket("rejected", stream)
+
+    def websocket_disconnected(self, stream: Stream, seconds: float, cause: str, code: int | None) -> None:
+        self._websocket("disconnected", stream)
+
+    def _websocket(self, action: str, stream: Stream) -> None:
+        self._action_logger("websocket", action, {"path": stream.request.path.decode("ascii"), "client": _client(stream)})
+
+
+def _client(stream: Stream) -> str | None:
+    client = stream.request.connection.client
+    return None if client is None else f"{client[0]}:{client[1]}"
 
 
 class AccessLogGenerator:

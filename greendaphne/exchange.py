@@ -1,4 +1,4 @@
-"""Serves one stream: calls the application, turns what goes wrong into a response, and reports the outcome to the action logger.
+"""Serves one stream: calls the application, turns what goes wrong into a response, and reports the outcome to the observer.
 
 This is the one place where exceptions become statuses.  A peer's fault costs one line at most; the application's and the server's own
 faults are logged with what is needed to find them, and the client learns no more than a fixed sentence.
@@ -10,8 +10,11 @@ import logging
 from collections.abc import Callable
 from time import monotonic
 
-from .access import ActionLogger
+from gevent import GreenletExit
+
+from . import causes
 from .message import Application, ClientDisconnected, Headers, HTTPError, Request, ResponseError, Stream, Unreported
+from .observer import Observer
 from .pages import CONTENT_TYPE, error_page
 from .websocket import WebSocket
 
@@ -26,7 +29,7 @@ class Exchange:
 
     :param application: what answers.
     :param websockets: makes the WebSocket of a stream that asks for one.
-    :param action_logger: told of completed requests, or ``None``.
+    :param observer: told of what became of requests, or ``None``.
     :param locate: returns the request as it is seen behind trusted proxies, or ``None`` where none are configured.
     :param extra_headers: fields that every response of the server's own carries.
     """
@@ -35,19 +38,20 @@ class Exchange:
         self,
         application: Application,
         websockets: Callable[[Stream], WebSocket],
-        action_logger: ActionLogger | None = None,
+        observer: Observer | None = None,
         locate: Callable[[Request], Request] | None = None,
         extra_headers: Headers = (),
     ) -> None:
         self._application = application
         self._websockets = websockets
-        self._action_logger = action_logger
+        self._observer = observer
         self._locate = locate
         self._extra_headers = extra_headers
 
     def serve(self, stream: Stream) -> None:
         """Answer ``stream``; never raises for what a peer or the application did."""
         started = monotonic()
+        cause = causes.NONE
         try:
             if self._locate is not None:
                 stream.request = self._locate(stream.request)
@@ -55,21 +59,33 @@ class Exchange:
                 self._websocket(stream)
                 return
             self._application.http(stream.request, stream)
-        except (ClientDisconnected, Unreported):
+        except Unreported:
             return
+        except ClientDisconnected as error:
+            cause = error.cause
         except HTTPError as error:
-            if not self._answer(stream, error):
-                return
+            cause = error.cause
+            self._answer(stream, error)
+            if stream.request.upgrade == b"websocket" and self._observer is not None:
+                self._observer.refused(stream, monotonic() - started, cause)
         except ResponseError as error:
+            cause = error.cause
             logger.error("Bad response to %s: %s", _name(stream), error)
-            if not self._answer(stream, HTTPError(500, PROCESSING_ERROR)):
-                return
+            self._answer(stream, HTTPError(500, PROCESSING_ERROR))
         except Exception:
+            cause = causes.ERROR
             logger.exception("Error processing %s", _name(stream))
-            if not self._answer(stream, HTTPError(500, PROCESSING_ERROR, close=True)):
-                return
-        if self._action_logger is not None and stream.request.upgrade != b"websocket":
-            self._log(self._action_logger, stream, monotonic() - started)
+            self._answer(stream, HTTPError(500, PROCESSING_ERROR, close=True))
+        except GreenletExit:
+            self._completed(stream, started, causes.DRAINING)
+            raise
+        self._completed(stream, started, cause)
+
+    def _completed(self, stream: Stream, started: float, cause: str) -> None:
+        observer = self._observer
+        # What becomes of a WebSocket the application tells.
+        if observer is not None and stream.request.upgrade != b"websocket":
+            observer.completed(stream, monotonic() - started, cause)
 
     def _websocket(self, stream: Stream) -> None:
         # The request is in no variable here: it could not be released while the WebSocket lives.
@@ -82,18 +98,18 @@ class Exchange:
         self._application.websocket(stream.request, websocket)
 
     def refuse(self, stream: Stream, error: HTTPError) -> None:
-        """Answer a stream whose request head was in error; no request was served, so no access line is due."""
+        """Answer a stream whose request head was in error; no request was served."""
         logger.debug("Request refused: %s %s", error.status, error.detail)
-        try:
-            self._answer(stream, error)
-        except ClientDisconnected:
-            pass
+        started = monotonic()
+        self._answer(stream, error)
+        if self._observer is not None:
+            self._observer.refused(stream, monotonic() - started, error.cause)
 
-    def _answer(self, stream: Stream, error: HTTPError) -> bool:
-        """Answer with ``error``, or abort where a response has begun; whether the response is complete."""
+    def _answer(self, stream: Stream, error: HTTPError) -> None:
+        """Answer with ``error``, or abort where a response has begun."""
         if stream.status:
             stream.reset()
-            return stream.complete
+            return
         page = error_page(error.status, error.detail)
         headers = [CONTENT_TYPE, (b"Content-Length", b"%d" % len(page)), *error.headers, *self._extra_headers]
         if error.close:
@@ -102,25 +118,7 @@ class Exchange:
             stream.start(error.status, headers)
             stream.finish(page)
         except ClientDisconnected:
-            return False
-        return True
-
-    @staticmethod
-    def _log(action_logger: ActionLogger, stream: Stream, duration: float) -> None:
-        request = stream.request
-        client = request.connection.client
-        action_logger(
-            "http",
-            "complete",
-            {
-                "path": request.target.decode("latin-1"),
-                "status": stream.status,
-                "method": request.method,
-                "client": None if client is None else f"{client[0]}:{client[1]}",
-                "time_taken": duration,
-                "size": stream.sent,
-            },
-        )
+            pass
 
 
 def _name(stream: Stream) -> str:

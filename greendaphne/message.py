@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from . import causes
+
 if TYPE_CHECKING:
     from .websocket import WebSocket
 
@@ -56,10 +58,10 @@ class ConnectionInfo(NamedTuple):
 class Request(NamedTuple):
     """One request head, checked, as every protocol version delivers it.
 
-    ``target`` is the request target as received (for logs), ``path`` its raw, still percent-encoded path and ``query_string`` the raw
-    bytes behind the first ``?``.  ``content_length`` is the number of body bytes, 0 for none and ``None`` where only the end of the
-    body tells.  ``upgrade`` is the lower-cased ``Upgrade`` field (RFC 9110 section 7.8) or, on HTTP/2, the ``:protocol`` of an
-    extended CONNECT (RFC 8441); empty for an ordinary request.
+    ``target`` is the request target as received (for logs; empty where it could not be read), ``path`` its raw, still
+    percent-encoded path and ``query_string`` the raw bytes behind the first ``?``.  ``content_length`` is the number of body bytes, 0 for
+    none and ``None`` where only the end of the body tells.  ``upgrade`` is the lower-cased ``Upgrade`` field (RFC 9110 section 7.8) or,
+    on HTTP/2, the ``:protocol`` of an extended CONNECT (RFC 8441); empty for an ordinary request.
     """
 
     method: str
@@ -80,22 +82,39 @@ class HTTPError(Exception):
     :param detail: one sentence for the error page; fixed text, never an exception's.
     :param headers: further response fields, such as ``Retry-After``.
     :param close: whether the connection ends after the answer because its framing is in doubt or the answer comes early.
+    :param cause: one of :mod:`greendaphne.causes`; by default what the status says.
     """
 
-    def __init__(self, status: int, detail: str, headers: Headers = (), *, close: bool = False) -> None:
+    def __init__(self, status: int, detail: str, headers: Headers = (), *, close: bool = False, cause: str = "") -> None:
         super().__init__(status, detail)
         self.status = status
         self.detail = detail
         self.headers = headers
         self.close = close
+        self.cause = cause or causes.of_status(status)
 
 
 class ClientDisconnected(Exception):
     """The client went away, or stopped reading for longer than the send timeout."""
 
+    cause: str = causes.CLIENT_GONE
+
+
+class ClientTooSlow(ClientDisconnected):
+    """It stopped reading; the server gave it up."""
+
+    cause = causes.CLIENT_SLOW
+
 
 class ResponseError(Exception):
-    """The application's response breaks the protocol; the text names what is wrong with it, for the log."""
+    """The application's response breaks the protocol; the text names what is wrong with it, for the log.
+
+    :param cause: one of :mod:`greendaphne.causes`, where it is not the application's fault.
+    """
+
+    def __init__(self, text: str, *, cause: str = causes.BAD_RESPONSE) -> None:
+        super().__init__(text)
+        self.cause = cause
 
 
 class Unreported(Exception):

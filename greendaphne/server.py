@@ -10,7 +10,7 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from gevent import get_hub
 from gevent.event import Event
 
 from .acceptor import Acceptor
-from .access import ActionLogger, guarded
+from .access import ActionLogger, ActionObserver, guarded
 from .addresses import AddressList
 from .bridge import ChannelLayerApplication, OnLayerLoss
 from .bridge.mailbox import Mailbox
@@ -32,6 +32,7 @@ from .http2 import Http2Limits
 from .inline import start_workers, stop_workers
 from .listeners import Listener
 from .message import Headers, Stream
+from .observer import Observer, combine
 from .processes.lifecycle import Lifecycle
 from .values import field_value
 from .websocket import WebSocket
@@ -80,6 +81,8 @@ class Server:
     :param on_layer_loss: what to do once the layer may have lost messages and groups: ``shed`` closes all WebSockets with 1012, ``keep``
         lets them be, ``exit`` ends :meth:`run` in good order and with exit code 1.
     :param reply_channels: number of lists in the layer that replies are spread over.
+    :param observers: are told what becomes of requests and WebSockets; see :mod:`greendaphne.observer`.
+    :param reopen_logs: called by :meth:`reopen`.
     :param lifecycle: who hears of the stages of :meth:`serve_forever`.
     :raises UserWarning: without any endpoint, as daphne does.
     :raises EndpointError: for a malformed endpoint string.
@@ -125,6 +128,8 @@ class Server:
         on_layer_loss: str = OnLayerLoss.SHED,
         reply_channels: int = 1,
         forwarded_allow_ips: AddressList | str | None = None,
+        observers: Sequence[Observer] = (),
+        reopen_logs: Callable[[], None] | None = None,
         lifecycle: Iterable[Lifecycle] = (),
     ) -> None:
         descriptions = list(endpoints or ())
@@ -152,8 +157,11 @@ class Server:
         self.timeouts = replace(timeouts or Timeouts(), **{name: value for name, value in given.items() if value is not None})
         self._inline_workers = inline_workers
         self._lifecycle = tuple(lifecycle)
+        everyone = list(observers)
         if action_logger is not None:
-            action_logger = guarded(action_logger)
+            everyone.insert(0, ActionObserver(guarded(action_logger)))
+        observer = combine(everyone)
+        self._reopen_logs = reopen_logs
         if server_name:
             try:
                 field_value(server_name)
@@ -168,7 +176,7 @@ class Server:
             stream_request_body=stream_request_body,
             force_sync=force_sync,
             extra_headers=extra,
-            action_logger=action_logger,
+            observer=observer,
             on_layer_loss=OnLayerLoss(on_layer_loss),
             reply_channels=reply_channels,
             on_exit=self._give_up,
@@ -181,7 +189,7 @@ class Server:
             locate = locator(forwarded_allow_ips, proxy_forwarded_address_header, proxy_forwarded_port_header, proxy_forwarded_proto_header)
         except ValueError as error:
             raise ValueError(f"forwarded_allow_ips {error}") from None
-        exchange = Exchange(self._application, self._make_websocket, action_logger, locate, extra)
+        exchange = Exchange(self._application, self._make_websocket, observer, locate, extra)
         self._http2_cleartext = http2_cleartext
         self._connections = Connections(exchange, self.limits, self.timeouts, http2_limits or Http2Limits(), http2_cleartext)
         #: What is listened on, in the order of the endpoints, once started; Twisted's names for it work.
@@ -275,6 +283,7 @@ class Server:
             for number in (signal.SIGTERM, signal.SIGINT):
                 handlers.append(gevent.signal_handler(number, self._on_signal))
             handlers.append(gevent.signal_handler(signal.SIGHUP, self.reload))
+            handlers.append(gevent.signal_handler(signal.SIGUSR1, self.reopen))
         try:
             for each in self._lifecycle:
                 each.started(self)
@@ -314,6 +323,11 @@ class Server:
     def connections(self) -> int:
         """The number of open connections."""
         return len(self._connections)
+
+    def reopen(self) -> None:
+        """Open the log files anew (SIGUSR1), after they were renamed; nothing happens where whoever made the server has none."""
+        if self._reopen_logs is not None:
+            self._reopen_logs()
 
     def reload(self) -> None:
         """Read all certificates again (SIGHUP); connections stay, and what is broken is logged and left as it was."""

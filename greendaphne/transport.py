@@ -19,7 +19,7 @@ from gevent.exceptions import ConcurrentObjectUseError
 from gevent.hub import Waiter
 from gevent.socket import wait
 
-from .message import ClientDisconnected
+from .message import ClientDisconnected, ClientTooSlow
 
 #: The most that one ``recv`` asks for; large enough for uploads, small enough to come from the allocator's free lists.
 RECV_SIZE = 64 * 1024
@@ -33,8 +33,9 @@ _ABORTIVE = struct.pack("ii", 1, 0)
 class ByteStream(Protocol):
     """What a connection's protocol code needs of a transport; :class:`Transport` and ``tls.TLSTransport`` offer it."""
 
-    #: Whether the socket has been released.
-    closed: bool
+    @property
+    def closed(self) -> bool:
+        """Whether the socket has been released."""
 
     def recv(self, n: int, timeout: float | None) -> bytes:
         """Return 1 to ``n`` bytes, ``b""`` at the end of the stream.
@@ -213,7 +214,7 @@ class Transport:
         except TimeoutError:
             # Half of something is in the socket's buffer: only a reset tells the peer that it is not complete.
             self.abort()
-            raise ClientDisconnected from None
+            raise ClientTooSlow from None
 
     def shutdown_write(self) -> None:
         self._shutdown(_socket.SHUT_WR)

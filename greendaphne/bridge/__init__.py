@@ -8,12 +8,13 @@ request bodies, ``http`` and ``websocket`` each hold one client's conversation.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
 from ..config import Limits, Timeouts
 from ..message import Headers, Request, Stream
+from ..observer import Observer
 from ..websocket import WebSocket
 from .bodies import Bodies
 from .gate import Gate
@@ -37,7 +38,7 @@ class ChannelLayerApplication:
     :param stream_request_body: pass large bodies on while they come instead of spooling them first.
     :param force_sync: poll the layer for replies even where it can wait.
     :param extra_headers: fields added to every HTTP response that does not have them.
-    :param action_logger: told of the state of WebSockets, or ``None``.
+    :param observer: told of the state of WebSockets, or ``None``.
     :param on_layer_loss: what to do once the layer may have lost messages and groups.
     :param reply_channels: lists in the layer that the replies of this process are spread over.
     :param on_exit: called where that is :attr:`OnLayerLoss.EXIT`; must not wait.
@@ -53,7 +54,7 @@ class ChannelLayerApplication:
         stream_request_body: bool = False,
         force_sync: bool = False,
         extra_headers: Headers = (),
-        action_logger: Callable[[str, str, Mapping[str, Any]], None] | None = None,
+        observer: Observer | None = None,
         on_layer_loss: OnLayerLoss = OnLayerLoss.SHED,
         reply_channels: int = 1,
         on_exit: Callable[[], None] | None = None,
@@ -68,7 +69,7 @@ class ChannelLayerApplication:
         self.router = ReplyRouter(layer, self._watch, force_sync, reply_channels)
         self._notifier = Notifier(gate, min(OUTAGE_PATIENCE, getattr(layer, "group_expiry", None) or OUTAGE_PATIENCE))
         self._http = HTTPBridge(gate, self.router, self._notifier, messages, bodies, limits, timeouts, extra_headers)
-        self._websocket = WebSocketBridge(gate, self.router, self._notifier, messages, limits, timeouts, action_logger, on_layer_loss)
+        self._websocket = WebSocketBridge(gate, self.router, self._notifier, messages, limits, timeouts, observer, on_layer_loss)
         self.http: Callable[[Request, Stream], None] = self._http.serve
         self.websocket: Callable[[Request, WebSocket], None] = self._websocket.serve
 

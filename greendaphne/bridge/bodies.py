@@ -13,6 +13,7 @@ from typing import IO
 
 from gevent import get_hub
 
+from .. import causes
 from ..config import Limits
 from ..message import HTTPError, Stream
 from .mailbox import Allowance, close_temporary
@@ -79,7 +80,7 @@ class Body:
 
 
 def _no_room() -> HTTPError:
-    return HTTPError(503, "The server has no room for the request body.", [(b"Retry-After", b"10")], close=True)
+    return HTTPError(503, "The server has no room for the request body.", [(b"Retry-After", b"10")], close=True, cause=causes.NO_ROOM)
 
 
 def _write_all(file: IO[bytes], data: bytes) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import gevent
 
+from .. import causes
 from ..config import Limits, Timeouts
 from ..message import ClientDisconnected, Headers, HTTPError, Request, ResponseError, Stream
 from .bodies import Bodies, Body
@@ -119,7 +120,7 @@ class HTTPBridge:
         try:
             gate.send("http.request", message)
         except gate.channel_full:
-            raise HTTPError(503, "Request queue full.", _RETRY_SOON, close=True) from None
+            raise HTTPError(503, "Request queue full.", _RETRY_SOON, close=True, cause=causes.LAYER_FULL) from None
         except gate.message_too_large:
             raise HTTPError(413, "The request is larger than the channel layer accepts.", close=True) from None
         except LayerDown as error:
@@ -141,10 +142,12 @@ class HTTPBridge:
                         raise ClientDisconnected from None
                     continue
                 if stream.status:
-                    raise ResponseError(f"no further part of it came within {self._timeouts.http:g} seconds") from None
-                raise HTTPError(503, "Worker server failed to respond within time limit.", _RETRY_SOON) from None
+                    text = f"no further part of it came within {self._timeouts.http:g} seconds"
+                    raise ResponseError(text, cause=causes.WORKER_TIMEOUT) from None
+                raise _worker_timeout() from None
             except Overflow:
-                raise ResponseError(f"the client reads too slowly, more than {self._limits.reply_queue} bytes wait for it") from None
+                text = f"the client reads too slowly, more than {self._limits.reply_queue} bytes wait for it"
+                raise ResponseError(text, cause=causes.CLIENT_SLOW) from None
             try:
                 complete = self._reply(stream, message, channel)
             except MalformedReply as error:
@@ -204,10 +207,10 @@ class HTTPBridge:
         except LayerDown:
             mailbox.fail(_out_of_reach())
         except TimeoutError:
-            mailbox.fail(HTTPError(503, "Worker server failed to respond within time limit.", _RETRY_SOON, close=True))
+            mailbox.fail(_worker_timeout(close=True))
         except OSError as error:
             _server_logger.error("Cannot read a request body back from disk: %s", error)
-            mailbox.fail(HTTPError(503, "The server cannot read the request body back.", _RETRY_SOON, close=True))
+            mailbox.fail(HTTPError(503, "The server cannot read the request body back.", _RETRY_SOON, close=True, cause=causes.NO_ROOM))
         finally:
             if not whole:
                 # The worker must not take what it has for the whole body, nor wait for the rest.
@@ -235,7 +238,11 @@ class HTTPBridge:
 
 
 def _out_of_reach() -> HTTPError:
-    return HTTPError(503, "The channel layer is out of reach.", _RETRY_SOON)
+    return HTTPError(503, "The channel layer is out of reach.", _RETRY_SOON, cause=causes.LAYER_DOWN)
+
+
+def _worker_timeout(*, close: bool = False) -> HTTPError:
+    return HTTPError(503, "Worker server failed to respond within time limit.", _RETRY_SOON, close=close, cause=causes.WORKER_TIMEOUT)
 
 
 def _content(message: dict[str, Any]) -> bytes:

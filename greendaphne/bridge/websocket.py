@@ -7,14 +7,15 @@ WebSocket costs one.  ``websocket.disconnect`` is sent exactly once for every ``
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 import gevent
 
+from .. import causes
 from ..config import Limits, Timeouts
 from ..message import ClientDisconnected, HTTPError, Request, ResponseError
+from ..observer import Observer
 from ..websocket import CloseCode, WebSocket, WebSocketClosed
 from .gate import Gate, LayerDown
 from .mailbox import Mailbox, Message, Overflow
@@ -43,17 +44,22 @@ _LOOK = 1.0
 #: What a reply may contain; ``subprotocol`` is an extension: the application's choice in an accepting message.
 _KEYS = frozenset(("accept", "text", "bytes", "close", "subprotocol"))
 
-LogAction = Callable[[str, str, Mapping[str, Any]], None]
-
 
 class Leaving(Exception):
-    """The client is to come back later: the server is stopping, or groups may be lost."""
+    """The client is to come back later: the server is stopping, or groups may be lost.
+
+    :param cause: which of the two.
+    """
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 class WebSocketBridge:
     """Serves WebSockets from the channel layer.
 
-    :param action_logger: told of every change of a WebSocket's state, or ``None``.
+    :param observer: told of every change of a WebSocket's state, or ``None``.
     :param on_loss: what is done once messages may have been lost.
     """
 
@@ -65,7 +71,7 @@ class WebSocketBridge:
         messages: RequestMessages,
         limits: Limits,
         timeouts: Timeouts,
-        action_logger: LogAction | None,
+        observer: Observer | None,
         on_loss: OnLayerLoss = OnLayerLoss.SHED,
     ) -> None:
         #: Whether WebSockets outlive a loss of messages.
@@ -76,7 +82,9 @@ class WebSocketBridge:
         self._notifier = notifier
         self._messages = messages
         self._limits = limits
-        self._action_logger = action_logger
+        self._observer = observer
+        #: Request fields that are kept as long as a WebSocket lives.
+        self.kept_fields = frozenset() if observer is None else frozenset(observer.websocket_fields)
         self._mailboxes: set[Mailbox] = set()
         self.writers = Writers()
         self._draining = False
@@ -86,7 +94,7 @@ class WebSocketBridge:
     def serve(self, request: Request, websocket: WebSocket) -> None:
         """Serve one WebSocket whose opening handshake is sound; errors as :class:`greendaphne.exchange.Exchange` translates them."""
         if self._draining:
-            websocket.reject(503, "Service Unavailable")
+            self._refuse(websocket, "Service Unavailable", causes.DRAINING)
             return
         mailbox = Mailbox(self._limits.reply_queue)
         websocket.stream.watch(mailbox.abandon)
@@ -97,14 +105,22 @@ class WebSocketBridge:
             _http_logger.debug("Upgraded connection %s to WebSocket %s", self._router.channels.new(), channel)
         try:
             if self._connect(request, websocket, channel):
-                path = request.path
-                client = request.connection.client
-                # Nothing but these two is needed of it behind the handshake, and a WebSocket may live for a day.
+                path = decode_path(request.path)
+                # Little of it is needed behind the handshake, and a WebSocket may live for a day.
                 del request
-                self._converse(websocket, mailbox, channel, path, None if client is None else f"{client[0]}:{client[1]}")
+                self._converse(websocket, mailbox, channel, path)
         finally:
             self._mailboxes.discard(mailbox)
             self._router.unregister(channel)
+
+    def _refuse(self, websocket: WebSocket, reason: str, cause: str) -> None:
+        """Answer a WebSocket that the application does not learn of with 503."""
+        started = monotonic()
+        try:
+            websocket.reject(503, reason)
+        finally:
+            if self._observer is not None:
+                self._observer.refused(websocket.stream, monotonic() - started, cause)
 
     def start(self) -> None:
         """Take WebSockets, again behind :meth:`stop`."""
@@ -118,7 +134,7 @@ class WebSocketBridge:
     def drain(self) -> None:
         """Close every WebSocket with 1012, behind the replies that are there already, and refuse further ones."""
         self._draining = True
-        self._close_all(min(SPREAD, self.timeouts.graceful / 2))
+        self._close_all(causes.DRAINING, min(SPREAD, self.timeouts.graceful / 2))
 
     def shed(self) -> int:
         """Close every WebSocket that is open now with 1012, an active one at once; refuse those that wait to be accepted.
@@ -126,12 +142,12 @@ class WebSocketBridge:
         Returns how many there are.
         """
         self.losses += 1
-        return self._close_all(SPREAD)
+        return self._close_all(causes.SHED, SPREAD)
 
-    def _close_all(self, seconds: float) -> int:
+    def _close_all(self, cause: str, seconds: float) -> int:
         mailboxes = list(self._mailboxes)
         if mailboxes:
-            gevent.spawn(_fail_each, mailboxes, min(seconds / len(mailboxes), SPREAD_EACH))
+            gevent.spawn(_fail_each, mailboxes, cause, min(seconds / len(mailboxes), SPREAD_EACH))
         return len(mailboxes)
 
     def _connect(self, request: Request, websocket: WebSocket, channel: str) -> bool:
@@ -141,7 +157,7 @@ class WebSocketBridge:
             gate.send("websocket.connect", self._messages.websocket(request, channel))
         except gate.channel_full:
             logger.warning("WebSocket force closed for %s due to connect backpressure", channel)
-            websocket.reject(503, "Connection queue at capacity")
+            self._refuse(websocket, "Connection queue at capacity", causes.LAYER_FULL)
             return False
         except gate.message_too_large:
             raise HTTPError(431, "The request is larger than the channel layer accepts.", close=True) from None
@@ -149,37 +165,40 @@ class WebSocketBridge:
             if error.maybe_stored:
                 # Should the application see the one, it sees the other.
                 self._notifier.add("websocket.disconnect", disconnect_message(channel, decode_path(request.path)), DISCONNECT_PATIENCE)
-            raise HTTPError(503, "The channel layer is out of reach.", _RETRY_SOON, close=True) from error
+            raise HTTPError(503, "The channel layer is out of reach.", _RETRY_SOON, close=True, cause=causes.LAYER_DOWN) from error
         return True
 
-    def _converse(self, websocket: WebSocket, mailbox: Mailbox, channel: str, path: bytes, client: str | None) -> None:
-        log = self._log_for(path, client)
-        log("connecting")
-        conversation = Conversation(self, websocket, mailbox, channel, decode_path(path))
+    def _converse(self, websocket: WebSocket, mailbox: Mailbox, channel: str, path: str) -> None:
+        observer = self._observer
+        stream = websocket.stream
+        if observer is not None:
+            observer.websocket_connecting(stream)
+        conversation = Conversation(self, websocket, mailbox, channel, path)
+        code: int | None = None
         try:
             if conversation.connecting():
-                log("connected")
+                code = int(CloseCode.ABNORMAL_CLOSURE)
+                if observer is not None:
+                    observer.websocket_connected(stream, conversation.age)
                 conversation.open()
-            else:
-                log("rejected")
+                code = conversation.code
+            elif observer is not None:
+                observer.websocket_rejected(stream, conversation.age, websocket.cause)
+        except BaseException as error:
+            websocket.cause = websocket.cause or causes.of_exception(error)
+            raise
         finally:
             logger.debug("WebSocket closed for %s", channel)
             self._notifier.add("websocket.disconnect", conversation.disconnect(), DISCONNECT_PATIENCE)
-            log("disconnected")
-
-    def _log_for(self, path: bytes, client: str | None) -> Callable[[str], None]:
-        action_logger = self._action_logger
-        if action_logger is None:
-            return lambda action: None
-        details = {"path": path.decode("ascii"), "client": client}
-        return lambda action: action_logger("websocket", action, details)
+            if observer is not None:
+                observer.websocket_disconnected(stream, conversation.age, websocket.cause, code)
 
 
-def _fail_each(mailboxes: list[Mailbox], pause: float) -> None:
+def _fail_each(mailboxes: list[Mailbox], cause: str, pause: float) -> None:
     """Let the WebSockets of ``mailboxes`` end one after the other."""
     begun = monotonic()
     for number, mailbox in enumerate(mailboxes):
-        mailbox.fail(Leaving())
+        mailbox.fail(Leaving(cause))
         ahead = begun + (number + 1) * pause - monotonic()
         if ahead > 0:
             gevent.sleep(ahead)
@@ -193,7 +212,7 @@ def disconnect_message(channel: str, path: str, order: int = 1, code: int = Clos
 class Conversation:
     """One WebSocket between its connect and its disconnect message."""
 
-    __slots__ = ("_born", "_bridge", "_channel", "_code", "_losses", "_mailbox", "_order", "_path", "_websocket", "_writing")
+    __slots__ = ("_born", "_bridge", "_channel", "_losses", "_mailbox", "_order", "_path", "_websocket", "_writing", "code")
 
     def __init__(self, bridge: WebSocketBridge, websocket: WebSocket, mailbox: Mailbox, channel: str, path: str) -> None:
         self._bridge = bridge
@@ -203,13 +222,19 @@ class Conversation:
         self._path = path
         self._order = 0
         self._losses = bridge.losses
-        self._code = int(CloseCode.ABNORMAL_CLOSURE)
+        #: The close code that the application is told.
+        self.code = int(CloseCode.ABNORMAL_CLOSURE)
         self._writing = False
         self._born = monotonic()
 
     def disconnect(self) -> Message:
         """The ``websocket.disconnect`` message."""
-        return disconnect_message(self._channel, self._path, self._order + 1, self._code)
+        return disconnect_message(self._channel, self._path, self._order + 1, self.code)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the application was told of it."""
+        return monotonic() - self._born
 
     # ---- connecting
 
@@ -232,10 +257,16 @@ class Conversation:
                     raise ClientDisconnected from None
                 if deadline is not None and monotonic() >= deadline:
                     logger.info("WebSocket %s was not accepted within %g seconds", self._channel, patience)
+                    websocket.cause = causes.ACCEPT_TIMEOUT
                     websocket.reject()
                     return False
                 continue
-            except (Overflow, Leaving):
+            except Leaving as leaving:
+                websocket.cause = leaving.cause
+                websocket.reject(503, "Service Unavailable")
+                return False
+            except Overflow:
+                websocket.cause = causes.CLIENT_SLOW
                 websocket.reject(503, "Service Unavailable")
                 return False
             except ValueError as error:
@@ -245,12 +276,15 @@ class Conversation:
             data = message.get("text") or message.get("bytes")
             if (accept is not None and not accept) or (message.get("close") and not data and not accept):
                 logger.debug("WebSocket %s rejected by application", self._channel)
+                websocket.cause = causes.REJECTED
                 websocket.reject()
                 return False
             if accept or data:
                 websocket.accept(message.get("subprotocol"))
                 # The header section is no longer needed, and a WebSocket may live for a day.
-                websocket.stream.request = websocket.request._replace(headers=[])
+                kept = self._bridge.kept_fields
+                headers = [field for field in websocket.request.headers if field[0] in kept] if kept else []
+                websocket.stream.request = websocket.request._replace(headers=headers)
                 logger.debug("WebSocket %s accepted by application", self._channel)
                 if data or message.get("close"):
                     try:
@@ -277,12 +311,12 @@ class Conversation:
                     data = websocket.receive(None if deadline is None else max(deadline - monotonic(), 0))
                 except TimeoutError:
                     logger.info("WebSocket %s closed after %g seconds, its longest life", self._channel, lifetime)
-                    websocket.close(CloseCode.NORMAL_CLOSURE)
+                    websocket.close(CloseCode.NORMAL_CLOSURE, cause=causes.LIFETIME)
                     deadline = None
                 else:
                     self._receive(data)
         except WebSocketClosed as closed:
-            self._code = int(closed.code)
+            self.code = int(closed.code)
         finally:
             mailbox.notify = None
 
@@ -303,13 +337,13 @@ class Conversation:
         while True:
             if bridge.losses != self._losses:
                 # Behind what may have been lost there is nothing that the application could make sense of.
-                self._websocket.close(CloseCode.SERVICE_RESTART)
+                self._websocket.close(CloseCode.SERVICE_RESTART, cause=causes.SHED)
                 return
             try:
                 gate.send("websocket.receive", message)
             except gate.message_too_large:
                 logger.warning("WebSocket force closed for %s: a message is larger than the channel layer accepts", self._channel)
-                self._websocket.close(CloseCode.MESSAGE_TOO_BIG)
+                self._websocket.close(CloseCode.MESSAGE_TOO_BIG, cause=causes.LIMIT)
                 return
             except (gate.channel_full, LayerDown) as error:
                 if isinstance(error, LayerDown) and error.maybe_stored:
@@ -325,7 +359,7 @@ class Conversation:
                     else:
                         logger.warning("WebSocket force closed for %s due to receive backpressure", self._channel)
                         logger.debug("Muting incoming frame on %s", self._channel)
-                        self._websocket.close(CloseCode.TRY_AGAIN_LATER)
+                        self._websocket.close(CloseCode.TRY_AGAIN_LATER, cause=causes.LAYER_FULL)
                     return
                 pause = min(pause * 2 or _FIRST_PAUSE, _LAST_PAUSE)
                 gevent.sleep(pause)
@@ -340,7 +374,7 @@ class Conversation:
         if self._bridge.keeps:
             logger.warning("A message of WebSocket %s is dropped: the channel layer is out of reach", self._channel)
         else:
-            self._websocket.close(CloseCode.SERVICE_RESTART)
+            self._websocket.close(CloseCode.SERVICE_RESTART, cause=causes.LAYER_DOWN)
 
     # ---- replies
 
@@ -354,16 +388,16 @@ class Conversation:
         try:
             while (message := self._mailbox.poll()) is not None:
                 self._try_reply(message)
-        except Leaving:
-            self._websocket.close(CloseCode.SERVICE_RESTART)
+        except Leaving as leaving:
+            self._websocket.close(CloseCode.SERVICE_RESTART, cause=leaving.cause)
         except Overflow:
             logger.warning("WebSocket force closed for %s: it reads too slowly", self._channel)
-            self._websocket.close(CloseCode.TRY_AGAIN_LATER)
+            self._websocket.close(CloseCode.TRY_AGAIN_LATER, cause=causes.CLIENT_SLOW)
         except (WebSocketClosed, ClientDisconnected):
             pass  # whoever receives learns of it too
         except Exception:
             logger.exception("Error writing to WebSocket %s", self._channel)
-            self._websocket.close(CloseCode.INTERNAL_ERROR)
+            self._websocket.close(CloseCode.INTERNAL_ERROR, cause=causes.ERROR)
         finally:
             self._writing = False
 

@@ -249,7 +249,7 @@ class Http1Connection:
 
     def _unread_request(self) -> Request:
         """Stands for a request whose head could not be read."""
-        return Request("GET", b"/", b"/", b"", "1.1", [], 0, b"", self._info)
+        return Request("GET", b"", b"/", b"", "1.1", [], 0, b"", self._info)
 
     def _read_head(self) -> bytes:
         """The next head with its empty line; ``b""`` when the connection is over in good order."""

@@ -328,7 +328,7 @@ class Http2Connection:
     def _refused_head(self, fields: list[Field], *, end_stream: bool) -> Head:
         """Stands for a request that is refused because of its head."""
         method = "HEAD" if (b":method", b"HEAD") in fields else "GET"
-        return Head(Request(method, b"/", b"/", b"", "2", [], 0 if end_stream else None, b"", self._info), False, b"")
+        return Head(Request(method, b"", b"/", b"", "2", [], 0 if end_stream else None, b"", self._info), False, b"")
 
     def on_trailers(self, stream_id: int, fields: list[Field] | None) -> None:
         self._lingering.pop(stream_id, None)

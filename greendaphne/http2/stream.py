@@ -15,7 +15,7 @@ from gevent.event import Event
 from h2.errors import ErrorCodes
 from h2.stream import H2Stream
 
-from ..message import ClientDisconnected, Headers, HTTPError, Request, ResponseError
+from ..message import ClientDisconnected, ClientTooSlow, Headers, HTTPError, Request, ResponseError
 from .compression import Field
 from .fields import ResponseHead, build_response, tunnel_fields
 from .priority import parse_priority
@@ -257,7 +257,7 @@ class Http2Stream(Outbound):
         # Where it is not the window, others have been more urgent; the writer notices a connection that does not move.
         if stuck and self._connection.writer.is_blocked(self):
             self._abort(ErrorCodes.CANCEL)
-            raise ClientDisconnected
+            raise ClientTooSlow
 
     def on_taken(self) -> None:
         event = self._write_event

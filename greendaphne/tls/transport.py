@@ -24,7 +24,7 @@ from gevent.exceptions import ConcurrentObjectUseError
 from gevent.socket import wait_read, wait_write
 from OpenSSL import SSL
 
-from ..message import ClientDisconnected, TLSInfo
+from ..message import ClientDisconnected, ClientTooSlow, TLSInfo
 from ..transport import _READS_IN_A_ROW, Transport
 from .contexts import reason
 
@@ -195,7 +195,7 @@ class TLSTransport(Transport):
             if isinstance(error, SSL.WantWriteError):
                 self._wait_writable()
             elif isinstance(error, SSL.WantReadError):
-                wait_read(self._fd, self._send_timeout, ClientDisconnected)
+                wait_read(self._fd, self._send_timeout, ClientTooSlow)
             else:
                 raise self._broken(error) from None
         except BaseException:

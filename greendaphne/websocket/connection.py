@@ -20,6 +20,7 @@ from gevent import Timeout, get_hub, getcurrent, sleep
 from gevent.lock import Semaphore
 from geventwebsocket.websocket import WebSocket as _GeventWebSocket  # type: ignore[import-untyped]
 
+from .. import causes
 from ..config import KIB, Limits, Timeouts
 from ..message import ClientDisconnected, Headers, Request, ResponseError, Stream, header_values
 from . import handshake
@@ -99,6 +100,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         "_timeouts",
         "_timer",
         "_waiting",
+        "cause",
         "code",
         "state",
         "subprotocol",
@@ -121,6 +123,8 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self.state = _CONNECTING
         #: The close code once it is over, as :class:`WebSocketClosed` has it.
         self.code: int = CloseCode.ABNORMAL_CLOSURE
+        #: Why the server ended it, one of :mod:`greendaphne.causes`; empty where the client or the application did in good order.
+        self.cause: str = causes.NONE
         #: The subprotocol in use, ``None`` for none; set by :meth:`accept`.
         self.subprotocol: str | None = None
         self._limits = limits
@@ -289,6 +293,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
             finally:
                 self._waiting = None
             if not data:
+                self._because(causes.CLIENT_GONE)
                 self._finish(CloseCode.ABNORMAL_CLOSURE)
                 self._refuse()
             reader.feed(data)
@@ -312,6 +317,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         timeouts = self._timeouts
         if self._pinged and timeouts.ping_timeout > 0:
             reason = "ping timeout"
+            self._because(causes.PING_TIMEOUT)
             self._send_close(encode_close(CloseCode.INTERNAL_ERROR, reason.encode()))
             self._finish(CloseCode.ABNORMAL_CLOSURE)
             raise WebSocketClosed(CloseCode.ABNORMAL_CLOSURE, reason)
@@ -410,7 +416,8 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         """Give ``data`` to the stream, under the lock."""
         try:
             self.stream.write(data)
-        except ClientDisconnected:
+        except ClientDisconnected as error:
+            self._because(error.cause)
             self._end(CloseCode.ABNORMAL_CLOSURE)
             self._refuse()
         except BaseException:
@@ -421,12 +428,13 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
 
     # -- closing
 
-    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "", *, cause: str = causes.NONE) -> None:
         """Start the closing handshake; :meth:`receive` completes it, within ``timeouts.websocket_close`` seconds.
 
         Does nothing where it has started already.
 
         :param reason: at most 123 bytes in UTF-8.
+        :param cause: where the server closes it, and not the application: one of :mod:`greendaphne.causes`.
         :raises ValueError: for a code that must not be sent or a reason that is too long; nothing was sent then.
         """
         if not may_be_sent(code):
@@ -437,6 +445,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         if self.state is _CONNECTING:
             raise RuntimeError("the WebSocket is not open")
         if self.state is _OPEN:
+            self._because(cause)
             self._send_close(encode_close(code, encoded))
             self._wake()
 
@@ -455,17 +464,24 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
             sent = True
         if not sent:
             # The peer takes nothing: what is before the close frame, or half of it, is stuck.
+            self.cause = self.cause or causes.CLIENT_SLOW
             self._end(CloseCode.ABNORMAL_CLOSURE)
             self.stream.reset()
 
     def _fail(self, code: int, reason: str) -> NoReturn:
         """Fail the connection after a violation (RFC 6455 section 7.1.7)."""
         if self.state is _OPEN:
+            self._because(causes.LIMIT if code == CloseCode.MESSAGE_TOO_BIG else causes.PROTOCOL_ERROR)
             self._send_close(encode_close(code, reason.encode()))
         else:
             code = CloseCode.ABNORMAL_CLOSURE
         self._finish(code)
         raise WebSocketClosed(self.code, reason)
+
+    def _because(self, cause: str) -> None:
+        """Remember why it ends; the first cause counts, and behind a close frame none does."""
+        if not self.cause and self.state is _OPEN:
+            self.cause = cause
 
     def _finish(self, code: int) -> None:
         """End it and let the stream deliver what was sent."""

@@ -10,14 +10,15 @@ module and what it imports at its top stay free of ``logging``, ``threading``, `
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .arguments import HELP, UsageError, parse
+from .arguments import HELP, Command, read
 from .forwarded.fields import FORWARDED, ForwardedFields
-from .options import DEFAULT_HOST, DEFAULT_PORT, Options, help_text
+from .options import DEFAULT_HOST, DEFAULT_PORT, Options, UsageError, help_text
 from .processes import control
 
 if TYPE_CHECKING:
@@ -56,14 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     :param argv: the arguments without the program's name; those of the process by default.
     """
     try:
-        options = parse(sys.argv[1:] if argv is None else argv)
+        command = read(sys.argv[1:] if argv is None else argv, os.environ)
     except UsageError as error:
         print(f"{PROGRAM}: error: {error} ({PROGRAM} --help shows all options)", file=sys.stderr)
         return EXIT_USAGE
-    if not isinstance(options, Options):
-        print(help_text() if options is HELP else f"{PROGRAM} {__version__}")
+    if not isinstance(command, Command):
+        print(help_text() if command is HELP else f"{PROGRAM} {__version__}")
         return EXIT_OK
-    if options.workers and not control.is_worker():
+    options = command.options
+    if options.check_config:
+        from .check import effective
+
+        print(effective(command.settings), flush=True)
+    elif options.workers and not control.is_worker():
         return run_master(options, argv)
     patch()
     try:
@@ -113,7 +119,13 @@ def run(options: Options) -> int:
     from .inline import ConfigurationError as InlineWorkerError
 
     try:
-        make_server(options).run()
+        server = make_server(options)
+        if options.check_config:
+            from .check import check
+
+            check(server)
+            return EXIT_OK
+        server.run()
     except (ConfigurationError, EndpointError, InlineWorkerError) as error:
         logger.error("%s", error)
         return EXIT_FAILURE

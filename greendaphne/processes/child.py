@@ -91,7 +91,10 @@ class Child:
         return time.monotonic() - self.started
 
     def read(self) -> list[bytes]:
-        """What it has said since the last call; closes :attr:`socket` at its end."""
+        """What it has said since the last call.
+
+        :raises EOFError: behind its last word, when it cannot say more.
+        """
         lines: list[bytes] = []
         try:
             while data := self.socket.recv(_RECEIVE):
@@ -100,7 +103,8 @@ class Child:
             return lines
         except OSError:
             pass  # it ended with something unread
-        self.socket.close()
+        if not lines:
+            raise EOFError
         return lines
 
     def say(self, line: bytes) -> None:
@@ -128,10 +132,7 @@ class Child:
 
     def poll(self) -> int | None:
         """Its exit code, negative for a signal; ``None`` while it lives."""
-        code = self._process.poll()
-        if code is not None:
-            self.socket.close()
-        return code
+        return self._process.poll()
 
 
 def describe(code: int) -> str:

@@ -61,6 +61,12 @@ def is_worker() -> bool:
     return SOCKETS in os.environ
 
 
+def protect() -> None:
+    """Keep what the master gave this process from the programs that the application starts, perhaps while it is imported."""
+    for number in [int(os.environ[CONTROL]), *(int(number) for _, number in json.loads(os.environ[SOCKETS]))]:
+        os.set_inheritable(number, False)
+
+
 def inheritance(environment: MutableMapping[str, str] = os.environ) -> Inheritance | None:
     """Return what the master gave this process, ``None`` where there is no master.
 

@@ -244,7 +244,7 @@ class Master:
         child.deadline = child.started + START_TIMEOUT
         self._children.append(child)
         self._selector.register(child.socket, selectors.EVENT_READ, child)
-        logger.info("Starting %s", child)
+        logger.info("%s starts", child)
 
     def _retire(self, child: Child) -> None:
         reason = f": {child.tired}" if child.tired else ""
@@ -252,9 +252,12 @@ class Master:
         child.stop(control.RETIRE, self._graceful + END_PATIENCE)
 
     def _hear(self, child: Child) -> None:
-        before = child.socket
-        descriptor = before.fileno()
-        for line in child.read():
+        try:
+            lines = child.read()
+        except EOFError:
+            self._close(child)
+            return
+        for line in lines:
             child.heard = time.monotonic()
             word, _, rest = line.partition(b" ")
             if word == control.READY and child.state is State.STARTING:
@@ -267,25 +270,22 @@ class Master:
             elif word == control.STOPPING and child.state is State.SERVING:
                 logger.info("%s stops by itself", child)
                 child.state, child.deadline = State.STOPPING, time.monotonic() + self._graceful + END_PATIENCE
-        if before.fileno() < 0:
-            self._forget(descriptor)
 
-    def _forget(self, descriptor: int) -> None:
-        try:
-            self._selector.unregister(descriptor)
-        except KeyError:
-            pass
+    def _close(self, child: Child) -> None:
+        """Listen to it no longer."""
+        if child.socket.fileno() >= 0:
+            self._selector.unregister(child.socket)
+            child.socket.close()
 
     def _reap(self) -> None:
         for child in list(self._children):
-            descriptor = child.socket.fileno()
-            if descriptor >= 0:
-                # Its last words may change what its end means.
-                self._hear(child)
             code = child.poll()
             if code is None:
                 continue
-            self._forget(descriptor)
+            # Its last words may change what its end means.
+            if child.socket.fileno() >= 0:
+                self._hear(child)
+            self._close(child)
             self._children.remove(child)
             if child.state is State.STOPPING:
                 log = logger.info if code in (0, -signal.SIGTERM) else logger.warning

@@ -4,24 +4,35 @@ daphne 1.4.2 read its command line with argparse, whose habits are in people's s
 overrides, ``-p=80`` is ``-p 80``, a value may be a negative number but not look like an option, ``--ws-protocol`` takes all that follows
 up to the next option, and unique prefixes stand for options.  :func:`normalise` takes a command line with those habits and writes it out
 in full; docopt then reads that by the grammar of the help text.
+
+:func:`read` adds what the environment and a configuration file say (``settings``).  An option on the command line counts before one in the
+environment, that before one in the file, and that before the default.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import docopt
 
-from .options import OPTIONS, Option, Options, Takes, help_text
+from .options import OPTIONS, Option, Options, Takes, UsageError, help_text
+from .settings import CHANNEL_LAYER, CONFIG_VARIABLE, Setting, from_environment, from_file, literal
 
 #: A word that looks like this is a value although it starts with a hyphen.
 _NEGATIVE_NUMBER: Final = re.compile(r"-\d+|-\d*\.\d+")
 
 
-class UsageError(Exception):
-    """A command line that cannot be used; the text is one line that says why."""
+#: What :attr:`Setting.origin` says of the command line.
+COMMAND_LINE: Final = "command line"
+
+
+class Command(NamedTuple):
+    """What is asked for: ``options`` to serve with, and by field those that are set, each with its place."""
+
+    options: Options
+    settings: Mapping[str, Setting]
 
 
 def _information(name: str, short: str, legacy: bool) -> Option:
@@ -47,10 +58,19 @@ class _Word(NamedTuple):
 
 
 def normalise(argv: Sequence[str]) -> list[str]:
-    """Return the same command line with full option names, ``=`` before every value, no repetitions, and the channel layer last.
+    """Return the same command line with full option names, ``=`` before every value, no repetitions, and the channel layer, if any, last.
 
     :raises UsageError: for what argparse refused too.
     """
+    given, layer = _given(argv)
+    for information in (HELP, VERSION):
+        if information in given:
+            return [information.name]
+    return [*_written(given), *(("--", layer) if layer is not None else ())]
+
+
+def _given(argv: Sequence[str]) -> tuple[dict[Option, list[str]], str | None]:
+    """The options of a command line with their values, and the channel layer."""
     words = list(argv)
     # The first "--" ends the options; what follows are values whatever they look like.
     end = words.index("--") if "--" in words else len(words)
@@ -80,14 +100,12 @@ def normalise(argv: Sequence[str]) -> list[str]:
                 values = given.get(word.option, []) + values
             given[word.option] = values
         if HELP in given or VERSION in given:
-            return [HELP.name if HELP in given else VERSION.name]
+            return given, None
     positional += words[end + 1 :]
-    if not positional:
-        raise UsageError("the following arguments are required: channel_layer")
     unknown += positional[1:]
     if unknown:
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}")
-    return [*_written(given), "--", positional[0]]
+    return given, positional[0] if positional else None
 
 
 def _classify(word: str) -> _Word | None:
@@ -172,11 +190,36 @@ def _written(given: dict[Option, list[str]]) -> list[str]:
     return written
 
 
-def parse(argv: Sequence[str]) -> Options | Option:
-    """Return what ``argv``, a command line without the program's name, asks for: options to serve with, or :data:`HELP` or :data:`VERSION`.
+def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Options | Option:
+    """Return the options that :func:`read` returns, alone."""
+    command = read(argv, environ or {})
+    return command.options if isinstance(command, Command) else command
 
-    :raises UsageError: for a command line that cannot be used.
+
+def read(argv: Sequence[str], environ: Mapping[str, str]) -> Command | Option:
+    """Return what is asked for: options to serve with, or :data:`HELP` or :data:`VERSION`.
+
+    :param argv: a command line without the program's name.
+    :param environ: environment variables; with ``GREENDAPHNE_CONFIG`` they may name a configuration file, as ``--config`` does.
+    :raises UsageError: for options that cannot be used.
     """
+    line = _command_line(argv)
+    if isinstance(line, Option):
+        return line
+    path = line["config"].value if "config" in line else environ.get(CONFIG_VARIABLE)
+    settings: dict[str, Setting] = from_file(path) if path else {}
+    settings |= from_environment(environ)
+    settings |= line
+    if path and "config" not in line:
+        settings["config"] = Setting(path, literal(CHANNEL_LAYER, [path]), CONFIG_VARIABLE)
+    if CHANNEL_LAYER.field not in settings:
+        raise UsageError("the following arguments are required: channel_layer")
+    return Command(Options(**{field: setting.value for field, setting in settings.items()}), settings)
+
+
+def _command_line(argv: Sequence[str]) -> dict[str, Setting] | Option:
+    """The options that a command line sets, by field, or the information that it asks for."""
+    given, _ = _given(argv)
     try:
         arguments = docopt.docopt(help_text(), normalise(argv), False)
     except docopt.DocoptExit as error:
@@ -185,13 +228,17 @@ def parse(argv: Sequence[str]) -> Options | Option:
     for information in (HELP, VERSION):
         if arguments[information.name]:
             return information
-    values: dict[str, Any] = {}
-    for item in OPTIONS:
+    settings: dict[str, Setting] = {}
+    for item in given:
+        # docopt fills in the defaults of all others.
         value = arguments[item.name]
-        if item.takes in (Takes.EACH, Takes.MANY):
-            values[item.field] = tuple(_converted(item, each) for each in value)
-        elif item.takes is Takes.NOTHING:
-            values[item.field] = value
-        elif value is not None:
-            values[item.field] = _converted(item, value)
-    return Options(channel_layer=arguments["<channel_layer>"], **values)
+        if item.takes is Takes.NOTHING:
+            settings[item.field] = Setting(value, literal(item, value), COMMAND_LINE)
+        elif item.takes is Takes.ONE:
+            settings[item.field] = Setting(_converted(item, value), literal(item, [value]), COMMAND_LINE)
+        else:
+            settings[item.field] = Setting(tuple(_converted(item, each) for each in value), literal(item, value), COMMAND_LINE)
+    layer = arguments["<channel_layer>"]
+    if layer is not None:
+        settings[CHANNEL_LAYER.field] = Setting(layer, literal(CHANNEL_LAYER, [layer]), COMMAND_LINE)
+    return settings

@@ -69,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .check import effective
 
         print(effective(command.settings), flush=True)
-    elif options.workers and not control.is_worker():
+    elif control.is_worker():
+        control.protect()
+    elif options.workers:
         return run_master(options, argv)
     patch()
     try:
@@ -121,11 +123,10 @@ def run(options: Options) -> int:
     try:
         server = make_server(options)
         if options.check_config:
-            from .check import check
-
-            check(server)
-            return EXIT_OK
-        server.run()
+            server.check()
+            logger.info("Nothing is wrong")
+        else:
+            server.run()
     except (ConfigurationError, EndpointError, InlineWorkerError) as error:
         logger.error("%s", error)
         return EXIT_FAILURE

@@ -105,6 +105,22 @@ def start_workers(layer: Any, n: int, application: object = None) -> list[gevent
     :param application: where ``routes`` is looked for if the layer has none, such as the module that the layer comes from.
     :raises ConfigurationError: neither Channels nor ``routes`` says what to run.
     """
+    make = _runner(layer, n, application)
+    workers = [InlineWorker(f"{number} of {n}", make) for number in range(1, n + 1)]
+    for worker in workers:
+        worker.start()
+    return list(workers)
+
+
+def check_workers(layer: Any, n: int) -> None:
+    """Find out whether :func:`start_workers` could start ``n`` workers.
+
+    :raises ConfigurationError: as it would.
+    """
+    _runner(layer, n, None)
+
+
+def _runner(layer: Any, n: int, application: object) -> Callable[[], _Runner]:
     if n < 1:
         raise ConfigurationError(f"The number of inline workers must be at least 1, not {n}.")
     make = _channels_worker(layer) or _plain_worker(layer, application)
@@ -113,10 +129,7 @@ def start_workers(layer: Any, n: int, application: object = None) -> list[gevent
             f"No consumers for inline workers: {type(layer).__module__}.{type(layer).__qualname__} belongs to no Channels project "
             "and has no attribute 'routes', a dict of consumers by channel name."
         )
-    workers = [InlineWorker(f"{number} of {n}", make) for number in range(1, n + 1)]
-    for worker in workers:
-        worker.start()
-    return list(workers)
+    return make
 
 
 def stop_workers(workers: Iterable[gevent.Greenlet[..., None]], timeout: float = STOP_TIMEOUT) -> None:

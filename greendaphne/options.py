@@ -9,6 +9,7 @@ Nothing is imported here that the application's environment could mind: the comm
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8000
 
 
+class UsageError(Exception):
+    """Options that cannot be used, wherever they stand; the text is one line that says why."""
+
+
 class Takes(Enum):
     """What follows an option on the command line."""
 
@@ -56,6 +61,8 @@ class Option(NamedTuple):
 
     ``names`` are its long forms, the one in the help text first.  ``legacy`` are those of them that daphne 1.4.2 has: their
     abbreviations keep their meaning whatever other options begin with the same letters.  ``field`` is its field of :class:`Options`.
+    A ``secret`` value is never shown; one for the ``command_line_only`` has no environment variable and no key in a configuration file.
+    ``number`` tells whether a value may be written as a number in one.
     """
 
     field: str
@@ -68,6 +75,9 @@ class Option(NamedTuple):
     default: str | None
     group: str
     help: str
+    secret: bool = False
+    command_line_only: bool = False
+    number: bool = False
 
     @property
     def name(self) -> str:
@@ -80,6 +90,7 @@ class Option(NamedTuple):
         return f"{self.short}/{self.name}" if self.short else self.name
 
 
+CONFIGURATION: Final = "Configuration"
 LISTENING: Final = "Where to listen (http://127.0.0.1:8000 when none of these is given)"
 LOGGING: Final = "Logs"
 APPLICATION: Final = "The application"
@@ -92,7 +103,7 @@ BODIES: Final = "Request bodies (sizes in bytes, or with K, M or G)"
 LIMITS: Final = "Limits (sizes in bytes, or with K, M or G)"
 SHUTDOWN: Final = "Stopping (times in seconds)"
 PROCESSES: Final = "Processes (sizes in bytes, or with K, M or G)"
-GROUPS: Final = (LISTENING, TLS, APPLICATION, LOGGING, PROXIES, HTTP, HTTP2, WEBSOCKET, BODIES, LIMITS, SHUTDOWN, PROCESSES)
+GROUPS: Final = (LISTENING, TLS, APPLICATION, LOGGING, PROXIES, HTTP, HTTP2, WEBSOCKET, BODIES, LIMITS, SHUTDOWN, PROCESSES, CONFIGURATION)
 
 
 def option(
@@ -105,6 +116,8 @@ def option(
     default: str | None = None,
     takes: Takes | None = None,
     legacy: bool = False,
+    secret: bool = False,
+    command_line_only: bool = False,
 ) -> Any:
     """Return a dataclass field that is an option of the command line.
 
@@ -114,6 +127,8 @@ def option(
         and for an option with several values ``()``.
     :param takes: needed only for options that take several values.
     :param legacy: whether daphne 1.4.2 has it, under the first long name.
+    :param secret: whether its value is left out of everything that is printed.
+    :param command_line_only: whether it makes no sense in the environment or in a configuration file.
     """
     takes = takes or (Takes.ONE if metavar else Takes.NOTHING)
     forms = names.split()
@@ -121,7 +136,8 @@ def option(
     value: Any = {Takes.NOTHING: False, Takes.ONE: None}.get(takes, ())
     if default is not None:
         value = convert(default)
-    spec = Option("", tuple(forms), short, tuple(forms[:1]) if legacy else (), takes, metavar, convert, default, group, help)
+    legacy_names = tuple(forms[:1]) if legacy else ()
+    spec = Option("", tuple(forms), short, legacy_names, takes, metavar, convert, default, group, help, secret, command_line_only)
     return dataclasses.field(default=value, metadata={"option": spec})
 
 
@@ -131,6 +147,20 @@ class Options:
 
     #: ``module.path:attribute.path``.
     channel_layer: str
+
+    config: str | None = option(
+        CONFIGURATION,
+        "-c --config",
+        "Read options from this file, written in TOML.",
+        metavar="FILE",
+        command_line_only=True,
+    )
+    check_config: bool = option(
+        CONFIGURATION,
+        "--check-config",
+        "Check all options, import the application, show what is in force and why, and end without listening.",
+        command_line_only=True,
+    )
 
     port: int | None = option(
         LISTENING,
@@ -530,7 +560,10 @@ class Options:
 
 def _table() -> tuple[Option, ...]:
     fields = [field for field in dataclasses.fields(Options) if "option" in field.metadata]
-    return tuple(field.metadata["option"]._replace(field=field.name) for field in fields)
+    return tuple(
+        field.metadata["option"]._replace(field=field.name, number=re.search(r"\b(int|float)\b", str(field.type)) is not None)
+        for field in fields
+    )
 
 
 #: Every option, in the order of :class:`Options`.
@@ -540,12 +573,16 @@ _DESCRIPTION: Final = """\
 greendaphne serves HTTP/1.1, HTTP/2 and WebSocket clients from a channel layer.
 
 Usage:
-  greendaphne [options] [--endpoint=STRING]... [--ws-protocol=NAME]... [--] <channel_layer>
+  greendaphne [options] [--endpoint=STRING]... [--ws-protocol=NAME]... [--] [<channel_layer>]
   greendaphne (-h | --help)
   greendaphne --version
 
 <channel_layer> is written module.path:attribute.path, such as project.asgi:channel_layer.
 Options may be abbreviated; their values follow a blank or an equals sign.
+
+Every option may also stand in a configuration file or in the environment: http-timeout = 60 in
+the file and GREENDAPHNE_HTTP_TIMEOUT=60 are --http-timeout=60.  The command line counts first,
+then the environment, then the file.
 """
 
 _INFORMATION: Final = """\

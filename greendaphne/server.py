@@ -23,13 +23,14 @@ from .access import ActionLogger, ActionObserver, guarded
 from .addresses import AddressList
 from .bridge import ChannelLayerApplication, OnLayerLoss
 from .bridge.mailbox import Mailbox
+from .check import check_endpoints
 from .config import Limits, Timeouts
 from .connections import Connections
 from .endpoints import Endpoint, EndpointError, build_endpoint_description_strings, parse
 from .exchange import Exchange
 from .forwarded import locator
 from .http2 import Http2Limits
-from .inline import start_workers, stop_workers
+from .inline import check_workers, start_workers, stop_workers
 from .listeners import Listener
 from .message import Headers, Stream
 from .observer import Observer, combine
@@ -217,6 +218,16 @@ class Server:
             compression=self._compression,
             server_name=self._websocket_server_name,
         )
+
+    def check(self) -> None:
+        """Look for what would keep :meth:`start` from listening; opens no socket.
+
+        :raises EndpointError: as :func:`greendaphne.check.check_endpoints`.
+        :raises ConfigurationError: of :mod:`greendaphne.inline`, where the application has no consumers for inline workers.
+        """
+        check_endpoints(self._endpoints)
+        if self._inline_workers:
+            check_workers(self.channel_layer, self._inline_workers)
 
     def run(self) -> None:
         """Serve until a signal or :meth:`stop`, then end in good order.

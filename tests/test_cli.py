@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import greendaphne
 from greendaphne import values
-from greendaphne.arguments import HELP, VERSION, UsageError, normalise, parse
+from greendaphne.arguments import HELP, VERSION, normalise, parse
 from greendaphne.cli import (
     ConfigurationError,
     endpoint_descriptions,
@@ -33,7 +33,7 @@ from greendaphne.cli import (
 )
 from greendaphne.config import Limits, Timeouts
 from greendaphne.http2 import Http2Limits
-from greendaphne.options import OPTIONS, Option, Options, Takes, help_text
+from greendaphne.options import OPTIONS, Option, Options, Takes, UsageError, help_text
 
 CHECKOUT = Path(greendaphne.__file__).resolve().parent.parent
 LAYER = "app:layer"

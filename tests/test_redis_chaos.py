@@ -126,8 +126,9 @@ class Load:
         greenlets = [gevent.spawn(client, name) for name in range(SENDERS)] + [gevent.spawn(route)]
         gevent.joinall(greenlets)
         self.errors += [greenlet.exception for greenlet in greenlets if greenlet.exception is not None]
-        assert sum(lane._flusher is not None for lane in layer._lanes()) <= 1  # type: ignore[attr-defined]
+        lanes_used = layer._lanes()
         layer.close()
+        assert not any(lane._owned or lane._queue for lane in lanes_used)  # type: ignore[attr-defined]
 
     def _work(self) -> None:
         layer = self.back.layer

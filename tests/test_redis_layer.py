@@ -207,7 +207,7 @@ replies = st.recursive(
 @given(st.lists(replies, max_size=5), st.integers(1, 400))
 def test_replies_are_read_however_they_arrive(expected: list[Any], piece: int) -> None:
     source = io.BytesIO(b"".join(map(encode, expected)))
-    reader = ReplyReader(lambda size: source.read(min(size, piece)))
+    reader = ReplyReader(lambda size, timeout: source.read(min(size, piece)))
     assert [plain(reader.read()) for _ in expected] == expected
     with pytest.raises(EOFError):
         reader.read()
@@ -216,7 +216,7 @@ def test_replies_are_read_however_they_arrive(expected: list[Any], piece: int) -
 @given(st.binary(max_size=100))
 def test_no_bytes_upset_the_reader(data: bytes) -> None:
     source = io.BytesIO(data)
-    reader = ReplyReader(source.read)
+    reader = ReplyReader(lambda size, timeout: source.read(size))
     try:
         while True:
             reader.read()

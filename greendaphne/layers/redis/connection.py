@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import redis.connection
 from redis.exceptions import RedisError
 
-from .hubs import new_poller
 from .resp import ErrorReply, Reply, ReplyReader
 from .scripts import SCRIPTS, pack
+from .streams import SocketStream, Stream, hub_stream
 
 
 class LinkError(Exception):
@@ -183,7 +183,7 @@ def parse_host(url: str, options: Mapping[str, Any]) -> Target:
 class Link:
     """One open connection.  All waits are bounded by ``timeout`` seconds, or by what a call states."""
 
-    __slots__ = ("__weakref__", "_connection", "_poller", "_reader", "_sock", "identity", "opened", "timeout")
+    __slots__ = ("__weakref__", "_reader", "_stream", "identity", "opened", "timeout")
 
     def __init__(self, target: Target, *, cooperative: bool, timeout: float, marker: str, name: str) -> None:
         """Connect and identify.
@@ -196,20 +196,12 @@ class Link:
         self.timeout = timeout
         #: When it was opened, by the monotonic clock.
         self.opened = time.monotonic()
-        self._connection = target.new_connection(cooperative)
+        self._stream = _connect(target, cooperative, timeout)
+        self._reader = ReplyReader(self._stream.recv)
         try:
-            try:
-                self._connection.connect()
-            except redis.exceptions.TimeoutError as error:
-                raise LinkError(str(error), timed_out=True) from None
-            except (RedisError, OSError) as error:
-                raise LinkError(str(error)) from None
-            self._sock = self._connection._sock
-            self._reader = ReplyReader(self._sock.recv)
-            self._poller = new_poller(self._sock.fileno())
             self.identity = self._identify(marker, name)
         except BaseException:
-            self._connection.disconnect()
+            self.close()
             raise
 
     def _identify(self, marker: str, name: str) -> Identity:
@@ -244,11 +236,7 @@ class Link:
     def send(self, data: bytes) -> None:
         """Send packed commands."""
         try:
-            self._sock.settimeout(self.timeout)
-            # Nearly always all of it goes at once, and gevent's sendall() is several times as dear as its send().
-            sent = self._sock.send(data)
-            if sent < len(data):
-                self._sock.sendall(memoryview(data)[sent:])
+            self._stream.sendall(data)
         except TimeoutError:
             raise LinkError("Timeout writing to socket", timed_out=True) from None
         except OSError as error:
@@ -256,9 +244,8 @@ class Link:
 
     def read(self, timeout: float | None = None) -> Reply:
         """Return one reply; waits at most ``timeout`` seconds for each part of it."""
-        self._sock.settimeout(self.timeout if timeout is None else timeout)
         try:
-            return self._reader.read()
+            return self._reader.read(self.timeout if timeout is None else timeout)
         except TimeoutError:
             raise LinkError("Timeout reading from socket", timed_out=True) from None
         except (OSError, EOFError, ValueError) as error:
@@ -266,34 +253,44 @@ class Link:
 
     def fileno(self) -> int:
         """The socket's descriptor, to wait on."""
-        descriptor: int = self._sock.fileno()
-        return descriptor
+        return self._stream.fileno()
 
     def is_stale(self) -> bool:
         """Whether this idle connection is at its end, or out of step; found without a round trip."""
-        try:
-            return bool(self._poller.poll(0)) or self._sock.fileno() < 0
-        except OSError:
-            return True
+        return self._stream.is_stale()
 
     def interrupt(self) -> None:
         """End the connection under whoever waits on it, from any thread; the owner still has to close it."""
         try:
             # A socket object of its own: the owner's may be a TLS one in the middle of a read.
-            with socket.socket(fileno=os.dup(self._sock.fileno())) as sock:
+            with socket.socket(fileno=os.dup(self._stream.fileno())) as sock:
                 sock.shutdown(socket.SHUT_RDWR)
         except (OSError, ValueError):
             pass
 
     def close(self) -> None:
         """Close the connection; may be repeated."""
-        self._connection.disconnect()
+        self._stream.close()
 
     def abandon(self) -> None:
         """Close the connection although the hub that its socket belongs to is gone."""
         self.interrupt()
-        try:
-            self.close()
-        except (AttributeError, ValueError):
-            # gevent misses the hub's loop; below its socket there is the system's.
-            self._sock._sock.close()
+        self._stream.abandon()
+
+
+def _connect(target: Target, cooperative: bool, timeout: float) -> Stream:
+    """A stream on a new connection, with the authentication and the database of ``target`` behind it."""
+    connection = target.new_connection(cooperative)
+    try:
+        connection.connect()
+        own_stream = cooperative and not issubclass(target.kind, redis.connection.SSLConnection)
+        stream = hub_stream(connection._sock, timeout) if own_stream else SocketStream(connection._sock, timeout)
+        # What is left of redis-py's connection must not close it.
+        connection._sock = None
+        return stream
+    except redis.exceptions.TimeoutError as error:
+        raise LinkError(str(error), timed_out=True) from None
+    except (RedisError, OSError) as error:
+        raise LinkError(str(error)) from None
+    finally:
+        connection.disconnect()

@@ -41,10 +41,11 @@ def current_hub() -> Any | None:
     local = sys.modules.get("gevent._hub_local")
     if local is None:
         return None
+    hub = local.get_hub_if_exists()
+    if hub is not None:
+        return hub
     monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("socket"):
-        return local.get_hub()
-    return local.get_hub_if_exists()
+    return local.get_hub() if monkey is not None and monkey.is_module_patched("socket") else None
 
 
 def sleep(seconds: float) -> None:

@@ -1,8 +1,8 @@
 """How commands get to a shard: one lane per shard for each hub, and one for all plain threads together.
 
-In a hub the commands of all greenlets share one connection, and those that come up while it is busy travel together in the next
-pipeline; a lone command goes out at once.  Plain threads share a small pool.  Receivers that block have connections of their own.
-Nothing is sent twice: only a call whose script was unknown, and therefore not run, is repeated.
+In a hub the commands of all greenlets share one connection.  A lone command goes out at once, from the greenlet that has it; those
+that come up while the connection is busy travel together in the next pipeline.  Plain threads share a small pool.  Receivers that block
+have connections of their own.  Nothing is sent twice: only a call whose script was unknown, and therefore not run, is repeated.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from .. import LayerUnavailable
@@ -31,9 +30,9 @@ PIPELINE_BYTES = 1024 * 1024
 #: Seconds that a posted command may wait for others to travel with, and how many may wait.
 POST_DELAY = 0.02
 POST_LIMIT = 10000
-#: While at least so many callers share a pipeline, the next one waits for more to travel with: so many seconds for each, and at most.
+#: While at least so many callers share a pipeline, the next one waits for more to travel with: as many seconds as the last one took,
+#: so that it is never held up by more than what it would have cost in any case, and at most.
 GATHER_CALLERS = 3
-GATHER_PER_CALLER = 0.0004
 GATHER_LIMIT = 0.002
 #: A success of these shows that Redis stores messages (again).
 STORING_SCRIPTS = frozenset({SEND, SEND_GROUP})
@@ -58,15 +57,15 @@ def perform(shard: Shard, link: Link, calls: Sequence[Call]) -> None:
 
     :raises LinkError: when the link broke; the calls without a result have an unknown outcome then.
     """
-    link.send(b"".join([call.data for call in calls]))
+    link.send(calls[0].data if len(calls) == 1 else b"".join([call.data for call in calls]))
+    read = link.read
     missing: list[Call] = []
     for call in calls:
-        call.result = [link.read() for _ in range(call.replies)]
-        if call.script is not None:
-            reply = call.result[0]
-            if isinstance(reply, ErrorReply) and reply.code == "NOSCRIPT":
-                missing.append(call)
-                call.result = []
+        reply = read()
+        call.result = [reply] if call.replies == 1 else [reply, *(read() for _ in range(call.replies - 1))]
+        if call.script is not None and isinstance(reply, ErrorReply) and reply.code == "NOSCRIPT":
+            missing.append(call)
+            call.result = []
     if missing:
         scripts = {call.script for call in missing if call.script is not None}
         link.exchange(b"".join([script.load for script in scripts]), len(scripts))
@@ -115,11 +114,27 @@ class Lane(Protocol):
     def post(self, call: Call) -> None:
         """Run ``call`` soon, along with others; nobody learns of its outcome."""
 
-    def reader(self) -> Any:
+    def reader(self) -> _Loan:
         """A context manager: a link for blocking commands, which is kept only if the block ends well."""
 
     def close(self) -> None:
         """Send what was posted and close the connections."""
+
+
+class _Loan:
+    """A link for blocking commands as long as a ``with`` lasts; it is given back only if that ends well."""
+
+    __slots__ = ("_link", "_readers")
+
+    def __init__(self, readers: _Readers) -> None:
+        self._readers = readers
+
+    def __enter__(self) -> Link:
+        self._link = link = self._readers.take()
+        return link
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._readers.give(self._link, kind is None)
 
 
 class _Readers:
@@ -131,24 +146,21 @@ class _Readers:
         self.limit = IDLE_READERS
         self._idle: list[Link] = []
 
-    @contextmanager
-    def lend(self) -> Iterator[Link]:
-        link = None
-        while link is None:
+    def lend(self) -> _Loan:
+        return _Loan(self)
+
+    def take(self) -> Link:
+        while True:
             try:
                 link = self._idle.pop()
             except IndexError:
-                link = self._shard.open(self._cooperative, "receive")
-                break
-            if self._shard.is_stale(link):
-                self._shard.close(link)
-                link = None
-        try:
-            yield link
-        except BaseException:
+                return self._shard.open(self._cooperative, "receive")
+            if not self._shard.is_stale(link):
+                return link
             self._shard.close(link)
-            raise
-        if len(self._idle) < self.limit:
+
+    def give(self, link: Link, usable: bool) -> None:
+        if usable and len(self._idle) < self.limit:
             self._idle.append(link)
         else:
             self._shard.close(link)
@@ -190,7 +202,7 @@ class ThreadLane:
         except LayerUnavailable:
             pass
 
-    def reader(self) -> Any:
+    def reader(self) -> _Loan:
         return self._readers.lend()
 
     def close(self) -> None:
@@ -239,52 +251,55 @@ class ThreadLane:
 
 
 class HubLane:
-    """The lane of one hub: all greenlets share a connection, which the flusher, a greenlet of the moment, owns."""
+    """The lane of one hub: all greenlets share a connection, which one of them at a time owns.
+
+    The owner is a greenlet with commands of its own, or, where several have some, the flusher, a greenlet of the moment.
+    """
 
     def __init__(self, shard: Shard, hub: Any) -> None:
         self.shard = shard
         self._hub = hub
         self._queue: deque[Call] = deque()
         self._link: Link | None = None
-        self._flusher: Any = None
+        # Whether the connection has an owner, who sees to what is queued meanwhile.
+        self._owned = False
+        # Callers in the queue; and whether what was posted goes even if there are none, which a timer sees to.
+        self._waiting = 0
+        self._due = False
         self._timer: Any = None
-        # How many callers shared the last pipeline.
+        # How many callers shared the last pipeline, and the seconds that it took.
         self._callers = 0
+        self._seconds = 0.0
+        # Told when the connection has no owner any more; made by whoever waits for that.
+        self._disowned: Any = None
         self._readers = _Readers(shard, True)
 
     def run(self, calls: Sequence[Call]) -> list[list[Reply]]:
-        from gevent.hub import Waiter
-
-        for call in calls:
-            call.waiter = None
-        # The last call's outcome is known last; the others' are there by then.
-        last = calls[-1]
-        last.waiter = Waiter(self._hub)
-        self._queue.extend(calls)
-        self._start()
-        last.waiter.get()
+        if self._owned or self._callers >= GATHER_CALLERS or len(self._queue) >= PIPELINE_COMMANDS:
+            self._join_others(calls)
+        else:
+            self._run_alone(calls)
         return [outcome(call) for call in calls]
 
     def post(self, call: Call) -> None:
-        from gevent import spawn_later
-
         if len(self._queue) >= POST_LIMIT:
             return
         self._queue.append(call)
-        if self._flusher is None and self._timer is None:
-            self._timer = spawn_later(POST_DELAY, self._flush_posted)
+        if self._timer is None and not self._owned:
+            self._start_timer()
 
-    def reader(self) -> Any:
+    def reader(self) -> _Loan:
         return self._readers.lend()
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.kill()
-            self._timer = None
-        if self._queue:
-            self._start()
-        if self._flusher is not None:
-            self._flusher.join()
+        self._flush_posted()
+        if self._owned:
+            from gevent.event import Event
+
+            self._disowned = self._disowned or Event()
+            while self._owned:
+                self._disowned.clear()
+                self._disowned.wait()
         if self._link is not None:
             self.shard.close(self._link)
             self._link = None
@@ -304,37 +319,89 @@ class HubLane:
             self._link = None
         self._readers.abandon()
 
-    def _start(self) -> None:
-        if self._flusher is None:
-            from gevent import spawn
+    def _run_alone(self, calls: Sequence[Call]) -> None:
+        """Run ``calls``, and what was posted before them, in the calling greenlet, which takes no notice of others."""
+        queue = self._queue
+        if queue:
+            calls = [*queue, *calls]
+            queue.clear()
+        self._owned = True
+        try:
+            self._exchange(calls)
+            self._callers = 1
+        finally:
+            self._disown()
 
-            self._flusher = spawn(self._flush)
+    def _join_others(self, calls: Sequence[Call]) -> None:
+        """Wait until the flusher has run ``calls``."""
+        from gevent.hub import Waiter
+
+        # The last call's outcome is known last; the others' are there by then.
+        waiter = calls[-1].waiter = Waiter(self._hub)
+        self._queue.extend(calls)
+        self._waiting += 1
+        if not self._owned:
+            self._start()
+        waiter.get()
+
+    def _start(self) -> None:
+        from gevent import spawn
+
+        self._owned = True
+        spawn(self._flush)
+
+    def _disown(self) -> None:
+        """Leave the connection to the flusher, if anything has to be sent now."""
+        self._owned = False
+        if self._waiting or (self._due and self._queue):
+            self._start()
+            return
+        self._due = False
+        if self._queue and self._timer is None:
+            self._start_timer()
+        if self._disowned is not None:
+            self._disowned.set()
+
+    def _start_timer(self) -> None:
+        self._timer = self._hub.loop.timer(POST_DELAY)
+        self._timer.start(self._flush_posted)
 
     def _flush_posted(self) -> None:
-        self._timer = None
-        self._start()
+        # Runs in the hub, or where the lane is closed.
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.stop()
+            timer.close()
+        if self._queue:
+            self._due = True
+            if not self._owned:
+                self._start()
 
     def _flush(self) -> None:
         from gevent import sleep
 
         batch: list[Call] = []
         try:
-            while self._queue:
+            while self._waiting or (self._due and self._queue):
                 if self._callers >= GATHER_CALLERS and len(self._queue) < PIPELINE_COMMANDS:
-                    sleep(min(self._callers * GATHER_PER_CALLER, GATHER_LIMIT))
+                    sleep(min(self._seconds, GATHER_LIMIT))
                 batch = self._next_batch()
+                started = time.monotonic()
                 self._exchange(batch)
+                self._seconds = time.monotonic() - started
                 self._finish(batch)
         finally:
             # Also when killed: nobody may wait for ever.
-            self._flusher = None
             abandoned = [call for call in batch if not call.result and call.error is None]
-            abandoned.extend(self._queue)
-            self._queue.clear()
+            if self._waiting:
+                abandoned.extend(self._queue)
+                self._queue.clear()
             if abandoned:
                 for call in abandoned:
                     call.error = LayerUnavailable(f"Redis {self.shard.name}: interrupted")
                 self._finish(abandoned)
+            self._waiting = 0
+            self._disown()
 
     def _next_batch(self) -> list[Call]:
         batch: list[Call] = []
@@ -343,9 +410,11 @@ class HubLane:
             call = self._queue.popleft()
             batch.append(call)
             size += len(call.data)
+            if call.waiter is not None:
+                self._waiting -= 1
         return batch
 
-    def _exchange(self, batch: list[Call]) -> None:
+    def _exchange(self, batch: Sequence[Call]) -> None:
         try:
             link = self._connect()
         except LayerUnavailable as error:

@@ -11,6 +11,7 @@ OpenSSL's callbacks must not switch greenlets, so nothing here logs inside one: 
 
 from __future__ import annotations
 
+import _socket
 import logging
 import tempfile
 import traceback
@@ -273,6 +274,14 @@ class Contexts(ABC):
         if self._front is None:
             raise RuntimeError("load() was not called")
         return self._front
+
+    def for_connection(self, sock: _socket.socket, deadline: float) -> SSL.Context:
+        """The context for the connection ``sock``, on which something has arrived that nobody has read yet.
+
+        :param deadline: of the handshake, on the monotonic clock.
+        :raises TimeoutError: at the deadline.
+        """
+        return self.front()
 
     def write_lines(self) -> None:
         """Log what came up inside callbacks."""

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for a peer that is refused to read the reason.
 LINGER = 1.0
+#: The ALPN protocol of a certificate authority that checks who controls a host (RFC 8737).
+ACME_TLS = "acme-tls/1"
 
 _PLAIN_HTTP_TEXT = b"This port speaks https, and the request came in plain http. Use a URL that begins with https://.\n"
 
@@ -38,6 +40,10 @@ class HandshakeTimeout(HandshakeError):
 
 class PlainHTTP(HandshakeError):
     """The client spoke plain HTTP; it was answered with 400."""
+
+
+class ChallengeAnswered(HandshakeError):
+    """The peer was a certificate authority; the handshake was all that it wanted (RFC 8737 section 3)."""
 
 
 class HandshakeFailed(HandshakeError):
@@ -55,8 +61,12 @@ def handshake(sock: _socket.socket, contexts: Contexts, *, timeout: float, send_
     transport: TLSTransport | None = None
     try:
         _await_client_hello(sock, timeout)
-        transport = TLSTransport(sock, contexts.front(), send_timeout)
+        transport = TLSTransport(sock, contexts.for_connection(sock, deadline), send_timeout)
         transport.accept(deadline)
+        if transport.alpn == ACME_TLS:
+            _log(sock, f"answered a certificate authority's challenge for {transport.server_name}")
+            lingering_close(transport, LINGER)
+            raise ChallengeAnswered
         return transport
     except TimeoutError:
         _log(sock, "timed out")
@@ -72,6 +82,8 @@ def handshake(sock: _socket.socket, contexts: Contexts, *, timeout: float, send_
             # Closing at once might overtake the alert with a reset.
             lingering_close(transport, LINGER)
         raise HandshakeFailed from None
+    except ChallengeAnswered:
+        raise
     except ClientDisconnected:
         _log(sock, "failed: the connection was closed")
         _close(sock, transport)

@@ -123,13 +123,18 @@ class HostDirectory(Contexts):
 
     def _load(self) -> None:
         """Read every file, so that what is broken is known at once; one that works, or is yet to be filled, is enough to start."""
-        names = [name.removesuffix(".pem") for name in _list(self.directory) if name.endswith(".pem")]
-        if not names:
+        usable = self._read_all()
+        if not usable:
             raise TLSError(f"There is no .pem file in {self.directory}")
-        usable = [self._context(name) is not None or name not in self._entries for name in names]
-        self.write_lines()
         if not any(usable):
             raise TLSError(f"There is no usable certificate in {self.directory}")
+
+    def _read_all(self) -> list[bool]:
+        """Read every file; tells of each whether it works or is yet to be filled."""
+        names = [name.removesuffix(".pem") for name in _list(self.directory) if name.endswith(".pem")]
+        usable = [self._context(name) is not None or name not in self._entries for name in names]
+        self.write_lines()
+        return usable
 
     def _refresh(self, forced: bool) -> None:
         # Entries look at their files themselves when they are asked for.

@@ -1,0 +1,127 @@
+"""The challenges that are open, as files that every process of the server can answer from.
+
+An authority connects to whichever process accepts, not to the one that asked for the certificate.  So what proves control of a host lies
+in ``.acme/challenges`` for as long as it is needed: the text for HTTP-01 (RFC 8555 section 8.3), key and certificate for TLS-ALPN-01 (RFC
+8737).  acme 5 no longer makes that certificate, so it is made here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from datetime import datetime, timedelta, timezone
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from .names import SUFFIX
+from .options import HTTP_01, TLS_ALPN_01, AcmeError
+from .store import Store, private_bytes
+
+#: RFC 8555 section 8.3.
+HTTP_PREFIX: Final = b"/.well-known/acme-challenge/"
+
+_DIRECTORY: Final = "challenges"
+#: RFC 8555 section 8.3: base64url.  At least 128 bits; the upper bound keeps it a file name.
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{16,200}", re.ASCII)
+#: id-pe-acmeIdentifier (RFC 8737 section 3).
+_ACME_IDENTIFIER: Final = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
+#: A challenge's certificate is of no use beyond the challenge.
+_LIFETIME: Final = timedelta(days=1)
+_BACKDATE: Final = timedelta(hours=1)
+#: The longest text of a challenge, in bytes: a token, a point and a digest.
+_MAX_TEXT: Final = 1024
+
+
+class Challenges:
+    """The open challenges of one directory."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.path = os.path.join(store.private, _DIRECTORY)
+
+    def offer(self, kind: str, host: str, token: str, key_authorization: str) -> None:
+        """Answer a challenge from now on.
+
+        :param kind: ``http-01`` or ``tls-alpn-01``.
+        :param key_authorization: see RFC 8555 section 8.1.
+        :raises AcmeError: where that cannot be written.
+        """
+        path = self._path(kind, host, token)
+        try:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise AcmeError(f"Cannot make {self.path}: {error.strerror}") from None
+        self._store.write(path, key_authorization.encode() if kind == HTTP_01 else challenge_certificate(host, key_authorization))
+
+    def withdraw(self, kind: str, host: str, token: str) -> None:
+        """Answer it no longer."""
+        _remove(self._path(kind, host, token))
+
+    def clear(self) -> None:
+        """Withdraw all, as those are that a process left behind when it was killed."""
+        for name in self._names():
+            _remove(os.path.join(self.path, name))
+
+    def _path(self, kind: str, host: str, token: str) -> str:
+        if not _TOKEN.fullmatch(token):
+            raise AcmeError("The authority sent a challenge whose token is not base64url")
+        return os.path.join(self.path, f"{HTTP_01}.{token}" if kind == HTTP_01 else f"{TLS_ALPN_01}.{host}{SUFFIX}")
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self.path)
+        except OSError:
+            return []
+
+    def text(self, token: str) -> bytes | None:
+        """The answer to the HTTP-01 challenge ``token``, which comes from a stranger; ``None`` where there is none."""
+        if not _TOKEN.fullmatch(token):
+            return None
+        try:
+            with open(os.path.join(self.path, f"{HTTP_01}.{token}"), "rb") as file:
+                return file.read(_MAX_TEXT)
+        except OSError:
+            return None
+
+    def tls_pending(self) -> bool:
+        """Whether any TLS-ALPN-01 challenge is open."""
+        return any(name.startswith(TLS_ALPN_01) for name in self._names())
+
+    def certificate_path(self, host: str) -> str:
+        """Where key and certificate for the TLS-ALPN-01 challenge of ``host`` are, if there is one; ``host`` must be checked."""
+        return os.path.join(self.path, f"{TLS_ALPN_01}.{host}{SUFFIX}")
+
+
+def challenge_certificate(host: str, key_authorization: str) -> bytes:
+    """A key and the self-signed certificate that answers a TLS-ALPN-01 challenge (RFC 8737 section 3), as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ACME challenge")])
+    now = datetime.now(timezone.utc)
+    digest = hashlib.sha256(key_authorization.encode()).digest()
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BACKDATE)
+        .not_valid_after(now + _LIFETIME)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        # The value is an OCTET STRING of 32 bytes in DER.
+        .add_extension(x509.UnrecognizedExtension(_ACME_IDENTIFIER, b"\x04\x20" + digest), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return private_bytes(key) + certificate.public_bytes(Encoding.PEM)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # gone already

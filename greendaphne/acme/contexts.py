@@ -1,0 +1,128 @@
+"""Certificates from a directory that an authority fills, and the answers to TLS-ALPN-01 challenges on the same port.
+
+A client gets ``<host>.pem`` or ``DEFAULT.pem`` as with ``txsni:``, and is refused where there is neither, which is also how it goes for a
+host whose certificate is still to come.  While a challenge is open, the ClientHello is looked at before OpenSSL sees it: an ALPN callback
+would come too late to change between ECDSA and RSA on TLS 1.2.
+"""
+
+from __future__ import annotations
+
+import _socket
+import logging
+from time import monotonic
+from typing import Final
+
+import gevent
+from OpenSSL import SSL
+
+from ..tls import pem
+from ..tls.contexts import ContextFactory, Contexts, TLSOptions
+from ..tls.handshake import ACME_TLS
+from ..tls.pem import TLSError
+from ..tls.sni import HostDirectory, host_name
+from .challenges import Challenges
+from .options import AcmeError
+from .store import Store
+
+logger = logging.getLogger(__name__)
+
+#: The list of protocols in a challenge's ClientHello, which has this one and no other (RFC 8737 section 3, RFC 7301 section 3.1).
+_PROTOCOLS: Final = b"\x00" + bytes([len(ACME_TLS) + 1, len(ACME_TLS)]) + ACME_TLS.encode()
+#: The longest first record, in bytes with its head (RFC 8446 section 5.1).
+_MAX_HELLO: Final = 5 + 16 * 1024
+#: The type of that record.
+_HANDSHAKE: Final = b"\x16"
+#: Seconds between two looks at a ClientHello that has not arrived whole.  What was looked at stays in the socket and keeps it readable, so
+#: there is nothing to wait for.
+_LOOK_AGAIN: Final = 0.01
+
+
+class AcmeContexts(HostDirectory):
+    """The certificates of one endpoint that obtains them itself.
+
+    :param directory: where they are.
+    :param authority: the directory URL of the ACME server.
+    """
+
+    def __init__(self, directory: str, authority: str, options: TLSOptions | None = None) -> None:
+        super().__init__(directory, options)
+        self.authority = authority
+        self.store = Store(directory)
+        self.directory = self.store.path
+        self.challenges = Challenges(self.store)
+        self._challenge_contexts = _ChallengeContexts(self.challenges)
+
+    def describe(self) -> str:
+        return f"{super().describe()}, certificates from {self.authority} in {self.directory}"
+
+    def for_connection(self, sock: _socket.socket, deadline: float) -> SSL.Context:
+        if self.challenges.tls_pending() and _PROTOCOLS in _client_hello(sock, deadline):
+            # A new one each time: challenges are few, and this one is gone in a minute.
+            self._challenge_contexts.load()
+            return self._challenge_contexts.front()
+        return self.front()
+
+    def refresh(self, host: str) -> None:
+        """Serve what is in the file of ``host`` from now on."""
+        self._context(host, forced=True)
+        self.write_lines()
+
+    def _load(self) -> None:
+        """Read every file.  None needs to be usable: the server listens first, and certificates come while it does."""
+        try:
+            if (line := self.store.check()) is not None:
+                logger.error("%s; certificates there are served and none is issued", line)
+        except AcmeError as error:
+            raise TLSError(str(error)) from None
+        self._read_all()
+        for path in self.store.exposed():
+            logger.warning("Every user of this machine can read or change the private key in %s; take that away with chmod 600", path)
+
+
+class _ChallengeContexts(Contexts):
+    """The certificates that answer TLS-ALPN-01 challenges; no other protocol is offered and no client certificate asked for."""
+
+    def __init__(self, challenges: Challenges) -> None:
+        super().__init__(TLSOptions(alpn=(ACME_TLS,)))
+        self._challenges = challenges
+
+    def select(self, server_name: bytes | None) -> SSL.Context | None:
+        host = host_name(server_name)
+        if host is None:
+            return None
+        path = self._challenges.certificate_path(host)
+        try:
+            file = pem.read(path)
+            return self.factory.with_certificate(pem.assemble(file, file), path)
+        except TLSError:
+            self.pending_lines.append((logging.DEBUG, f"No challenge is open for {host}"))
+            return None
+
+    def _make_factory(self) -> ContextFactory:
+        return self._factory or ContextFactory(self.options)
+
+    def _load(self) -> None:
+        pass
+
+    def _refresh(self, forced: bool) -> None:
+        pass
+
+
+def _client_hello(sock: _socket.socket, deadline: float) -> bytes:
+    """The first record that a client sends, which stays in the socket; ``b""`` where the client has gone.
+
+    :raises TimeoutError: at the deadline.
+    """
+    while True:
+        try:
+            data = sock.recv(_MAX_HELLO, _socket.MSG_PEEK)
+        except BlockingIOError:
+            pass  # woken without a byte
+        except OSError:
+            return b""
+        else:
+            if data[:1] != _HANDSHAKE or len(data) >= min(_MAX_HELLO, 5 + int.from_bytes(data[3:5], "big")) > 5:
+                return data
+        if monotonic() >= deadline:
+            raise TimeoutError
+        gevent.sleep(_LOOK_AGAIN)

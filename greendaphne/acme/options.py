@@ -1,0 +1,84 @@
+"""What the operator can say about certificates from an authority, and the error that all of this package raises."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from .names import NameRefused, to_host
+
+#: The challenges that the server can answer, by the names of RFC 8555 section 8.3 and RFC 8737.
+HTTP_01: Final = "http-01"
+TLS_ALPN_01: Final = "tls-alpn-01"
+
+_EMAIL = re.compile(r"[^\s@,:?&]+@[^\s@,:?&]+")
+#: RFC 8555 section 7.3.4 has the key as base64url; authorities give 32 bytes and more.
+_MIN_HMAC_KEY = 16
+
+
+class AcmeError(Exception):
+    """Certificates cannot be obtained as asked; the text is one line for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcmeOptions:
+    """What holds for all endpoints that obtain certificates.
+
+    :param email: where the authority may write to; several with commas between them, ``None`` for none.
+    :param agree_tos: whether the operator agrees to the authority's terms of service; nothing is issued without.
+    :param domains: host names to obtain certificates for, besides those that have a file.
+    :param eab_kid: the key identifier of an account at the authority that the ACME account is bound to (RFC 8555 section 7.3.4).
+    :param eab_hmac_key: the key that goes with it, in base64url.
+    :param ca: PEM file with the authorities to trust for HTTPS to the ACME server; by default those that ``requests`` trusts.
+    :param challenge: ``http-01`` or ``tls-alpn-01``; by default whichever the server's endpoints suggest.
+    :raises AcmeError: for a value that cannot be used.
+    """
+
+    email: str | None = None
+    agree_tos: bool = False
+    domains: tuple[str, ...] = ()
+    eab_kid: str | None = None
+    eab_hmac_key: str | None = None
+    ca: str | None = None
+    challenge: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.email is not None and not all(map(_EMAIL.fullmatch, self.email.split(","))):
+            raise AcmeError(f"{self.email!r} is no e-mail address (--acme-email)")
+        if self.challenge not in (None, HTTP_01, TLS_ALPN_01):
+            raise AcmeError(f"Challenges are {HTTP_01} and {TLS_ALPN_01}, not {self.challenge!r}")
+        if (self.eab_kid is None) != (self.eab_hmac_key is None):
+            raise AcmeError("An external account binding needs both --acme-eab-kid and --acme-eab-hmac-key (or --acme-eab-hmac-key-file)")
+        if self.eab_hmac_key is not None:
+            check_hmac_key(self.eab_hmac_key)
+        if self.ca is not None and not os.path.isfile(self.ca):
+            raise AcmeError(f"There is no file {self.ca} (--acme-ca)")
+        try:
+            hosts = tuple(to_host(name) for name in self.domains)
+        except NameRefused as error:
+            raise AcmeError(f"--acme-domains: {error}") from None
+        # The dataclass is frozen for everyone else.
+        object.__setattr__(self, "domains", tuple(dict.fromkeys(hosts)))
+
+
+def check_hmac_key(text: str) -> None:
+    """Refuse a key for external account binding that is not base64url of enough bytes."""
+    try:
+        key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) < _MIN_HMAC_KEY:
+        raise AcmeError("The key of the external account binding is not the base64url text that the authority gave")
+
+
+def read_hmac_key(path: str) -> str:
+    """The key for external account binding in the file ``path``, without the blanks around it."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read(4096).strip()
+    except OSError as error:
+        raise AcmeError(f"Cannot read {path} (--acme-eab-hmac-key-file): {error.strerror}") from None

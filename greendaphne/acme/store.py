@@ -1,0 +1,381 @@
+"""The directory of certificates: what is in it, what is remembered about it, and the one lock of all processes that share it.
+
+``<host>.pem`` holds key, certificate and chain, ``client.key`` is the account's key.  Everything else is in the subdirectory ``.acme``,
+readable by the server's user alone: the lock, what is known of each host and of the account, challenges.  Files are written beside their
+place, synced and renamed, with mode 0600.  Only who holds :meth:`Store.lock` writes, but for the operator, who may do anything at any time.
+
+Every method blocks for as long as the file system takes; the server calls them in a native thread.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final, NamedTuple
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from ..tls import pem
+from ..tls.pem import PrivateKey, Signature, TLSError
+from .names import SUFFIX, NameRefused, host_of_file
+from .options import AcmeError
+
+#: The account's key, under txacme's name.
+ACCOUNT_KEY: Final = "client.key"
+_PRIVATE: Final = ".acme"
+_STATE: Final = "state.json"
+_LOCK: Final = "lock"
+_RENEW: Final = ".renew"
+
+#: The largest file of state that is read, in bytes: ten thousand hosts need less.
+_MAX_STATE: Final = 16 * 1024 * 1024
+
+
+class Certificate(NamedTuple):
+    """What matters about a certificate that is in service.  Times are seconds since the epoch."""
+
+    certificate: x509.Certificate
+    not_before: float
+    not_after: float
+
+    @property
+    def serial(self) -> int:
+        """Its serial number."""
+        return self.certificate.serial_number
+
+
+class Entry(NamedTuple):
+    """One ``<host>.pem``.
+
+    ``certificate`` is ``None`` for an empty file, and for one that cannot be used, for which ``problem`` has the reason in one line.
+    ``wanted`` is true where the operator asked for a new certificate in place of the one there (:meth:`Store.ask_for_renewal`).
+    """
+
+    host: str
+    path: str
+    signature: Signature | None
+    certificate: Certificate | None = None
+    problem: str | None = None
+    wanted: bool = False
+
+
+class Snapshot(NamedTuple):
+    """What a directory holds: ``entries`` by host, and one line for each file, by its name, that no certificate can be had for."""
+
+    entries: dict[str, Entry]
+    refused: dict[str, str]
+
+
+@dataclass(slots=True)
+class Record:
+    """What is remembered about a host, or (as that of the empty name) about the authority; times are seconds since the epoch.
+
+    ``authority`` is the directory URL that issued what is in service, empty for what came from elsewhere.  ``failed`` is the file's
+    signature at the last failure, so that a file that is touched is tried again.  ``suggested`` is the authority's idea of when to renew
+    the certificate ``serial``, ``ask_at`` when to ask again.
+    """
+
+    authority: str = ""
+    issued_at: float = 0.0
+    failures: int = 0
+    retry_at: float = 0.0
+    reason: str = ""
+    limited: bool = False
+    failed: list[int] = field(default_factory=list)
+    challenge: str = ""
+    serial: str = ""
+    suggested: float | None = None
+    ask_at: float = 0.0
+    reported_at: float = 0.0
+
+    @classmethod
+    def from_json(cls, value: Any) -> Record:
+        """Make a record of what a file says; what is not of the right type is left out."""
+        record = cls()
+        if isinstance(value, dict):
+            for item in fields(cls):
+                given, own = value.get(item.name), getattr(record, item.name)
+                right = (int, float, type(None)) if own is None or isinstance(own, float) else (type(own),)
+                if item.name in value and isinstance(given, right):
+                    setattr(record, item.name, given if own is None or given is not None else own)
+        return record
+
+
+@dataclass(slots=True)
+class State:
+    """Everything that is remembered: ``account`` as :mod:`.authority` wants it, and the records."""
+
+    account: dict[str, str] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)
+
+    def of(self, host: str) -> Record:
+        """The record of ``host``, a new one where there is none yet."""
+        return self.records.setdefault(host, Record())
+
+
+class Store:
+    """One directory.
+
+    :param path: ``~`` at its beginning is expanded.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(os.path.expanduser(path))
+        self.private = os.path.join(self.path, _PRIVATE)
+        self._known: dict[str, Entry] = {}
+        self._state_seen: Signature | None = None
+        self._state = State()
+
+    def check(self) -> str | None:
+        """Make the directory where it is missing, and look whether it can be used.
+
+        :returns: one line where it can only be read, so that nothing can be issued; ``None`` where all is well.
+        :raises AcmeError: where it cannot be used at all.
+        """
+        try:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            status = os.stat(self.path)
+            os.listdir(self.path)
+        except OSError as error:
+            raise AcmeError(f"Cannot use the directory of certificates {self.path}: {error.strerror}") from None
+        if status.st_mode & stat.S_IWOTH:
+            raise AcmeError(f"Everyone can write to the directory of certificates {self.path}; take that away with chmod o-w")
+        try:
+            self.prepare()
+        except AcmeError as error:
+            return str(error)
+        return None
+
+    def prepare(self) -> None:
+        """Make the private subdirectory where it is missing.
+
+        :raises AcmeError: where that cannot be done, or it is not the server's own.
+        """
+        try:
+            os.makedirs(self.private, mode=0o700, exist_ok=True)
+            status = os.lstat(self.private)
+        except OSError as error:
+            raise AcmeError(f"Cannot write to the directory of certificates {self.path}: {error.strerror}") from None
+        if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022:
+            raise AcmeError(f"{self.private} must be a directory that nobody else can write to")
+        if not os.access(self.path, os.W_OK | os.X_OK) or not os.access(self.private, os.W_OK | os.X_OK):
+            raise AcmeError(f"Cannot write to the directory of certificates {self.path}: Permission denied")
+
+    @contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Hold the lock of the directory; gives ``False`` at once where another process has it.
+
+        The kernel releases it when a process dies, however that happens.
+
+        :raises AcmeError: where the directory cannot be written to.
+        """
+        self.prepare()
+        path = os.path.join(self.private, _LOCK)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise AcmeError(f"Cannot open {path}: {error.strerror}") from None
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            except OSError as error:
+                raise AcmeError(f"Cannot lock {path}: {error.strerror}") from None
+            yield True
+        finally:
+            os.close(descriptor)
+
+    def scan(self) -> Snapshot:
+        """Look at every file; only those that changed are read.
+
+        :raises AcmeError: where the directory cannot be read.
+        """
+        try:
+            names = os.listdir(self.path)
+        except OSError as error:
+            raise AcmeError(f"Cannot read the directory of certificates {self.path}: {error.strerror}") from None
+        wanted = self._wanted()
+        entries: dict[str, Entry] = {}
+        refused: dict[str, str] = {}
+        for name in sorted(names):
+            path = os.path.join(self.path, name)
+            try:
+                host = host_of_file(name)
+            except NameRefused as error:
+                # One that holds something is served, or was not meant for this; only what asks for a certificate is worth a word.
+                state = pem.signature(path)
+                if state is not None and not state[1]:
+                    refused[name] = f"{path}: {error}"
+                continue
+            if host is not None and not os.path.islink(path):
+                entries[host] = self._look(host, path)._replace(wanted=host in wanted)
+        self._known = entries
+        return Snapshot(entries, refused)
+
+    def _wanted(self) -> set[str]:
+        try:
+            return {name.removesuffix(_RENEW) for name in os.listdir(self.private) if name.endswith(_RENEW)}
+        except OSError:
+            return set()
+
+    def _look(self, host: str, path: str) -> Entry:
+        seen = pem.signature(path)
+        known = self._known.get(host)
+        # A problem may go away without a trace in the signature, such as by chmod.
+        if known is not None and known.signature == seen and known.problem is None:
+            return known
+        if seen is None:
+            return Entry(host, path, None, problem=f"{path} is not a file")
+        if not seen[1]:
+            return Entry(host, path, seen)
+        try:
+            file = pem.read(path)
+            certificate = pem.assemble(file, file).certificate
+        except TLSError as error:
+            return Entry(host, path, seen, problem=str(error))
+        times = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+        return Entry(host, path, seen, Certificate(certificate, *times))
+
+    def exposed(self) -> list[str]:
+        """The files with private keys that every user of the machine can read or change."""
+        found = []
+        for name in sorted(os.listdir(self.path)):
+            if name == ACCOUNT_KEY or (name.endswith(SUFFIX) and not name.startswith(".")):
+                try:
+                    status = os.stat(os.path.join(self.path, name))
+                except OSError:
+                    continue
+                if stat.S_ISREG(status.st_mode) and status.st_size and status.st_mode & 0o007:
+                    found.append(os.path.join(self.path, name))
+        return found
+
+    def ensure(self, hosts: Sequence[str]) -> None:
+        """Make an empty file for every host that has none.
+
+        :raises AcmeError: where that cannot be done.
+        """
+        for host in hosts:
+            path = os.path.join(self.path, host + SUFFIX)
+            try:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise AcmeError(f"Cannot make {path}: {error.strerror}") from None
+
+    def ask_for_renewal(self, host: str) -> None:
+        """Have the server obtain a new certificate although the one there would do; that one is served until then.
+
+        :raises AcmeError: where the directory cannot be written to.
+        """
+        self.prepare()
+        self.write(os.path.join(self.private, host + _RENEW), b"")
+
+    def put(self, host: str, data: bytes) -> None:
+        """Put a new ``<host>.pem`` in service and take back what was asked for.
+
+        :raises AcmeError: where it cannot be written.
+        """
+        self.write(os.path.join(self.path, host + SUFFIX), data)
+        try:
+            os.unlink(os.path.join(self.private, host + _RENEW))
+        except OSError:
+            pass  # nobody had asked
+
+    def state(self) -> State:
+        """What is remembered; read again where another process has written it."""
+        path = os.path.join(self.private, _STATE)
+        seen = pem.signature(path)
+        if seen != self._state_seen or seen is None:
+            self._state = _read_state(path)
+            self._state_seen = seen
+        return self._state
+
+    def save(self, state: State) -> None:
+        """Remember ``state``.
+
+        :raises AcmeError: where it cannot be written.
+        """
+        content = {"account": state.account, "records": {host: asdict(record) for host, record in state.records.items()}}
+        path = os.path.join(self.private, _STATE)
+        self.write(path, json.dumps(content, indent=1).encode())
+        self._state, self._state_seen = state, pem.signature(path)
+
+    def account_key(self, *, make: bool = True) -> PrivateKey:
+        """The account's key: RSA or ECDSA; a new one is ECDSA on P-256.
+
+        :param make: whether to make one where there is none.
+        :raises AcmeError: where there is none, or what is there is no such key.
+        """
+        path = os.path.join(self.path, ACCOUNT_KEY)
+        if not os.path.lexists(path):
+            if not make:
+                raise AcmeError(f"There is no account key {path}")
+            key = ec.generate_private_key(ec.SECP256R1())
+            self.write(path, private_bytes(key))
+            return key
+        try:
+            keys = pem.read(path, "the account key").keys
+        except TLSError as error:
+            raise AcmeError(str(error)) from None
+        if len(keys) != 1:
+            raise AcmeError(f"There is no private key in {path}, or more than one; it is the account's key at the authority")
+        return keys[0]
+
+    def write(self, path: str, data: bytes) -> None:
+        """Put ``data`` in the file ``path``, whole or not at all, readable by its owner alone.
+
+        :raises AcmeError: where it cannot be written.
+        """
+        temporary = None
+        try:
+            # In the private directory, where nothing takes it for a certificate; mkstemp makes it 0600.
+            descriptor, temporary = tempfile.mkstemp(dir=self.private, prefix="new-")
+            with open(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            os.replace(temporary, path)
+            temporary = None
+            # The rename itself reaches the disk with the directory.
+            directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise AcmeError(f"Cannot write {path}: {error.strerror}") from None
+        finally:
+            if temporary is not None:
+                os.unlink(temporary)
+
+
+def private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """``key`` as unencrypted PEM."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _read_state(path: str) -> State:
+    try:
+        with open(path, "rb") as file:
+            value = json.loads(file.read(_MAX_STATE))
+    except (OSError, ValueError):
+        value = None
+    if not isinstance(value, dict):
+        # Nothing in it is needed: the certificates speak for themselves.
+        return State()
+    account, records = value.get("account"), value.get("records")
+    return State(
+        {str(name): str(text) for name, text in account.items()} if isinstance(account, dict) else {},
+        {str(host): Record.from_json(record) for host, record in records.items()} if isinstance(records, dict) else {},
+    )

@@ -12,6 +12,8 @@ from typing import Final
 UNIX: Final = "unix"
 #: What stands for every address, and for UNIX sockets.
 EVERYONE: Final = "*"
+#: Peers on this machine.
+LOCAL: Final = "127.0.0.1,::1,unix"
 #: Answers kept, a number.  A proxy has few addresses, so few that this bound is only there for whoever sends made-up ones.
 _CACHE_SIZE: Final = 1024
 

@@ -195,6 +195,8 @@ def build(options: Options, channel_layer: Any, endpoints: list[str], access_log
         http2_cleartext=options.http2_cleartext,
         on_layer_loss=options.on_layer_loss,
         reply_channels=options.reply_channels,
+        listening=listening_options(options),
+        proxy_allow_from=options.proxy_allow_from,
         lifecycle=process.lifecycle if process is not None else (),
     )
 
@@ -288,9 +290,9 @@ def endpoint_descriptions(options: Options) -> list[str]:
 
 def listening_options(options: Options) -> ListeningOptions:
     """Return what holds for all endpoints that do not say it themselves."""
-    from .endpoints import ListeningOptions
+    from .endpoints import PROXY_PROTOCOL, ListeningOptions
 
-    return ListeningOptions()
+    return ListeningOptions(options.backlog, options.reuse_port, PROXY_PROTOCOL[options.proxy_protocol])
 
 
 def load_channel_layer(place: str) -> Any:

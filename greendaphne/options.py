@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from .addresses import AddressList
+from .addresses import LOCAL, AddressList
 from .config import Limits, Timeouts
 from .forwarded import DEFAULT_FIELDS, ForwardedFields, forwarded_fields
 from .values import (
@@ -194,6 +194,18 @@ class Options:
         takes=Takes.EACH,
         legacy=True,
     )
+    # The default is that of greendaphne.endpoints, which cannot be imported this early.
+    backlog: int = option(
+        LISTENING,
+        "--backlog",
+        "Connections that may wait to be accepted, for endpoints that do not say it themselves.",
+        metavar="NUMBER",
+        convert=whole_number(1, 2**31 - 1),
+        default="2048",
+    )
+    reuse_port: bool = option(
+        LISTENING, "--reuse-port", "Let several servers listen on the same TCP port; the system spreads connections over them."
+    )
 
     certfile: str | None = option(
         TLS,
@@ -294,6 +306,22 @@ class Options:
         metavar="LIST",
         convert=forwarded_fields,
         default=DEFAULT_FIELDS,
+    )
+    proxy_protocol: str = option(
+        PROXIES,
+        "--proxy-protocol",
+        "The PROXY header that every connection has to begin with: v1, v2, auto for either, or off; haproxy: endpoints are auto.",
+        metavar="VERSION",
+        convert=choice("off", "v1", "v2", "auto"),
+        default="off",
+    )
+    proxy_allow_from: AddressList = option(  # noqa: RUF009 - nothing changes an address list
+        PROXIES,
+        "--proxy-allow-from",
+        "Who may send PROXY headers: addresses, networks, unix for UNIX sockets, * for everybody; other connections are closed.",
+        metavar="LIST",
+        convert=AddressList,
+        default=LOCAL,
     )
     server_name: str | None = option(
         PROXIES,

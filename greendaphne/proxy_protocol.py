@@ -24,13 +24,10 @@ from typing import Final, NamedTuple
 
 from gevent.socket import wait_read
 
-from .addresses import AddressList
+from .addresses import LOCAL, AddressList
 from .message import Address, ClientDisconnected, TLSInfo
 
 logger = logging.getLogger("daphne.server")
-
-#: Who may send PROXY headers where nothing else is said.
-DEFAULT_ALLOWED: Final = "127.0.0.1,::1,unix"
 
 V1_PREFIX: Final = b"PROXY "
 #: The longest header of version 1 with its CRLF, in bytes (section 2.1).
@@ -78,11 +75,11 @@ class ProxyHeader(NamedTuple):
 class ProxyProtocol:
     """Takes PROXY headers from peers that are trusted.
 
-    :param allowed: the trusted peers; by default :data:`DEFAULT_ALLOWED`.
+    :param allowed: the trusted peers; by default :data:`~.addresses.LOCAL`.
     """
 
     def __init__(self, allowed: AddressList | None = None) -> None:
-        self._allowed = AddressList(DEFAULT_ALLOWED) if allowed is None else allowed
+        self._allowed = AddressList(LOCAL) if allowed is None else allowed
         # By peer, when the log had its last line about it.
         self._logged: dict[str, float] = {}
 

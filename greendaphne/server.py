@@ -26,7 +26,7 @@ from .bridge.mailbox import Mailbox
 from .check import check_endpoints
 from .config import Limits, Timeouts
 from .connections import Connections
-from .endpoints import Endpoint, EndpointError, build_endpoint_description_strings, parse
+from .endpoints import Endpoint, EndpointError, ListeningOptions, build_endpoint_description_strings, parse
 from .exchange import Exchange
 from .forwarded import locator
 from .http2 import Http2Limits
@@ -35,6 +35,7 @@ from .listeners import Listener
 from .message import Headers, Stream
 from .observer import Observer, combine
 from .processes.lifecycle import Lifecycle
+from .proxy_protocol import ProxyProtocol
 from .values import field_value
 from .websocket import WebSocket
 
@@ -82,6 +83,8 @@ class Server:
     :param on_layer_loss: what to do once the layer may have lost messages and groups: ``shed`` closes all WebSockets with 1012, ``keep``
         lets them be, ``exit`` ends :meth:`run` in good order and with exit code 1.
     :param reply_channels: number of lists in the layer that replies are spread over.
+    :param listening: what holds for all endpoints that do not say it themselves.
+    :param proxy_allow_from: who may send PROXY headers, on endpoints that have them; by default peers on this machine.
     :param observers: are told what becomes of requests and WebSockets; see :mod:`greendaphne.observer`.
     :param reopen_logs: called by :meth:`reopen`.
     :param lifecycle: who hears of the stages of :meth:`serve_forever`.
@@ -128,6 +131,8 @@ class Server:
         http2_cleartext: bool = False,
         on_layer_loss: str = OnLayerLoss.SHED,
         reply_channels: int = 1,
+        listening: ListeningOptions | None = None,
+        proxy_allow_from: AddressList | str | None = None,
         forwarded_allow_ips: AddressList | str | None = None,
         observers: Sequence[Observer] = (),
         reopen_logs: Callable[[], None] | None = None,
@@ -146,7 +151,10 @@ class Server:
         self.endpoints: list[str] = descriptions
         self.channel_layer = channel_layer
         self.signal_handlers = signal_handlers
-        self._endpoints = _with_tls([parse(description) for description in descriptions], certfile, keyfile, tls_options, tls_dev)
+        plain = [parse(description) for description in descriptions]
+        for endpoint in plain:
+            endpoint.configure(listening or ListeningOptions())
+        self._endpoints = _with_tls(plain, certfile, keyfile, tls_options, tls_dev)
         self.limits = limits or Limits()
         given = {
             "http": http_timeout,
@@ -192,7 +200,10 @@ class Server:
             raise ValueError(f"forwarded_allow_ips {error}") from None
         exchange = Exchange(self._application, self._make_websocket, observer, locate, extra)
         self._http2_cleartext = http2_cleartext
-        self._connections = Connections(exchange, self.limits, self.timeouts, http2_limits or Http2Limits(), http2_cleartext)
+        proxy_protocol = ProxyProtocol(AddressList(proxy_allow_from) if isinstance(proxy_allow_from, str) else proxy_allow_from)
+        self._connections = Connections(
+            exchange, self.limits, self.timeouts, http2_limits or Http2Limits(), http2_cleartext, proxy_protocol
+        )
         #: What is listened on, in the order of the endpoints, once started; Twisted's names for it work.
         self.listeners: list[Listener] = []
         #: Gives ``reply_protocols``, the reply channels of all clients, under daphne's name.

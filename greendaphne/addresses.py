@@ -16,6 +16,8 @@ EVERYONE: Final = "*"
 LOCAL: Final = "127.0.0.1,::1,unix"
 #: Answers kept, a number.  A proxy has few addresses, so few that this bound is only there for whoever sends made-up ones.
 _CACHE_SIZE: Final = 1024
+#: Bits in front of the IPv4 address in an IPv4-mapped one (RFC 4291 section 2.5.5.2).
+_MAPPED_PREFIX: Final = 96
 
 
 class AddressList:
@@ -87,10 +89,16 @@ def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 def _network(item: str) -> IPv4Network | IPv6Network:
     try:
-        if "/" in item:
-            return ip_network(item)
-        return ip_network(_plain(ip_address(item)))
+        if "/" not in item:
+            return ip_network(_plain(ip_address(item)))
+        network = ip_network(item, strict=False)
     except ValueError:
         raise ValueError(
             f"must be addresses, networks such as 10.0.0.0/8, {UNIX} or {EVERYONE}, separated by commas ({item!r} is none of these)"
         ) from None
+    if network.network_address != ip_address(item.partition("/")[0]):
+        raise ValueError(f"must have networks without host bits ({item!r} should be {str(network)!r} or an address)")
+    plain = _plain(network.network_address)
+    if plain.version != network.version and network.prefixlen >= _MAPPED_PREFIX:
+        return IPv4Network((int(plain), network.prefixlen - _MAPPED_PREFIX))
+    return network

@@ -1,0 +1,74 @@
+"""How late the hub is: the time from the moment when something could run to the moment when it does.
+
+A timer in the hub looks how late it is itself.  That is a sample of what every request meets, for as little as a timer costs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any, Final
+
+from gevent import get_hub
+
+from .families import LATENCY_BUCKETS, Family, Histogram, gauge, histogram
+
+#: Seconds between two samples.
+PERIOD: Final = 0.5
+#: Seconds that the maximum is remembered for, at least: longer than the usual time between two scrapes.
+MEMORY: Final = 60.0
+_SLOTS: Final = 6
+
+
+class HubLag:
+    """Samples the lag of the hub of the thread that calls :meth:`start`."""
+
+    def __init__(self) -> None:
+        self._seconds = Histogram(LATENCY_BUCKETS)
+        self._timer: Any = None
+        self._due = 0.0
+        # Maxima of the last parts of MEMORY, each with when it began.
+        self._maxima: deque[tuple[float, float]] = deque(maxlen=_SLOTS + 1)
+
+    def start(self) -> None:
+        """Begin to sample."""
+        self._timer = get_hub().loop.timer(PERIOD, PERIOD, ref=False)
+        self._due = monotonic() + PERIOD
+        # The loop's clock stands still while greenlets run, so it has to be set first.
+        self._timer.start(self._sample, update=True)
+
+    def stop(self) -> None:
+        """End."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.stop()
+            timer.close()
+
+    def _sample(self) -> None:
+        # Runs in the hub.
+        now = monotonic()
+        lag = max(now - self._due, 0.0)
+        self._seconds.observe(lag)
+        maxima = self._maxima
+        if not maxima or now - maxima[-1][0] >= MEMORY / _SLOTS:
+            maxima.append((now, lag))
+        elif lag > maxima[-1][1]:
+            maxima[-1] = (maxima[-1][0], lag)
+        # The loop makes up for no round that was missed.
+        self._due = max(self._due + PERIOD, now)
+
+    @property
+    def longest(self) -> float:
+        """The longest lag of the last :data:`MEMORY` seconds."""
+        since = monotonic() - MEMORY - MEMORY / _SLOTS
+        lag = max((lag for begun, lag in self._maxima if begun >= since), default=0.0)
+        # What runs now is late, too.
+        return max(lag, monotonic() - self._due) if self._timer is not None else lag
+
+    def families(self) -> Iterable[Family]:
+        """Its metrics."""
+        return (
+            histogram("greendaphne_hub_lag_seconds", f"How late the hub is, sampled every {PERIOD:g} seconds.", self._seconds),
+            gauge("greendaphne_hub_lag_max_seconds", "The longest such lag of the last minute.", self.longest),
+        )

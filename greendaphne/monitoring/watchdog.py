@@ -1,0 +1,183 @@
+"""Notices when the hub is blocked, and says by what.
+
+Everything in a process with gevent runs in turn in one thread, so code that computes for seconds, or waits without gevent's knowledge,
+holds up every client.  :class:`Watchdog` has a native thread (a real one also in a patched process) that asks the hub for a sign of life
+twice per threshold.  When none comes it logs, once for each blockage, the stack of what runs in the hub's thread, and how long it took when
+it is over.
+
+gevent has a monitoring thread of its own (``GEVENT_MONITOR_THREAD_ENABLE``).  It needs a trace function that every switch between greenlets
+has to call, reports a blockage again at each look and not its end, and lists every greenlet of the process each time.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterable
+from time import monotonic, process_time
+from typing import Any, Final
+
+from gevent import get_hub
+from gevent._hub_local import get_hub_if_exists
+from gevent.monkey import get_original
+
+from .families import Family, counter
+
+logger = logging.getLogger("greendaphne.watchdog")
+
+#: Signs of life asked for per threshold.
+_LOOKS: Final = 2
+#: Frames of the stack that are logged, the innermost.
+_FRAMES: Final = 60
+#: The share of a processor below which a process that was late has not run at all.  One that computes gets more than that also on a machine
+#: that many share.
+_RUNNING: Final = 0.1
+#: Seconds for the thread to end.
+_PATIENCE: Final = 2.0
+
+_allocate_lock: Any = get_original("_thread", "allocate_lock")
+_get_ident: Any = get_original("_thread", "get_ident")
+_start_new_thread: Any = get_original("_thread", "start_new_thread")
+
+
+class Watchdog:
+    """Watches the hub of the thread that calls :meth:`start`.
+
+    :param threshold: seconds without a sign of life that count as a blockage.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        #: Blockages, the seconds that they took, and the times that the whole process did not run.
+        self.blockages = 0
+        self.blocked_seconds = 0.0
+        self.stalls = 0
+        self._loop: Any = None
+        self._async: Any = None
+        self._thread = 0
+        # Held while the thread is to go on, and while it does.
+        self._stop: Any = None
+        self._ended: Any = None
+        # The number of the last question and of the last answer, and when that was given; the hub's thread writes the latter two.
+        self._asked = self._answered = 0
+        self._answered_at = 0.0
+        # What the loop's clock is behind the monotonic one.
+        self._offset = 0.0
+
+    def start(self) -> None:
+        """Begin to watch."""
+        if self._stop is not None:
+            return
+        self._loop = get_hub().loop
+        self._thread = _get_ident()
+        # Without a reference: it must not keep a loop running that has nothing else to do.
+        self._async = self._loop.async_(ref=False)
+        self._async.start(self._answer)
+        self._answered = self._asked
+        self._stop, self._ended = _allocate_lock(), _allocate_lock()
+        self._stop.acquire()
+        self._ended.acquire()
+        _start_new_thread(self._run, (self._stop, self._ended))
+
+    def stop(self) -> None:
+        """End, in the thread that called :meth:`start`."""
+        stop, self._stop = self._stop, None
+        if stop is None:
+            return
+        stop.release()
+        # It waits for nothing but that lock, so this takes no time to speak of.
+        self._ended.acquire(True, _PATIENCE)
+        self._async.stop()
+        self._async.close()
+        self._async = self._loop = None
+
+    def families(self) -> Iterable[Family]:
+        """Its metrics."""
+        return (
+            counter("greendaphne_hub_blockages", "Times that the hub was blocked for longer than --watchdog.", self.blockages),
+            counter("greendaphne_hub_blocked_seconds", "Seconds that these blockages took.", self.blocked_seconds),
+            counter("greendaphne_process_stalls", "Times that the whole process did not run for so long.", self.stalls),
+        )
+
+    def _answer(self) -> None:
+        # Runs in the hub.  Setting its clock makes the offset exact, also behind a change of the system's time.
+        self._loop.update_now()
+        self._answered_at = now = monotonic()
+        self._offset = now - self._loop.now()
+        self._answered = self._asked
+
+    # ---- the thread
+
+    def _run(self, stop: Any, ended: Any) -> None:
+        try:
+            self._watch(stop)
+        except Exception:
+            logger.exception("The watchdog failed; the hub is not watched any more")
+        finally:
+            hub = get_hub_if_exists()
+            if hub is not None:
+                # Logging made one, where it had to wait for a lock.
+                hub.destroy(destroy_loop=True)
+            ended.release()
+
+    def _watch(self, stop: Any) -> None:
+        period = self._threshold / _LOOKS
+        while True:
+            before = self._answered_at
+            cpu = process_time()
+            asked = self._asked + 1
+            self._asked = asked
+            asked_at = monotonic()
+            self._async.send()
+            if stop.acquire(True, period):
+                return
+            late = monotonic() - asked_at - period
+            if late >= self._threshold and process_time() - cpu < late * _RUNNING:
+                # Nobody ran, this thread as little as the hub: there is nothing to find in a stack.
+                self.stalls += 1
+                logger.warning("The process did not run for %.1f seconds: it was stopped, or the machine had no time for it", late + period)
+            elif self._answered == asked:
+                # Code in C may hold the interpreter, and with it this thread, as long as it runs.
+                if self._answered_at - asked_at >= self._threshold:
+                    self._count(self._answered_at - asked_at)
+                    logger.warning("The hub was blocked for %.1f seconds, by code that stopped all threads", self._answered_at - asked_at)
+            elif self._is_blocked(stop, asked, asked_at, before):
+                return
+
+    def _is_blocked(self, stop: Any, asked: int, asked_at: float, before: float) -> bool:
+        """Question ``asked`` was not answered yet: report if it is not in time; whether this thread is to end.
+
+        :param before: when the hub gave its last sign of life.
+        """
+        threshold = self._threshold
+        # The loop's clock is set when it comes back from waiting, which is when the blockage began.  A timer may set it in between.
+        since = min(max(self._loop.now() + self._offset, before), asked_at)
+        while self._answered != asked and (left := since + threshold - monotonic()) > 0:
+            if stop.acquire(True, left):
+                return True
+        if self._answered == asked:
+            if self._answered_at - since >= threshold:
+                self._count(self._answered_at - since)
+                logger.warning("The hub was blocked for %.1f seconds", self._answered_at - since)
+            return False
+        frame = sys._current_frames().get(self._thread)
+        stack = "" if frame is None else "".join(traceback.format_stack(frame, _FRAMES)).rstrip()
+        del frame
+        self.blockages += 1
+        logger.warning("The hub has been blocked for %.1f seconds, nothing else is served; it is at\n%s", monotonic() - since, stack)
+        counted = since
+        while True:
+            done = self._answered == asked
+            now = self._answered_at if done else monotonic()
+            self.blocked_seconds += now - counted
+            counted = now
+            if done:
+                logger.warning("The hub is no longer blocked, after %.1f seconds", now - since)
+                return False
+            if stop.acquire(True, threshold / _LOOKS):
+                return True
+
+    def _count(self, seconds: float) -> None:
+        self.blockages += 1
+        self.blocked_seconds += seconds

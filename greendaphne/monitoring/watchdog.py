@@ -133,17 +133,21 @@ class Watchdog:
             if stop.acquire(True, period):
                 return
             late = monotonic() - asked_at - period
-            if late >= self._threshold and process_time() - cpu < late * _RUNNING:
-                # Nobody ran, this thread as little as the hub: there is nothing to find in a stack.
-                self.stalls += 1
-                logger.warning("The process did not run for %.1f seconds: it was stopped, or the machine had no time for it", late + period)
-            elif self._answered == asked:
-                # Code in C may hold the interpreter, and with it this thread, as long as it runs.
-                if self._answered_at - asked_at >= self._threshold:
-                    self._count(self._answered_at - asked_at)
-                    logger.warning("The hub was blocked for %.1f seconds, by code that stopped all threads", self._answered_at - asked_at)
-            elif self._is_blocked(stop, asked, asked_at, before):
+            if late >= self._threshold:
+                self._was_held_up(late, process_time() - cpu)
+            elif self._answered != asked and self._is_blocked(stop, asked, asked_at, before):
                 return
+
+    def _was_held_up(self, seconds: float, cpu: float) -> None:
+        """This thread could not run for ``seconds``, in which the process used ``cpu`` seconds of processor time."""
+        if cpu < seconds * _RUNNING:
+            # Nobody ran: there is nothing to find in a stack.
+            self.stalls += 1
+            logger.warning("The process did not run for %.1f seconds: it was stopped, or the machine had no time for it", seconds)
+        else:
+            # Code in C may keep the interpreter as long as it runs.  The thread that had it is not far from there.
+            self._count(seconds)
+            logger.warning("The hub was blocked for %.1f seconds, by code that stopped all threads; it is at\n%s", seconds, self._stack())
 
     def _is_blocked(self, stop: Any, asked: int, asked_at: float, before: float) -> bool:
         """Question ``asked`` was not answered yet: report if it is not in time; whether this thread is to end.
@@ -161,9 +165,7 @@ class Watchdog:
                 self._count(self._answered_at - since)
                 logger.warning("The hub was blocked for %.1f seconds", self._answered_at - since)
             return False
-        frame = sys._current_frames().get(self._thread)
-        stack = "" if frame is None else "".join(traceback.format_stack(frame, _FRAMES)).rstrip()
-        del frame
+        stack = self._stack()
         self.blockages += 1
         logger.warning("The hub has been blocked for %.1f seconds, nothing else is served; it is at\n%s", monotonic() - since, stack)
         counted = since
@@ -177,6 +179,11 @@ class Watchdog:
                 return False
             if stop.acquire(True, threshold / _LOOKS):
                 return True
+
+    def _stack(self) -> str:
+        """Where the hub's thread is."""
+        frame = sys._current_frames().get(self._thread)
+        return "" if frame is None else "".join(traceback.format_stack(frame, _FRAMES)).rstrip()
 
     def _count(self, seconds: float) -> None:
         self.blockages += 1

@@ -12,7 +12,13 @@ class ListeningAddress:
 
     def __init__(self, sock: socket) -> None:
         name = sock.getsockname()
-        self.host, self.port = name[:2] if isinstance(name, tuple) else (name, None)
+        self.host: str
+        self.port: int | None
+        if isinstance(name, tuple):
+            self.host, self.port = name[:2]
+        else:
+            # An abstract name has a null byte in front, which is written as an at sign.
+            self.host, self.port = "@" + name[1:].decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name, None
 
 
 class Listener:

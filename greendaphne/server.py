@@ -11,6 +11,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,15 +32,19 @@ from .exchange import Exchange
 from .forwarded import locator
 from .http2 import Http2Limits
 from .inline import check_workers, start_workers, stop_workers
-from .listeners import Listener
+from .lifetime import Lifetime
+from .listeners import Listener, ListeningAddress
 from .message import Headers, Stream
 from .observer import Observer, combine
 from .processes.lifecycle import Lifecycle
 from .proxy_protocol import ProxyProtocol
+from .signals import handle_signals
 from .values import field_value
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from .tls import TLSOptions
 
 logger = logging.getLogger("daphne.server")
@@ -58,7 +63,8 @@ class Server:
 
     :param channel_layer: the channel layer.
     :param endpoints: endpoint strings; see :mod:`greendaphne.endpoints`.
-    :param signal_handlers: whether :meth:`run` stops on SIGTERM and SIGINT; only in the main thread.
+    :param signal_handlers: whether :meth:`run` stops on SIGTERM and SIGINT, reloads on SIGHUP and reopens logs on SIGUSR1; only in the
+        main thread.  Nothing else handles signals.
     :param action_logger: see :mod:`greendaphne.access`.
     :param http_timeout: seconds; replaces ``timeouts.http`` unless it is ``None``, as the other times replace theirs.
     :param websocket_timeout: seconds; 0 and ``None`` stand for the layer's ``group_expiry``, negative for no limit.
@@ -211,6 +217,9 @@ class Server:
         self._acceptors: list[Acceptor] = []
         self._workers: list[gevent.Greenlet[..., Any]] = []
         self._stop: Event | None = None
+        self._life: Lifetime | None = None
+        # Whether start() is at work, and whether stop() was called until then.
+        self._starting = False
         self._stopped_early = False
         # Whether what still runs is cut short instead of being waited for.
         self._at_once = False
@@ -251,24 +260,25 @@ class Server:
         except EndpointError as error:
             logger.error("%s", error)
             raise SystemExit(1) from None
-        self.serve_forever()
+        self.serve_forever(signal_handlers=self.signal_handlers)
         if self._failed:
             raise SystemExit(1)
 
     def start(self) -> None:
-        """Listen and begin to serve, in greenlets of this thread's hub; returns at once.
+        """Listen and begin to serve, in greenlets of this thread's hub; returns at once.  Once it has ended it may be started again.
 
         :raises EndpointError: where an endpoint cannot be listened on; nothing is left open then.
         :raises ConfigurationError: of :mod:`greendaphne.inline`, where the application has no consumers for inline workers.
         :raises RuntimeError: where it serves already.
         """
-        if self.listeners or self._acceptors:
+        if self._life is not None and not self._life.ended:
             raise RuntimeError("the server has been started already")
         self._hub = get_hub()
         self._stop = Event()
-        if self._stopped_early:
+        self._starting = True
+        if self._life is not None:
+            # It was for an earlier life.
             self._stopped_early = False
-            self._stop.set()
         self._at_once = self._failed = False
         if self._http2_cleartext or any(endpoint.tls is not None and "h2" in endpoint.tls.options.alpn for endpoint in self._endpoints):
             logger.info("HTTP/2 support enabled")
@@ -288,37 +298,75 @@ class Server:
             self._connections.start()
             if self._inline_workers:
                 self._workers = start_workers(self.channel_layer, self._inline_workers)
+            for listener in self.listeners:
+                endpoint = listener.endpoint
+                acceptor = Acceptor(listener.socket, self._connections.handler(endpoint), self._connections.pool, endpoint.shared)
+                self._acceptors.append(acceptor)
+                acceptor.start()
         except BaseException:
+            self._starting = False
             self._end()
             raise
-        for listener in self.listeners:
-            endpoint = listener.endpoint
-            acceptor = Acceptor(listener.socket, self._connections.handler(endpoint), self._connections.pool, endpoint.shared)
-            acceptor.start()
-            self._acceptors.append(acceptor)
+        self._life = Lifetime(self._live)
+        self._starting = False
+        if self._stopped_early:
+            self._stop.set()
 
-    def serve_forever(self) -> None:
-        """Wait for a signal or :meth:`stop`, then end in good order."""
-        assert self._stop is not None, "start() comes first"
-        handlers = []
-        if self.signal_handlers and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                handlers.append(gevent.signal_handler(number, self._on_signal))
-            handlers.append(gevent.signal_handler(signal.SIGHUP, self.reload))
-            handlers.append(gevent.signal_handler(signal.SIGUSR1, self.reopen))
+    def serve_forever(self, *, signal_handlers: bool = False) -> None:
+        """Wait for the end; in the thread that called :meth:`start`.
+
+        :param signal_handlers: whether signals mean what they do in :meth:`run`; only in the main thread.
+        """
+        if self._life is None:
+            raise RuntimeError("start() comes first")
+        handling = signal_handlers and threading.current_thread() is threading.main_thread()
+        with handle_signals(self._signals()) if handling else nullcontext():
+            try:
+                for each in self._lifecycle:
+                    each.started(self)
+                self._life.get()
+            finally:
+                self._abandon()
+                for each in self._lifecycle:
+                    each.stopped()
+
+    def _signals(self) -> dict[signal.Signals, Callable[[], object]]:
+        return {
+            signal.SIGTERM: self._on_signal,
+            signal.SIGINT: self._on_signal,
+            signal.SIGHUP: self.reload,
+            signal.SIGUSR1: self.reopen,
+        }
+
+    def __enter__(self) -> Self:
+        """Start it; it serves while the block lets other greenlets run."""
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        """Stop it and wait for the end, at once where the block was itself interrupted or killed."""
         try:
-            for each in self._lifecycle:
-                each.started(self)
+            if kind is None or issubclass(kind, Exception):
+                self.stop()
+                self.join()
+        finally:
+            self._abandon()
+
+    def _live(self) -> None:
+        """Wait for the time to stop, then end in good order."""
+        assert self._stop is not None
+        try:
             self._stop.wait()
             for each in self._lifecycle:
                 each.stopping(self._failed)
             self._drain()
         finally:
             self._end()
-            for handler in handlers:
-                handler.cancel()
-            for each in self._lifecycle:
-                each.stopped()
+
+    def _abandon(self) -> None:
+        """End what is left at once; nothing is after an orderly end."""
+        if self._life is not None and not self._life.ended:
+            self._life.kill(self._end)
 
     def _on_signal(self) -> None:
         assert self._stop is not None
@@ -342,6 +390,25 @@ class Server:
             self._stop.set()
 
     @property
+    def addresses(self) -> list[tuple[str, int] | str]:
+        """What is listened on, in the order of the endpoints: host and port, or the path of a UNIX socket."""
+        return [address.host if address.port is None else (address.host, address.port) for address in self._addresses()]
+
+    @property
+    def port(self) -> int:
+        """The port of the first TCP endpoint, also where the system chose it.
+
+        :raises RuntimeError: while there is none.
+        """
+        for address in self._addresses():
+            if address.port is not None:
+                return address.port
+        raise RuntimeError("the server does not listen on a TCP port")
+
+    def _addresses(self) -> list[ListeningAddress]:
+        return [listener.address for listener in self.listeners]
+
+    @property
     def connections(self) -> int:
         """The number of open connections."""
         return len(self._connections)
@@ -363,15 +430,20 @@ class Server:
             each.reloaded()
 
     def stop(self, *, take_waiting: bool = False) -> None:
-        """Have :meth:`serve_forever` end, at once where it has not begun; callable from any thread.
+        """Begin to end in good order, as soon as it starts where it never did; from any thread, and as often as one likes.
 
         :param take_waiting: accept also what has connected at sockets that other processes opened, since none of them will.
         """
         self._take_waiting = take_waiting
-        if self._stop is None:
+        if self._stop is None or self._starting:
             self._stopped_early = True
-        else:
-            self._hub.loop.run_callback_threadsafe(self._stop.set)
+        # start() may have ended meanwhile, in another thread.
+        if self._stop is not None and self._life is not None and not self._starting:
+            self._life.call(self._stop.set)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended; from any thread.  Returns whether it has within ``timeout`` seconds, which are unlimited by default."""
+        return self._life is None or self._life.join(timeout)
 
     def _drain(self) -> None:
         """Stop accepting and let what is in flight finish, within the graceful time limit."""

@@ -434,7 +434,7 @@ def test_budgets_are_given_back_on_every_way_out() -> None:
     )
     with serve(limits=limits, http_timeout=0.2, timeouts=Timeouts(graceful=2, body=0.2)) as server:
         application: Any = server.server._application
-        budgets = [application._http._bodies.memory, application._http._bodies.disk, application._http._disk]
+        budgets = [application.bodies.memory, application.bodies.disk, application.replies_on_disk]
         for number in range(60):
             with server.connect() as client:
                 # Some send everything, some stop in the middle, some break the rules.

@@ -42,6 +42,7 @@ class ChannelLayerApplication:
     :param on_layer_loss: what to do once the layer may have lost messages and groups.
     :param reply_channels: lists in the layer that the replies of this process are spread over.
     :param on_exit: called where that is :attr:`OnLayerLoss.EXIT`; must not wait.
+    :param gate: makes what sends; likewise ``router`` what receives.
     """
 
     def __init__(
@@ -58,26 +59,30 @@ class ChannelLayerApplication:
         on_layer_loss: OnLayerLoss = OnLayerLoss.SHED,
         reply_channels: int = 1,
         on_exit: Callable[[], None] | None = None,
+        gate: Callable[[Any, LayerWatch], Gate] = Gate,
+        router: Callable[[Any, LayerWatch, bool, int], ReplyRouter] = ReplyRouter,
     ) -> None:
         self._layer = layer
         self._on_layer_loss = on_layer_loss
         self._on_exit = on_exit
-        self._watch = LayerWatch(layer, self._layer_lost)
-        gate = Gate(layer, self._watch)
+        self.watch = LayerWatch(layer, self._layer_lost)
+        sender = gate(layer, self.watch)
         messages = RequestMessages(unquote(root_path), tls_info=getattr(layer, "tls_info", False))
-        bodies = Bodies(limits, stream_request_body)
-        self.router = ReplyRouter(layer, self._watch, force_sync, reply_channels)
-        self._notifier = Notifier(gate, min(OUTAGE_PATIENCE, getattr(layer, "group_expiry", None) or OUTAGE_PATIENCE))
-        self._http = HTTPBridge(gate, self.router, self._notifier, messages, bodies, limits, timeouts, extra_headers)
-        self._websocket = WebSocketBridge(gate, self.router, self._notifier, messages, limits, timeouts, observer, on_layer_loss)
+        self.bodies = Bodies(limits, stream_request_body)
+        self.router = router(layer, self.watch, force_sync, reply_channels)
+        self.notifier = Notifier(sender, min(OUTAGE_PATIENCE, getattr(layer, "group_expiry", None) or OUTAGE_PATIENCE))
+        self._http = HTTPBridge(sender, self.router, self.notifier, messages, self.bodies, limits, timeouts, extra_headers)
+        self._websocket = WebSocketBridge(sender, self.router, self.notifier, messages, limits, timeouts, observer, on_layer_loss)
+        #: What slow clients' replies may hold on disk.
+        self.replies_on_disk = self._http.disk
         self.http: Callable[[Request, Stream], None] = self._http.serve
         self.websocket: Callable[[Request, WebSocket], None] = self._websocket.serve
 
     def start(self) -> None:
         """Begin to receive replies."""
-        self._watch.start()
+        self.watch.start()
         self.router.start()
-        self._notifier.start()
+        self.notifier.start()
         self._websocket.start()
 
     def drain(self) -> None:
@@ -86,10 +91,10 @@ class ChannelLayerApplication:
 
     def stop(self) -> None:
         """End; notices that wait are sent first."""
-        self._notifier.stop(timeout=2)
+        self.notifier.stop(timeout=2)
         self.router.stop()
         self._websocket.stop()
-        self._watch.stop()
+        self.watch.stop()
 
     def close(self) -> None:
         """Close this hub's connections to a layer that has them; what it still holds is sent first."""

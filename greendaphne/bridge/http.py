@@ -66,13 +66,14 @@ class HTTPBridge:
         self._bodies = bodies
         self._timeouts = timeouts
         self._limits = limits
-        self._disk = Allowance(limits.spooled_bodies)
+        #: Where replies go that wait for slow clients beyond the memory for each.
+        self.disk = Allowance(limits.spooled_bodies)
         self._extra_headers = list(extra_headers)
 
     def serve(self, request: Request, stream: Stream) -> None:
         """Answer ``request``; errors as :class:`greendaphne.exchange.Exchange` translates them."""
         body = None if request.content_length == 0 else self._bodies.collect(stream)
-        mailbox = Mailbox(self._limits.reply_queue, self._disk)
+        mailbox = Mailbox(self._limits.reply_queue, self.disk)
         stream.watch(mailbox.abandon)
         channel = self._router.register(mailbox)
         try:

@@ -107,6 +107,11 @@ class Mailbox:
         #: What the greenlet in :meth:`get` was woken with.
         self._given: Message | None = None
 
+    @property
+    def held(self) -> int:
+        """Bytes of memory that the replies which wait are taken to hold."""
+        return self._bytes
+
     def put(self, message: Message) -> None:
         """Add a reply; never waits and never raises.  After an overflow everything further is dropped."""
         if self._error is not None:

@@ -98,6 +98,11 @@ class Http2Connection:
         return self._goaway != _SERVING
 
     @property
+    def serving(self) -> int:
+        """The number of requests that are being answered."""
+        return len(self._streams)
+
+    @property
     def idle(self) -> bool:
         """Whether no request is being answered."""
         return not self._streams

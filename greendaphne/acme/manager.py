@@ -1,0 +1,414 @@
+"""Keeps the certificates of one directory: a greenlet that looks every second at what is there and does what is due.
+
+What is due follows from the files, the clock and what is remembered in the directory, so any of several processes may do it, and whoever
+has the directory's lock does.  The others notice the new file.  Nothing that goes wrong here reaches the connections: what is in service
+stays there, the reason is logged, and it is tried again later (:func:`.schedule.retry_delay`).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from typing import Final, NamedTuple, Protocol
+
+import gevent
+
+from . import schedule
+from .authority import Authority, AuthorityError
+from .challenges import Challenges
+from .issuing import Refused, obtain
+from .options import AcmeError, AcmeOptions
+from .store import Entry, Record, Snapshot, State, Store
+from .threads import NativeThread
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at the directory.
+WATCH_INTERVAL: Final = 1.0
+#: A look takes this part of the time at most; a directory with many thousand files is looked at less often.
+_SHARE: Final = 1 / 200
+
+#: The record of the authority itself.
+_AUTHORITY: Final = ""
+#: Reported of nobody in particular.
+_NOTICE: Final = "\0"
+
+
+class Served(Protocol):
+    """What serves the certificates; :class:`.contexts.AcmeContexts` does."""
+
+    def refresh(self, host: str) -> None:
+        """Serve what is in the file of ``host`` from now on."""
+
+
+class HostStatus(NamedTuple):
+    """How one host stands.  Times are seconds since the epoch, ``None`` where there is no certificate.
+
+    ``danger`` is true once the certificate should have been renewed long ago, or where there is none although there should be.
+    """
+
+    host: str
+    expires: float | None
+    renews: float | None
+    danger: bool
+    failures: int
+    reason: str
+
+
+class Manager:
+    """One directory and the authority that fills it.
+
+    :param store: the directory.
+    :param url: the authority's directory URL.
+    :param served: the endpoints that serve from it.
+    :param kinds: the challenges that can be answered, the preferred first.
+    :param clock: seconds since the epoch.
+    :param interval: seconds between two looks.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        url: str,
+        options: AcmeOptions,
+        served: Sequence[Served] = (),
+        kinds: Sequence[str] = (),
+        *,
+        clock: Callable[[], float] = time.time,
+        interval: float = WATCH_INTERVAL,
+    ) -> None:
+        self.store = store
+        self.url = url
+        #: How many certificates this process has obtained, and how many times it has failed to.
+        self.issued = 0
+        self.failed = 0
+        self._options = options
+        self._served = served
+        self._kinds = tuple(kinds)
+        self._clock = clock
+        self._interval = interval
+        self._challenges = Challenges(store)
+        self._snapshot = Snapshot({}, {})
+        # What was obtained and could not be written; authorities allow only a few of the same in a week.
+        self._unwritten: dict[str, bytes] = {}
+        # What was reported when, where that cannot be written to the directory.
+        self._reported: dict[str, tuple[str, float]] = {}
+        self._run: NativeThread | None = None
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    def start(self) -> None:
+        """Begin, in a greenlet of this thread's hub."""
+        self._greenlet = gevent.spawn(self._watch)
+
+    def stop(self) -> None:
+        """End; an order that is under way is given up, and open challenges are withdrawn."""
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is not None:
+            greenlet.kill()
+
+    def _watch(self) -> None:
+        try:
+            while True:
+                started = time.monotonic()
+                worked = False
+                try:
+                    worked = self.look()
+                except AcmeError as error:
+                    self._report(_NOTICE, str(error))
+                except Exception:
+                    logger.exception("Error in looking after the certificates in %s", self.store.path)
+                gevent.sleep(self._interval if worked else max(self._interval, (time.monotonic() - started) / _SHARE))
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let the native thread end; only for who calls :meth:`look` without :meth:`start`."""
+        run, self._run = self._run, None
+        if run is not None:
+            run.close()
+
+    @property
+    def run(self) -> NativeThread:
+        """Where blocking calls are made."""
+        if self._run is None:
+            self._run = NativeThread()
+        return self._run
+
+    def look(self) -> bool:
+        """Look at the directory once and do what is due; whether there was anything.
+
+        :raises AcmeError: where the directory cannot be used.
+        """
+        if missing := [host for host in self._options.domains if host not in self._snapshot.entries]:
+            self.run(self.store.ensure, missing)
+        snapshot, state = self.run(self._scan)
+        self._notice_changes(snapshot)
+        self._report_files(snapshot)
+        now = self._clock()
+        if not any(self._tasks(entry, state, now) for entry in snapshot.entries.values()):
+            return False
+        if not self._options.agree_tos:
+            self._report_all_danger(snapshot, state, now)
+            self._report(
+                _NOTICE,
+                f"Certificates in {self.store.path} are due, and none is issued: agree to the terms of service of {self.url} with "
+                "--acme-agree-tos",
+            )
+            return False
+        try:
+            with self.store.lock() as locked:
+                if locked:
+                    self._work(now)
+            return locked
+        except AcmeError:
+            self._report_all_danger(snapshot, state, now)
+            raise
+
+    def _scan(self) -> tuple[Snapshot, State]:
+        return self.store.scan(), self.store.state()
+
+    def _notice_changes(self, snapshot: Snapshot) -> None:
+        """A file that could not be used and now can is served without waiting for a sign that it has changed, since chmod gives none."""
+        before, self._snapshot = self._snapshot, snapshot
+        for host, entry in snapshot.entries.items():
+            old = before.entries.get(host)
+            if old is not None and old.problem is not None and entry.certificate is not None:
+                self._refresh(host)
+
+    def _refresh(self, host: str) -> None:
+        for contexts in self._served:
+            contexts.refresh(host)
+
+    def _report_files(self, snapshot: Snapshot) -> None:
+        for name, line in snapshot.refused.items():
+            self._report(name, f"No certificate can be obtained: {line}")
+        for entry in snapshot.entries.values():
+            if entry.problem is not None:
+                self._report(
+                    f"file {entry.host}",
+                    f"{entry.problem}; it is left as it is and not renewed, correct it or empty it to have a new certificate issued",
+                )
+
+    def _report(self, key: str, line: str) -> None:
+        """Log an ERROR when something is new, and once a day for as long as it stays."""
+        now = self._clock()
+        last, at = self._reported.get(key, ("", 0.0))
+        if line != last or now >= at + schedule.REPORT_INTERVAL:
+            self._reported[key] = line, now
+            logger.error("%s", line)
+
+    # What is due.
+
+    def _tasks(self, entry: Entry, state: State, now: float) -> str:
+        """What there is to do for a host: ``issue``, ``ask`` (the authority when to renew), ``report``, or nothing."""
+        if entry.problem is not None:
+            return ""
+        record = state.records.get(entry.host) or Record()
+        authority = state.records.get(_AUTHORITY) or Record()
+        waiting = now < authority.retry_at or (now < record.retry_at and (record.limited or record.failed == list(entry.signature or ())))
+        if not waiting:
+            if self._is_due(entry, record, now):
+                return "issue"
+            if entry.certificate is not None and record.authority == self.url and now >= record.ask_at:
+                return "ask"
+        return "report" if self._in_danger(entry, now) and now >= record.reported_at + schedule.REPORT_INTERVAL else ""
+
+    def _is_due(self, entry: Entry, record: Record, now: float) -> bool:
+        certificate = entry.certificate
+        if certificate is None or entry.wanted:
+            return True
+        if record.authority and record.authority != self.url:
+            # From a test authority, usually; whoever changes the endpoint wants the other one's.
+            return True
+        if self._renewal_time(entry, record) > now:
+            return False
+        recent = record.issued_at and now < schedule.earliest_renewal(certificate.not_before, certificate.not_after, record.issued_at)
+        return not recent or certificate.not_after <= now
+
+    @staticmethod
+    def _renewal_time(entry: Entry, record: Record) -> float:
+        assert entry.certificate is not None
+        suggested = record.suggested if record.serial == f"{entry.certificate.serial:x}" else None
+        return schedule.renewal_time(entry.certificate.not_before, entry.certificate.not_after, entry.certificate.serial, suggested)
+
+    @staticmethod
+    def _in_danger(entry: Entry, now: float) -> bool:
+        certificate = entry.certificate
+        return certificate is not None and now >= schedule.panic_time(certificate.not_before, certificate.not_after)
+
+    # What is done, under the lock.
+
+    def _work(self, now: float) -> None:
+        snapshot, state = self.run(self._scan)
+        self._snapshot = snapshot
+        tasks = {host: task for host, entry in snapshot.entries.items() if (task := self._tasks(entry, state, now))}
+        # A site without a certificate comes first, then whichever has the least time left.
+        order = sorted(tasks, key=lambda host: certificate.not_after if (certificate := snapshot.entries[host].certificate) else 0.0)
+        self._challenges.clear()
+        authority: Authority | None = None
+        try:
+            for host in order:
+                entry, record = snapshot.entries[host], state.of(host)
+                if tasks[host] != "report":
+                    try:
+                        if authority is None:
+                            authority = self._connect(state)
+                        if tasks[host] == "issue":
+                            self._issue(authority, entry, record, state)
+                        else:
+                            self._ask(authority, entry, record)
+                    except AcmeError as error:
+                        self._failure(error, entry, record, state, tasks[host])
+                self._report_danger(snapshot.entries[host], record)
+                if self._clock() < state.of(_AUTHORITY).retry_at:
+                    break
+        finally:
+            if authority is not None:
+                authority.close()
+        for host in set(state.records) - set(snapshot.entries) - {_AUTHORITY}:
+            del state.records[host]
+        self.run(self.store.save, state)
+
+    def _connect(self, state: State) -> Authority:
+        key = self.run(self.store.account_key)
+        authority = Authority(self.url, key, self._options)
+        self.run(authority.connect)
+        account = state.of(_AUTHORITY)
+        if account.failures:
+            logger.info("%s can be reached again", self.url)
+            account.failures, account.reason = 0, ""
+        return authority
+
+    def _issue(self, authority: Authority, entry: Entry, record: Record, state: State) -> None:
+        host = entry.host
+        if host not in self._unwritten:
+            self._unwritten[host] = self._obtain(authority, entry, record, state)
+        self.run(self.store.put, host, self._unwritten[host])
+        del self._unwritten[host]
+        self._refresh(host)
+        self.issued += 1
+        now = self._clock()
+        state.records[host] = Record(authority=self.url, issued_at=now, ask_at=now)
+        self._snapshot = self.run(self.store.scan)
+        new = self._snapshot.entries.get(host)
+        until = "" if new is None or new.certificate is None else f", valid until {_date(new.certificate.not_after)}"
+        logger.info("A new certificate for %s is in service%s", host, until)
+        self.run(self.store.save, state)
+
+    def _obtain(self, authority: Authority, entry: Entry, record: Record, state: State) -> bytes:
+        host = entry.host
+        logger.info("Obtaining a certificate for %s from %s", host, self.url)
+        state.account = self.run(authority.sign_in, state.account)
+        replaces = entry.certificate.certificate if entry.certificate is not None and record.authority == self.url else None
+        kinds = self._kinds
+        if record.challenge and len(kinds) > 1:
+            # The last try failed with it, as it does behind a proxy; the other one may get through.
+            kinds = tuple(sorted(kinds, key=lambda kind: kind == record.challenge))
+        try:
+            return obtain(self.run, authority, self._challenges, host, kinds, replaces)
+        except AuthorityError as error:
+            if error.code != "accountDoesNotExist" or not state.account:
+                raise
+            # The authority has forgotten it.
+            state.account = self.run(authority.sign_in, {})
+            return obtain(self.run, authority, self._challenges, host, kinds, replaces)
+
+    def _ask(self, authority: Authority, entry: Entry, record: Record) -> None:
+        """Ask the authority when it would have the certificate renewed."""
+        assert entry.certificate is not None
+        now = self._clock()
+        record.ask_at = now + schedule.ARI_MAX
+        if entry.certificate.not_after <= now:
+            return
+        try:
+            renewal = self.run(authority.renewal, entry.certificate.certificate)
+        except AuthorityError as error:
+            if error.outage:
+                raise
+            # A certificate of another authority's.
+            renewal = None
+        if renewal is None:
+            record.suggested = None
+            return
+        wait = schedule.ARI_DEFAULT if renewal.ask_again is None else renewal.ask_again
+        record.ask_at = now + min(max(wait, schedule.ARI_MIN), schedule.ARI_MAX)
+        serial = f"{entry.certificate.serial:x}"
+        suggested = schedule.pick(renewal.start, renewal.end, entry.certificate.serial)
+        if (record.serial, record.suggested) != (serial, suggested):
+            record.serial, record.suggested = serial, suggested
+            why = f" ({renewal.explanation})" if renewal.explanation else ""
+            logger.info("%s suggests to renew the certificate for %s on %s%s", self.url, entry.host, _date(suggested), why)
+
+    def _failure(self, error: AcmeError, entry: Entry, record: Record, state: State, task: str) -> None:
+        """Remember a failure and when to try again: for the host where it was refused, for all where the authority is out of reach."""
+        now = self._clock()
+        outage = isinstance(error, AuthorityError) and error.outage
+        wait = error.retry_after if isinstance(error, AuthorityError) else None
+        left = None if entry.certificate is None else entry.certificate.not_after - now
+        where = state.of(_AUTHORITY) if outage else record
+        where.failures += 1
+        delay = schedule.retry_delay(where.failures, outage, wait, left, random.random())
+        where.retry_at = now + delay
+        where.reason = str(error)
+        record.reason = str(error)
+        record.limited = wait is not None
+        record.failed = list(entry.signature or ())
+        if task == "ask":
+            logger.warning("Cannot ask when to renew the certificate for %s: %s; trying again in %s", entry.host, error, _duration(delay))
+            return
+        self.failed += 1
+        if isinstance(error, Refused):
+            record.challenge = error.challenge
+        level = logging.ERROR if entry.certificate is None else logging.WARNING
+        kept = "" if entry.certificate is None else "; the present one stays in service"
+        text = "No certificate for %s from %s: %s%s; trying again in %s"
+        logger.log(level, text, entry.host, self.url, error, kept, _duration(delay))
+
+    def _report_danger(self, entry: Entry, record: Record) -> None:
+        now = self._clock()
+        # What was issued meanwhile is in the newest snapshot.
+        entry = self._snapshot.entries.get(entry.host, entry)
+        if self._in_danger(entry, now) and now >= record.reported_at + schedule.REPORT_INTERVAL:
+            record.reported_at = now
+            logger.error("%s", self._danger_text(entry, record))
+
+    def _report_all_danger(self, snapshot: Snapshot, state: State, now: float) -> None:
+        for entry in snapshot.entries.values():
+            if self._in_danger(entry, now):
+                self._report(f"danger {entry.host}", self._danger_text(entry, state.records.get(entry.host) or Record()))
+
+    def _danger_text(self, entry: Entry, record: Record) -> str:
+        assert entry.certificate is not None
+        left = entry.certificate.not_after - self._clock()
+        when = f"expires in {_duration(left)}" if left > 0 else f"expired on {_date(entry.certificate.not_after)}"
+        return f"The certificate for {entry.host} {when} and could not be renewed: {record.reason or 'it was not tried'}"
+
+    # For metrics and the operator.
+
+    def statuses(self) -> list[HostStatus]:
+        """How the hosts stand by the last look, in alphabetical order."""
+        now = self._clock()
+        state = self.store.state()
+        statuses = []
+        for host, entry in sorted(self._snapshot.entries.items()):
+            record = state.records.get(host) or Record()
+            expires = None if entry.certificate is None else entry.certificate.not_after
+            renews = None if entry.certificate is None else self._renewal_time(entry, record)
+            danger = entry.certificate is None or self._in_danger(entry, now)
+            statuses.append(HostStatus(host, expires, renews, danger, record.failures, entry.problem or record.reason))
+        return statuses
+
+
+def _date(timestamp: float) -> str:
+    return f"{datetime.fromtimestamp(timestamp, timezone.utc):%Y-%m-%d %H:%M} UTC"
+
+
+def _duration(seconds: float) -> str:
+    """A time as people say it."""
+    for unit, name in ((schedule.DAY, "days"), (schedule.HOUR, "hours"), (schedule.MINUTE, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} seconds"

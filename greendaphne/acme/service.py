@@ -1,0 +1,96 @@
+"""What a server has of ACME: one manager for each directory of its endpoints, and the page that answers HTTP-01 challenges.
+
+A server without such an endpoint never imports this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from ..endpoints import Endpoint, EndpointError
+from ..localpages import Page
+from ..message import Request
+from .challenges import HTTP_PREFIX
+from .contexts import AcmeContexts
+from .manager import Manager
+from .options import HTTP_01, TLS_ALPN_01, AcmeOptions
+
+#: Where an authority looks: RFC 8555 section 8.3 and RFC 8737 section 3.
+_HTTP_PORT: Final = 80
+_HTTPS_PORT: Final = 443
+
+_FIELDS: Final = [(b"Content-Type", b"application/octet-stream")]
+
+
+class Service:
+    """The certificates of one server.
+
+    :param endpoints: all of its endpoints.
+    :raises EndpointError: where one directory is to be filled by two authorities.
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint], options: AcmeOptions | None = None) -> None:
+        options = options or AcmeOptions()
+        by_directory: dict[str, list[AcmeContexts]] = {}
+        for endpoint in endpoints:
+            if isinstance(endpoint.tls, AcmeContexts):
+                by_directory.setdefault(endpoint.tls.directory, []).append(endpoint.tls)
+        kinds = challenge_kinds(endpoints, options.challenge)
+        #: One for each directory.
+        self.managers: list[Manager] = []
+        for directory, served in by_directory.items():
+            urls = {contexts.authority for contexts in served}
+            if len(urls) > 1:
+                raise EndpointError(f"Two authorities cannot both fill the directory {directory}: {' and '.join(sorted(urls))}.")
+            self.managers.append(Manager(served[0].store, urls.pop(), options, served, kinds))
+        self._challenges = [served[0].challenges for served in by_directory.values()]
+
+    def start(self) -> None:
+        """Begin to look after the certificates, in greenlets of this thread's hub."""
+        for manager in self.managers:
+            manager.start()
+
+    def stop(self) -> None:
+        """End; certificates in service stay there."""
+        for manager in self.managers:
+            manager.stop()
+
+    def answer(self, request: Request) -> Page | None:
+        """Answer an HTTP-01 challenge; ``None`` where it is none of these, which may be the application's.
+
+        To be added to :class:`greendaphne.localpages.LocalPages` under :data:`.challenges.HTTP_PREFIX`.
+        """
+        token = request.path.removeprefix(HTTP_PREFIX).decode("latin-1")
+        for challenges in self._challenges:
+            text = challenges.text(token)
+            if text is not None:
+                return 200, _FIELDS, text
+        return None
+
+
+def challenge_kinds(endpoints: Sequence[Endpoint], only: str | None) -> tuple[str, ...]:
+    """The challenges that a server can answer, the likeliest to work first.
+
+    An authority comes to port 443 for TLS-ALPN-01 and to port 80 for HTTP-01; what listens elsewhere may be where a packet filter or a
+    proxy sends that on to.
+    """
+    if only is not None:
+        return (only,)
+    plain = [endpoint for endpoint in endpoints if endpoint.tls is None]
+    secure = [endpoint for endpoint in endpoints if isinstance(endpoint.tls, AcmeContexts)]
+    if not plain:
+        return (TLS_ALPN_01,)
+    if _HTTPS_PORT not in map(_port, secure) and _HTTP_PORT in map(_port, plain):
+        return HTTP_01, TLS_ALPN_01
+    return TLS_ALPN_01, HTTP_01
+
+
+def _port(endpoint: Endpoint) -> int | None:
+    inner: Endpoint | None = endpoint
+    while inner is not None:
+        port = getattr(inner, "port", None)
+        if isinstance(port, int):
+            return port
+        inner = getattr(inner, "inner", None)
+    return None

@@ -34,6 +34,7 @@ from .http2 import Http2Limits
 from .inline import check_workers, start_workers, stop_workers
 from .lifetime import Lifetime
 from .listeners import Listener, ListeningAddress
+from .localpages import LocalPages
 from .message import Headers, Stream
 from .observer import Observer, combine
 from .processes.lifecycle import Lifecycle
@@ -45,6 +46,8 @@ from .websocket import WebSocket
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .acme import AcmeOptions
+    from .acme.service import Service
     from .tls import TLSOptions
 
 logger = logging.getLogger("daphne.server")
@@ -89,6 +92,7 @@ class Server:
     :param on_layer_loss: what to do once the layer may have lost messages and groups: ``shed`` closes all WebSockets with 1012, ``keep``
         lets them be, ``exit`` ends :meth:`run` in good order and with exit code 1.
     :param reply_channels: number of lists in the layer that replies are spread over.
+    :param acme: what holds for all endpoints that obtain their certificates; see :class:`greendaphne.acme.AcmeOptions`.
     :param listening: what holds for all endpoints that do not say it themselves.
     :param proxy_allow_from: who may send PROXY headers, on endpoints that have them; by default peers on this machine.
     :param observers: are told what becomes of requests and WebSockets; see :mod:`greendaphne.observer`.
@@ -138,6 +142,7 @@ class Server:
         on_layer_loss: str = OnLayerLoss.SHED,
         reply_channels: int = 1,
         listening: ListeningOptions | None = None,
+        acme: AcmeOptions | None = None,
         proxy_allow_from: AddressList | str | None = None,
         forwarded_allow_ips: AddressList | str | None = None,
         observers: Sequence[Observer] = (),
@@ -204,7 +209,12 @@ class Server:
             locate = locator(forwarded_allow_ips, proxy_forwarded_address_header, proxy_forwarded_port_header, proxy_forwarded_proto_header)
         except ValueError as error:
             raise ValueError(f"forwarded_allow_ips {error}") from None
-        exchange = Exchange(self._application, self._make_websocket, observer, locate, extra)
+        #: What obtains certificates from an authority, ``None`` where no endpoint asks for it.
+        self.certificates = _acme(self._endpoints, acme)
+        pages = LocalPages(self._application, extra)
+        if self.certificates is not None:
+            self.certificates.add_pages(pages)
+        exchange = Exchange(pages if pages else self._application, self._make_websocket, observer, locate, extra)
         self._http2_cleartext = http2_cleartext
         proxy_protocol = ProxyProtocol(AddressList(proxy_allow_from) if isinstance(proxy_allow_from, str) else proxy_allow_from)
         self._connections = Connections(
@@ -303,6 +313,8 @@ class Server:
                 acceptor = Acceptor(listener.socket, self._connections.handler(endpoint), self._connections.pool, endpoint.shared)
                 self._acceptors.append(acceptor)
                 acceptor.start()
+            if self.certificates is not None:
+                self.certificates.start()
         except BaseException:
             self._starting = False
             self._end()
@@ -458,6 +470,8 @@ class Server:
             self._at_once = True
 
     def _end(self) -> None:
+        if self.certificates is not None:
+            self.certificates.stop()
         self._close_listeners()
         self._connections.pool.kill(timeout=_KILL_PATIENCE)
         if self.connections:
@@ -502,6 +516,16 @@ def _with_tls(
             if endpoint.tls is not None:
                 endpoint.tls.configure(options)
     return endpoints
+
+
+def _acme(endpoints: list[Endpoint], options: AcmeOptions | None) -> Service | None:
+    if not any(endpoint.tls is not None and endpoint.tls.authority for endpoint in endpoints):
+        if options is not None and options.domains:
+            raise EndpointError("There are domains to obtain certificates for, but no le:, lets: or acme: endpoint.")
+        return None
+    from .acme.service import Service
+
+    return Service(endpoints, options)
 
 
 class _Factory:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..endpoints import Endpoint, EndpointError
-from ..localpages import Page
+from ..localpages import LocalPages, Page
 from ..message import Request
 from .challenges import HTTP_PREFIX
 from .contexts import AcmeContexts
@@ -56,11 +56,12 @@ class Service:
         for manager in self.managers:
             manager.stop()
 
-    def answer(self, request: Request) -> Page | None:
-        """Answer an HTTP-01 challenge; ``None`` where it is none of these, which may be the application's.
+    def add_pages(self, pages: LocalPages) -> None:
+        """Have HTTP-01 challenges answered."""
+        pages.add_prefix(HTTP_PREFIX, self._answer)
 
-        To be added to :class:`greendaphne.localpages.LocalPages` under :data:`.challenges.HTTP_PREFIX`.
-        """
+    def _answer(self, request: Request) -> Page | None:
+        # What is no open challenge may be the application's.
         token = request.path.removeprefix(HTTP_PREFIX).decode("latin-1")
         for challenges in self._challenges:
             text = challenges.text(token)

@@ -229,6 +229,9 @@ class Contexts(ABC):
     :meth:`load` comes first.  ``options`` may be replaced with :meth:`configure` before that.
     """
 
+    #: The authority that certificates are obtained from while the server runs, empty for none; see :mod:`greendaphne.acme`.
+    authority = ""
+
     def __init__(self, options: TLSOptions | None = None) -> None:
         self.options = options or TLSOptions()
         #: Lines that came up inside a callback of OpenSSL's, as (level, text).
@@ -289,6 +292,16 @@ class Contexts(ABC):
             level, line = self.pending_lines.pop(0)
             logger.log(level, "%s", line)
 
+    def certificates(self) -> list[tuple[str, x509.Certificate]]:
+        """The certificates in service, each with the file that it came from; none before :meth:`load`."""
+        if self._front is None:
+            return []
+        # Files that have changed are looked at as for a connection.
+        self.front()
+        found = self._served()
+        self.write_lines()
+        return found
+
     def describe(self) -> str:
         """What clients can negotiate, for the start-up log: ``ALPN h2,http/1.1``."""
         return f"ALPN {','.join(self.options.alpn)}" if self.options.alpn else "no ALPN"
@@ -322,6 +335,10 @@ class Contexts(ABC):
     @abstractmethod
     def select(self, server_name: bytes | None) -> SSL.Context | None:
         """The context for a server name as the client sent it; ``None`` refuses the connection.  Must not switch greenlets."""
+
+    def _served(self) -> list[tuple[str, x509.Certificate]]:
+        """What :meth:`certificates` returns."""
+        return []
 
     @abstractmethod
     def _load(self) -> None:
@@ -362,9 +379,13 @@ class FileContexts(Contexts):
         self._paths = tuple(dict.fromkeys(path for path in (self._private_key, self._certificate, extra_chain) if path is not None))
         self._seen: tuple[Signature | None, ...] = ()
         self._context: SSL.Context | None = None
+        self._in_service: x509.Certificate | None = None
 
     def select(self, server_name: bytes | None) -> SSL.Context | None:
         return self._context
+
+    def _served(self) -> list[tuple[str, x509.Certificate]]:
+        return [] if self._in_service is None else [(self._certificate, self._in_service)]
 
     def _make_factory(self) -> ContextFactory:
         return ContextFactory(self.options, self._sslmethod, self._dh_parameters)
@@ -383,6 +404,7 @@ class FileContexts(Contexts):
             raise TLSError(f"There is no certificate in {self._extra_chain}")
         credentials = pem.assemble(key, certificate, extra)
         self._context = self.factory.with_certificate(credentials, self._certificate)
+        self._in_service = credentials.certificate
         if warning := pem.validity(credentials.certificate, self._certificate):
             logger.warning("%s", warning)
 

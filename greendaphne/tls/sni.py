@@ -58,6 +58,7 @@ class _Entry:
     seen: Signature
     checked: float
     context: SSL.Context | None
+    certificate: x509.Certificate | None = None
 
 
 class HostDirectory(Contexts):
@@ -108,6 +109,7 @@ class HostDirectory(Contexts):
             file = pem.read(path)
             credentials = pem.assemble(file, file)
             entry.context, replaced = self.factory.with_certificate(credentials, path), entry.context
+            entry.certificate = credentials.certificate
         except TLSError as error:
             kept = "" if entry.context is None else "; the previous certificate stays in service"
             self.pending_lines.append((logging.ERROR, f"{error}{kept}"))
@@ -117,6 +119,12 @@ class HostDirectory(Contexts):
             if warning := pem.validity(credentials.certificate, path):
                 self.pending_lines.append((logging.WARNING, warning))
         return entry.context
+
+    def _served(self) -> list[tuple[str, x509.Certificate]]:
+        # As a client of that name would have it.
+        for name in list(self._entries):
+            self._context(name)
+        return [(self._path(name), entry.certificate) for name, entry in self._entries.items() if entry.certificate is not None]
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name + ".pem")
@@ -189,6 +197,10 @@ class ScannedDirectory(Contexts):
             if context is not None:
                 return context
         return self._default
+
+    def _served(self) -> list[tuple[str, x509.Certificate]]:
+        places = {certificate: path for path, file in self._files.items() for certificate in file.certificates}
+        return [(places.get(credentials.certificate, self.path), credentials.certificate) for credentials in self._contexts]
 
     def _load(self) -> None:
         errors = self._read()

@@ -214,7 +214,7 @@ class Server:
         pages = LocalPages(self._application, extra)
         if self.certificates is not None:
             self.certificates.add_pages(pages)
-        exchange = Exchange(pages if pages else self._application, self._make_websocket, observer, locate, extra)
+        exchange = Exchange(pages or self._application, self._make_websocket, observer, locate, extra)
         self._http2_cleartext = http2_cleartext
         proxy_protocol = ProxyProtocol(AddressList(proxy_allow_from) if isinstance(proxy_allow_from, str) else proxy_allow_from)
         self._connections = Connections(

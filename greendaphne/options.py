@@ -98,12 +98,13 @@ PROXIES: Final = "Paths and proxies"
 HTTP: Final = "HTTP (times in seconds)"
 HTTP2: Final = "HTTP/2 (sizes in bytes, or with K, M or G)"
 TLS: Final = "TLS (PEM files; TLS 1.2 and 1.3; reloaded on SIGHUP and when they change)"
+ACME: Final = "Certificates from an authority (ACME, for le:, lets: and acme: endpoints)"
 WEBSOCKET: Final = "WebSocket (times in seconds)"
 BODIES: Final = "Request bodies (sizes in bytes, or with K, M or G)"
 LIMITS: Final = "Limits (sizes in bytes, or with K, M or G)"
 SHUTDOWN: Final = "Stopping (times in seconds)"
 PROCESSES: Final = "Processes (sizes in bytes, or with K, M or G)"
-GROUPS: Final = (LISTENING, TLS, APPLICATION, LOGGING, PROXIES, HTTP, HTTP2, WEBSOCKET, BODIES, LIMITS, SHUTDOWN, PROCESSES, CONFIGURATION)
+GROUPS: Final = (LISTENING, TLS, ACME, APPLICATION, LOGGING, PROXIES, HTTP, HTTP2, WEBSOCKET, BODIES, LIMITS, SHUTDOWN, PROCESSES, CONFIGURATION)
 
 
 def option(
@@ -230,6 +231,38 @@ class Options:
         metavar="SECONDS",
         convert=seconds,
         default=f"{_TIMEOUTS.tls_handshake:g}",
+    )
+
+    acme_email: str | None = option(
+        ACME, "--acme-email", "Where the authority may write to; several with commas between them.", metavar="ADDRESS"
+    )
+    acme_agree_tos: bool = option(
+        ACME, "--acme-agree-tos", "Agree to the authority's terms of service; no certificate is issued without."
+    )
+    acme_domains: str | None = option(
+        ACME,
+        "--acme-domains",
+        "Obtain certificates for these host names, with commas between them, besides those that have a file.",
+        metavar="NAMES",
+    )
+    acme_challenge: str | None = option(
+        ACME,
+        "--acme-challenge",
+        "Prove control of a name by tls-alpn-01 or http-01 only; by default whichever the endpoints allow.",
+        metavar="KIND",
+        convert=choice("tls-alpn-01", "http-01"),
+    )
+    acme_eab_kid: str | None = option(
+        ACME, "--acme-eab-kid", "The identifier of an account that the authority wants to see (external account binding).", metavar="ID"
+    )
+    acme_eab_hmac_key: str | None = option(
+        ACME, "--acme-eab-hmac-key", "The key that goes with it, in base64url; better kept in a file.", metavar="KEY", secret=True
+    )
+    acme_eab_hmac_key_file: str | None = option(
+        ACME, "--acme-eab-hmac-key-file", "The file with that key.", metavar="FILE"
+    )
+    acme_ca: str | None = option(
+        ACME, "--acme-ca", "Trust the authorities in this PEM file, and no others, for HTTPS to the ACME server.", metavar="FILE"
     )
 
     inline_workers: int = option(

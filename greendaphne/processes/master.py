@@ -148,9 +148,9 @@ class Master:
         self._reap()
         self._hurry()
         self._balance()
-        self._report()
         if self._exit_code is not None:
             return
+        self._report()
         for key, _ in self._selector.select(self._wait()):
             if key.data is not None:
                 self._hear(key.data)
@@ -211,9 +211,9 @@ class Master:
 
     def _balance(self) -> None:
         """Start or stop workers until their number is right, and none that serves is outdated."""
-        if self._stopping:
-            if not self._children:
-                self._exit_code = 0
+        if self._stopping and not self._children:
+            self._exit_code = 0
+        if self._stopping or self._exit_code is not None:
             return
         serving, starting = self._in(State.SERVING), self._in(State.STARTING)
         # Those that are to go first come first, the oldest of them in front.

@@ -104,7 +104,22 @@ BODIES: Final = "Request bodies (sizes in bytes, or with K, M or G)"
 LIMITS: Final = "Limits (sizes in bytes, or with K, M or G)"
 SHUTDOWN: Final = "Stopping (times in seconds)"
 PROCESSES: Final = "Processes (sizes in bytes, or with K, M or G)"
-GROUPS: Final = (LISTENING, TLS, ACME, APPLICATION, LOGGING, PROXIES, HTTP, HTTP2, WEBSOCKET, BODIES, LIMITS, SHUTDOWN, PROCESSES, CONFIGURATION)
+GROUPS: Final = (
+    LISTENING,
+    TLS,
+    ACME,
+    APPLICATION,
+    LOGGING,
+    PROXIES,
+    HTTP,
+    HTTP2,
+    WEBSOCKET,
+    BODIES,
+    LIMITS,
+    SHUTDOWN,
+    PROCESSES,
+    CONFIGURATION,
+)
 
 
 def option(
@@ -236,9 +251,7 @@ class Options:
     acme_email: str | None = option(
         ACME, "--acme-email", "Where the authority may write to; several with commas between them.", metavar="ADDRESS"
     )
-    acme_agree_tos: bool = option(
-        ACME, "--acme-agree-tos", "Agree to the authority's terms of service; no certificate is issued without."
-    )
+    acme_agree_tos: bool = option(ACME, "--acme-agree-tos", "Agree to the authority's terms of service; no certificate is issued without.")
     acme_domains: str | None = option(
         ACME,
         "--acme-domains",
@@ -258,9 +271,7 @@ class Options:
     acme_eab_hmac_key: str | None = option(
         ACME, "--acme-eab-hmac-key", "The key that goes with it, in base64url; better kept in a file.", metavar="KEY", secret=True
     )
-    acme_eab_hmac_key_file: str | None = option(
-        ACME, "--acme-eab-hmac-key-file", "The file with that key.", metavar="FILE"
-    )
+    acme_eab_hmac_key_file: str | None = option(ACME, "--acme-eab-hmac-key-file", "The file with that key.", metavar="FILE")
     acme_ca: str | None = option(
         ACME, "--acme-ca", "Trust the authorities in this PEM file, and no others, for HTTPS to the ACME server.", metavar="FILE"
     )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import TextIO
 
+    from .acme import AcmeOptions
     from .endpoints import ListeningOptions
     from .http2 import Http2Limits
     from .processes.setup import Process
@@ -191,6 +192,7 @@ def build(options: Options, channel_layer: Any, endpoints: list[str], access_log
         keyfile=options.keyfile,
         tls_options=tls_options(options),
         tls_dev=options.tls_dev,
+        acme=acme_options(options),
         http2_limits=http2_limits(options),
         http2_cleartext=options.http2_cleartext,
         on_layer_loss=options.on_layer_loss,
@@ -229,6 +231,34 @@ def tls_options(options: Options) -> TLSOptions | None:
     try:
         return TLSOptions(client_ca=options.tls_client_ca, verify=options.tls_verify)
     except TLSError as error:
+        raise ConfigurationError(f"{error}.") from None
+
+
+def acme_options(options: Options) -> AcmeOptions | None:
+    """Return what holds for certificates from an authority; ``None`` where the command line says nothing about it.
+
+    :raises ConfigurationError: when that contradicts itself, or a file cannot be read.
+    """
+    given = (options.acme_email, options.acme_domains, options.acme_challenge, options.acme_eab_kid, options.acme_ca)
+    keys = (options.acme_eab_hmac_key, options.acme_eab_hmac_key_file)
+    if not options.acme_agree_tos and all(value is None for value in given + keys):
+        return None
+    from .acme import AcmeError, AcmeOptions, read_hmac_key
+
+    if all(value is not None for value in keys):
+        raise ConfigurationError("--acme-eab-hmac-key and --acme-eab-hmac-key-file cannot both be given.")
+    try:
+        key = options.acme_eab_hmac_key
+        return AcmeOptions(
+            email=options.acme_email,
+            agree_tos=options.acme_agree_tos,
+            domains=tuple(name for name in (options.acme_domains or "").split(",") if name.strip()),
+            eab_kid=options.acme_eab_kid,
+            eab_hmac_key=read_hmac_key(options.acme_eab_hmac_key_file) if options.acme_eab_hmac_key_file is not None else key,
+            ca=options.acme_ca,
+            challenge=options.acme_challenge,
+        )
+    except AcmeError as error:
         raise ConfigurationError(f"{error}.") from None
 
 

@@ -59,7 +59,10 @@ __all__ = [
 ]
 
 #: Modules that register further kinds when imported: the kind's name to the module's.
-PROVIDERS: Final[dict[str, str]] = dict.fromkeys(("ssl", "tls", "txsni"), "greendaphne.tls.endpoints")
+PROVIDERS: Final[dict[str, str]] = {
+    **dict.fromkeys(("ssl", "tls", "txsni"), "greendaphne.tls.endpoints"),
+    **dict.fromkeys(("le", "lets", "acme"), "greendaphne.acme.endpoints"),
+}
 
 #: The default of a parameter that has none.
 REQUIRED: Final = object()

@@ -11,6 +11,6 @@ certbot's ``acme`` is imported by :mod:`.authority` alone, and only where an end
 
 from __future__ import annotations
 
-from .options import AcmeError, AcmeOptions
+from .options import AcmeError, AcmeOptions, read_hmac_key
 
-__all__ = ["AcmeError", "AcmeOptions"]
+__all__ = ["AcmeError", "AcmeOptions", "read_hmac_key"]

@@ -134,6 +134,8 @@ class Stream(Protocol):
     sent: int
     #: Whether the response has been sent to its end.
     complete: bool
+    #: The response's fields as :meth:`start` was given them, for the access log.
+    response_headers: Headers
 
     def read(self, n: int, timeout: float | None = None) -> bytes:
         """Return 1 to ``n`` body bytes, or ``b""`` at their end; after :meth:`switch` tunnel bytes, ``b""`` at EOF.

@@ -41,6 +41,7 @@ class Http1Stream:
         "close",
         "complete",
         "request",
+        "response_headers",
         "sent",
         "status",
     )
@@ -49,6 +50,7 @@ class Http1Stream:
         self.request = request
         self.status = 0
         self.sent = 0
+        self.response_headers: Headers = ()
         #: Whether the connection ends after this response.
         self.close = close
         #: Whether the response has been sent to its end.
@@ -91,6 +93,7 @@ class Http1Stream:
         head = build_head(self.request.method, self.request.http_version, status, headers, close, reason)
         self._head, self._framing, self._left, self.close = head
         self.status = status
+        self.response_headers = headers
 
     def write(self, data: bytes) -> None:
         if self._tunnel:

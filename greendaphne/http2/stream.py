@@ -56,6 +56,7 @@ class Http2Stream(Outbound):
         "complete",
         "greenlet",
         "request",
+        "response_headers",
         "sent",
         "status",
     )
@@ -65,6 +66,7 @@ class Http2Stream(Outbound):
         self.request = request
         self.status = 0
         self.sent = 0
+        self.response_headers: Headers = ()
         #: Whether the response has been handed to the connection to its end.
         self.complete = False
         #: The greenlet that serves the stream.
@@ -173,6 +175,7 @@ class Http2Stream(Outbound):
         self._no_body = head.no_body
         self._left = head.content_length
         self.status = status
+        self.response_headers = headers
         if head.priority:
             # RFC 9218 section 8: the server knows better than the client what its response is.
             self._connection.writer.prioritize(self, *parse_priority(head.priority))

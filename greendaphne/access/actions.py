@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from time import localtime, strftime, time
 from typing import Any, TextIO
 
-from .message import Stream
-from .observer import Observer
+from ..message import Stream
+from ..observer import Observer
 
 logger = logging.getLogger("daphne.access")
 

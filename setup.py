@@ -44,6 +44,7 @@ EXTRAS = {
     "acme": ["acme>=5", "josepy>=2"],
     "test": [
         "Django==2.2.28; python_version < '3.12'",
+        "dnspython>=2.7",
         "httpx>=0.28",
         "hypothesis>=6.100",
         "mypy>=1.19",

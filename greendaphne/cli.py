@@ -99,7 +99,7 @@ def run_master(options: Options, argv: Sequence[str] | None) -> int:
 
     try:
         return setup.run_master(options, endpoint_descriptions(options), listening_options(options), argv)
-    except EndpointError as error:
+    except (ConfigurationError, EndpointError) as error:
         logging.getLogger(LOGGER).error("%s", error)
         return EXIT_FAILURE
 

@@ -200,6 +200,7 @@ def build(options: Options, channel_layer: Any, endpoints: list[str], access_log
         listening=listening_options(options),
         proxy_allow_from=options.proxy_allow_from,
         lifecycle=process.lifecycle if process is not None else (),
+        observers=process.observers if process is not None else (),
     )
 
 

@@ -35,6 +35,7 @@ REQUIREMENTS = [
     "h2>=4.4.1",  # duplicate Host, Content-Length and CR/LF checks
     "httptools>=0.9",
     "pyOpenSSL>=26",
+    "tomli>=2; python_version < '3.11'",  # tomllib came with Python 3.11
     "websockets>=16.1; python_version < '3.11'",  # 17 needs Python 3.11
     "websockets>=17; python_version >= '3.11'",
 ]
@@ -49,6 +50,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "mypy>=1.19",
         "pytest>=9",
+        "pytest-django>=4.14; python_version < '3.12'",
         "requests>=2.32.4",
         "ruff>=0.14",
         "types-gevent>=25.9",  # gevent has no type hints of its own
@@ -69,7 +71,10 @@ setup(
     python_requires=">=3.10,<3.15",
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["greendaphne = greendaphne.cli:main"]},
+    entry_points={
+        "console_scripts": ["greendaphne = greendaphne.cli:main"],
+        "pytest11": ["greendaphne = greendaphne.pytest_plugin"],
+    },
     zip_safe=False,
     classifiers=[
         "Development Status :: 5 - Production/Stable",

@@ -781,7 +781,7 @@ def test_bind_failure_ends_the_command(application: Application) -> None:
         port = taken.getsockname()[1]
         result = application.run("-p", str(port), "-u", str(application.path / "x"), "project.asgi:channel_layer")
     assert result.returncode == 1
-    assert log_lines(result.stderr)[-1] == f"ERROR    Couldn't listen on 127.0.0.1:{port}: [Errno 98] Address already in use."
+    assert log_lines(result.stderr)[-1] == f"ERROR    Couldn't listen on 127.0.0.1:{port}: [Errno 98] Address already in use; another program listens there."
     assert "not a log line" not in log_lines(result.stderr)
     assert not os.path.exists(application.path / "x")
 

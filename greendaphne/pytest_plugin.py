@@ -1,0 +1,69 @@
+"""Fixtures for pytest: live servers for tests of projects with channel layers, see ``testing``.
+
+pytest loads this module in every project that has greendaphne installed.  It imports nothing but pytest until a fixture is used.
+
+``greendaphne_server``
+    A live server (:class:`greendaphne.testing.LiveServer`), made as the two fixtures ``greendaphne_layer`` and ``greendaphne_options`` say,
+    which a project may override.
+``greendaphne_server_factory``
+    Makes live servers: ``greendaphne_server_factory(workers=2)``.  All without a layer of their own share one.
+
+With pytest-django a test that uses one of them has a transactional database, as with its ``live_server``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from .testing import LiveServer
+
+
+@pytest.fixture
+def greendaphne_layer() -> Any:
+    """The channel layer of ``greendaphne_server``; ``None`` is a new one in memory."""
+    return None
+
+
+@pytest.fixture
+def greendaphne_options() -> dict[str, Any]:
+    """Further arguments of ``greendaphne_server``: those of :func:`greendaphne.testing.live_server`."""
+    return {}
+
+
+@pytest.fixture
+def greendaphne_server_factory(request: pytest.FixtureRequest) -> Iterator[Callable[..., LiveServer]]:
+    """Make live servers that stop at the end of the test; takes the arguments of :func:`greendaphne.testing.live_server`."""
+    from .testing import channels_in_memory, is_channels_project, live_server
+
+    if is_channels_project() and request.config.pluginmanager.hasplugin("django") and _has_database():
+        request.getfixturevalue("transactional_db")
+    with ExitStack() as stack:
+        shared: list[Any] = []
+
+        def make(layer: Any = None, **options: Any) -> LiveServer:
+            if layer is None and options.get("routes") is None and is_channels_project():
+                if not shared:
+                    shared.append(stack.enter_context(channels_in_memory()))
+                layer = shared[0]
+            return stack.enter_context(live_server(layer, **options))
+
+        yield make
+
+
+@pytest.fixture
+def greendaphne_server(
+    greendaphne_server_factory: Callable[..., LiveServer], greendaphne_layer: Any, greendaphne_options: dict[str, Any]
+) -> LiveServer:
+    """A live server; use its ``url``, ``ws_url``, ``port`` and ``layer``."""
+    return greendaphne_server_factory(greendaphne_layer, **greendaphne_options)
+
+
+def _has_database() -> bool:
+    from django.conf import settings
+
+    return any(database.get("ENGINE") not in (None, "", "django.db.backends.dummy") for database in settings.DATABASES.values())

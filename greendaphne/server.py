@@ -26,9 +26,7 @@ from .bridge import ChannelLayerApplication, OnLayerLoss
 from .bridge.mailbox import Mailbox
 from .check import check_endpoints
 from .config import Limits, Timeouts
-from .connections import Connections
 from .endpoints import Endpoint, EndpointError, ListeningOptions, build_endpoint_description_strings, parse
-from .exchange import Exchange
 from .forwarded import locator
 from .http2 import Http2Limits
 from .inline import check_workers, start_workers, stop_workers
@@ -37,6 +35,7 @@ from .listeners import Listener, ListeningAddress
 from .localpages import LocalPages
 from .message import Headers, Stream
 from .observer import Observer, combine
+from .parts import Parts
 from .processes.lifecycle import Lifecycle
 from .proxy_protocol import ProxyProtocol
 from .signals import handle_signals
@@ -48,6 +47,8 @@ if TYPE_CHECKING:
 
     from .acme import AcmeOptions
     from .acme.service import Service
+    from .monitoring.metrics import Metrics
+    from .monitoring.monitor import Monitor
     from .tls import TLSOptions
 
 logger = logging.getLogger("daphne.server")
@@ -97,6 +98,10 @@ class Server:
     :param proxy_allow_from: who may send PROXY headers, on endpoints that have them; by default peers on this machine.
     :param observers: are told what becomes of requests and WebSockets; see :mod:`greendaphne.observer`.
     :param reopen_logs: called by :meth:`reopen`.
+    :param health_path: path that answers health checks, without the application.
+    :param metrics_path: path that answers Prometheus with :attr:`metrics`; needs ``prometheus_client``.
+    :param metrics: endpoint string of a listening socket for nothing but these two, ``/metrics`` and ``/health`` unless they say otherwise.
+    :param watchdog: seconds after which a blocked hub is logged, with what blocks it; 0 for never.
     :param lifecycle: who hears of the stages of :meth:`serve_forever`.
     :raises UserWarning: without any endpoint, as daphne does.
     :raises EndpointError: for a malformed endpoint string.
@@ -148,6 +153,10 @@ class Server:
         observers: Sequence[Observer] = (),
         reopen_logs: Callable[[], None] | None = None,
         lifecycle: Iterable[Lifecycle] = (),
+        health_path: str | None = None,
+        metrics_path: str | None = None,
+        metrics: str | None = None,
+        watchdog: float = 0,
     ) -> None:
         descriptions = list(endpoints or ())
         if host is not None or port is not None or unix_socket is not None or file_descriptor is not None:
@@ -177,7 +186,9 @@ class Server:
         self.timeouts = replace(timeouts or Timeouts(), **{name: value for name, value in given.items() if value is not None})
         self._inline_workers = inline_workers
         self._lifecycle = tuple(lifecycle)
-        everyone = list(observers)
+        self._monitor = _monitor(health_path, metrics_path, metrics, watchdog)
+        self._parts = Parts() if self._monitor is None else self._monitor.parts
+        everyone = [*observers, *(self._monitor.observers if self._monitor is not None else ())]
         if action_logger is not None:
             everyone.insert(0, ActionObserver(guarded(action_logger)))
         observer = combine(everyone)
@@ -200,6 +211,8 @@ class Server:
             on_layer_loss=OnLayerLoss(on_layer_loss),
             reply_channels=reply_channels,
             on_exit=self._give_up,
+            gate=self._parts.gate,
+            router=self._parts.router,
         )
         # One name is no sequence of letters.
         self._protocols = (ws_protocols,) if isinstance(ws_protocols, str) else tuple(ws_protocols or ())
@@ -214,12 +227,16 @@ class Server:
         pages = LocalPages(self._application, extra)
         if self.certificates is not None:
             self.certificates.add_pages(pages)
-        exchange = Exchange(pages or self._application, self._make_websocket, observer, locate, extra)
+        if self._monitor is not None:
+            self._monitor.attach(self._application, channel_layer, self._endpoints, pages)
+        exchange = self._parts.exchange(pages or self._application, self._make_websocket, observer, locate, extra)
         self._http2_cleartext = http2_cleartext
         proxy_protocol = ProxyProtocol(AddressList(proxy_allow_from) if isinstance(proxy_allow_from, str) else proxy_allow_from)
-        self._connections = Connections(
+        self._connections = self._parts.connections(
             exchange, self.limits, self.timeouts, http2_limits or Http2Limits(), http2_cleartext, proxy_protocol
         )
+        if self._monitor is not None:
+            self._monitor.watch(self._connections)
         #: What is listened on, in the order of the endpoints, once started; Twisted's names for it work.
         self.listeners: list[Listener] = []
         #: Gives ``reply_protocols``, the reply channels of all clients, under daphne's name.
@@ -240,7 +257,7 @@ class Server:
         self._hub: Any = None
 
     def _make_websocket(self, stream: Stream) -> WebSocket:
-        return WebSocket(
+        return self._parts.websocket(
             stream,
             self.limits,
             self.timeouts,
@@ -256,6 +273,8 @@ class Server:
         :raises ConfigurationError: of :mod:`greendaphne.inline`, where the application has no consumers for inline workers.
         """
         check_endpoints(self._endpoints)
+        if self._monitor is not None:
+            check_endpoints(self._monitor.endpoints)
         if self._inline_workers:
             check_workers(self.channel_layer, self._inline_workers)
 
@@ -304,6 +323,8 @@ class Server:
                     logger.info("Port 0 of endpoint %s is %s", endpoint, listener.address.port)
                 if endpoint.tls is not None:
                     logger.info("TLS on endpoint %s: %s", endpoint, endpoint.tls.describe())
+            if self._monitor is not None:
+                self._monitor.start()
             self._application.start()
             self._connections.start()
             if self._inline_workers:
@@ -421,6 +442,11 @@ class Server:
         return [listener.address for listener in self.listeners]
 
     @property
+    def metrics(self) -> Metrics | None:
+        """What is counted, ``None`` where metrics were not asked for; sources of further ones can be added before :meth:`start`."""
+        return None if self._monitor is None else self._monitor.metrics
+
+    @property
     def connections(self) -> int:
         """The number of open connections."""
         return len(self._connections)
@@ -459,6 +485,8 @@ class Server:
 
     def _drain(self) -> None:
         """Stop accepting and let what is in flight finish, within the graceful time limit."""
+        if self._monitor is not None:
+            self._monitor.drain()
         for acceptor in self._acceptors:
             if self._take_waiting or not acceptor.shared:
                 acceptor.take_waiting()
@@ -483,6 +511,8 @@ class Server:
             stop_workers(self._workers)
         self._workers = []
         self._application.close()
+        if self._monitor is not None:
+            self._monitor.stop()
 
     def _close_listeners(self) -> None:
         for acceptor in self._acceptors:
@@ -494,6 +524,15 @@ class Server:
         for acceptor in self._acceptors:
             acceptor.close()
         self._acceptors.clear()
+
+
+def _monitor(health_path: str | None, metrics_path: str | None, metrics: str | None, watchdog: float) -> Monitor | None:
+    """What watches the server, ``None`` where nothing is to."""
+    if health_path is None and metrics_path is None and metrics is None and not watchdog:
+        return None
+    from .monitoring.monitor import Monitor
+
+    return Monitor(health_path, metrics_path, None if metrics is None else parse(metrics), watchdog)
 
 
 def _with_tls(

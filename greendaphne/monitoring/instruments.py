@@ -16,6 +16,7 @@ from ..bridge.router import ReplyRouter
 from ..connections import Connection, Connections
 from ..endpoints import Endpoint
 from ..exchange import Exchange
+from ..http2 import Http2Connection
 from ..message import ConnectionInfo, Stream
 from ..observer import Observer
 from ..parts import Parts
@@ -82,6 +83,11 @@ class MeteredConnections(Connections):
     def __init__(self, metrics: Metrics, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._metrics = metrics
+
+    def census(self) -> tuple[int, int, int]:
+        """The open connections that speak HTTP/1 and HTTP/2, and the streams of the latter."""
+        http2 = [connection for connection in self._open if isinstance(connection, Http2Connection)]
+        return len(self._open) - len(http2), len(http2), sum(connection.serving for connection in http2)
 
     def _connect(self, sock: _socket.socket, address: Any, endpoint: Endpoint) -> Connection:
         try:

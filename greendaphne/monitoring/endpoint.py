@@ -1,0 +1,76 @@
+"""A listening socket of its own for metrics and health checks, which stays open while the server drains.
+
+It speaks HTTP/1.1 under tight limits and knows nothing but its pages.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from ..acceptor import Acceptor
+from ..config import KIB, Limits, Timeouts
+from ..connections import Connections
+from ..endpoints import Endpoint
+from ..exchange import Exchange
+from ..http2 import Http2Limits
+from ..listeners import Listener
+from ..localpages import LocalPages, Nothing
+from ..message import Stream
+from ..websocket import WebSocket
+
+logger = logging.getLogger("daphne.server")
+
+#: Who asks here is one of a few, and asks little.
+_LIMITS: Final = Limits(request_line=2 * KIB, request_fields=50, request_field_size=4 * KIB, request_head=16 * KIB, connections=32)
+_TIMEOUTS: Final = Timeouts(keep_alive=75, header=5, body=5, send=10, linger=1, tls_handshake=5)
+#: Seconds for connections to release what they hold.
+_KILL_PATIENCE: Final = 1.0
+
+
+class MonitoringEndpoint:
+    """Serves the pages of :attr:`pages`.
+
+    :param endpoint: where to listen.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        #: What is served; everything else is not found.
+        self.pages = LocalPages(Nothing())
+        exchange = Exchange(self.pages, _no_websocket)
+        self._connections = Connections(exchange, _LIMITS, _TIMEOUTS, Http2Limits())
+        self._acceptor: Acceptor | None = None
+        #: What is listened on, once started.
+        self.listener: Listener | None = None
+
+    def start(self) -> None:
+        """Listen.
+
+        :raises EndpointError: where that is not possible.
+        """
+        endpoint = self._endpoint
+        logger.info("Listening on endpoint %s for metrics and health checks", endpoint)
+        self.listener = Listener(endpoint, endpoint.bind())
+        if getattr(endpoint, "port", None) == 0:
+            logger.info("Port 0 of endpoint %s is %s", endpoint, self.listener.address.port)
+        self._connections.start()
+        self._acceptor = Acceptor(self.listener.socket, self._connections.handler(endpoint), self._connections.pool, endpoint.shared)
+        self._acceptor.start()
+
+    def stop(self) -> None:
+        """Close everything at once."""
+        acceptor, self._acceptor = self._acceptor, None
+        listener, self.listener = self.listener, None
+        if acceptor is not None:
+            acceptor.stop_accepting()
+        if listener is not None:
+            listener.endpoint.close(listener.socket)
+        if acceptor is not None:
+            acceptor.close()
+        self._connections.pool.kill(timeout=_KILL_PATIENCE)
+
+
+def _no_websocket(stream: Stream) -> WebSocket:
+    """One that is refused as soon as it is offered."""
+    return WebSocket(stream, _LIMITS, _TIMEOUTS)

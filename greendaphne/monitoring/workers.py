@@ -1,0 +1,163 @@
+"""The numbers of all workers of a prefork server, whichever of them is asked.
+
+Each worker offers its own on a UNIX socket in the directory that the master made for them.  The one that is asked collects from the others
+and puts a label ``worker`` on everything.  One that does not answer in time is left out and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import gevent
+from gevent import socket
+from gevent.pool import Pool
+from gevent.server import StreamServer
+
+from .families import Family, Sample, gauge
+
+logger = logging.getLogger("greendaphne.monitoring")
+
+#: Seconds for all others together to answer, and for one that asks to read.
+PATIENCE: Final = 1.0
+#: The longest answer, in bytes; some hundred families take a tenth of that.
+MAX_ANSWER: Final = 8 * 1024 * 1024
+#: Workers that are served at a time.
+_CONCURRENT: Final = 16
+_BACKLOG: Final = 64
+_RECEIVE: Final = 64 * 1024
+_NAME: Final = re.compile(r"metrics-(\d+)\.sock")
+
+
+class Workers:
+    """This worker among the others.
+
+    :param directory: where their sockets are.
+    :param index: this worker's number.
+    :param own: returns this worker's families.
+    """
+
+    def __init__(self, directory: str, index: int, own: Callable[[], list[Family]]) -> None:
+        self._directory = directory
+        self._index = index
+        self._own = own
+        self._path = os.path.join(directory, f"metrics-{index}.sock")
+        self._server: StreamServer | None = None
+        self._inode = 0
+
+    def start(self) -> None:
+        """Answer the others.
+
+        :raises OSError: where that is not possible.
+        """
+        # It has its name only once it listens, so that no other takes it for one left behind.
+        temporary = f"{self._path}.{os.getpid()}"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(temporary)
+            os.chmod(temporary, 0o600)
+            listener.listen(_BACKLOG)
+            os.rename(temporary, self._path)
+            self._inode = os.stat(self._path).st_ino
+        except BaseException:
+            listener.close()
+            raise
+        self._server = StreamServer(listener, self._answer, spawn=Pool(_CONCURRENT))
+        self._server.start()
+
+    def stop(self) -> None:
+        """Answer no longer."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.stop(timeout=0)
+        try:
+            if os.stat(self._path).st_ino == self._inode:
+                os.unlink(self._path)
+        except OSError:
+            pass  # the master has cleared up
+
+    def _answer(self, sock: socket.socket, address: Any) -> None:
+        try:
+            sock.settimeout(PATIENCE)
+            sock.sendall(encode(self._own()))
+        except OSError as error:
+            logger.debug("Another worker did not take the metrics: %s", error)
+
+    def families(self) -> list[Family]:
+        """The families of all workers, with a label ``worker``."""
+        others: dict[str, gevent.Greenlet[..., list[Family] | None]] = {}
+        try:
+            names = sorted(os.listdir(self._directory))
+        except OSError:
+            names = []
+        for name in names:
+            match = _NAME.fullmatch(name)
+            if match is not None and int(match[1]) != self._index:
+                others[match[1]] = gevent.spawn(_ask, os.path.join(self._directory, name))
+        by_worker = {str(self._index): self._own()}
+        gevent.joinall(list(others.values()), timeout=PATIENCE)
+        missing = 0
+        for worker, greenlet in others.items():
+            if not greenlet.ready():
+                greenlet.kill(block=False)
+                missing += 1
+            elif greenlet.value is None:
+                missing += 1
+            elif greenlet.value:
+                by_worker[worker] = greenlet.value
+        result = merge(by_worker)
+        result.append(gauge("greendaphne_workers", "Workers whose metrics these are.", len(by_worker)))
+        result.append(gauge("greendaphne_workers_missing", "Workers that did not answer in time and are left out.", missing))
+        return result
+
+
+def _ask(path: str) -> list[Family] | None:
+    """Another worker's families; none of one that has ended, ``None`` of one that does not answer."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            try:
+                sock.connect(path)
+            except (ConnectionRefusedError, FileNotFoundError):
+                return []
+            data = bytearray()
+            while part := sock.recv(_RECEIVE):
+                data += part
+                if len(data) > MAX_ANSWER:
+                    return None
+        return decode(bytes(data))
+    except (OSError, ValueError) as error:
+        logger.debug("The worker at %s does not answer with metrics: %s", path, error)
+        return None
+
+
+def encode(families: Iterable[Family]) -> bytes:
+    """Families as they go from one process to another."""
+    return json.dumps(list(families)).encode()
+
+
+def decode(data: bytes) -> list[Family]:
+    """Back from :func:`encode`.
+
+    :raises ValueError: for anything else.
+    """
+    try:
+        return [Family(name, kind, text, [Sample(*sample) for sample in samples]) for name, kind, text, samples in json.loads(data)]
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def merge(by_worker: dict[str, list[Family]]) -> list[Family]:
+    """One family for each name, its samples labelled with the worker that they come from."""
+    merged: dict[str, Family] = {}
+    for worker, families in by_worker.items():
+        for family in families:
+            whole = merged.setdefault(family.name, family._replace(samples=[]))
+            # While a new version is rolled out they may mean different things by one name.
+            if whole.kind == family.kind:
+                whole.samples.extend(sample._replace(labels={**sample.labels, "worker": worker}) for sample in family.samples)
+    return list(merged.values())

@@ -24,7 +24,6 @@ from gevent.monkey import is_module_patched
 from gevent.threadpool import ThreadPool
 
 from .layers import LayerUnavailable
-from .layers.memory import MemoryChannelLayer
 from .worker import Worker
 
 logger = logging.getLogger("greendaphne.worker")
@@ -41,8 +40,6 @@ KILL_TIMEOUT = 1.0
 
 #: Seconds that a worker of Channels pauses after a blocking receive that brought nothing.
 EMPTY_PAUSE = 0.001
-#: Seconds after which a worker of Channels in a native thread looks whether it is to stop; a layer in memory wakes up for nothing so often.
-STOP_INTERVAL = 0.1
 
 
 class ConfigurationError(ValueError):
@@ -188,12 +185,7 @@ class _ChannelsWorkers:
 
         # The stores of Channels and Django are local to a thread, which is a greenlet only where threading is patched.
         cooperative = is_module_patched("threading")
-        layer = self._wrapper
-        if cooperative:
-            layer = _YieldingLayer(layer)
-        elif isinstance(layer.channel_layer, MemoryChannelLayer):
-            layer = _WakingLayer(layer)
-        worker = ChannelsWorker(layer, signal_handlers=False)
+        worker = ChannelsWorker(_YieldingLayer(self._wrapper) if cooperative else self._wrapper, signal_handlers=False)
         if not self._announced:
             self._announced = True
             worker_process_ready.send(sender=worker)
@@ -220,17 +212,6 @@ class _YieldingLayer:
         if block and received[0] is None:
             gevent.sleep(EMPTY_PAUSE)
         return received
-
-
-class _WakingLayer(_YieldingLayer):
-    """A layer of Channels whose blocking receive returns so often that a worker in a thread soon notices that it is to stop."""
-
-    def receive_many(self, channels: Iterable[str], block: bool = False) -> tuple[str | None, dict[str, Any] | None]:
-        """Receive as the layer does; a blocking receive takes at most :data:`STOP_INTERVAL`."""
-        if not block:
-            return super().receive_many(channels)
-        batch = self._wrapper.receive_batch(list(channels), 1, STOP_INTERVAL)
-        return batch[0] if batch else (None, None)
 
 
 class _ChannelsGreenlet:

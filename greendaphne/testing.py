@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 #: Seconds for requests that a failed test leaves behind.
 GRACEFUL_TIMEOUT = 2.0
+#: Seconds after which a worker in a thread, which cannot be interrupted, looks whether it is to stop.
+BLOCK_LIMIT = 0.1
 #: The alias of the channel layer in a project of Channels.
 ALIAS = "default"
 
@@ -119,6 +121,7 @@ def channels_in_memory(alias: str = ALIAS) -> Iterator[Any]:
     made = channel_layers.backends.get(alias)
     routing = made.routing if made is not None else channel_layers.configs[alias]["ROUTING"]
     layer = MemoryChannelLayer()
+    layer.block_limit = BLOCK_LIMIT
     replaced = channel_layers.set(alias, ChannelLayerWrapper(layer, alias, routing))
     try:
         yield layer

@@ -28,7 +28,6 @@ from greendaphne.cli import (
     http2_limits,
     load_channel_layer,
     main,
-    open_access_log,
     tls_options,
 )
 from greendaphne.config import Limits, Timeouts
@@ -436,42 +435,6 @@ def test_endpoint_descriptions(argv: str, expected: list[str]) -> None:
     assert endpoint_descriptions(options(*argv.split(), LAYER)) == expected
 
 
-# --- The access log ---
-
-
-@pytest.mark.parametrize(
-    ("argv", "logged"), [("-v 0", False), ("-v 1", True), ("-v 2", True), ("-v 0 --access-log -", True), ("-v 0 --access-log=", False)]
-)
-def test_accesses_reach_a_pipe_at_once_or_are_not_logged(argv: str, logged: bool) -> None:
-    script = (
-        "import os, sys\n"
-        "from greendaphne.arguments import parse\n"
-        "from greendaphne.cli import open_access_log\n"
-        "stream = open_access_log(parse(sys.argv[1:]))\n"
-        "if stream is not None: stream.write('line\\n')\n"
-        "os._exit(0)\n"
-    )
-    command = [sys.executable, "-c", script, *argv.split(), LAYER]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=True)
-    assert result.stdout == ("line\n" if logged else "")
-
-
-@pytest.mark.parametrize("verbosity", ["0", "1"])
-def test_access_log_file_is_appended_to_line_by_line(tmp_path: Path, verbosity: str) -> None:
-    (tmp_path / "log").write_text("before\n", encoding="utf-8")
-    stream = open_access_log(options("-v", verbosity, "--access-log", str(tmp_path / "log"), LAYER))
-    assert stream is not None
-    with stream:
-        stream.write("line\n")
-        assert (tmp_path / "log").read_text(encoding="utf-8") == "before\nline\n"
-
-
-def test_access_log_that_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        open_access_log(options("--access-log", str(tmp_path), LAYER))
-    assert str(caught.value) == f"Cannot open the access log {tmp_path}: Is a directory."
-
-
 # --- The channel layer ---
 
 
@@ -781,7 +744,8 @@ def test_bind_failure_ends_the_command(application: Application) -> None:
         port = taken.getsockname()[1]
         result = application.run("-p", str(port), "-u", str(application.path / "x"), "project.asgi:channel_layer")
     assert result.returncode == 1
-    assert log_lines(result.stderr)[-1] == f"ERROR    Couldn't listen on 127.0.0.1:{port}: [Errno 98] Address already in use; another program listens there."
+    reason = "[Errno 98] Address already in use; another program listens there."
+    assert log_lines(result.stderr)[-1] == f"ERROR    Couldn't listen on 127.0.0.1:{port}: {reason}"
     assert "not a log line" not in log_lines(result.stderr)
     assert not os.path.exists(application.path / "x")
 

@@ -92,6 +92,9 @@ class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     #: Whether the server adds a key ``tls`` to messages from TLS connections, with their ``version`` and ``cipher``.
     tls_info: bool = False
 
+    #: Seconds for which ``receive(block=True)`` waits, where it is not :data:`BLOCK_LIMIT`.
+    block_limit: float | None = None
+
     def __init__(
         self,
         expiry: float = 60,
@@ -155,7 +158,7 @@ class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     def receive(self, channels: Iterable[str], block: bool = False) -> tuple[str, _Message] | tuple[None, None]:
         """Take the oldest message of one of ``channels``; which one changes from call to call, so that none is starved.
 
-        :param block: wait for a message, at most :data:`BLOCK_LIMIT` seconds.
+        :param block: wait for a message, at most :attr:`block_limit` seconds.
         :return: the full channel name and the message, or ``(None, None)``.
         :raises TypeError: for a bad channel name; a process-specific one must end in ``!``.
         """
@@ -164,7 +167,7 @@ class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         with self._lock:
             batch = self._take(names, 1, now)
         if not batch and block:
-            batch = self._wait(names, 1, now + BLOCK_LIMIT)
+            batch = self._wait(names, 1, now + (self.block_limit or BLOCK_LIMIT))
         return batch[0] if batch else (None, None)
 
     def receive_many(self, channels: Iterable[str], block: bool = False) -> tuple[str, _Message] | tuple[None, None]:

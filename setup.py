@@ -42,6 +42,7 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "redis": ["redis>=5", "msgpack>=1"],
+    "metrics": ["prometheus_client>=0.22"],
     "acme": ["acme>=5", "josepy>=2"],
     "test": [
         "Django==2.2.28; python_version < '3.12'",
@@ -49,6 +50,7 @@ EXTRAS = {
         "httpx>=0.28",
         "hypothesis>=6.100",
         "mypy>=1.19",
+        "prometheus_client>=0.22",
         "pytest>=9",
         "pytest-django>=4.14; python_version < '3.12'",
         "requests>=2.32.4",

@@ -165,6 +165,7 @@ def build(options: Options, channel_layer: Any, endpoints: list[str], access_log
     from .server import Server
 
     fields = proxy_fields(options)
+    check_monitoring(options)
     return Server(
         channel_layer,
         endpoints=endpoints,
@@ -199,6 +200,10 @@ def build(options: Options, channel_layer: Any, endpoints: list[str], access_log
         reply_channels=options.reply_channels,
         listening=listening_options(options),
         proxy_allow_from=options.proxy_allow_from,
+        health_path=options.health_path,
+        metrics_path=options.metrics_path,
+        metrics=options.metrics,
+        watchdog=options.watchdog,
         lifecycle=process.lifecycle if process is not None else (),
         observers=process.observers if process is not None else (),
     )
@@ -216,6 +221,24 @@ def proxy_fields(options: Options) -> ForwardedFields | None:
         if not options.proxy_headers:
             return None
     return fields
+
+
+def check_monitoring(options: Options) -> None:
+    """Make sure that there can be metrics as the options want them.
+
+    :raises ConfigurationError: without what they need, or when one path is to show two things.
+    """
+    if options.metrics is None and options.metrics_path is None:
+        return
+    try:
+        from .monitoring import exposition  # noqa: F401 - what it imports may be missing
+    except ImportError as error:
+        raise ConfigurationError(str(error)) from None
+    from .monitoring.monitor import HEALTH_PATH, METRICS_PATH
+
+    health = options.health_path or (HEALTH_PATH if options.metrics is not None else None)
+    if health == (options.metrics_path or METRICS_PATH):
+        raise ConfigurationError(f"{health} cannot answer both health checks and Prometheus.")
 
 
 def tls_options(options: Options) -> TLSOptions | None:
@@ -310,7 +333,10 @@ def endpoint_descriptions(options: Options) -> list[str]:
     host, port = options.host or None, options.port
     given = (host, port, options.unix_socket or None, options.file_descriptor, options.socket_strings or None)
     nothing = all(value is None for value in given)
-    if nothing and (inherited := control.opened() or systemd.descriptions()):
+    if nothing and (inherited := control.opened()):
+        # The master put the one for metrics behind them.
+        return inherited[:-1] if options.metrics is not None else inherited
+    if nothing and (inherited := systemd.descriptions()):
         return inherited
     if nothing or host is not None or port is not None:
         host = DEFAULT_HOST if host is None else host

@@ -29,6 +29,7 @@ from .values import (
     size,
     size_above_zero,
     size_text,
+    url_path,
     whole_number,
 )
 
@@ -104,6 +105,7 @@ BODIES: Final = "Request bodies (sizes in bytes, or with K, M or G)"
 LIMITS: Final = "Limits (sizes in bytes, or with K, M or G)"
 SHUTDOWN: Final = "Stopping (times in seconds)"
 PROCESSES: Final = "Processes (sizes in bytes, or with K, M or G)"
+MONITORING: Final = "Monitoring"
 GROUPS: Final = (
     LISTENING,
     TLS,
@@ -118,6 +120,7 @@ GROUPS: Final = (
     LIMITS,
     SHUTDOWN,
     PROCESSES,
+    MONITORING,
     CONFIGURATION,
 )
 
@@ -603,6 +606,35 @@ class Options:
         metavar="SIZE",
         convert=size,
         default="0",
+    )
+
+    health_path: str | None = option(
+        MONITORING,
+        "--health-path",
+        "Answer health checks at this path without the application: 200, or 503 and why.",
+        metavar="PATH",
+        convert=url_path,
+    )
+    metrics_path: str | None = option(
+        MONITORING,
+        "--metrics-path",
+        "Answer Prometheus at this path; whoever can reach the server can read it.",
+        metavar="PATH",
+        convert=url_path,
+    )
+    metrics: str | None = option(
+        MONITORING,
+        "--metrics",
+        "Listen on this endpoint for nothing but metrics and health checks, at /metrics and /health unless the options above say otherwise.",
+        metavar="STRING",
+    )
+    watchdog: float = option(
+        MONITORING,
+        "--watchdog",
+        "Log what blocks the whole process for longer than so many seconds; 0 is never.",
+        metavar="SECONDS",
+        convert=seconds_or_zero,
+        default="1",
     )
 
     def limits(self) -> Limits:

@@ -93,6 +93,13 @@ def field_value(text: str) -> str:
     return text
 
 
+def url_path(text: str) -> str:
+    """Return ``text`` when it is the path of a URL as a request has it: percent-encoded, without a query."""
+    if not text.startswith("/") or not text.isascii() or not text.isprintable() or any(letter in text for letter in ' ?#"<>\\^`{|}'):
+        raise ValueError("must be a path that begins with a slash, percent-encoded")
+    return text
+
+
 def size(text: str) -> int:
     """Convert a number of bytes, such as ``1048576``, ``1024K``, ``1M`` or ``2G``."""
     unit = SIZE_UNITS.get(text[-1:].upper())

@@ -42,7 +42,7 @@ def prepare(options: Options, descriptions: Sequence[str], channel_layer: Any) -
         from ..endpoints import inherit
         from .link import MasterLink
 
-        control.check(given.sockets, descriptions)
+        control.check(given.sockets, _all(options, descriptions))
         sockets: dict[str, list[int]] = {}
         for description, number in given.sockets:
             sockets.setdefault(description, []).append(number)
@@ -70,6 +70,11 @@ def prepare(options: Options, descriptions: Sequence[str], channel_layer: Any) -
     return Process(lifecycle, observers)
 
 
+def _all(options: Options, descriptions: Sequence[str]) -> list[str]:
+    """What the master listens on: the endpoints, and behind them the one for metrics."""
+    return [*descriptions, *([options.metrics] if options.metrics is not None else ())]
+
+
 def _is_local(channel_layer: Any) -> bool:
     """Whether other processes see nothing of what is sent to the layer; Channels has a wrapper around it."""
     inner = getattr(channel_layer, "channel_layer", channel_layer)
@@ -85,7 +90,7 @@ def run_master(options: Options, descriptions: Sequence[str], listening: Listeni
     from ..endpoints import parse
     from .master import Master
 
-    endpoints = [parse(description) for description in descriptions]
+    endpoints = [parse(description) for description in _all(options, descriptions)]
     for endpoint in endpoints:
         endpoint.configure(listening)
     return Master(command(argv), options.workers, endpoints, options.graceful_timeout, service_manager()).run()

@@ -23,11 +23,12 @@ from .processes import control
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import TextIO
 
     from .acme import AcmeOptions
     from .endpoints import ListeningOptions
     from .http2 import Http2Limits
+    from .logs import Logs
+    from .observer import Observer
     from .processes.setup import Process
     from .server import Server
     from .tls import TLSOptions
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 PROGRAM = "greendaphne"
 #: daphne's name, which logging configurations refer to.
 LOGGER = "daphne.cli"
-LOG_FORMAT = "%(asctime)-15s %(levelname)-8s %(message)s"
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -93,42 +93,61 @@ def run_master(options: Options, argv: Sequence[str] | None) -> int:
     """Run the master of several processes, which is not patched; returns the exit code."""
     import logging
 
-    configure_logging(options)
     from .endpoints import EndpointError
     from .processes import setup
 
+    logs = open_logs(options)
+    if logs is None:
+        return EXIT_FAILURE
     try:
-        return setup.run_master(options, endpoint_descriptions(options), listening_options(options), argv)
+        return setup.run_master(options, endpoint_descriptions(options), listening_options(options), argv, logs.reopen)
     except (ConfigurationError, EndpointError) as error:
         logging.getLogger(LOGGER).error("%s", error)
         return EXIT_FAILURE
+    finally:
+        logs.close()
 
 
-def configure_logging(options: Options) -> None:
-    """Set up ``logging`` for a process that this command runs in."""
-    import logging
+def open_logs(options: Options) -> Logs | None:
+    """Set up ``logging`` for a process that this command runs in; ``None`` where that is not possible as the options say."""
+    from .logs import LogError, Logs
 
-    levels = (logging.WARNING, logging.INFO, logging.DEBUG)
-    logging.basicConfig(level=levels[min(max(options.verbosity, 0), 2)], format=LOG_FORMAT)
+    try:
+        return Logs(options)
+    except LogError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return None
 
 
 def run(options: Options) -> int:
     """Serve until told to stop, in a process that is patched; returns the exit code."""
+    logs = open_logs(options)
+    if logs is None:
+        return EXIT_FAILURE
+    try:
+        logs.adopt_hub()
+        return serve(options, logs)
+    finally:
+        logs.close()
+
+
+def serve(options: Options, logs: Logs) -> int:
+    """Serve until told to stop, once there is a log; returns the exit code."""
     import logging
 
-    configure_logging(options)
     logger = logging.getLogger(LOGGER)
     from .endpoints import EndpointError
     from .inline import ConfigurationError as InlineWorkerError
+    from .logs import LogError
 
     try:
-        server = make_server(options)
+        server = make_server(options, logs)
         if options.check_config:
             server.check()
             logger.info("Nothing is wrong")
         else:
             server.run()
-    except (ConfigurationError, EndpointError, InlineWorkerError) as error:
+    except (ConfigurationError, EndpointError, InlineWorkerError, LogError) as error:
         logger.error("%s", error)
         return EXIT_FAILURE
     except ApplicationError as error:
@@ -138,10 +157,11 @@ def run(options: Options) -> int:
     return EXIT_OK
 
 
-def make_server(options: Options) -> Server:
+def make_server(options: Options, logs: Logs) -> Server:
     """Return a server for ``options``; it does not listen yet.
 
-    :raises ConfigurationError: when the access log or the channel layer cannot be had.
+    :raises ConfigurationError: when the channel layer cannot be had.
+    :raises LogError: when the access log cannot be had.
     :raises ApplicationError: when the channel layer's module raises an exception.
     :raises EndpointError: for a wrong endpoint string.
     """
@@ -150,18 +170,20 @@ def make_server(options: Options) -> Server:
     from . import compat
     from .processes.setup import prepare
 
-    stream = open_access_log(options)
+    access = logs.access()
     # Applications for daphne import names from it.
     compat.install()
     channel_layer = load_channel_layer(options.channel_layer)
     endpoints = endpoint_descriptions(options)
     logging.getLogger(LOGGER).info("Starting server at %s, channel layer %s.", ", ".join(endpoints), options.channel_layer)
-    return build(options, channel_layer, endpoints, stream, prepare(options, endpoints, channel_layer))
+    observers: list[Observer] = [] if access is None else [access]
+    return build(options, channel_layer, endpoints, observers, logs, prepare(options, endpoints, channel_layer))
 
 
-def build(options: Options, channel_layer: Any, endpoints: list[str], access_log: TextIO | None, process: Process | None = None) -> Server:
+def build(
+    options: Options, channel_layer: Any, endpoints: list[str], observers: list[Observer], logs: Logs, process: Process | None = None
+) -> Server:
     """Return the server that ``options`` describe."""
-    from .access import AccessLogGenerator
     from .server import Server
 
     fields = proxy_fields(options)
@@ -169,7 +191,6 @@ def build(options: Options, channel_layer: Any, endpoints: list[str], access_log
     return Server(
         channel_layer,
         endpoints=endpoints,
-        action_logger=AccessLogGenerator(access_log) if access_log is not None else None,
         http_timeout=options.http_timeout,
         websocket_timeout=options.websocket_timeout,
         websocket_connect_timeout=options.websocket_connect_timeout,
@@ -205,7 +226,8 @@ def build(options: Options, channel_layer: Any, endpoints: list[str], access_log
         metrics=options.metrics,
         watchdog=options.watchdog,
         lifecycle=process.lifecycle if process is not None else (),
-        observers=process.observers if process is not None else (),
+        reopen_logs=logs.reopen,
+        observers=[*observers, *(process.observers if process is not None else ())],
     )
 
 
@@ -303,23 +325,6 @@ def http2_limits(options: Options) -> Http2Limits:
     except ValueError as error:
         name, _, rest = str(error).partition(" ")
         raise ConfigurationError(f"--http2-{name.replace('_', '-')} {rest}.") from None
-
-
-def open_access_log(options: Options) -> TextIO | None:
-    """Return the stream that accesses are logged to, line by line, or ``None`` where they are not logged.
-
-    :raises ConfigurationError: when the file cannot be opened.
-    """
-    if options.access_log and options.access_log != "-":
-        try:
-            return open(options.access_log, "a", buffering=1, encoding="utf-8")
-        except OSError as error:
-            raise ConfigurationError(f"Cannot open the access log {options.access_log}: {error.strerror or error}.") from None
-    if options.access_log or options.verbosity >= 1:
-        # Into a pipe Python would write in blocks, and the last accesses would be missing.
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        return sys.stdout
-    return None
 
 
 def endpoint_descriptions(options: Options) -> list[str]:

@@ -320,9 +320,33 @@ class Options:
     access_log: str | None = option(
         LOGGING,
         "--access-log",
-        "Append accesses to this file, whatever the verbosity; a hyphen is the standard output, the default.",
+        "Append accesses to this file, whatever the verbosity; a hyphen is the standard output, the default, and logging: is the logger "
+        "daphne.access.",
         metavar="FILE",
         legacy=True,
+    )
+    access_log_format: str = option(
+        LOGGING,
+        "--access-log-format",
+        "How an access is written: daphne, json, common, combined, or text with atoms such as %(h)s.",
+        metavar="FORMAT",
+        default="daphne",
+    )
+    log_level: str | None = option(
+        LOGGING,
+        "--log-level",
+        "Log what is at least this important: debug, info, warning, error or critical; the default follows from --verbosity.",
+        metavar="LEVEL",
+        convert=choice("debug", "info", "warning", "error", "critical"),
+    )
+    log_format: str | None = option(
+        LOGGING,
+        "--log-format",
+        "How the log is written: text, json, or a format such as %(levelname)s %(message)s.",
+        metavar="FORMAT",
+    )
+    log_config: str | None = option(
+        LOGGING, "--log-config", "Configure the log by this file, in Python's INI format, JSON or TOML.", metavar="FILE"
     )
 
     root_path: str = option(

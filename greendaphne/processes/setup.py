@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from . import control
@@ -81,10 +81,17 @@ def _is_local(channel_layer: Any) -> bool:
     return any(base.__module__ in _LOCAL_LAYERS for base in type(inner).__mro__)
 
 
-def run_master(options: Options, descriptions: Sequence[str], listening: ListeningOptions, argv: Sequence[str] | None) -> int:
+def run_master(
+    options: Options,
+    descriptions: Sequence[str],
+    listening: ListeningOptions,
+    argv: Sequence[str] | None,
+    reopen: Callable[[], None] | None = None,
+) -> int:
     """Run the master of ``options.workers`` workers; return the exit code.
 
     :param argv: the arguments, where they are not those of the process.
+    :param reopen: reopens the master's own log files.
     :raises EndpointError: where an endpoint cannot be listened on.
     """
     from ..endpoints import parse
@@ -93,7 +100,7 @@ def run_master(options: Options, descriptions: Sequence[str], listening: Listeni
     endpoints = [parse(description) for description in _all(options, descriptions)]
     for endpoint in endpoints:
         endpoint.configure(listening)
-    return Master(command(argv), options.workers, endpoints, options.graceful_timeout, service_manager()).run()
+    return Master(command(argv), options.workers, endpoints, options.graceful_timeout, service_manager(), reopen).run()
 
 
 def command(argv: Sequence[str] | None) -> list[str]:

@@ -649,7 +649,7 @@ class Options:
     metrics: str | None = option(
         MONITORING,
         "--metrics",
-        "Listen on this endpoint for nothing but metrics and health checks, at /metrics and /health unless the options above say otherwise.",
+        "Listen on this endpoint for nothing but metrics and health checks, at /metrics and /health unless these options say otherwise.",
         metavar="STRING",
     )
     watchdog: float = option(

@@ -314,7 +314,7 @@ def test_refused(argv: str, message: str) -> None:
         # Abbreviations of theirs alone.
         ("--kee 5", {"keep_alive_timeout": 5}),
         ("--he=5", None),
-        ("--hea 5", {"header_timeout": 5}),
+        ("--header 5", {"header_timeout": 5}),
         ("--websocket-com", {"websocket_compression": True}),
         ("--websocket-con 3", {"websocket_connect_timeout": 3}),
     ],

@@ -186,8 +186,13 @@ def csrf_token(page: str) -> str:
 
 
 def assert_no_traceback(output: str) -> None:
-    """Nothing went wrong; a consumer that was still at work when the server was stopped may say that it was cut off."""
-    assert output.count("Traceback") == output.count("\ngreenlet.GreenletExit\n"), output
+    """Nothing went wrong.
+
+    A consumer that was still at work when the server was stopped may say that it was cut off, and a worker on asgi_ipc that the signal
+    found in that library's semaphore.
+    """
+    excused = output.count("\ngreenlet.GreenletExit\n") + output.count("\nposix_ipc.SignalError: The wait was interrupted by a signal\n")
+    assert output.count("Traceback") == excused, output
 
 
 @contextmanager

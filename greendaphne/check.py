@@ -6,7 +6,8 @@ What it prints is a configuration file with everything written out, and where ea
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .options import GROUPS, OPTIONS, Option
@@ -43,6 +44,17 @@ def _entry(item: Option, settings: Mapping[str, Setting]) -> str:
     else:
         text, origin = default_text(item), _DEFAULT
     return f"{key(item)} = {text}  # {origin}" if text else f"# {key(item)} is not set"
+
+
+@contextmanager
+def no_new_file(path: str | None) -> Iterator[None]:
+    """Remove ``path`` again where the block made it: whoever checks may be another user than the server, which could not write to it."""
+    made = path is not None and not os.path.lexists(path)
+    try:
+        yield
+    finally:
+        if made and path is not None and os.path.lexists(path):
+            os.unlink(path)
 
 
 def check_endpoints(endpoints: Iterable[Endpoint]) -> None:

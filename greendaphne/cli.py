@@ -141,12 +141,10 @@ def serve(options: Options, logs: Logs) -> int:
     from .logs import LogError
 
     try:
-        server = make_server(options, logs)
         if options.check_config:
-            server.check()
-            logger.info("Nothing is wrong")
+            check(options, logs)
         else:
-            server.run()
+            make_server(options, logs).run()
     except (ConfigurationError, EndpointError, InlineWorkerError, LogError) as error:
         logger.error("%s", error)
         return EXIT_FAILURE
@@ -155,6 +153,17 @@ def serve(options: Options, logs: Logs) -> int:
         logger.error("%s", error, exc_info=cause and (type(cause), cause, _own_frames_removed(cause.__traceback__)))
         return EXIT_FAILURE
     return EXIT_OK
+
+
+def check(options: Options, logs: Logs) -> None:
+    """Find what would keep the server from starting (``--check-config``); raises what :func:`make_server` and :meth:`Server.check` do."""
+    import logging
+
+    from .check import no_new_file
+
+    with no_new_file(options.access_log):
+        make_server(options, logs).check()
+    logging.getLogger(LOGGER).info("Nothing is wrong")
 
 
 def make_server(options: Options, logs: Logs) -> Server:
@@ -175,7 +184,8 @@ def make_server(options: Options, logs: Logs) -> Server:
     compat.install()
     channel_layer = load_channel_layer(options.channel_layer)
     endpoints = endpoint_descriptions(options)
-    logging.getLogger(LOGGER).info("Starting server at %s, channel layer %s.", ", ".join(endpoints), options.channel_layer)
+    if not options.check_config:
+        logging.getLogger(LOGGER).info("Starting server at %s, channel layer %s.", ", ".join(endpoints), options.channel_layer)
     observers: list[Observer] = [] if access is None else [access]
     return build(options, channel_layer, endpoints, observers, logs, prepare(options, endpoints, channel_layer))
 

@@ -12,7 +12,8 @@ import socketserver
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,8 +25,16 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
+import gevent
+from cryptography import x509
+from gevent import socket as cooperative
 
+from greendaphne.acme import AcmeOptions
+from greendaphne.acme.contexts import AcmeContexts
+from greendaphne.acme.manager import Manager
+from greendaphne.acme.options import TLS_ALPN_01
 from tests.certificates import Authority
+from tests.tls_support import EchoServer, exchange
 
 #: Seconds after which a test's own waiting is an error.
 PATIENCE = 30.0
@@ -348,3 +357,82 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+
+
+class Site:
+    """What a server has for one directory, without the rest of the server: contexts, a manager whose looks the test asks for, clients.
+
+    Challenges reach it through the authority's ``https`` socket.
+    """
+
+    def __init__(
+        self, authority: Pebble, directory: Path, options: AcmeOptions, clock: Clock, url: str, kinds: Sequence[str] = (TLS_ALPN_01,)
+    ) -> None:
+        self.pebble = authority
+        self.directory = directory
+        self.clock = clock
+        self.contexts = AcmeContexts(str(directory), url)
+        self.manager = Manager(self.contexts.store, url, options, [self.contexts], kinds, clock=clock)
+        self.server = EchoServer(self.contexts, bind=self._bind)
+
+    def _bind(self) -> Any:
+        self.contexts.load()
+        return cooperative.socket(fileno=os.dup(self.pebble.https.fileno()))
+
+    def look(self) -> bool:
+        """Have the manager look at its directory, in the server's hub; whether there was anything to do."""
+        results: queue.Queue[tuple[bool, BaseException | None]] = queue.Queue()
+
+        def work() -> None:
+            try:
+                results.put((self.manager.look(), None))
+            except Exception as error:  # noqa: BLE001 - raised in the test
+                results.put((False, error))
+
+        self.server.call(lambda: gevent.spawn(work))
+        worked, error = results.get(timeout=PATIENCE)
+        if error is not None:
+            raise error
+        return worked
+
+    def file(self, host: str) -> Path:
+        return self.directory / f"{host}.pem"
+
+    def certificate(self, host: str) -> x509.Certificate:
+        """The certificate in the file of ``host``."""
+        return x509.load_pem_x509_certificates(self.file(host).read_bytes())[0]
+
+    def connect(self, host: str, *alpn: str, version: ssl.TLSVersion | None = None) -> ssl.SSLSocket:
+        """A client's connection, verified."""
+        return self.pebble.client_context(*alpn, version=version).wrap_socket(self.server.connect(), server_hostname=host)
+
+    def served(self, host: str) -> int:
+        """The serial number that a client is shown."""
+        with self.connect(host) as tls:
+            exchange(tls)
+            data = tls.getpeercert(binary_form=True)
+        assert data is not None
+        return x509.load_der_x509_certificate(data).serial_number
+
+
+@contextmanager
+def site(
+    authority: Pebble,
+    directory: Path,
+    *hosts: str,
+    clock: Clock | None = None,
+    url: str | None = None,
+    kinds: Sequence[str] = (TLS_ALPN_01,),
+    **options: Any,
+) -> Iterator[Site]:
+    """A site for the length of a block, with an empty file for each of ``hosts``."""
+    directory.mkdir(exist_ok=True, mode=0o700)
+    for host in hosts:
+        (directory / f"{host}.pem").touch()
+    given = {"agree_tos": True, "ca": str(authority.ca), **options}
+    made = Site(authority, directory, AcmeOptions(**given), clock or Clock(time.time()), url or authority.url, kinds)
+    with made.server:
+        try:
+            yield made
+        finally:
+            made.server.call(made.manager.close)

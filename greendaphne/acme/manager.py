@@ -11,8 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import gevent
 
@@ -21,6 +20,7 @@ from .authority import Authority, AuthorityError
 from .challenges import Challenges
 from .issuing import Refused, obtain
 from .options import AcmeError, AcmeOptions
+from .status import HostStatus, date, duration, in_danger, renewal_time, statuses
 from .store import Entry, Record, Snapshot, State, Store
 from .threads import NativeThread
 
@@ -44,20 +44,6 @@ class Served(Protocol):
         """Serve what is in the file of ``host`` from now on."""
 
 
-class HostStatus(NamedTuple):
-    """How one host stands.  Times are seconds since the epoch, ``None`` where there is no certificate.
-
-    ``danger`` is true once the certificate should have been renewed long ago, or where there is none although there should be.
-    """
-
-    host: str
-    expires: float | None
-    renews: float | None
-    danger: bool
-    failures: int
-    reason: str
-
-
 class Manager:
     """One directory and the authority that fills it.
 
@@ -66,7 +52,7 @@ class Manager:
     :param served: the endpoints that serve from it.
     :param kinds: the challenges that can be answered, the preferred first.
     :param clock: seconds since the epoch.
-    :param interval: seconds between two looks.
+    :param interval: seconds between two looks, by default :data:`WATCH_INTERVAL`.
     """
 
     def __init__(
@@ -78,7 +64,7 @@ class Manager:
         kinds: Sequence[str] = (),
         *,
         clock: Callable[[], float] = time.time,
-        interval: float = WATCH_INTERVAL,
+        interval: float | None = None,
     ) -> None:
         self.store = store
         self.url = url
@@ -89,7 +75,7 @@ class Manager:
         self._served = served
         self._kinds = tuple(kinds)
         self._clock = clock
-        self._interval = interval
+        self._interval = WATCH_INTERVAL if interval is None else interval
         self._challenges = Challenges(store)
         self._snapshot = Snapshot({}, {})
         # What was obtained and could not be written; authorities allow only a few of the same in a week.
@@ -214,7 +200,7 @@ class Manager:
                 return "issue"
             if entry.certificate is not None and record.authority == self.url and now >= record.ask_at:
                 return "ask"
-        return "report" if self._in_danger(entry, now) and now >= record.reported_at + schedule.REPORT_INTERVAL else ""
+        return "report" if in_danger(entry, now) and now >= record.reported_at + schedule.REPORT_INTERVAL else ""
 
     def _is_due(self, entry: Entry, record: Record, now: float) -> bool:
         certificate = entry.certificate
@@ -223,21 +209,10 @@ class Manager:
         if record.authority and record.authority != self.url:
             # From a test authority, usually; whoever changes the endpoint wants the other one's.
             return True
-        if self._renewal_time(entry, record) > now:
+        if renewal_time(entry, record) > now:
             return False
         recent = record.issued_at and now < schedule.earliest_renewal(certificate.not_before, certificate.not_after, record.issued_at)
         return not recent or certificate.not_after <= now
-
-    @staticmethod
-    def _renewal_time(entry: Entry, record: Record) -> float:
-        assert entry.certificate is not None
-        suggested = record.suggested if record.serial == f"{entry.certificate.serial:x}" else None
-        return schedule.renewal_time(entry.certificate.not_before, entry.certificate.not_after, entry.certificate.serial, suggested)
-
-    @staticmethod
-    def _in_danger(entry: Entry, now: float) -> bool:
-        certificate = entry.certificate
-        return certificate is not None and now >= schedule.panic_time(certificate.not_before, certificate.not_after)
 
     # What is done, under the lock.
 
@@ -294,7 +269,7 @@ class Manager:
         state.records[host] = Record(authority=self.url, issued_at=now, ask_at=now)
         self._snapshot = self.run(self.store.scan)
         new = self._snapshot.entries.get(host)
-        until = "" if new is None or new.certificate is None else f", valid until {_date(new.certificate.not_after)}"
+        until = "" if new is None or new.certificate is None else f", valid until {date(new.certificate.not_after)}"
         logger.info("A new certificate for %s is in service%s", host, until)
         self.run(self.store.save, state)
 
@@ -340,7 +315,7 @@ class Manager:
         if (record.serial, record.suggested) != (serial, suggested):
             record.serial, record.suggested = serial, suggested
             why = f" ({renewal.explanation})" if renewal.explanation else ""
-            logger.info("%s suggests to renew the certificate for %s on %s%s", self.url, entry.host, _date(suggested), why)
+            logger.info("%s suggests to renew the certificate for %s on %s%s", self.url, entry.host, date(suggested), why)
 
     def _failure(self, error: AcmeError, entry: Entry, record: Record, state: State, task: str) -> None:
         """Remember a failure and when to try again: for the host where it was refused, for all where the authority is out of reach."""
@@ -357,7 +332,7 @@ class Manager:
         record.limited = wait is not None
         record.failed = list(entry.signature or ())
         if task == "ask":
-            logger.warning("Cannot ask when to renew the certificate for %s: %s; trying again in %s", entry.host, error, _duration(delay))
+            logger.warning("Cannot ask when to renew the certificate for %s: %s; trying again in %s", entry.host, error, duration(delay))
             return
         self.failed += 1
         if isinstance(error, Refused):
@@ -365,50 +340,27 @@ class Manager:
         level = logging.ERROR if entry.certificate is None else logging.WARNING
         kept = "" if entry.certificate is None else "; the present one stays in service"
         text = "No certificate for %s from %s: %s%s; trying again in %s"
-        logger.log(level, text, entry.host, self.url, error, kept, _duration(delay))
+        logger.log(level, text, entry.host, self.url, error, kept, duration(delay))
 
     def _report_danger(self, entry: Entry, record: Record) -> None:
         now = self._clock()
         # What was issued meanwhile is in the newest snapshot.
         entry = self._snapshot.entries.get(entry.host, entry)
-        if self._in_danger(entry, now) and now >= record.reported_at + schedule.REPORT_INTERVAL:
+        if in_danger(entry, now) and now >= record.reported_at + schedule.REPORT_INTERVAL:
             record.reported_at = now
             logger.error("%s", self._danger_text(entry, record))
 
     def _report_all_danger(self, snapshot: Snapshot, state: State, now: float) -> None:
         for entry in snapshot.entries.values():
-            if self._in_danger(entry, now):
+            if in_danger(entry, now):
                 self._report(f"danger {entry.host}", self._danger_text(entry, state.records.get(entry.host) or Record()))
 
     def _danger_text(self, entry: Entry, record: Record) -> str:
         assert entry.certificate is not None
         left = entry.certificate.not_after - self._clock()
-        when = f"expires in {_duration(left)}" if left > 0 else f"expired on {_date(entry.certificate.not_after)}"
+        when = f"expires in {duration(left)}" if left > 0 else f"expired on {date(entry.certificate.not_after)}"
         return f"The certificate for {entry.host} {when} and could not be renewed: {record.reason or 'it was not tried'}"
 
-    # For metrics and the operator.
-
     def statuses(self) -> list[HostStatus]:
-        """How the hosts stand by the last look, in alphabetical order."""
-        now = self._clock()
-        state = self.store.state()
-        statuses = []
-        for host, entry in sorted(self._snapshot.entries.items()):
-            record = state.records.get(host) or Record()
-            expires = None if entry.certificate is None else entry.certificate.not_after
-            renews = None if entry.certificate is None else self._renewal_time(entry, record)
-            danger = entry.certificate is None or self._in_danger(entry, now)
-            statuses.append(HostStatus(host, expires, renews, danger, record.failures, entry.problem or record.reason))
-        return statuses
-
-
-def _date(timestamp: float) -> str:
-    return f"{datetime.fromtimestamp(timestamp, timezone.utc):%Y-%m-%d %H:%M} UTC"
-
-
-def _duration(seconds: float) -> str:
-    """A time as people say it."""
-    for unit, name in ((schedule.DAY, "days"), (schedule.HOUR, "hours"), (schedule.MINUTE, "minutes")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.0f} seconds"
+        """How the hosts stand by the last look, for metrics."""
+        return statuses(self._snapshot, self.store.state(), self._clock())

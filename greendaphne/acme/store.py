@@ -160,7 +160,15 @@ class Store:
         :raises AcmeError: where that cannot be done, or it is not the server's own.
         """
         try:
-            os.makedirs(self.private, mode=0o700, exist_ok=True)
+            try:
+                os.mkdir(self.private, 0o700)
+            except FileExistsError:
+                pass
+            else:
+                if os.geteuid() == 0:
+                    # An operator's command may be the first to come here; the server gave up root's privileges.
+                    owner = os.stat(self.path)
+                    os.chown(self.private, owner.st_uid, owner.st_gid)
             status = os.lstat(self.private)
         except OSError as error:
             raise AcmeError(f"Cannot write to the directory of certificates {self.path}: {error.strerror}") from None

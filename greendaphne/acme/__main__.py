@@ -1,0 +1,148 @@
+"""What an operator does by hand with a directory of certificates: ``python -m greendaphne.acme``.
+
+``issue`` and ``renew`` leave a wish in the directory, which the server that serves from it fulfils within a second or two; challenges are
+answered there and nowhere else.  ``revoke`` speaks with the authority itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import docopt
+
+from ..endpoints import EndpointError
+from ..tls import pem
+from ..tls.pem import TLSError
+from .names import SUFFIX, NameRefused, to_host
+from .options import AcmeError, AcmeOptions
+from .status import date, statuses
+from .store import Store
+
+USAGE: Final = """\
+Certificates from an authority: look at a directory, ask for new ones, revoke.
+
+Usage:
+  greendaphne.acme status DIRECTORY
+  greendaphne.acme issue DIRECTORY NAME...
+  greendaphne.acme renew DIRECTORY NAME...
+  greendaphne.acme revoke [--reason=WORD] [--authority=URL] [--acme-ca=FILE] [--no-renewal] DIRECTORY NAME
+  greendaphne.acme (-h | --help)
+
+status shows every host name with the end of its certificate and the next renewal, and exits with 1 where one is in danger.
+issue has the running server obtain certificates for further names.
+renew has it replace certificates now that would do for longer.
+revoke declares a certificate invalid and has the server replace it.
+
+Options:
+  --reason=WORD     unspecified, keyCompromise, affiliationChanged, superseded or cessationOfOperation
+                    [default: unspecified]
+  --authority=URL   The directory URL of the authority that issued it; known for what this server obtained.
+  --acme-ca=FILE    Trust the authorities in this PEM file, and no others, for HTTPS to it.
+  --no-renewal      Do not have the certificate replaced.
+"""
+
+#: RFC 5280 section 5.3.1, those that a holder may give.
+REASONS: Final = {"unspecified": 0, "keyCompromise": 1, "affiliationChanged": 3, "superseded": 4, "cessationOfOperation": 5}
+
+EXIT_FAILURE: Final = 1
+EXIT_USAGE: Final = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; what is wrong is one line on standard error."""
+    try:
+        arguments: dict[str, Any] = docopt.docopt(USAGE, list(sys.argv[1:] if argv is None else argv))
+    except docopt.DocoptExit as error:
+        print(str(error).strip() or USAGE, file=sys.stderr)
+        return EXIT_USAGE
+    except SystemExit:
+        # docopt has printed the help text.
+        return 0
+    store = Store(arguments["DIRECTORY"])
+    try:
+        if not os.path.isdir(store.path):
+            raise AcmeError(f"There is no directory {store.path}")
+        if arguments["status"]:
+            return show(store)
+        names = [to_host(name) for name in arguments["NAME"]]
+        if arguments["issue"]:
+            store.ensure(names)
+        elif arguments["renew"]:
+            for name in names:
+                _path(store, name)
+                store.ask_for_renewal(name)
+        else:
+            revoke(store, names[0], arguments)
+    except (AcmeError, NameRefused, TLSError, EndpointError) as error:
+        print(f"greendaphne.acme: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    return 0
+
+
+def show(store: Store) -> int:
+    """Print how every host stands; returns 1 where one is in danger."""
+    snapshot, state = store.scan(), store.state()
+    found = statuses(snapshot, state, time.time())
+    width = max([len(status.host) for status in found], default=0)
+    for status in found:
+        if status.expires is None or status.renews is None:
+            text = "no certificate yet" if not status.reason else "no usable certificate"
+        else:
+            text = f"valid until {date(status.expires)}, renewed on {date(status.renews)}"
+        danger = "  IN DANGER" if status.danger and status.expires is not None else ""
+        reason = f"  ({status.reason})" if status.reason else ""
+        print(f"{status.host:<{width}}  {text}{danger}{reason}")
+    for line in snapshot.refused.values():
+        print(line)
+    outage = state.records.get("")
+    if outage is not None and outage.failures:
+        print(f"The authority cannot be reached: {outage.reason}; next try on {date(outage.retry_at)}")
+    return EXIT_FAILURE if any(status.danger for status in found) else 0
+
+
+def revoke(store: Store, host: str, arguments: dict[str, Any]) -> None:
+    """Revoke the certificate of ``host`` and ask for another.
+
+    It is its own key that signs (RFC 8555 section 7.6): that works for any certificate, whatever has become of the account.
+    """
+    reason = REASONS.get(arguments["--reason"])
+    if reason is None:
+        raise AcmeError(f"Reasons are {', '.join(REASONS)}, not {arguments['--reason']!r}")
+    path = _path(store, host)
+    file = pem.read(path)
+    credentials = pem.assemble(file, file)
+    record = store.state().records.get(host)
+    url = arguments["--authority"] or (record.authority if record is not None else "")
+    if not url:
+        raise AcmeError(f"It is not known which authority issued the certificate in {path}; say it with --authority")
+    from .authority import Authority
+    from .endpoints import directory_url
+
+    try:
+        url = directory_url(url)
+    except ValueError as error:
+        raise AcmeError(f"--authority {error}") from None
+    authority = Authority(url, credentials.key, AcmeOptions(ca=arguments["--acme-ca"]))
+    try:
+        authority.connect()
+        authority.revoke(credentials.certificate, reason)
+    finally:
+        authority.close()
+    print(f"The certificate {credentials.certificate.serial_number:x} for {host} is revoked")
+    if not arguments["--no-renewal"]:
+        store.ask_for_renewal(host)
+
+
+def _path(store: Store, host: str) -> str:
+    path = os.path.join(store.path, host + SUFFIX)
+    if not os.path.isfile(path):
+        raise AcmeError(f"There is no file {path}")
+    return path
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import pwd
 import socket
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +20,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greendaphne import endpoints
-from greendaphne.endpoints import Endpoint, EndpointError, FDEndpoint, Kind, Parameter, TCPEndpoint, UNIXEndpoint, WrappingEndpoint
+from greendaphne.endpoints import (
+    Endpoint,
+    EndpointError,
+    FDEndpoint,
+    Kind,
+    ListeningOptions,
+    Parameter,
+    SystemdEndpoint,
+    TCPEndpoint,
+    UNIXEndpoint,
+    WrappingEndpoint,
+)
 
 Bind = Callable[[str], Any]
 
@@ -127,6 +140,18 @@ DEFAULT_UNIX = {"address": "/run/x", "mode": 0o666, "backlog": None, "user": Non
         ("unix:/run/x:660", UNIXEndpoint, DEFAULT_UNIX | {"mode": 0o660}),
         ("unix:address=/run/x:mode=0600:backlog=3:lockfile=0", UNIXEndpoint, DEFAULT_UNIX | {"mode": 0o600, "backlog": 3}),
         (r"unix:/run/a\:b\=c", UNIXEndpoint, DEFAULT_UNIX | {"address": "/run/a:b=c"}),
+        (r"tcp:80:interface=\:\::v6only=yes", TCPEndpoint, DEFAULT_TCP | {"interface": "::", "v6only": True}),
+        ("tcp:80:reusePort=1:v6only=0", TCPEndpoint, DEFAULT_TCP | {"reuse_port": True}),
+        ("tcp:80:reuse_port=yes:reusePort=no", TCPEndpoint, DEFAULT_TCP | {"reuse_port": False}),
+        (
+            "tcp6:80:reuse_port=yes:v6only=yes",
+            TCPEndpoint,
+            DEFAULT_TCP | {"interface": "::", "family": socket.AF_INET6, "reuse_port": True, "v6only": True},
+        ),
+        ("unix:/run/x:user=root:group=12", UNIXEndpoint, DEFAULT_UNIX | {"user": 0, "group": 12}),
+        ("unix:@x", UNIXEndpoint, DEFAULT_UNIX | {"address": "@x", "abstract": True}),
+        ("systemd:INET:0", SystemdEndpoint, {"domain": "INET", "index": 0, "name": None}),
+        ("systemd:domain=AF_INET6:name=web", SystemdEndpoint, {"domain": "INET6", "index": None, "name": "web"}),
         ("fd:3", FDEndpoint, {"fileno": 3}),
         ("fd:fileno=0", FDEndpoint, {"fileno": 0}),
         ("fd:3:AF_INET6", FDEndpoint, {"fileno": 3}),
@@ -168,6 +193,24 @@ TCP_USAGE = "it is written tcp:PORT[:interface=…][:backlog=…][:v6only=…][:
         ("unix:/x:mode=888", "Endpoint 'unix:/x:mode=888': mode must be a file mode in octal digits, such as 660, not '888'."),
         ("unix:/x:mode=7777", "Endpoint 'unix:/x:mode=7777': mode must be a file mode in octal digits, such as 660, not '7777'."),
         ("unix:/x:lockfile=x", "Endpoint 'unix:/x:lockfile=x': lockfile must be yes or no, not 'x'."),
+        ("tcp:80::50:yes", f"Endpoint 'tcp:80::50:yes' has too many arguments; {TCP_USAGE}."),
+        ("tcp:80:v6only=maybe", "Endpoint 'tcp:80:v6only=maybe': v6only must be yes or no, not 'maybe'."),
+        (
+            "unix:/x:user=no-such-user",
+            "Endpoint 'unix:/x:user=no-such-user': user must be the name or number of a user of this machine, not",
+        ),
+        (
+            "unix:/x:group=4294967295",
+            "Endpoint 'unix:/x:group=4294967295': group must be the name or number of a group of this machine, not",
+        ),
+        ("unix:@x:mode=600", "Endpoint 'unix:@x:mode=600': an abstract socket has no file whose mode, user or group could be set."),
+        ("unix:@x:group=0", "Endpoint 'unix:@x:group=0': an abstract socket has no file whose mode, user or group could be set."),
+        ("systemd:", "Endpoint 'systemd:': domain must be INET, INET6, UNIX, not ''."),
+        ("systemd:domain=INET", "Endpoint 'systemd:domain=INET' needs either index or name, which say which socket of systemd's is meant."),
+        ("systemd:domain=INET:index=0:name=x", "Endpoint 'systemd:domain=INET:index=0:name=x' needs either index or name, "),
+        ("systemd:domain=INET:index=-1", "Endpoint 'systemd:domain=INET:index=-1': index must be a number from 0 to 2147483647, not '-1'."),
+        ("haproxy", "Unknown endpoint kind '' in ''; known kinds: "),
+        ("haproxy:haproxy:tcp:80", "Endpoint 'haproxy:haproxy:tcp:80' asks for two PROXY headers."),
         ("fd:", "Endpoint 'fd:': fileno must be a number from 0 to 2147483647, not ''."),
         ("fd:-1", "Endpoint 'fd:-1': fileno must be a number from 0 to 2147483647, not '-1'."),
     ],
@@ -192,6 +235,96 @@ def test_every_provided_kind_is_registered_by_its_module() -> None:
         with pytest.raises(EndpointError) as caught:
             endpoints.parse(f"{kind}:no-such-argument=1")
         assert "Unknown endpoint kind" not in str(caught.value)
+
+
+# --- PROXY headers and what holds for all endpoints ---
+
+
+@pytest.mark.parametrize(
+    ("description", "versions"),
+    [
+        ("tcp:80", {2}),
+        ("haproxy:tcp:80", {1, 2}),
+        ("haproxy:unix:/x", {1, 2}),
+        ("haproxy:fd:3", {1, 2}),
+        ("haproxy:systemd:domain=INET:index=0", {1, 2}),
+        ("haproxy:ssl:443", {1, 2}),
+        ("haproxy:txsni:/x:tcp:443", {1, 2}),
+        ("txsni:/x:haproxy:tcp:443", {1, 2}),
+        ("txsni:/x:tcp:443", {2}),
+    ],
+)
+def test_proxy_protocol(description: str, versions: set[int]) -> None:
+    endpoint = endpoints.parse(description)
+    assert endpoint.proxy_protocol == (versions if "haproxy" in description else set())
+    endpoint.configure(ListeningOptions(proxy_protocol=endpoints.PROXY_PROTOCOL["v2"]))
+    assert endpoint.proxy_protocol == versions
+    assert (endpoint.tls is None) == (description.count("ssl:") + description.count("txsni:") == 0)
+
+
+def backlog(sock: Any) -> int:
+    """Of a listening TCP socket, as the kernel tells it in the place of ``tcpi_sacked``."""
+    return int(struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 28)[0])
+
+
+@pytest.mark.parametrize(("suffix", "expected"), [("", 7), (":backlog=9", 9)])
+def test_backlog(suffix: str, expected: int) -> None:
+    endpoint = endpoints.parse(f"haproxy:tcp:0:interface=127.0.0.1{suffix}")
+    endpoint.configure(ListeningOptions(backlog=7))
+    sock = endpoint.bind()
+    try:
+        assert backlog(sock) == expected
+    finally:
+        endpoint.close(sock)
+
+
+def test_reuse_port() -> None:
+    first, second = endpoints.parse("tcp:0:interface=127.0.0.1"), endpoints.parse("tcp:0:interface=127.0.0.1:reuse_port=yes")
+    first.configure(ListeningOptions(reuse_port=True))
+    sock = first.bind()
+    second = endpoints.parse(f"tcp:{sock.getsockname()[1]}:interface=127.0.0.1:reuse_port=yes")
+    other = second.bind()
+    check_listens(other)
+    with pytest.raises(EndpointError, match="Address already in use"):
+        endpoints.parse(f"tcp:{sock.getsockname()[1]}:interface=127.0.0.1").bind()
+    first.close(sock)
+    second.close(other)
+
+
+# --- Sockets from a parent process of one's own kind ---
+
+
+def test_inherited_sockets_are_used_whatever_the_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greendaphne.endpoints.descriptors._inherited", {})
+    twice = ["haproxy:tcp:0:interface=127.0.0.1", "haproxy:tcp:0:interface=127.0.0.1"]
+    descriptions = [*twice, "tcp:0:interface=127.0.0.1", f"unix:{tmp_path}/x", "fd:999999"]
+    opened = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]
+    numbers = [sock.fileno() for sock in opened]
+    names = [sock.detach() and name for sock, name in [(sock, sock.getsockname()) for sock in opened]]
+    endpoints.inherit({twice[0]: numbers[:2], **{text: [number] for text, number in zip(descriptions[2:], numbers[2:], strict=True)}})
+    # Reading the strings more than once changes nothing.
+    made = [endpoints.parse(description) for description in descriptions * 2][: len(descriptions)]
+    sockets = [endpoint.bind() for endpoint in made]
+    assert [sock.fileno() for sock in sockets] == numbers
+    assert [sock.getsockname() for sock in sockets] == names
+    assert all(endpoint.shared for endpoint in made)
+    for endpoint, sock in zip(made, sockets, strict=True):
+        check_listens(sock)
+        endpoint.close(sock)
+    # None is left.
+    again = endpoints.parse(twice[0])
+    sock = again.bind()
+    assert not again.shared
+    again.close(sock)
+
+
+def test_inherited_socket_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greendaphne.endpoints.descriptors._inherited", {})
+    number = closed_number()
+    endpoints.inherit({"tcp:80": [number]})
+    with pytest.raises(EndpointError) as caught:
+        endpoints.parse("tcp:80").bind()
+    assert str(caught.value) == f"Couldn't listen on tcp:80 (inherited as fd {number}): it is not open."
 
 
 # --- Kinds of other modules ---
@@ -288,6 +421,15 @@ def test_unspecified_ipv6_address_takes_ipv4_too(bind: Bind, description: str) -
         check_listens(sock)
 
 
+@pytest.mark.parametrize("description", ["tcp6:0:v6only=yes", r"tcp:0:interface=\:\::v6only=yes"])
+def test_ipv6_alone(bind: Bind, description: str) -> None:
+    sock = bind(description)
+    assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+    check_listens(sock)
+    # The port is free for IPv4.
+    bind(f"tcp:{sock.getsockname()[1]}:interface=127.0.0.1")
+
+
 def test_bind_failure_is_worded_as_daphne_worded_it(bind: Bind) -> None:
     port = bind("tcp:0:interface=127.0.0.1").getsockname()[1]
     with pytest.raises(EndpointError) as caught:
@@ -309,6 +451,7 @@ def test_bind_failure_brackets_ipv6(bind: Bind) -> None:
             "tcp:0:interface=192.0.2.1",
             "Couldn't listen on 192.0.2.1:0: [Errno 99] Cannot assign requested address; no interface has this address.",
         ),
+        ("tcp:0:v6only=yes", "Couldn't listen on any:0: v6only is for IPv6 addresses."),
         ("tcp:0:interface=a..b", "Couldn't listen on a..b:0: not a host name."),
         ("tcp6:0:interface=127.0.0.1", "Couldn't listen on 127.0.0.1:0: [Errno -9] Address family for hostname not supported."),
     ],
@@ -336,6 +479,69 @@ def test_unix_mode_does_not_depend_on_the_umask(bind: Bind, tmp_path: Path, suff
         os.umask(before)
     assert stat.S_IMODE(os.stat(tmp_path / "x").st_mode) == mode
     check_listens(sock)
+
+
+def test_unix_permissions_are_never_more_than_asked_for(tmp_path: Path) -> None:
+    endpoint = endpoints.parse(f"unix:{tmp_path}/x:mode=640")
+    assert isinstance(endpoint, UNIXEndpoint)
+    modes = []
+    listen = endpoint._listen
+
+    def look(sock: Any) -> None:
+        modes.append(stat.S_IMODE(os.stat(tmp_path / "x").st_mode))
+        listen(sock)
+
+    endpoint._listen = look  # type: ignore[method-assign]
+    before = os.umask(0)
+    try:
+        sock = endpoint.bind()
+    finally:
+        os.umask(before)
+    endpoint.close(sock)
+    assert modes == [0o640]
+
+
+def test_unix_owner(bind: Bind, tmp_path: Path) -> None:
+    name = pwd.getpwuid(os.getuid()).pw_name
+    check_listens(bind(f"unix:{tmp_path}/x:user={name}:group={os.getgid()}"))
+    status = os.stat(tmp_path / "x")
+    assert (status.st_uid, status.st_gid) == (os.getuid(), os.getgid())
+
+
+def test_unix_owner_that_only_root_may_set(bind: Bind, tmp_path: Path) -> None:
+    if os.getuid() == 0:
+        check_listens(bind(f"unix:{tmp_path}/x:user=4711:group=4712:mode=660"))
+        status = os.stat(tmp_path / "x")
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (4711, 4712, 0o660)
+    else:
+        with pytest.raises(EndpointError) as caught:
+            bind(f"unix:{tmp_path}/x:user=4711:group=4712")
+        reason = "only root may give the socket to user 4711 and group 4712, or a member to a group"
+        assert str(caught.value) == f"Couldn't listen on {tmp_path}/x: {reason}."
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_unix_socket_that_cannot_be_given_away_is_removed(bind: Bind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(EndpointError) as caught:
+        bind(f"unix:{tmp_path}/x:user=0")
+    assert str(caught.value) == f"Couldn't listen on {tmp_path}/x: only root may give the socket to user 0, or a member to a group."
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_abstract_socket(bind: Bind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"greendaphne-{os.getpid()}"
+    sock = bind(f"unix:@{name}")
+    assert sock.getsockname() == b"\0" + name.encode()
+    check_listens(sock)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(EndpointError) as caught:
+        bind(f"unix:@{name}")
+    assert str(caught.value) == f"Couldn't listen on @{name}: [Errno 98] Address already in use; another program listens there."
 
 
 def test_unix_socket_is_removed_at_close_and_nothing_else_left(tmp_path: Path) -> None:
@@ -608,6 +814,14 @@ def test_fd_that_cannot_listen_stays_open(bind: Bind, make: Callable[[], socket.
             bind(f"fd:{inherited.fileno()}")
         assert str(caught.value) == f"Couldn't listen on fd {inherited.fileno()}: {reason}."
         os.fstat(inherited.fileno())
+
+
+def test_fd_that_was_refused_blocks_as_before(bind: Bind) -> None:
+    with datagram() as inherited:
+        inherited.setblocking(True)
+        with pytest.raises(EndpointError):
+            bind(f"fd:{inherited.fileno()}")
+        assert os.get_blocking(inherited.fileno())
 
 
 def test_fd_serves_one_endpoint_only(bind: Bind) -> None:

@@ -16,6 +16,7 @@ from . import causes
 from .message import Application, ClientDisconnected, Headers, HTTPError, Request, ResponseError, Stream, Unreported
 from .observer import Observer
 from .pages import CONTENT_TYPE, error_page
+from .troubles import Troubles
 from .websocket import WebSocket
 
 logger = logging.getLogger("daphne.http_protocol")
@@ -47,6 +48,8 @@ class Exchange:
         self._observer = observer
         self._locate = locate
         self._extra_headers = extra_headers
+        #: Tells of requests that fail because of the server; to be closed.
+        self.troubles = Troubles()
 
     def serve(self, stream: Stream) -> None:
         """Answer ``stream``; never raises for what a peer or the application did."""
@@ -65,6 +68,7 @@ class Exchange:
             cause = error.cause
         except HTTPError as error:
             cause = error.cause
+            self.troubles.count(cause)
             self._answer(stream, error)
             if stream.request.upgrade == b"websocket" and self._observer is not None:
                 self._observer.refused(stream, monotonic() - started, cause)

@@ -230,6 +230,7 @@ class Server:
         if self._monitor is not None:
             self._monitor.attach(self._application, channel_layer, self._endpoints, pages)
         exchange = self._parts.exchange(pages or self._application, self._make_websocket, observer, locate, extra)
+        self._troubles = exchange.troubles
         self._http2_cleartext = http2_cleartext
         proxy_protocol = ProxyProtocol(AddressList(proxy_allow_from) if isinstance(proxy_allow_from, str) else proxy_allow_from)
         self._connections = self._parts.connections(
@@ -505,6 +506,7 @@ class Server:
         if self.connections:
             logger.warning("%d connections did not end", self.connections)
         self._application.stop()
+        self._troubles.close()
         if self._at_once:
             stop_workers(self._workers, timeout=0)
         else:

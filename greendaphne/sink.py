@@ -36,7 +36,9 @@ WATCH_INTERVAL: Final = 1.0
 #: Seconds without a failure behind which trouble is over, so that it is not told again and again.
 QUIET: Final = 1.0
 #: Seconds that the end of the process waits for lines to be taken.
-PATIENCE: Final = 2.0
+PATIENCE: Final = 1.0
+#: And once it has waited in vain.
+_GIVEN_UP: Final = 0.05
 #: The most that one write to a pipe is not mixed with those of other processes (POSIX: PIPE_BUF).
 _PIPE_WRITE: Final = 4 * KIB
 #: Other writes gather up to this.
@@ -73,6 +75,7 @@ class Sink:
         self._wake.acquire()
         self._reopening = False
         self._closing = False
+        self._given_up = False
         # In a child that was forked off, the thread does not exist.
         self._forked = False
         # Lines that found the queue full, and whether that was told.
@@ -128,11 +131,16 @@ class Sink:
         """
         if self._forked:
             return True
+        if self._closing:
+            return False
         marker = _allocate_lock()
         marker.acquire()
         self._queue.append(marker)
         self._rouse()
-        return bool(marker.acquire(timeout=timeout))
+        # Whoever waited in vain need not wait as long again.
+        flushed = bool(marker.acquire(timeout=min(timeout, _GIVEN_UP) if self._given_up else timeout))
+        self._given_up = not flushed
+        return flushed
 
     def close(self, timeout: float = PATIENCE) -> None:
         """Write what is left, for at most ``timeout`` seconds, tell what was lost, and end the thread; idempotent."""

@@ -56,6 +56,8 @@ class MasterLink:
 
     def _obey(self, line: bytes, server: Server) -> None:
         if line in (control.RETIRE, control.STOP):
+            if not self._told_to_stop:
+                logger.info("Stopping; %d connections have %g seconds to finish", server.connections, server.timeouts.graceful)
             self._told_to_stop = True
             server.stop(take_waiting=line == control.STOP)
         elif line == control.QUIT:

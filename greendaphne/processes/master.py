@@ -314,6 +314,9 @@ class Master:
             logger.error("Not reloaded: the workers of before go on")
             for child in self._children:
                 child.generation = self._generation
+            self._reloading = False
+            if self._manager is not None:
+                self._manager.ready("Not reloaded: the workers of before go on")
 
     def _pause(self) -> None:
         """Leave a pause before the next start, twice as long as the last one when that was not long ago."""
@@ -348,7 +351,7 @@ class Master:
         complete = len(serving) >= self.number and not any(child.generation < self._generation for child in serving)
         if complete and (self._reloading or not self._announced) and not self._stopping:
             if self._announced:
-                logger.info("All workers are replaced" if not self._in(State.STARTING) else "The workers are replaced")
+                logger.info("All workers are replaced")
             self._announced, self._reloading = True, False
             if self._manager is not None:
                 self._manager.ready(f"{len(serving)} workers serve")

@@ -29,12 +29,13 @@ OPTIONS = ["--inline-workers", "8", "--access-log", os.devnull]
 class Process:
     """A process whose lines on standard error are collected."""
 
-    def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int] = (), **environment: str) -> None:
+    def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int] = (), directory: Path = ROOT, **environment: str) -> None:
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=directory,
             pass_fds=pass_fds,
-            env={**os.environ, **environment},
+            env={**os.environ, "PYTHONPATH": path, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -114,9 +115,9 @@ class Process:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], *, pass_fds: Sequence[int] = (), **environment: str) -> Iterator[Process]:
+def running(command: Sequence[str], *, pass_fds: Sequence[int] = (), directory: Path = ROOT, **environment: str) -> Iterator[Process]:
     """A process while the block runs."""
-    process = Process(command, pass_fds=pass_fds, **environment)
+    process = Process(command, pass_fds=pass_fds, directory=directory, **environment)
     try:
         yield process
     finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 from . import managers
 from .load import PATIENCE, Report, load, wait_until
 
-REPLACED = "orkers are replaced"
+REPLACED = "All workers are replaced"
 SERVES = "Worker .* serves"
 
 

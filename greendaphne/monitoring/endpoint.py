@@ -58,8 +58,18 @@ class MonitoringEndpoint:
         self._acceptor = Acceptor(self.listener.socket, self._connections.handler(endpoint), self._connections.pool, endpoint.shared)
         self._acceptor.start()
 
+    def drain(self) -> None:
+        """Leave new connections to the others where the socket is shared, for they serve on; one of its own stays open to the end."""
+        if self._endpoint.shared:
+            self._close()
+            self._connections.drain()
+
     def stop(self) -> None:
         """Close everything at once."""
+        self._close()
+        self._connections.pool.kill(timeout=_KILL_PATIENCE)
+
+    def _close(self) -> None:
         acceptor, self._acceptor = self._acceptor, None
         listener, self.listener = self.listener, None
         if acceptor is not None:
@@ -68,7 +78,6 @@ class MonitoringEndpoint:
             listener.endpoint.close(listener.socket)
         if acceptor is not None:
             acceptor.close()
-        self._connections.pool.kill(timeout=_KILL_PATIENCE)
 
 
 def _no_websocket(stream: Stream) -> WebSocket:

@@ -15,6 +15,7 @@ from typing import Final
 import gevent
 
 from .. import __version__
+from ..causes import CAUSES
 from .families import LATENCY_BUCKETS, REQUEST_BUCKETS, Family, Histogram, counter, counters, gauge, gauges, histogram, histograms
 
 logger = logging.getLogger("greendaphne.monitoring")
@@ -27,6 +28,13 @@ METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "
 #: Close codes of applications and clients (3000 to 4999) that are counted one by one, for a client may send any of them.
 PRIVATE_CODES: Final = 32
 _FIRST_PRIVATE_CODE = 3000
+
+
+# What is there from the start, at 0: a counter that appears with its first event shows no increase.
+PROTOCOLS: Final = ("http", "websocket")
+CHANNELS: Final = tuple(
+    (name,) for name in ("http.request", "http.disconnect", "websocket.connect", "websocket.receive", "websocket.disconnect")
+)
 
 
 class Metrics:
@@ -47,7 +55,7 @@ class Metrics:
         #: Streams that are being served, WebSockets among them.
         self.streams = 0
         #: What failed, by cause and protocol (``http`` or ``websocket``).
-        self.failures: Counter[tuple[str, str]] = Counter()
+        self.failures: Counter[tuple[str, str]] = Counter({(cause, protocol): 0 for cause in CAUSES for protocol in PROTOCOLS})
         self.websockets_connecting = 0
         self.websockets_open = 0
         self.websockets_accepted = 0
@@ -59,8 +67,8 @@ class Metrics:
         self.websocket_bytes_sent = 0
         #: Messages for the channel layer by channel: sent, refused because the channel was full, failed.
         self.layer_sent: Counter[tuple[str]] = Counter()
-        self.layer_full: Counter[tuple[str]] = Counter()
-        self.layer_failed: Counter[tuple[str]] = Counter()
+        self.layer_full: Counter[tuple[str]] = Counter(dict.fromkeys(CHANNELS, 0))
+        self.layer_failed: Counter[tuple[str]] = Counter(dict.fromkeys(CHANNELS, 0))
         self.layer_received = 0
         self.layer_send_seconds = Histogram(LATENCY_BUCKETS)
         self._sources: list[Source] = []

@@ -163,6 +163,8 @@ class Monitor:
     def drain(self) -> None:
         """Say from now on that the server is about to end."""
         self._set_draining(True)
+        if self.endpoint is not None:
+            self.endpoint.drain()
 
     def stop(self) -> None:
         """End all of it; may be repeated."""

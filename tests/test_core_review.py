@@ -75,8 +75,9 @@ def test_no_room_for_replies_on_disk_costs_one_client(monkeypatch: pytest.Monkey
     with serve(limits=Limits(reply_queue=1000)) as server, server.connect() as slow, server.connect() as other:
         slow.send(GET)
         message = server.app.request()
+        insist(server, message, status=200, more_content=True)
         for _ in range(50):
-            insist(server, message, status=200, content=b"x" * 500_000, more_content=True)
+            insist(server, message, content=b"x" * 500_000, more_content=True)
         other.send(GET)
         server.app.answer(b"ok")
         assert other.read_response().body == b"ok"

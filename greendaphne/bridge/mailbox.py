@@ -68,53 +68,79 @@ def close_temporary(file: IO[bytes]) -> None:
     get_hub().threadpool.spawn(file.close)
 
 
-class _OnDisk:
-    """A message whose content is in the overflow file."""
+class _Spilled:
+    """A message beyond the bound of memory: its content is in ``pieces`` until they are written to the overflow file."""
 
-    __slots__ = ("message", "offset", "size")
+    __slots__ = ("message", "offset", "pieces", "size")
 
-    def __init__(self, message: Message, offset: int, size: int) -> None:
+    def __init__(self, message: Message, content: bytes) -> None:
         self.message = message
-        self.offset = offset
-        self.size = size
+        self.pieces: list[bytes] | None = [content]
+        self.offset = 0
+        self.size = len(content)
 
 
 class Mailbox:
     """Replies for one client, in order.
 
-    The router calls :meth:`put`; one greenlet of the same hub calls :meth:`get`, or :meth:`poll` after ``notify`` was called.
+    The router, one greenlet, calls :meth:`put`; one other of the same hub calls :meth:`get`, or :meth:`poll` after ``notify`` was called.
 
     :param limit: bytes that may wait in memory.
     :param disk: where content beyond the limit may go, or ``None``.
     :param notify: called for a message that nobody waits for in :meth:`get`.
     """
 
-    __slots__ = ("_bytes", "_disk", "_error", "_file", "_file_size", "_given", "_limit", "_messages", "_stored", "_waiter", "notify")
+    __slots__ = (
+        "_bytes",
+        "_closed",
+        "_disk",
+        "_end",
+        "_error",
+        "_file",
+        "_given",
+        "_limit",
+        "_messages",
+        "_stored",
+        "_tail",
+        "_taken",
+        "_waiter",
+        "_writing",
+        "notify",
+        "since",
+    )
 
     def __init__(self, limit: int, disk: Allowance | None = None, notify: Callable[[], None] | None = None) -> None:
         self._limit = limit
         self._disk = disk
         # None while it is empty, which most mailboxes are most of the time.
-        self._messages: deque[Message | _OnDisk] | None = None
+        self._messages: deque[Message | _Spilled] | None = None
         self._bytes = 0
         self._file: IO[bytes] | None = None
-        # Bytes in the file, and messages that have their content there.
-        self._file_size = 0
+        # Where the file ends, messages that have their content there, and bytes of the disk's allowance.
+        self._end = 0
         self._stored = 0
+        self._taken = 0
+        # The last spilled message, as long as it is in memory; the only one that is.
+        self._tail: _Spilled | None = None
+        # Whether a thread writes to the file, which has to stay as long.
+        self._writing = False
+        self._closed = False
         self._waiter: Waiter[bool] | None = None
         self._error: BaseException | None = None
         self.notify = notify
+        #: The monotonic time since which a first reply is waited for, 0 where nobody wants to know.
+        self.since = 0.0
         #: What the greenlet in :meth:`get` was woken with.
         self._given: Message | None = None
 
     @property
     def held(self) -> int:
         """Bytes of memory that the replies which wait are taken to hold."""
-        return self._bytes
+        return self._bytes if self._tail is None else self._bytes + self._tail.size
 
     def put(self, message: Message) -> None:
-        """Add a reply; never waits and never raises.  After an overflow everything further is dropped."""
-        if self._error is not None:
+        """Add a reply; never raises, and waits for the disk alone.  After an overflow everything further is dropped."""
+        if self._error is not None or self._closed:
             return
         waiter = self._waiter
         if waiter is not None:
@@ -128,12 +154,10 @@ class Mailbox:
         if messages is None:
             messages = self._messages = deque()
         if self._bytes + size > self._limit and messages:
-            if not self._store(message, messages):
-                self.fail(Overflow())
-                return
-        else:
-            self._bytes += size
-            messages.append(message)
+            self._spill(message, messages)
+            return
+        self._bytes += size
+        messages.append(message)
         self._wake()
 
     def abandon(self) -> None:
@@ -198,56 +222,102 @@ class Mailbox:
 
     def close(self) -> None:
         """Forget everything."""
+        self._closed = True
         self._messages = None
         # An error that was raised refers to those who wait here, and they to this.
         self._error = None
-        self._close_file()
+        self._stored = 0
+        self._tail = None
+        self._release()
 
-    def _next(self, messages: deque[Message | _OnDisk]) -> Message:
+    def _next(self, messages: deque[Message | _Spilled]) -> Message:
         item = messages.popleft()
         if not messages:
             self._messages = None
-        if not isinstance(item, _OnDisk):
+        if not isinstance(item, _Spilled):
             self._bytes -= _weight(item)
             return item
-        assert self._file is not None
-        # A disk may be slow; other greenlets go on meanwhile.
-        content = get_hub().threadpool.apply(os.pread, (self._file.fileno(), item.size, item.offset))
-        self._stored -= 1
-        if self._stored == 0:
-            self._close_file()
+        if item is self._tail:
+            self._tail = None
+        if item.pieces is not None:
+            content = b"".join(item.pieces)
+        else:
+            assert self._file is not None
+            # A disk may be slow; other greenlets go on meanwhile.
+            content = get_hub().threadpool.apply(os.pread, (self._file.fileno(), item.size, item.offset))
+            self._stored -= 1
+        self._release()
         return {**item.message, "content": content}
 
-    def _store(self, message: Message, messages: deque[Message | _OnDisk]) -> bool:
-        """Add ``message`` with its content on disk; false where there is no room or nothing that could go there."""
+    def _spill(self, message: Message, messages: deque[Message | _Spilled]) -> None:
+        """Add ``message`` as the tail, whose content goes to disk when the next one comes that cannot be joined to it."""
         content = message.get("content") or b""
         disk = self._disk
         piece = _PIECE.issuperset(message)
-        if disk is None or not isinstance(content, bytes) or not (piece or len(content) > _OVERHEAD) or not disk.take(len(content)):
-            return False
-        offset = self._file_size
-        # From here on what was taken is given back with the file, whether it is written or not.
-        self._file_size += len(content)
-        try:
-            if self._file is None:
-                self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - _close_file() closes it
-            if os.pwrite(self._file.fileno(), content, offset) < len(content):
-                return False
-        except OSError:
-            return False
-        last = messages[-1]
-        if piece and isinstance(last, _OnDisk) and last.message.get("more_content") and last.size + len(content) <= _JOINED:
-            last.size += len(content)
-            last.message["more_content"] = message.get("more_content", False)
+        if disk is None or not isinstance(content, bytes) or not (piece or len(content) > _OVERHEAD):
+            self.fail(Overflow())
+            return
+        tail = self._tail
+        joined = False
+        if piece and tail is not None and tail is messages[-1]:
+            joined = bool(tail.message.get("more_content")) and tail.size + len(content) <= _JOINED
+        if tail is not None and not joined:
+            if self._write(tail):
+                # Anything may have happened meanwhile.
+                self.put(message)
+            else:
+                self.fail(Overflow())
+            return
+        if not disk.take(len(content)):
+            self.fail(Overflow())
+            return
+        self._taken += len(content)
+        if tail is None:
+            tail = self._tail = _Spilled({**message, "content": b""}, content)
+            messages.append(tail)
         else:
+            assert tail.pieces is not None
+            tail.pieces.append(content)
+            tail.size += len(content)
+            tail.message["more_content"] = message.get("more_content", False)
+        self._wake()
+
+    def _write(self, tail: _Spilled) -> bool:
+        """Write the tail to the file in a native thread, since a disk may be slow; whether that succeeded, or there is no need any more."""
+        assert tail.pieces is not None
+        content = b"".join(tail.pieces)
+        tail.pieces = [content]
+        offset = self._end
+        self._end += len(content)
+        self._writing = True
+        try:
+            written: bool = get_hub().threadpool.apply(self._write_in_thread, (content, offset))
+        finally:
+            self._writing = False
+            self._release()
+        if tail is self._tail:
+            if not written:
+                return False
+            self._tail = tail.pieces = None
+            tail.offset = offset
             self._stored += 1
-            messages.append(_OnDisk({**message, "content": b""}, offset, len(content)))
         return True
 
-    def _close_file(self) -> None:
+    def _write_in_thread(self, content: bytes, offset: int) -> bool:
+        try:
+            if self._file is None:
+                self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - _release() closes it
+            return os.pwrite(self._file.fileno(), content, offset) == len(content)
+        except (OSError, ValueError):
+            return False
+
+    def _release(self) -> None:
+        """Give the file and its place on disk back when nothing is in there any more."""
+        if self._stored or self._writing or self._tail is not None or not self._taken:
+            return
         if self._disk is not None:
-            self._disk.give(self._file_size)
-        self._file_size = self._stored = 0
+            self._disk.give(self._taken)
+        self._end = self._taken = 0
         file, self._file = self._file, None
         if file is not None:
             close_temporary(file)

@@ -7,6 +7,7 @@ takes them in batches, touches no socket and waits for no client.
 from __future__ import annotations
 
 import logging
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -21,11 +22,13 @@ logger = logging.getLogger("daphne.server")
 #: Seconds between attempts to reach a layer that fails: the first, and the most it grows to.
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
 
-#: While replies come faster than they are fetched, the next ones may gather for so many seconds for each client, up to the last number:
-#: less than it takes to serve that many.  Fewer clients than the first number are not kept waiting, and a larger batch than the
-#: second is worth its round trip as it is.
-_GATHER_CLIENTS, _GATHER_BATCH = 16, 32
-_GATHER_PER_CLIENT, _GATHER_LIMIT = 0.0001, 0.004
+#: Where every receive costs a round trip and brings several replies, the next ones may gather first: for this part of the time that clients
+#: wait in any case, so that it does not tell, and at most so many seconds.  Less than the last number is not worth a timer, and a batch
+#: larger than the first one is worth its round trip as it is.
+_GATHER_BATCH = 32
+_GATHER_PART, _GATHER_LIMIT, _GATHER_LEAST = 1 / 8, 0.002, 0.0002
+#: What a longer or shorter time to a first reply makes of the usual one: three in four are longer, and slow views do not count for others.
+_LONGER, _SHORTER = 1.03, 0.915
 
 
 class ReplyRouter:
@@ -43,6 +46,8 @@ class ReplyRouter:
         self.clients: dict[str, Mailbox] = {}
         self._reader = Reader(layer, self.channels.prefixes, force_sync=force_sync)
         self._gathers: bool = getattr(layer, "receives_remotely", False)
+        # The seconds after which a client usually has its first reply.
+        self._usual = _GATHER_LEAST
         self._watch = watch
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
@@ -64,6 +69,8 @@ class ReplyRouter:
     def register(self, mailbox: Mailbox) -> str:
         """Give ``mailbox`` a reply channel of its own."""
         channel = self.channels.new()
+        if self._gathers:
+            mailbox.since = monotonic()
         self.clients[channel] = mailbox
         return channel
 
@@ -90,18 +97,22 @@ class ReplyRouter:
             number = len(batch)
             # Nothing of it is kept while this waits for the next.
             del batch
-            if self._gathers and 1 < number <= _GATHER_BATCH and len(self.clients) >= _GATHER_CLIENTS:
-                gevent.sleep(min(len(self.clients) * _GATHER_PER_CLIENT, _GATHER_LIMIT))
+            if self._gathers and 1 < number <= _GATHER_BATCH and (wait := self._usual * _GATHER_PART) >= _GATHER_LEAST:
+                gevent.sleep(min(wait, _GATHER_LIMIT))
 
     def _route(self, batch: list[tuple[str, Any]]) -> None:
         """Hand replies to their clients."""
         clients = self.clients
+        now = monotonic() if self._gathers else 0.0
         for channel, message in batch:
             mailbox = clients.get(channel)
             if mailbox is None:
                 # Usual for a client that left while it is still in a group.
                 logger.debug("Message on unknown channel %r - discarding", channel)
             elif isinstance(message, dict):
+                if mailbox.since:
+                    self._usual *= _LONGER if now - mailbox.since > self._usual else _SHORTER
+                    mailbox.since = 0.0
                 mailbox.put(message)
             else:
                 logger.error("HTTP/WS send decode error: the message on %s is %s, not dict", channel, type(message).__name__)

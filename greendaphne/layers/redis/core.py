@@ -34,8 +34,13 @@ SOCKET_TIMEOUT = 3.0
 CONNECT_TIMEOUT = 2.0
 #: Channels whose packed commands are kept.
 PACKED_SENDS = 1000
+#: Sets of channels of which is kept where their messages are.
+PLANS = 100
 #: Letters at the end of a name from ``new_channel``.
 NEW_CHANNEL_LETTERS = 12
+
+#: Shards with the lists to look at there, and whether others may look there too.
+Plan = tuple[list[tuple[int, list[str]]], bool]
 
 
 class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
@@ -82,6 +87,7 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         # For the keys of messages, which need not be secret: a source of its own, which no application seeds, and no system call for each.
         self._random = random.Random()
         self._busy = False
+        self._plans: dict[tuple[str, ...], Plan] = {}
         self._packed_sends: dict[tuple[str, int], tuple[bytes, bytes, bytes]] = {}
         self._lock = native_lock()
         self._thread_lanes: list[ThreadLane] = []
@@ -329,24 +335,34 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         return []
 
     def _sources(self, channels: Iterable[str]) -> tuple[list[receiving.Source], bool]:
-        """Where to look for messages of ``channels``, and whether others may look there too.  Normal channels are on every shard."""
+        """Where to look for messages of ``channels``, and whether others may look there too."""
+        channels = tuple(channels)
+        plan = self._plans.get(channels)
+        if plan is None:
+            plan = self._plan(channels)
+            if len(self._plans) >= PLANS:
+                self._plans.clear()
+            self._plans[channels] = plan
+        places, shared = plan
+        lanes = self._lanes()
+        # The first lists must not starve the others, nor the first shards.
+        sources = [(lanes[index], names if len(names) == 1 else random.sample(names, len(names))) for index, names in places]
+        if len(sources) > 1:
+            first = next(self._rotation) % len(sources)
+            sources = sources[first:] + sources[:first]
+        return sources, shared
+
+    def _plan(self, channels: Iterable[str]) -> Plan:
+        """The shards and lists of ``channels``; normal channels are on every shard."""
         lists: dict[int, list[str]] = {}
         shared = False
-        shards = len(self._shards)
-        first = next(self._rotation)
-        everywhere = [(first + offset) % shards for offset in range(shards)]
         for channel in channels:
             self.valid_channel_name(channel, receive=True)
             fixed = "!" in channel or "?" in channel
             shared = shared or not fixed
-            for index in (self.consistent_hash(channel),) if fixed else everywhere:
+            for index in (self.consistent_hash(channel),) if fixed else range(len(self._shards)):
                 lists.setdefault(index, []).append(self.prefix + channel)
-        lanes = self._lanes()
-        for names in lists.values():
-            if len(names) > 1:
-                # The first lists must not starve the others.
-                random.shuffle(names)
-        return [(lanes[index], names) for index, names in lists.items()], shared
+        return list(lists.items()), shared
 
     def _decode(self, bodies: Iterable[receiving.Body]) -> list[tuple[str, Message]]:
         received = []

@@ -63,13 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: error: {error} ({PROGRAM} --help shows all options)", file=sys.stderr)
         return EXIT_USAGE
     if not isinstance(command, Command):
-        print(help_text() if command is HELP else f"{PROGRAM} {__version__}")
+        show(help_text() if command is HELP else f"{PROGRAM} {__version__}")
         return EXIT_OK
     options = command.options
     if options.check_config:
         from .check import effective
 
-        print(effective(command.settings), flush=True)
+        show(effective(command.settings))
     elif control.is_worker():
         control.protect()
     elif options.workers:
@@ -80,6 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         # Before the server handles signals, such as while the application is imported.
         return EXIT_INTERRUPTED
+
+
+def show(text: str) -> None:
+    """Print ``text``; whoever reads may stop in the middle of it, as ``head`` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # The interpreter will flush again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def patch() -> None:

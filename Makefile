@@ -33,7 +33,7 @@ run-redis: $(EXAMPLE)
 test: $(TESTING)
 	@sh .ci/packages
 	@echo '==> running the tests'
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 $(ARGS)
 
 lint: $(TESTING)
 	@echo '==> checking style'

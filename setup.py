@@ -52,6 +52,7 @@ EXTRAS = {
         "mypy>=1.19",
         "prometheus_client>=0.22",
         "pytest>=9",
+        "pytest-xdist>=3.8",
         "pytest-django>=4.14; python_version < '3.12'",
         "requests>=2.32.4",
         "ruff>=0.14",

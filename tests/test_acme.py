@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
 import os
@@ -14,11 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtensionOID
@@ -93,7 +97,6 @@ def test_an_empty_file_asks_for_a_certificate(authority: Pebble, tmp_path: Path,
         assert [name for name in os.listdir(here.directory / ".acme") if name.startswith("new-")] == []
         # Nothing is due now: nobody is asked any more.
         here.clock.advance(60)
-        here.look()
         assert not here.look()
         assert here.served(HOST) == certificate.serial_number
         assert (here.manager.issued, here.manager.failed) == (1, 0)
@@ -223,8 +226,9 @@ def test_an_invalid_order_is_logged_with_the_reason(authority: Pebble, tmp_path:
         # The others do not suffer.
         assert here.served(HOST)
         (line,) = lines(caplog)
-        assert line.startswith(f"No certificate for {host} from {authority.url}: the authority could not confirm it with tls-alpn-01: dns")
-        assert line.endswith("; trying again in 5 minutes") or line.endswith("; trying again in 6 minutes")
+        reason = "the authority could not confirm it with tls-alpn-01: malformed: Could not resolve"
+        assert line.startswith(f"No certificate for {host} from {authority.url}: {reason}")
+        assert line.endswith(("; trying again in 5 minutes", "; trying again in 6 minutes"))
         assert "\n" not in line
         assert not here.look()
         assert os.listdir(here.directory / ".acme" / "challenges") == []
@@ -232,7 +236,7 @@ def test_an_invalid_order_is_logged_with_the_reason(authority: Pebble, tmp_path:
         caplog.clear()
         here.clock.advance(400)
         assert here.look()
-        assert "with http-01: dns" in lines(caplog)[0]
+        assert "with http-01: connection: " in lines(caplog)[0]
         here.clock.advance(500)
         assert not here.look()
         # Whoever has corrected something touches the file.
@@ -242,7 +246,7 @@ def test_an_invalid_order_is_logged_with_the_reason(authority: Pebble, tmp_path:
         status = next(status for status in here.manager.statuses() if status.host == host)
         assert status.failures == 3
         assert status.danger
-        assert "dns" in status.reason
+        assert "could not resolve" in status.reason.lower()
 
 
 def test_an_authority_that_is_down_for_a_day(authority: Pebble, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -259,19 +263,15 @@ def test_an_authority_that_is_down_for_a_day(authority: Pebble, tmp_path: Path, 
         while here.clock.now < start + DAY:
             if here.look():
                 tries.append(here.clock.now)
-            here.clock.advance(30)
-        gaps = [later - earlier for earlier, later in zip(tries, tries[1:], strict=False)]
+            here.clock.advance(120)
+        gaps = [later - earlier for earlier, later in pairwise(tries)]
         assert len(tries) < 40
         assert max(gaps) <= 1.3 * 3600, "it is back within the hour"
         assert min(gaps) >= 60
         assert here.certificate(HOST) == first
         with trusted.wrap_socket(here.server.connect(), server_hostname=HOST) as tls:
             assert exchange(tls) == b"ping"
-        assert (
-            "cannot be reached: Connection refused; the present one stays in service; trying again in 60 seconds"
-            in lines(caplog)[0].replace("61 seconds", "60 seconds")
-            or "trying again in" in lines(caplog)[0]
-        )
+        assert "cannot be reached: Connection refused; the present one stays in service; trying again in " in lines(caplog)[0]
         assert all(record.levelno == logging.WARNING for record in caplog.records if "No certificate" in record.getMessage())
         # It forgets everyone in the meantime: the account is made anew.
         short.start()
@@ -386,10 +386,11 @@ def test_nothing_is_issued_without_agreement(authority: Pebble, middle: Between,
         root.server("localhost").write(here.file("localhost"))
         for _ in range(3):
             assert not here.look()
-        assert lines(caplog) == [
+        (line,) = lines(caplog)
+        assert line == (
             f"Certificates in {here.directory} are due, and none is issued: agree to the terms of service of {middle.url} with "
             "--acme-agree-tos"
-        ]
+        )
         assert middle.seen == []
         context = ssl.create_default_context(cafile=str(root.file))
         with context.wrap_socket(here.server.connect(), server_hostname="localhost") as tls:
@@ -452,8 +453,6 @@ def test_the_authority_says_when_to_renew(authority: Pebble, middle: Between, tm
     with site(authority, tmp_path / "certs", HOST, url=middle.url) as here:
         here.look()
         first = here.certificate(HOST)
-        here.clock.advance(1)
-        assert here.look()
         renewals = [path for _, path in middle.seen if path.startswith("/renewal/")]
         assert renewals == [f"/renewal/{certificate_identifier(first)}"]
         (status,) = here.manager.statuses()
@@ -477,31 +476,22 @@ def test_the_authority_says_when_to_renew(authority: Pebble, middle: Between, tm
 
 
 def test_certificates_are_named_as_in_the_rfc() -> None:
-    """RFC 9773 section 4.1 has this example, but for the certificate itself."""
+    """The example of RFC 9773 section 4.1."""
     key = ec.generate_private_key(ec.SECP256R1())
-    issuer = x509.Name([])
-    identifier = bytes.fromhex("69885B6B87469E04038A2AA0AC95C2AF4BAC7F22".ljust(40, "0"))
-    builder = (
-        x509.CertificateBuilder().subject_name(issuer).issuer_name(issuer).public_key(key.public_key()).serial_number(0x8765432100FFEE)
-    )
-    from datetime import datetime, timedelta, timezone
-
-    from cryptography.hazmat.primitives import hashes
-
+    name = x509.Name([])
     now = datetime.now(timezone.utc)
-    builder = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(0x87654321).not_valid_before(now).not_valid_after(now + timedelta(days=1))
     assert certificate_identifier(builder.sign(key, hashes.SHA256())) is None
-    builder = builder.add_extension(x509.AuthorityKeyIdentifier(identifier, None, None), critical=False)
-    name = certificate_identifier(builder.sign(key, hashes.SHA256()))
-    assert name is not None
-    # A first bit that is set needs a zero byte in front, as in DER.
-    assert name == "aYhba4dGngQDiiqgrJXCr0usfyI.AIdlQyEA_-4"
+    identifier = x509.AuthorityKeyIdentifier(bytes.fromhex("69885B6B87464041E1B37B847BA0AE2CDE01C8D4"), None, None)
+    builder = builder.add_extension(identifier, critical=False)
+    assert certificate_identifier(builder.sign(key, hashes.SHA256())) == "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE"
 
 
 def test_challenges_and_clients_meet_on_one_port(authority: Pebble, tmp_path: Path) -> None:
     """TLS 1.2 and 1.3, RSA and ECDSA: nobody gets anything but his own certificate while challenges come in."""
     root = Authority.make(tmp_path)
-    hosts = [f"host{number}.example.test" for number in range(4)]
+    hosts = [f"host{number}.example.test" for number in range(2)]
     with site(authority, tmp_path / "certs", *hosts) as here:
         root.server("rsa.example.test", kind="rsa").write(here.file("rsa.example.test"))
         root.server("ec.example.test").write(here.file("ec.example.test"))
@@ -543,7 +533,7 @@ def test_a_challenge_on_any_version(authority: Pebble, tmp_path: Path, kind: str
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.minimum_version = context.maximum_version = version
         context.set_alpn_protocols([ACME_TLS])
-        with pytest.raises(ssl.SSLError, match="(?i)no.application.protocol"):
+        with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
             context.wrap_socket(here.server.connect(), server_hostname=HOST)
         here.contexts.challenges.offer(TLS_ALPN_01, HOST, "0123456789abcdef", "0123456789abcdef.thumbprint")
         with context.wrap_socket(here.server.connect(), server_hostname=HOST) as tls:
@@ -591,7 +581,8 @@ def test_a_hello_that_stays_incomplete_times_out(authority: Pebble, tmp_path: Pa
         here.contexts.challenges.offer(TLS_ALPN_01, HOST, "0123456789abcdef", "0123456789abcdef.thumbprint")
         with here.server.connect() as sock:
             sock.sendall(b"\x16\x03\x01\x02\x00\x01")
-            assert sock.recv(1) == b""
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(1) == b""
         assert type(here.server.ended.get(timeout=PATIENCE)).__name__ == "HandshakeTimeout"
 
 

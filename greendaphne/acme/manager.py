@@ -220,24 +220,30 @@ class Manager:
         snapshot, state = self.run(self._scan)
         self._snapshot = snapshot
         tasks = {host: task for host, entry in snapshot.entries.items() if (task := self._tasks(entry, state, now))}
-        # A site without a certificate comes first, then whichever has the least time left.
-        order = sorted(tasks, key=lambda host: certificate.not_after if (certificate := snapshot.entries[host].certificate) else 0.0)
+
+        def urgency(host: str) -> tuple[bool, float]:
+            # A site without a certificate comes first, then whichever has the least time left; those that failed last must not keep the
+            # others from their turn.
+            certificate = snapshot.entries[host].certificate
+            return bool(state.of(host).reason), 0.0 if certificate is None else certificate.not_after
+
+        order = sorted(tasks, key=urgency)
         self._challenges.clear()
         authority: Authority | None = None
         try:
             for host in order:
-                entry, record = snapshot.entries[host], state.of(host)
-                if tasks[host] != "report":
+                entry, record, task = snapshot.entries[host], state.of(host), tasks[host]
+                if task != "report":
                     try:
                         if authority is None:
                             authority = self._connect(state)
-                        if tasks[host] == "issue":
+                        if task == "issue":
                             self._issue(authority, entry, record, state)
-                        else:
-                            self._ask(authority, entry, record)
+                            entry, record, task = self._snapshot.entries.get(host, entry), state.of(host), "ask"
+                        self._ask(authority, entry, record)
                     except AcmeError as error:
-                        self._failure(error, entry, record, state, tasks[host])
-                self._report_danger(snapshot.entries[host], record)
+                        self._failure(error, entry, record, state, task)
+                self._report_danger(entry, record)
                 if self._clock() < state.of(_AUTHORITY).retry_at:
                     break
         finally:
@@ -293,18 +299,17 @@ class Manager:
 
     def _ask(self, authority: Authority, entry: Entry, record: Record) -> None:
         """Ask the authority when it would have the certificate renewed."""
-        assert entry.certificate is not None
         now = self._clock()
         record.ask_at = now + schedule.ARI_MAX
-        if entry.certificate.not_after <= now:
+        if entry.certificate is None or entry.certificate.not_after <= now:
             return
         try:
             renewal = self.run(authority.renewal, entry.certificate.certificate)
         except AuthorityError as error:
-            if error.outage:
-                raise
-            # A certificate of another authority's.
-            renewal = None
+            # Nothing depends on it: a certificate is renewed without, too.
+            logger.info("Cannot ask when to renew the certificate for %s: %s", entry.host, error)
+            record.ask_at = now + min(max(schedule.ARI_DEFAULT, error.retry_after or 0.0), schedule.ARI_MAX)
+            return
         if renewal is None:
             record.suggested = None
             return
@@ -332,7 +337,7 @@ class Manager:
         record.limited = wait is not None
         record.failed = list(entry.signature or ())
         if task == "ask":
-            logger.warning("Cannot ask when to renew the certificate for %s: %s; trying again in %s", entry.host, error, duration(delay))
+            logger.warning("%s; trying again in %s", error, duration(delay))
             return
         self.failed += 1
         if isinstance(error, Refused):
@@ -344,8 +349,6 @@ class Manager:
 
     def _report_danger(self, entry: Entry, record: Record) -> None:
         now = self._clock()
-        # What was issued meanwhile is in the newest snapshot.
-        entry = self._snapshot.entries.get(entry.host, entry)
         if in_danger(entry, now) and now >= record.reported_at + schedule.REPORT_INTERVAL:
             record.reported_at = now
             logger.error("%s", self._danger_text(entry, record))

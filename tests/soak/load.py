@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,7 +98,7 @@ def default_clients() -> dict[str, tuple[Client, int]]:
 
 
 @contextlib.contextmanager
-def load(target: Target, clients: dict[str, tuple[Client, int]] | None = None) -> Iterator[Report]:
+def load(target: Target, clients: Mapping[str, tuple[Client, int]] | None = None) -> Iterator[Report]:
     """Have clients ask the server at ``target`` while the block runs; each finishes what it has begun."""
     report, stop = Report(), threading.Event()
     threads = []

@@ -11,12 +11,13 @@ EXAMPLE := $(VENV)/.stamp-example
 ADDRESS := http://127.0.0.1:8000
 
 .DELETE_ON_ERROR:
-.PHONY: help run run-redis test lint bench clean
+.PHONY: help run run-redis test soak lint bench clean
 
 help:
 	@echo 'make run        serve the demo on $(ADDRESS)'
 	@echo 'make run-redis  serve the chat site with Redis, two servers and three workers'
 	@echo 'make test       run all tests; ARGS="-k name" is passed to pytest'
+	@echo 'make soak       ask servers while they are reloaded and restarted hundreds of times; takes an hour'
 	@echo 'make lint       check style and types'
 	@echo 'make bench      measure the server beside others'
 	@echo 'make clean      remove everything that these targets made'
@@ -34,6 +35,10 @@ test: $(TESTING)
 	@sh .ci/packages
 	@echo '==> running the tests'
 	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 $(ARGS)
+
+soak: $(TESTING)
+	@sh .ci/packages
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 lint: $(TESTING)
 	@echo '==> checking style'

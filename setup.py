@@ -47,6 +47,7 @@ EXTRAS = {
     "test": [
         "Django==2.2.28; python_version < '3.12'",
         "dnspython>=2.7",
+        "circus>=0.19",
         "httpx>=0.28",
         "hypothesis>=6.100",
         "mypy>=1.19",
@@ -56,6 +57,7 @@ EXTRAS = {
         "pytest-django>=4.14; python_version < '3.12'",
         "requests>=2.32.4",
         "ruff>=0.14",
+        "supervisor>=4.3",
         "types-gevent>=25.9",  # gevent has no type hints of its own
         "websocket-client>=1.8",
     ],

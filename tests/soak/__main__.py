@@ -25,7 +25,12 @@ def main() -> int:
         rounds = arguments.rounds or MORE.get(name, ROUNDS)
         begun = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="soak-") as directory:
-            report = SCENARIOS[name](Path(directory), rounds)
+            try:
+                report = SCENARIOS[name](Path(directory), rounds)
+            except AssertionError as error:
+                print(f"{name} was not completed: {error}", flush=True)
+                failed = True
+                continue
         print(f"{name}, {rounds} rounds in {time.monotonic() - begun:.0f} s: {report}", flush=True)
         failed = failed or bool(report.failures)
     return int(failed)

@@ -32,7 +32,7 @@ def workers_end(directory: Path, rounds: int) -> Report:
         for number in range(1, rounds + 1):
             serving = master.count(SERVES)
             # To one that drains already it would be the second signal.
-            master.until(lambda: len(managers.children(master.pid)) == 2, f"end {number - 1}")  # noqa: B023 - as below
+            master.until(lambda: len(managers.children(master.pid)) == 2, f"end {number - 1}")
             managers.signal_of(random.choice(managers.children(master.pid)), signal.SIGTERM)
             master.until(lambda: master.count(SERVES) > serving, f"replacement {number}")  # noqa: B023 - called within the round
             report.event("workers ended")

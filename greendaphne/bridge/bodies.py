@@ -16,6 +16,7 @@ from gevent import get_hub
 from .. import causes
 from ..config import Limits
 from ..message import HTTPError, Stream
+from .disk import disk_log
 from .mailbox import Allowance, close_temporary
 
 
@@ -65,7 +66,9 @@ class Body:
             # A disk may be slow; other greenlets go on meanwhile.
             get_hub().threadpool.apply(_write_all, (self._file, data))
         except OSError as error:
+            disk_log.failed(error)
             raise _no_room() from error
+        disk_log.works()
 
     def spooled(self, size: int) -> Iterator[tuple[bytes, bool]]:
         """The file's content in pieces of ``size`` bytes."""

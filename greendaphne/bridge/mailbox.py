@@ -7,6 +7,7 @@ would break what works today.  Whoever has no such second store is told that the
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from gevent.hub import Waiter
 
 from ..config import KIB
 from ..message import ClientDisconnected
+from .disk import disk_log
 
 Message = dict[str, Any]
 
@@ -291,25 +293,30 @@ class Mailbox:
         self._end += len(content)
         self._writing = True
         try:
-            written: bool = get_hub().threadpool.apply(self._write_in_thread, (content, offset))
+            error: Exception | None = get_hub().threadpool.apply(self._write_in_thread, (content, offset))
         finally:
             self._writing = False
             self._release()
+        if error is None:
+            disk_log.works()
+        elif not self._closed:
+            disk_log.failed(error)
         if tail is self._tail:
-            if not written:
+            if error is not None:
                 return False
             self._tail = tail.pieces = None
             tail.offset = offset
             self._stored += 1
         return True
 
-    def _write_in_thread(self, content: bytes, offset: int) -> bool:
+    def _write_in_thread(self, content: bytes, offset: int) -> Exception | None:
         try:
             if self._file is None:
                 self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - _release() closes it
-            return os.pwrite(self._file.fileno(), content, offset) == len(content)
-        except (OSError, ValueError):
-            return False
+            written = os.pwrite(self._file.fileno(), content, offset)
+            return None if written == len(content) else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except (OSError, ValueError) as error:
+            return error
 
     def _release(self) -> None:
         """Give the file and its place on disk back when nothing is in there any more."""

@@ -81,7 +81,9 @@ class Sink:
         # Lines that found the queue full, and whether that was told.
         self._dropped = 0
         self._full = False
-        # The thread's: lines that could not be written, when last and whether that was told; whether half of a line was written.
+        # The thread's: whether writing works; lines that could not be written, when last and whether that was told; whether half of a line
+        # was written.
+        self._works = True
         self._lost = 0
         self._failed_at = 0.0
         self._failing = False
@@ -148,9 +150,13 @@ class Sink:
             return
         flushed = self.flush(timeout)
         self._closing = True
+        lost = self._lost + self._dropped
+        if not flushed:
+            # The descriptor may be anything by the time that it can be written to.
+            lost += sum(isinstance(item, str) for item in list(self._queue))
+            self._queue.clear()
         self._rouse()
         _sinks.discard(self)
-        lost = self._lost + self._dropped + (0 if flushed else sum(isinstance(item, str) for item in list(self._queue)))
         if self._report is not None and (lost or not flushed):
             self._report(f"{lost} lines of {self._name} were lost", True)
 
@@ -252,7 +258,10 @@ class Sink:
                 self._torn = False
             while view:
                 view = view[os.write(self._fd, view) :]
+            self._works = True
+            self._given_up = False
         except OSError as error:
+            self._works = False
             written = len(data) - len(view)
             self._torn = self._torn or (written > 0 and data[written - 1] != _LINE_FEED)
             self._lost += data.count(b"\n", written)
@@ -263,7 +272,7 @@ class Sink:
 
     def _settle(self) -> None:
         """Tell that trouble is over, where it is."""
-        if self._failing and monotonic() - self._failed_at < QUIET:
+        if not self._works or (self._failing and monotonic() - self._failed_at < QUIET):
             return
         lost = self._lost + self._dropped
         self._lost = self._dropped = 0

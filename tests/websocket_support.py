@@ -99,6 +99,7 @@ class SocketStream:
         self.status = 0
         self.sent = 0
         self.complete = False
+        self.response_headers: Headers = ()
         self.head: list[tuple[bytes, bytes]] = []
         self.reason: str | None = None
         self.was_reset = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import subprocess
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ import pytest
 from tests import websocket_support
 from tests.certificates import Authority
 from tests.http2_support import Peer
-from tests.proxy_support import CLIENT, PATIENCE, Front, eventually, haproxy, nginx, program, workplace
+from tests.proxy_support import CLIENT, EXAMPLES, PATIENCE, Front, eventually, haproxy, nginx, program, workplace
 from tests.support import Client, RunningServer, serve
 from tests.websocket_support import ACCEPT, BINARY, CLOSE, KEY, TEXT, Frame, close_payload, frame
 
@@ -404,3 +405,12 @@ def test_haproxy_tells_of_tls_in_its_proxy_header() -> None:
             with front.connect(tls=tls) as client:
                 message = served(server, client, GET + CLAIMS)
                 assert (message["client"], message["scheme"]) == (address(client), scheme)
+
+
+# --- The page ---
+
+
+@pytest.mark.parametrize("example", ["nginx/mysite.conf", "haproxy/http.cfg", "haproxy/tcp.cfg"])
+def test_the_documentation_shows_the_files_as_they_are(example: str) -> None:
+    page = (EXAMPLES.parent / "docs" / "proxies.rst").read_text()
+    assert textwrap.indent((EXAMPLES / example).read_text(), "    ") in page

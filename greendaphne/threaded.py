@@ -7,6 +7,7 @@ greenlet, and all is the same but for blocking.
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
@@ -81,7 +82,13 @@ class ServerThread:
             self._error = error
         finally:
             if native:
-                hub = get_hub()
-                hub.join(_AFTERMATH)
-                hub.destroy(destroy_loop=True)
+                _take_down(get_hub())
             started.set()
+
+
+def _take_down(hub: Any) -> None:
+    """Leave nothing of this thread's hub behind: gevent itself would keep it for ever when the thread ends."""
+    # Its threads first, while there is a loop to wait for them in; then what else has not ended; then the loop.
+    hub.threadpool.kill()
+    hub.join(_AFTERMATH)
+    hub.destroy(destroy_loop=True)

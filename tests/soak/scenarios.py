@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import managers
+from . import managers, redis
 from .load import PATIENCE, Report, load, wait_until
 
 REPLACED = "All workers are replaced"
@@ -127,4 +127,5 @@ SCENARIOS: dict[str, Callable[[Path, int], Report]] = {
     "circus-reload": _circus(("reload", "web", "--waiting"), ("reload", "web", "--sequential", "--waiting")),
     "circus-restart": _circus(("restart", "web", "--waiting")),
     "circus-number": _circus(("incr", "web", "--waiting"), ("decr", "web", "--waiting")),
+    **redis.SCENARIOS,
 }

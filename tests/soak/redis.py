@@ -1,0 +1,64 @@
+"""What is done to Redis under a server with clients that never give up; what does not hold afterwards is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests import outages
+from tests.redis_server import redis_server
+from tests.test_layer_loss import Load
+
+from .load import Report
+
+#: Seconds between two crashes, and of one hang.
+CRASH_EVERY = 2.0
+HANG = 10.0
+#: Outages before the first look at what a server's process holds, and by how many bytes its memory may grow behind it.
+WARM_UP = 5
+GROWTH = 16 * 1024 * 1024
+
+
+def _report(load: Load, event: str, number: int) -> Report:
+    report = Report()
+    report.requests.update({f"answered {status}": count for status, count in load.statuses.items()})
+    report.requests.update({f"handshake {status}": count for status, count in load.handshakes.items()})
+    report.requests["echoes"] = load.echoes
+    report.events[event] = number
+    return report
+
+
+def crashes(directory: Path, rounds: int) -> Report:
+    """kill -9 to Redis and a new start, every two seconds by the clock."""
+    with redis_server() as redis_process, outages.under_load(redis_process) as load:
+        outages.crash_every(load, CRASH_EVERY, rounds)
+    return _report(load, "crashes", rounds)
+
+
+def hangs(directory: Path, rounds: int) -> Report:
+    """SIGSTOP to Redis, for ten seconds each time."""
+    with redis_server() as redis_process, outages.under_load(redis_process) as load:
+        for _ in range(rounds):
+            outages.hang(load, HANG)
+            load.wait_for_service()
+    return _report(load, "hangs", rounds)
+
+
+def leaks(directory: Path, rounds: int) -> Report:
+    """Outages of every kind; afterwards the server's process holds no more than before."""
+    report = Report()
+    with redis_server() as redis_process:
+        server = outages.ServerProcess(directory, redis_process)
+        try:
+            before = outages.outages(server, redis_process, WARM_UP)
+            after = outages.outages(server, redis_process, rounds)
+        finally:
+            server.process.stop()
+    report.events["outages"] = rounds * len(outages.OUTAGES)
+    report.events["KiB more"] = (after.memory - before.memory) // 1024
+    if any(now > then for now, then in zip(after[1:], before[1:], strict=True)) or after.memory > before.memory + GROWTH:
+        report.failure("leak", f"{before} became {after}")
+    return report
+
+
+SCENARIOS: dict[str, Callable[[Path, int], Report]] = {"redis-crash": crashes, "redis-hang": hangs, "redis-leak": leaks}

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from greendaphne.config import Timeouts
 from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.redis import RedisChannelLayer
-from tests import legacy
+from tests import asgi_redis, legacy
 from tests.redis_server import RedisServer
 from tests.support import Client, serve
 from tests.test_layer_loss import GET, PATIENCE, Load, Worker, greenlets, make_layer, wait_until
@@ -31,13 +31,18 @@ CONNECTIONS = 4
 #: State of an open connection in /proc/net/tcp.
 ESTABLISHED = "01"
 
-# Counts its greenlets when it is told to.
+# A site on the layer of this project, or on asgi_redis without any time limit.  It counts its greenlets when it is told to.
 SITE = f"""
 import gc, os, signal
 import gevent
-from greendaphne.layers.redis import RedisChannelLayer
 
-timeouts = {{"socket_timeout": {REDIS_TIMEOUT}, "socket_connect_timeout": {REDIS_TIMEOUT}}}
+if "SITE_IS_LEGACY" in os.environ:
+    from asgi_redis import RedisChannelLayer
+    timeouts = {{}}
+else:
+    from greendaphne.layers.redis import RedisChannelLayer
+    timeouts = {{"socket_timeout": {REDIS_TIMEOUT}, "socket_connect_timeout": {REDIS_TIMEOUT}}}
+
 channel_layer = RedisChannelLayer(hosts=[os.environ["SITE_REDIS"]], capacity=1000, connection_kwargs=timeouts)
 
 def count(*_):
@@ -151,16 +156,18 @@ class Footprint(NamedTuple):
 
 
 class ServerProcess:
-    """The command on a site of its own."""
+    """The command on a site of its own, on the layer of this project or on asgi_redis."""
 
-    def __init__(self, directory: Path, redis_process: RedisServer) -> None:
+    def __init__(self, directory: Path, redis_process: RedisServer, *, is_legacy: bool = False) -> None:
         self._directory = directory
         self._redis = redis_process
         (directory / "site_layer.py").write_text(SITE)
         env = {**os.environ, "PYTHONPATH": f"{directory}{os.pathsep}{legacy.ROOT}", "SITE_REDIS": redis_process.url}
+        if is_legacy:
+            env["SITE_IS_LEGACY"] = "1"
+        command = asgi_redis.command("-m", "greendaphne") if is_legacy else legacy.GREENDAPHNE
         options = ["-b", "127.0.0.1", "-p", "0", "-t", str(HTTP_TIMEOUT), "-v", "1"]
-        command = [*legacy.GREENDAPHNE, *options, "site_layer:channel_layer"]
-        self.process = legacy.Process(command, directory / "server.log", env, directory)
+        self.process = legacy.Process([*command, *options, "site_layer:channel_layer"], directory / "server.log", env, directory)
         self.host = "127.0.0.1"
         self.port = self.process.port()
 

@@ -20,7 +20,7 @@ from tests.test_websocket_bridge import handshake
 MIB = 1024 * 1024
 
 
-def ask(server: RunningServer) -> int:
+def ask(server: RunningServer | ServerProcess) -> int:
     """The status of a request."""
     with server.connect() as client:
         client.send(GET)
@@ -79,4 +79,32 @@ def test_nothing_leaks_through_outages(tmp_path: Path) -> None:
     assert after.greenlets <= before.greenlets
     assert after.connections <= before.connections
     assert after.memory < before.memory + 8 * MIB
+    assert "Traceback" not in server.process.output()
+
+
+def test_redis_hangs_under_asgi_redis(tmp_path: Path) -> None:
+    """asgi_redis waits for ever; the server, on the same thread, goes on, and refuses what it cannot send."""
+    with redis_server() as redis_process:
+        server = ServerProcess(tmp_path, redis_process, is_legacy=True)
+        try:
+            worker = Worker(make_layer(redis_process))
+            wait_until(lambda: ask(server) == 200)
+            redis_process.pause()
+            # More than may send at a time.
+            clients = [server.connect() for _ in range(20)]
+            for client in clients:
+                client.send(GET)
+            with server.connect() as other:
+                other.send(b"nonsense\r\n\r\n")
+                assert other.read_response().status == 400
+            responses = [client.read_response() for client in clients]
+            redis_process.resume()
+            assert {(response.status, response.header("Retry-After")) for response in responses} == {(503, "1")}
+            for client in clients:
+                client.close()
+            wait_until(lambda: ask(server) == 200)
+            worker.stop()
+        finally:
+            redis_process.resume()
+            server.process.stop()
     assert "Traceback" not in server.process.output()

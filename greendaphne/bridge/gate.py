@@ -7,8 +7,10 @@ an outage is logged when it begins and when it ends, not once for every client.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
+import gevent
 from gevent.lock import BoundedSemaphore
 from gevent.monkey import is_module_patched
 
@@ -20,6 +22,8 @@ logger = logging.getLogger("daphne.server")
 CONCURRENT_SENDS: Final = 16
 #: Seconds for which others wait behind them before the layer counts as being out of reach.
 TURN_LIMIT: Final = 5.0
+#: Seconds that such a send may take: a little more than the shortest time limit that asgi_redis takes for its own, which is the better one.
+SEND_LIMIT: Final = 6.0
 
 
 class LayerDown(Exception):
@@ -30,6 +34,14 @@ class LayerDown(Exception):
 
     def __init__(self, maybe_stored: bool) -> None:
         super().__init__()
+        self.maybe_stored = maybe_stored
+
+
+class _Stuck(Exception):
+    """A layer that takes too long."""
+
+    def __init__(self, text: str, *, maybe_stored: bool) -> None:
+        super().__init__(text)
         self.maybe_stored = maybe_stored
 
 
@@ -59,20 +71,16 @@ class Gate:
 
         :raises: the layer's ``ChannelFull`` and ``MessageTooLarge``, otherwise :class:`LayerDown`.
         """
-        turns = self._turns
-        if turns is not None and not turns.acquire(timeout=TURN_LIMIT):
-            self._watch.failed("send", f"more than {CONCURRENT_SENDS} sends wait for more than {TURN_LIMIT:g} seconds")
-            raise LayerDown(maybe_stored=False)
         try:
-            self._send(channel, message)
+            if self._turns is None:
+                self._send(channel, message)
+            else:
+                _in_turn(self._turns, self._send, channel, message)
         except (self.channel_full, self.message_too_large):
             raise
         except Exception as error:
             self._watch.failed("send", error)
             raise LayerDown(getattr(error, "maybe_stored", True)) from error
-        finally:
-            if turns is not None:
-                turns.release()
         if self._watch.down:
             self._watch.succeeded()
 
@@ -89,11 +97,36 @@ class Gate:
         :raises LayerDown: where the layer is out of reach.
         """
         try:
-            name: str = self._new_channel(pattern)
+            make = self._new_channel
+            name: str = make(pattern) if self._turns is None else _in_turn(self._turns, make, pattern)
         except Exception as error:
             self._watch.failed("send", error)
             raise LayerDown(maybe_stored=False) from error
         return name
+
+
+def _in_turn(turns: BoundedSemaphore, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call ``function`` in a greenlet that may be left behind: such a layer may wait for ever, and must not be cut off in an exchange."""
+    if not turns.acquire(timeout=TURN_LIMIT):
+        raise _Stuck(f"more than {CONCURRENT_SENDS} sends wait for more than {TURN_LIMIT:g} seconds", maybe_stored=False)
+
+    def call() -> tuple[Any, Exception | None]:
+        try:
+            return function(*arguments), None
+        except Exception as error:  # noqa: BLE001 - raised again by whoever waits
+            return None, error
+        finally:
+            turns.release()
+
+    called = gevent.spawn(call)
+    called.join(SEND_LIMIT)
+    if not called.ready():
+        raise _Stuck(f"no answer within {SEND_LIMIT:g} seconds", maybe_stored=True)
+    assert called.value is not None
+    result, error = called.value
+    if error is not None:
+        raise error
+    return result
 
 
 def _sender(layer: Any) -> Any:

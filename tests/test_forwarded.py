@@ -6,7 +6,7 @@ import ipaddress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greendaphne.forwarded import client_and_scheme, parse_x_forwarded_for
@@ -134,6 +134,7 @@ def test_fields_that_are_not_asked_for() -> None:
     assert client_and_scheme(headers, b"x-real-ip", PORT, PROTO, PEER, "http") == (PEER, "http")
 
 
+@settings(deadline=None)
 @given(address=st.binary() | st.text("0123456789.:[]%, abcdef").map(str.encode), port=st.binary(), proto=st.binary())
 def test_whatever_arrives_the_answer_is_an_address(address: bytes, port: bytes, proto: bytes) -> None:
     client, scheme = resolve((FOR, address), (PORT, port), (PROTO, proto))
@@ -142,6 +143,7 @@ def test_whatever_arrives_the_answer_is_an_address(address: bytes, port: bytes, 
     assert 0 <= client[1] <= 65535
 
 
+@settings(deadline=None)
 @given(host=st.ip_addresses(), port=st.integers(1, 65535))
 def test_every_address_is_understood(host: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> None:
     text = f"[{host}]" if host.version == 6 else str(host)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from greendaphne import cli
@@ -348,6 +348,7 @@ LISTS = st.binary(max_size=60) | st.text('0123456789.:[]%, abcdef_for=proto;"\\\
 FIELDS = st.lists(st.tuples(st.sampled_from([FOR, PORT, PROTO, FORWARDED]), LISTS), max_size=6)
 
 
+@settings(deadline=None)
 @given(
     fields=FIELDS,
     trusted=st.sampled_from([TRUSTED, "*", "", "::/0,unix"]),
@@ -390,6 +391,7 @@ def appended(attack: list[bytes], separators: list[bool], elements: list[bytes])
     return values
 
 
+@settings(deadline=None)
 @given(chain=chains(), attacks=st.lists(LISTS, max_size=3), separators=st.lists(st.booleans(), min_size=5, max_size=5), noise=FIELDS)
 def test_nothing_that_a_client_writes_changes_who_it_is(
     chain: Any, attacks: list[bytes], separators: list[bool], noise: list[Field]
@@ -405,6 +407,7 @@ def test_nothing_that_a_client_writes_changes_who_it_is(
     assert resolve(*fields) == ([str(client), expected], "https")
 
 
+@settings(deadline=None)
 @given(chain=chains(), attacks=st.lists(LISTS, max_size=3), separators=st.lists(st.booleans(), min_size=5, max_size=5), noise=FIELDS)
 @example(
     chain=([ipaddress.ip_address("1.2.3.4")], ipaddress.ip_address("1.2.3.4"), 5), attacks=[b'for="'], separators=[False] * 5, noise=[]
@@ -423,6 +426,7 @@ def test_nothing_that_a_client_writes_into_forwarded_changes_who_it_is(
     assert resolve(*fields, standard=True) == ([str(client), port], "https")
 
 
+@settings(deadline=None)
 @given(fields=FIELDS, client=OUTSIDE)
 def test_nothing_that_a_stranger_sends_is_believed(fields: list[Field], client: Any) -> None:
     stranger: Any = [str(client), 5]
@@ -430,6 +434,7 @@ def test_nothing_that_a_stranger_sends_is_believed(fields: list[Field], client: 
         assert resolve(*fields, standard=standard, client=stranger) == (stranger, "http")
 
 
+@settings(deadline=None)
 @given(values=st.lists(LISTS, max_size=4))
 def test_hops_from_the_right_are_those_from_the_left_reversed(values: list[bytes]) -> None:
     value = b",".join(values)

@@ -57,7 +57,12 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
         if name == "nginx":
             front = nginx("mysite.conf", f"unix:{path}" if way == "unix" else f"127.0.0.1:{server.port}")
         else:
-            front = haproxy("http.cfg", {"127.0.0.1:8000": f"unix@{path}" if way == "unix" else f"127.0.0.1:{server.port}"})
+            # Without health checks, whose connections would be counted too.
+            changes = {
+                "127.0.0.1:8000": f"unix@{path}" if way == "unix" else f"127.0.0.1:{server.port}",
+                "default-server check": "default-server",
+            }
+            front = haproxy("http.cfg", changes)
         yield Site(stack.enter_context(front), server)
 
 

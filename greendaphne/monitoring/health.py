@@ -32,7 +32,8 @@ _ATTEMPTS: Final = 1000
 
 _FIELDS = ((b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Control", b"no-store"))
 _OK: Final[Page] = (200, _FIELDS, b"ok\n")
-_DRAINING: Final[Page] = (503, _FIELDS, b"draining\n")
+# The connection has been told nothing yet at the very beginning of a drain.
+_DRAINING: Final[Page] = (503, (*_FIELDS, (b"Connection", b"close")), b"draining\n")
 _OUT_OF_REACH: Final[Page] = (503, _FIELDS, b"channel layer out of reach\n")
 
 
@@ -134,6 +135,9 @@ class Health:
         """Answer a check; see :data:`greendaphne.localpages.Handler`."""
         if self.draining:
             return _DRAINING
-        if self._watch.troubled or not self._probe.check():
-            return _OUT_OF_REACH
-        return _OK
+        page = _OUT_OF_REACH if self._watch.troubled or not self._probe.check() else _OK
+        # It may have begun while the layer was waited for.
+        return self._unless_draining(page)
+
+    def _unless_draining(self, page: Page) -> Page:
+        return _DRAINING if self.draining else page

@@ -26,6 +26,7 @@ from josepy.interfaces import JSONDeSerializable
 from josepy.jwa import ES256, ES384, ES512, RS256
 from josepy.jwk import JWKEC, JWKRSA
 from josepy.util import ComparableECKey, ComparableRSAKey
+from requests.adapters import HTTPAdapter
 
 from .. import __version__
 from ..tls.pem import PrivateKey
@@ -157,8 +158,15 @@ class Authority:
         self._directory: messages.Directory | None = None
 
     def close(self) -> None:
-        """Close the connections."""
-        self._network.session.close()
+        """Close the connections, in the thread that made them."""
+        session = self._network.session
+        for adapter in session.adapters.values():
+            if isinstance(adapter, HTTPAdapter):
+                # urllib3 leaves that to the garbage collector, which comes when it likes and in any thread.
+                for manager in (adapter.poolmanager, *adapter.proxy_manager.values()):
+                    for key in manager.pools.keys():  # noqa: SIM118 - it cannot be iterated itself
+                        manager.pools[key].close()
+        session.close()
 
     @property
     def directory(self) -> messages.Directory:

@@ -7,6 +7,9 @@ Importing this module registers them.
 
 from __future__ import annotations
 
+import gc
+import importlib
+import sys
 from typing import Final
 
 from ..endpoints import Endpoint, EndpointError, Kind, Parameter, path, register
@@ -37,12 +40,21 @@ def directory_url(text: str) -> str:
 
 def _make(description: str, url: str, directory: str, inner: Endpoint) -> Endpoint:
     try:
-        from . import authority  # noqa: F401 - here, since it takes a moment and may be missing
+        _import_library()
     except ImportError as error:
         raise EndpointError(
             f"Endpoint {description!r} needs the package {error.name}, which is not installed: pip install 'greendaphne[acme]'."
         ) from None
     return TLSEndpoint(description, inner, AcmeContexts(directory, url))
+
+
+def _import_library() -> None:
+    """Import what speaks with authorities: here, since it may be missing and takes a moment, which nobody has while it serves."""
+    name = f"{__package__}.authority"
+    if name not in sys.modules:
+        importlib.import_module(name)
+        # It brings tens of thousands of objects; without this, the full collection that they call for comes with the first certificate.
+        gc.collect()
 
 
 def _le(description: str, directory: str, inner: Endpoint) -> Endpoint:

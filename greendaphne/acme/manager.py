@@ -83,6 +83,7 @@ class Manager:
         # What was reported when, where that cannot be written to the directory.
         self._reported: dict[str, tuple[str, float]] = {}
         self._run: NativeThread | None = None
+        self._authority: Authority | None = None
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> None:
@@ -113,8 +114,9 @@ class Manager:
     def close(self) -> None:
         """Let the native thread end; only for who calls :meth:`look` without :meth:`start`."""
         run, self._run = self._run, None
+        authority, self._authority = self._authority, None
         if run is not None:
-            run.close()
+            run.close(None if authority is None else authority.close)
 
     @property
     def run(self) -> NativeThread:
@@ -229,39 +231,43 @@ class Manager:
 
         order = sorted(tasks, key=urgency)
         self._challenges.clear()
-        authority: Authority | None = None
-        try:
-            for host in order:
-                entry, record, task = snapshot.entries[host], state.of(host), tasks[host]
-                if task != "report":
-                    try:
-                        if authority is None:
-                            authority = self._connect(state)
-                        if task == "issue":
-                            self._issue(authority, entry, record, state)
-                            entry, record, task = self._snapshot.entries.get(host, entry), state.of(host), "ask"
-                        self._ask(authority, entry, record)
-                    except AcmeError as error:
-                        self._failure(error, entry, record, state, task)
-                self._report_danger(entry, record)
-                if self._clock() < state.of(_AUTHORITY).retry_at:
-                    break
-        finally:
-            if authority is not None:
-                authority.close()
+        for host in order:
+            entry, record, task = snapshot.entries[host], state.of(host), tasks[host]
+            if task != "report":
+                try:
+                    authority = self._authority or self._connect(state)
+                    if task == "issue":
+                        self._issue(authority, entry, record, state)
+                        entry, record, task = self._snapshot.entries.get(host, entry), state.of(host), "ask"
+                    self._ask(authority, entry, record)
+                except AcmeError as error:
+                    self._failure(error, entry, record, state, task)
+            self._report_danger(entry, record)
+            if self._clock() < state.of(_AUTHORITY).retry_at:
+                break
+        self._disconnect()
         for host in set(state.records) - set(snapshot.entries) - {_AUTHORITY}:
             del state.records[host]
         self.run(self.store.save, state)
 
     def _connect(self, state: State) -> Authority:
         key = self.run(self.store.account_key)
-        authority = Authority(self.url, key, self._options)
-        self.run(authority.connect)
+        authority = self._authority = Authority(self.url, key, self._options)
+        try:
+            self.run(authority.connect)
+        except AuthorityError:
+            self._disconnect()
+            raise
         account = state.of(_AUTHORITY)
         if account.failures:
             logger.info("%s can be reached again", self.url)
             account.failures, account.reason = 0, ""
         return authority
+
+    def _disconnect(self) -> None:
+        authority, self._authority = self._authority, None
+        if authority is not None:
+            self.run(authority.close)
 
     def _issue(self, authority: Authority, entry: Entry, record: Record, state: State) -> None:
         host = entry.host

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+import gevent
 from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
 
 #: Seconds after which a thread that has nothing to do ends.
 _IDLE: Final = 60
+#: Seconds to wait for its end; a request to an authority that does not answer takes longer.
+_PATIENCE: Final = 1.0
 
 
 class NativeThread:
@@ -34,8 +37,17 @@ class NativeThread:
         result: T = value
         return result
 
-    def close(self) -> None:
-        """Have the thread end, behind a call that is under way."""
+    def close(self, last: Callable[[], object] | None = None) -> None:
+        """Have the thread end behind a call that is under way, for which :data:`_PATIENCE` seconds are waited.
+
+        :param last: called in the thread before it ends.  What was made there has to be closed there: in a patched process its sockets
+            belong to the thread's hub.
+        """
+        gevent.spawn(self._end, last).join(_PATIENCE)
+
+    def _end(self, last: Callable[[], object] | None) -> None:
+        if last is not None:
+            self._pool.spawn(_outcome, last, ()).get()
         self._pool.kill()
 
 

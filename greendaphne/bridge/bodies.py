@@ -8,7 +8,7 @@ process by an allowance; so is the disk.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import IO
 
 from gevent import get_hub
@@ -64,11 +64,12 @@ class Body:
             if self._file is None:
                 self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - close() closes it
             # A disk may be slow; other greenlets go on meanwhile.
-            get_hub().threadpool.apply(_write_all, (self._file, data))
+            failure: OSError | None = get_hub().threadpool.apply(_write_all, (self._file, data))
+            if failure is not None:
+                raise failure
         except OSError as error:
             disk_log.failed(error)
             raise _no_room() from error
-        disk_log.works()
 
     def spooled(self, size: int) -> Iterator[tuple[bytes, bool]]:
         """The file's content in pieces of ``size`` bytes."""
@@ -86,10 +87,15 @@ def _no_room() -> HTTPError:
     return HTTPError(503, "The server has no room for the request body.", [(b"Retry-After", b"10")], close=True, cause=causes.NO_ROOM)
 
 
-def _write_all(file: IO[bytes], data: bytes) -> None:
+def _write_all(file: IO[bytes], data: bytes) -> OSError | None:
+    """Write ``data`` or return why not: gevent's thread pool would print a traceback for what is raised."""
     view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
+    try:
+        while view:
+            view = view[file.write(view) :]
+    except OSError as error:
+        return error
+    return None
 
 
 class Bodies:
@@ -102,6 +108,11 @@ class Bodies:
         self._limits = limits
         self._streaming = streaming
         self.memory = Allowance(limits.buffered_bodies)
+        try:
+            # Tries where files can be made, which would fail for another reason once there are no descriptors left.
+            gettempdir()
+        except OSError as error:
+            disk_log.failed(error)
         self.disk = Allowance(limits.spooled_bodies)
 
     def collect(self, stream: Stream) -> Body:

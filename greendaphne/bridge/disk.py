@@ -1,34 +1,35 @@
-"""What the log hears of the disk that bodies and replies are stored on: one line when it fails and one when it works again.
+"""What the log hears of the disk that bodies and replies are stored on, when it fails.
 
-Requests fail one by one meanwhile, each with its own answer; what the operator has to know is why.
+Requests fail one by one meanwhile, each with its own answer; what the operator has to know is why.  On a disk that is nearly full some
+things fit and some do not, so there is no line for each turn of that.
 """
 
 from __future__ import annotations
 
 import logging
+from math import inf
 from tempfile import gettempdir
+from time import monotonic
 from typing import Final
 
 logger = logging.getLogger("daphne.server")
 
+#: Seconds between two lines.
+INTERVAL: Final = 60.0
+
 
 class DiskLog:
-    """Hears of every attempt to store something, and writes what is new."""
+    """Hears of every failure to store something, and writes a line now and then."""
 
     def __init__(self) -> None:
-        self._failing = False
+        self._next = -inf
 
     def failed(self, error: Exception) -> None:
         """Something could not be stored."""
-        if not self._failing:
-            self._failing = True
-            logger.error("Cannot store large bodies and replies on disk for now (TMPDIR is %s): %s", _directory(), error)
-
-    def works(self) -> None:
-        """Something has been stored."""
-        if self._failing:
-            self._failing = False
-            logger.info("Large bodies and replies can be stored on disk again")
+        now = monotonic()
+        if now >= self._next:
+            self._next = now + INTERVAL
+            logger.error("Cannot store a large body or reply (TMPDIR is %s): %s", _directory(), error)
 
 
 #: All servers of the process share the disk.

@@ -297,9 +297,7 @@ class Mailbox:
         finally:
             self._writing = False
             self._release()
-        if error is None:
-            disk_log.works()
-        elif not self._closed:
+        if error is not None and not self._closed:
             disk_log.failed(error)
         if tail is self._tail:
             if error is not None:

@@ -59,6 +59,7 @@ class _Tunnel:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self.response_headers: Headers = ()
 
     def read(self, n: int, timeout: float | None = None) -> bytes:
         return self._transport.recv(n, timeout)

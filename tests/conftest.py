@@ -6,9 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 from gevent._hub_local import get_hub_if_exists
+from hypothesis import settings
 
 from tests.support import Client, RunningServer
 from tests.support import serve as run_server
+
+# How long an example takes says something about the machine's other work only.
+settings.register_profile("greendaphne", deadline=None)
+settings.load_profile("greendaphne")
 
 
 @pytest.fixture(autouse=True)

@@ -68,7 +68,8 @@ class RunningServer:
         self.app = Application(layer)
         first = server.listeners[0].getHost()
         self.host = first.host
-        self.port: int = first.port
+        #: 0 for a UNIX socket.
+        self.port = first.port or 0
 
     @property
     def address(self) -> tuple[str, int]:

@@ -123,7 +123,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         limits=Limits(websocket_message=0, websocket_frame=0),
         websocket_compression=request.param == "compressed",
     ) as running:
-        plain, secure = (listener.getHost().port for listener in running.server.listeners)
+        plain, secure = (listener.getHost().port or 0 for listener in running.server.listeners)
         yield Site(application, {"ws": plain, "wss": secure}, request.param == "compressed", authority.file)
 
 

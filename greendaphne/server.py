@@ -238,6 +238,8 @@ class Server:
         )
         if self._monitor is not None:
             self._monitor.watch(self._connections)
+            if self.certificates is not None and self._monitor.metrics is not None:
+                self._monitor.metrics.add_source(self.certificates.families)
         #: What is listened on, in the order of the endpoints, once started; Twisted's names for it work.
         self.listeners: list[Listener] = []
         #: Gives ``reply_protocols``, the reply channels of all clients, under daphne's name.

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import greendaphne
 from greendaphne import values
+from greendaphne.addresses import AddressList
 from greendaphne.arguments import HELP, VERSION, normalise, parse
 from greendaphne.cli import (
     ConfigurationError,
@@ -279,6 +280,15 @@ def test_channel_layer_of_any_look(layer: str) -> None:
             "argument --limit-request-body: must be a number of bytes, such as 65536, 64K, 1M or 2G, not '1T'",
         ),
         ("--limit-request-line 0 app:layer", "argument --limit-request-line: must be at least 1 byte, not '0'"),
+        ("--proxy-protocol=3 app:layer", "argument --proxy-protocol: must be off, v1, v2 or auto, not '3'"),
+        (
+            "--proxy-allow-from=proxy app:layer",
+            (
+                "argument --proxy-allow-from: must be addresses, networks such as 10.0.0.0/8, unix or *, separated by commas "
+                "('proxy' is none of these), not 'proxy'"
+            ),
+        ),
+        ("--backlog 0 app:layer", "argument --backlog: must be a number from 1 to 2147483647, not '0'"),
         ("--server-name= app:layer", "argument --server-name: must be printable ASCII characters, not ''"),
     ],
 )
@@ -311,6 +321,9 @@ def test_refused(argv: str, message: str) -> None:
         ("--websocket-max-message-size 2M", {"websocket_max_message_size": 2 * 1024**2}),
         ("--websocket-max-frame-size 64K", {"websocket_max_frame_size": 64 * 1024}),
         ("--websocket-compression", {"websocket_compression": True}),
+        ("--backlog 5 --reuse-port", {"backlog": 5, "reuse_port": True}),
+        ("--proxy-protocol v2", {"proxy_protocol": "v2"}),
+        ("--proxy-allow-from 10.0.0.0/8,unix", {"proxy_allow_from": AddressList("10.0.0.0/8,unix")}),
         # Abbreviations of theirs alone.
         ("--kee 5", {"keep_alive_timeout": 5}),
         ("--he=5", None),

@@ -133,6 +133,27 @@ def test_a_file_dropped_in_while_it_runs(authority: Pebble, tmp_path: Path, log:
             assert get(server, client) == b"from the application"
 
 
+def test_metrics_tell_how_the_certificates_stand(authority: Pebble, tmp_path: Path, log: Lines) -> None:
+    directory = tmp_path / "certs"
+    acme = {"domains": (HOST,)}
+    with served(authority, directory, acme=acme, metrics_path="/metrics") as server:
+        log.wait_for(f"A new certificate for {HOST} is in service")
+        (directory / "gone.nowhere.test.pem").touch()
+        log.wait_for("No certificate for gone.nowhere.test")
+        with connect(authority, server) as client:
+            client.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            text = client.read_response().body.decode()
+    labels = f'{{directory="{directory}",host="{HOST}"}}'
+    assert f"greendaphne_acme_danger{labels} 0.0" in text
+    assert f'greendaphne_acme_danger{{directory="{directory}",host="gone.nowhere.test"}} 1.0' in text
+    assert f'greendaphne_acme_failures_in_a_row{{directory="{directory}",host="gone.nowhere.test"}} 1.0' in text
+    assert f"greendaphne_acme_expiry_timestamp_seconds{labels} " in text
+    assert f"greendaphne_acme_renewal_timestamp_seconds{labels} " in text
+    assert f'greendaphne_acme_certificates_issued_total{{directory="{directory}"}} 1.0' in text
+    assert f'greendaphne_acme_failures_total{{directory="{directory}"}} 1.0' in text
+    assert f'greendaphne_acme_outages_in_a_row{{directory="{directory}"}} 0.0' in text
+
+
 def test_what_is_there_is_served_while_the_authority_is_away(authority: Pebble, tmp_path: Path, log: Lines) -> None:
     directory = tmp_path / "certs"
     directory.mkdir(mode=0o700)
@@ -260,7 +281,7 @@ class Process:
 
 
 def test_several_processes_issue_once(authority: Pebble, tmp_path: Path) -> None:
-    """The command itself, patched by gevent, twice on one socket and one directory, and two further ones below a master."""
+    """The command itself, patched by gevent, twice on one socket and one directory."""
     directory = tmp_path / "certs"
     with between(authority) as middle:
         processes = [Process(authority, directory, middle.url) for _ in range(2)]

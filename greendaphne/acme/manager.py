@@ -373,3 +373,9 @@ class Manager:
     def statuses(self) -> list[HostStatus]:
         """How the hosts stand by the last look, for metrics."""
         return statuses(self._snapshot, self.store.state(), self._clock())
+
+    @property
+    def outages(self) -> int:
+        """How many times in a row the authority was out of reach."""
+        record = self.store.state().records.get(_AUTHORITY)
+        return 0 if record is None else record.failures

@@ -5,8 +5,8 @@ A server without such an endpoint never imports this.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
 
 from ..endpoints import Endpoint, EndpointError
 from ..localpages import LocalPages, Page
@@ -15,6 +15,9 @@ from .challenges import HTTP_PREFIX
 from .contexts import AcmeContexts
 from .manager import Manager
 from .options import HTTP_01, TLS_ALPN_01, AcmeOptions
+
+if TYPE_CHECKING:
+    from ..monitoring.families import Family
 
 #: Where an authority looks: RFC 8555 section 8.3 and RFC 8737 section 3.
 _HTTP_PORT: Final = 80
@@ -55,6 +58,32 @@ class Service:
         """End; certificates in service stay there."""
         for manager in self.managers:
             manager.stop()
+
+    def families(self) -> Iterable[Family]:
+        """What there is to know, for metrics; see :meth:`greendaphne.monitoring.metrics.Metrics.add_source`."""
+        from ..monitoring.families import counters, gauges
+
+        expires: dict[tuple[str, str], float] = {}
+        renews: dict[tuple[str, str], float] = {}
+        danger: dict[tuple[str, str], float] = {}
+        failures: dict[tuple[str, str], float] = {}
+        for manager in self.managers:
+            for status in manager.statuses():
+                key = manager.store.path, status.host
+                danger[key], failures[key] = status.danger, status.failures
+                if status.expires is not None and status.renews is not None:
+                    expires[key], renews[key] = status.expires, status.renews
+        labels = ("directory", "host")
+        yield gauges("greendaphne_acme_danger", "1 where a certificate is missing, or should have been renewed long ago.", labels, danger)
+        yield gauges("greendaphne_acme_failures_in_a_row", "Tries to obtain a certificate since the last that succeeded.", labels, failures)
+        yield gauges("greendaphne_acme_expiry_timestamp_seconds", "When a certificate ceases to be valid.", labels, expires)
+        yield gauges("greendaphne_acme_renewal_timestamp_seconds", "When a certificate is due for renewal.", labels, renews)
+        outages = {(manager.store.path,): float(manager.outages) for manager in self.managers}
+        yield gauges("greendaphne_acme_outages_in_a_row", "Tries since the authority was last in reach.", labels[:1], outages)
+        issued = {(manager.store.path,): float(manager.issued) for manager in self.managers}
+        yield counters("greendaphne_acme_certificates_issued", "Certificates that this process has obtained.", labels[:1], issued)
+        failed = {(manager.store.path,): float(manager.failed) for manager in self.managers}
+        yield counters("greendaphne_acme_failures", "Certificates that this process could not obtain.", labels[:1], failed)
 
     def add_pages(self, pages: LocalPages) -> None:
         """Have HTTP-01 challenges answered."""

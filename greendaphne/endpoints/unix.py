@@ -9,7 +9,7 @@ import os
 import pwd
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import gevent
@@ -108,8 +108,10 @@ class UNIXEndpoint(Endpoint):
         sock.listen(self.options.backlog if self.backlog is None else self.backlog)
 
     def _bind(self, sock: socket.socket) -> None:
-        # The file gets these permissions, less those in the umask: never more than it is to have.
-        os.fchmod(sock.fileno(), self.mode)
+        # The file gets these permissions, less those in the umask: never more than it is to have.  Where the system cannot do that, it has
+        # others until listen(), before which nobody can connect.
+        with suppress(OSError):
+            os.fchmod(sock.fileno(), self.mode)
         try:
             sock.bind(self.address)
         except OSError as error:
@@ -173,9 +175,10 @@ def _chmod(address: str, mode: int) -> None:
     """Set the permissions of a socket file, and of nothing else that somebody may just have put in its place."""
     descriptor = os.open(address, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-            # There is no fchmod() for such a descriptor.
-            os.chmod(f"/proc/self/fd/{descriptor}", mode)
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return
+        # There is no fchmod() for such a descriptor.
+        os.chmod(f"/proc/self/fd/{descriptor}" if os.path.isdir("/proc/self/fd") else address, mode)
     finally:
         os.close(descriptor)
 

@@ -10,7 +10,7 @@ import socket
 import ssl
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -471,6 +471,42 @@ def test_header_precedes_tls(authority: Authority, secure_endpoint: str, header:
         message = server.app.answer(b"hello")
         assert (message["client"], message["server"], message["scheme"]) == (CLIENT, SERVER, "https")
         sock.close()
+
+
+def listening_fd() -> str:
+    return f"fd:{socket.create_server(('127.0.0.1', 0)).detach()}"
+
+
+KINDS: dict[str, Callable[[Path], str]] = {
+    "tcp": lambda _: "tcp:0:interface=127.0.0.1",
+    "tcp6": lambda _: r"tcp6:0:interface=\:\:1",
+    "unix": lambda path: f"unix:{path}/x",
+    "abstract": lambda path: f"unix:@greendaphne{path}",
+    "fd": lambda _: listening_fd(),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wrapper", ["", "haproxy:", "txsni:{0}:", "haproxy:txsni:{0}:", "txsni:{0}:haproxy:"])
+def test_every_kind_with_and_without(authority: Authority, certificates: Path, tmp_path: Path, kind: str, wrapper: str) -> None:
+    endpoint = wrapper.format(certificates) + KINDS[kind](tmp_path)
+    with serve(endpoints=[endpoint]) as server:
+        listener = server.server.listeners[0].socket
+        sock = socket.socket(listener.family)
+        sock.settimeout(PATIENCE)
+        sock.connect(listener.getsockname())
+        if "haproxy" in wrapper:
+            sock.sendall(V2)
+        if "txsni" in wrapper:
+            sock = client_context(authority).wrap_socket(sock, server_hostname="localhost")
+        with Client(sock) as client:
+            client.send(GET)
+            message = server.app.answer(b"hello")
+            assert client.read_response().body == b"hello"
+    expected = CLIENT if "haproxy" in wrapper else {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}.get(listener.family)
+    found = message.get("client")
+    assert (found if isinstance(expected, list) or found is None else found[0]) == expected
+    assert message["scheme"] == ("https" if "txsni" in wrapper else "http")
 
 
 @pytest.mark.parametrize("version", ["--http1.1", "--http2"])

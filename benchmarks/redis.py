@@ -1,9 +1,9 @@
 """Hello and a group message through Redis: greendaphne on its own layer against daphne 1.4.2 on asgi_redis, with the same workers.
 
-``python -m benchmarks.redis [--quick] [--json FILE]``.  The workers are asgi_redis' for both servers, so that the difference is the
-server's; a third row shows greendaphne with workers on its own layer.  A new, empty Redis serves each run.  Commands and round trips are
-Redis' own counters per request, workers included; the server's share is what remains beside workers on asgi_redis, which are known by
-their commands.  Needs redis-server.
+``python -m benchmarks.redis [--quick] [--only http|group] [--json FILE]``; all of it takes five minutes.  The workers are asgi_redis' for
+both servers, so that the difference is the server's; a third row shows greendaphne with workers on its own layer.  A new, empty Redis
+serves each run.  Commands and round trips are Redis' own counters per request, workers included; the server's share is what remains
+beside workers on asgi_redis, which are known by their commands.  Needs redis-server.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import isnan, nan
 from statistics import median
@@ -44,6 +44,8 @@ START_LIMIT = 10.0
 #: Seconds without another arrival after which a message to the group counts as lost for the rest.
 GROUP_LIMIT = 3.0
 REST = 2.0
+#: File descriptors beyond the group's connections.
+SPARE_FILES = 300
 
 #: The newest set on which daphne 1.4.2 runs with asgi_redis.
 REQUIREMENTS = (
@@ -62,7 +64,7 @@ APPLICATION = "benchmarks.apps.on_redis:channel_layer"
 
 
 class Plan(NamedTuple):
-    """Rounds, seconds of each run, members of the group and messages to it, seconds of idling."""
+    """Rounds of requests, seconds of each run; members of the group, messages to it, seconds of idling."""
 
     rounds: int
     seconds: float
@@ -71,8 +73,9 @@ class Plan(NamedTuple):
     idle_seconds: float
 
 
-FULL = Plan(3, 5.0, 1000, 5, 15.0)
+FULL = Plan(3, 4.0, 1000, 5, 11.0)
 QUICK = Plan(1, 2.0, 200, 2, 6.0)
+HTTP, GROUP = PARTS = ("http", "group")
 
 
 class Deployment(NamedTuple):
@@ -196,12 +199,12 @@ def _deployed(deployment: Deployment, capacity: int) -> Iterator[tuple[Server, R
 Sample = dict[str, float]
 
 
-def _http(deployment: Deployment, plan: Plan, wrk: str | None, number: int) -> dict[int, Sample]:
+def _http(deployment: Deployment, plan: Plan, wrk: str | None) -> Iterator[tuple[int, Sample]]:
+    """A sample for each number of connections."""
     client = environment.cores().client
-    found = {}
     with _deployed(deployment, CAPACITY) as (server, redis):
         for connections in CONNECTIONS:
-            progress(f"redis: round {number} of {plan.rounds}, {deployment.server.name}, {connections} connections")
+            progress(f"redis: {deployment.server.name}, {connections} connections")
             generate(wrk, server.port, connections=connections, seconds=WARM_UP, core=client)
             cpu, counted = server.cpu(), redis.counters()
             load = generate(wrk, server.port, connections=connections, seconds=plan.seconds, core=client)
@@ -209,17 +212,19 @@ def _http(deployment: Deployment, plan: Plan, wrk: str | None, number: int) -> d
             if not load.requests:
                 raise BenchmarkError(f"{deployment.server.name} answered nothing over {connections} connections")
             round_trips = (now.reads - counted.reads) / load.requests
-            found[connections] = {
-                "requests_per_second": load.rate,
-                "median_ms": load.median_ms,
-                "p99_ms": load.p99_ms,
-                "cpu_us_per_request": 1e6 * used / load.requests,
-                "round_trips": round_trips,
-                "server_round_trips": _share(deployment, round_trips, (now.blpops - counted.blpops) / load.requests),
-                "commands": (now.commands - counted.commands) / load.requests,
-                "errors": load.errors,
-            }
-    return found
+            yield (
+                connections,
+                {
+                    "requests_per_second": load.rate,
+                    "median_ms": load.median_ms,
+                    "p99_ms": load.p99_ms,
+                    "cpu_us_per_request": 1e6 * used / load.requests,
+                    "round_trips": round_trips,
+                    "server_round_trips": _share(deployment, round_trips, (now.blpops - counted.blpops) / load.requests),
+                    "commands": (now.commands - counted.commands) / load.requests,
+                    "errors": load.errors,
+                },
+            )
 
 
 def _share(deployment: Deployment, round_trips: float, blpops: float) -> float:
@@ -229,7 +234,13 @@ def _share(deployment: Deployment, round_trips: float, blpops: float) -> float:
     return round_trips - ROUND_TRIPS_PER_RECEIVE * blpops - ROUND_TRIPS_PER_REPLY
 
 
-async def _group(server: Server, redis: Redis, plan: Plan) -> Sample:
+def _group(deployment: Deployment, plan: Plan) -> Sample:
+    progress(f"redis: {deployment.server.name}, group of {plan.members}")
+    with _deployed(deployment, GROUP_CAPACITY) as (server, redis), bound_to(environment.cores().client):
+        return asyncio.run(_send_to_group(server, redis, plan))
+
+
+async def _send_to_group(server: Server, redis: Redis, plan: Plan) -> Sample:
     clients = await wsclient.connect(server.port, plan.members)
     await asyncio.sleep(REST)
     before = redis.counters()
@@ -253,46 +264,52 @@ def _row(name: str, case: int, samples: list[Sample]) -> Row:
     return row
 
 
-def measure(plan: Plan) -> list[Figures]:
+def measure(plan: Plan, parts: Sequence[str] = PARTS) -> list[Figures]:
     """Run the plan."""
     found = deployments()
+    conditions: Row = {"time": time.strftime("%Y-%m-%d %H:%M"), "workers": f"{WORKERS} processes"}
+    figures = []
+    if HTTP in parts:
+        figures.append(_measure_http(found, plan, conditions))
+    if GROUP in parts:
+        figures.append(_measure_group(found, plan, conditions))
+    return figures
+
+
+def _measure_http(found: list[Deployment], plan: Plan, conditions: Row) -> Figures:
     wrk = environment.wrk()
-    environment.allow_open_files(plan.members + 300)
-    http: dict[tuple[int, str], list[Sample]] = defaultdict(list)
-    group: dict[str, list[Sample]] = defaultdict(list)
+    samples: dict[tuple[int, str], list[Sample]] = defaultdict(list)
     for number in range(1, plan.rounds + 1):
+        progress(f"redis: round {number} of {plan.rounds}")
         for deployment in found:
-            name = deployment.server.name
-            for connections, sample in _http(deployment, plan, wrk, number).items():
-                http[connections, name].append(sample)
-            progress(f"redis: round {number} of {plan.rounds}, {name}, group of {plan.members}")
-            with _deployed(deployment, GROUP_CAPACITY) as (server, redis), bound_to(environment.cores().client):
-                group[name].append(asyncio.run(_group(server, redis, plan)))
-    names = [deployment.server.name for deployment in found]
-    conditions: Row = {
-        "time": time.strftime("%Y-%m-%d %H:%M"),
-        "load": "wrk" if wrk else "benchmarks.load",
-        "workers": f"{WORKERS} processes",
-        "rounds": plan.rounds,
-    }
-    return [
-        Figures(
-            "redis",
-            "Hello over HTTP/1.1 through Redis; Redis' figures include the workers'",
-            "case",
-            HTTP_COLUMNS,
-            [_row(name, connections, http[connections, name]) for connections in CONNECTIONS for name in names],
-            {**conditions, "seconds": plan.seconds, "capacity": CAPACITY},
-        ),
-        Figures(
-            "redis_group",
-            "One message to a group through Redis",
-            "case",
-            GROUP_COLUMNS,
-            [_row(name, plan.members, group[name]) for name in names],
-            {**conditions, "messages": plan.messages, "capacity": GROUP_CAPACITY},
-        ),
-    ]
+            for connections, sample in _http(deployment, plan, wrk):
+                samples[connections, deployment.server.name].append(sample)
+    return Figures(
+        "redis",
+        "Hello over HTTP/1.1 through Redis; Redis' figures include the workers'",
+        "case",
+        HTTP_COLUMNS,
+        [_row(name, connections, taken) for (connections, name), taken in sorted(samples.items(), key=lambda item: item[0][0])],
+        {
+            **conditions,
+            "load": "wrk" if wrk else "benchmarks.load",
+            "rounds": plan.rounds,
+            "seconds": plan.seconds,
+            "capacity": CAPACITY,
+        },
+    )
+
+
+def _measure_group(found: list[Deployment], plan: Plan, conditions: Row) -> Figures:
+    environment.allow_open_files(plan.members + SPARE_FILES)
+    return Figures(
+        "redis_group",
+        "One message to a group through Redis",
+        "case",
+        GROUP_COLUMNS,
+        [_row(deployment.server.name, plan.members, [_group(deployment, plan)]) for deployment in found],
+        {**conditions, "messages": plan.messages, "capacity": GROUP_CAPACITY},
+    )
 
 
 HTTP_COLUMNS = (
@@ -319,7 +336,7 @@ GROUP_COLUMNS = (
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``python -m benchmarks.redis``."""
-    return command(argv, __doc__ or "", lambda quick: measure(QUICK if quick else FULL))
+    return command(argv, __doc__ or "", lambda quick, parts: measure(QUICK if quick else FULL, parts), parts=PARTS)
 
 
 if __name__ == "__main__":

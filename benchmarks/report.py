@@ -59,19 +59,23 @@ class Figures(NamedTuple):
 def command(
     argv: list[str] | None,
     description: str,
-    run: Callable[[bool], list[Figures]],
+    run: Callable[..., list[Figures]],
     versions: Callable[[], dict[str, str]] = dict,
+    parts: Sequence[str] = (),
 ) -> int:
     """The command line of a benchmark: ``run`` is called with whether ``--quick`` was given, ``versions`` for what was measured.
+    A benchmark with ``parts`` is also told which of them to run: what ``--only`` named, or all.
 
     Returns the exit code: 1 with one line on standard error where the benchmark cannot run here.
     """
     parser = argparse.ArgumentParser(description=description.strip(), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few and short runs: whether it works, not what it costs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    if parts:
+        parser.add_argument("--only", choices=parts, action="append", help="this part alone; may be repeated")
     options = parser.parse_args(argv)
     try:
-        found = run(options.quick)
+        found = run(options.quick, options.only or parts) if parts else run(options.quick)
     except BenchmarkError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1

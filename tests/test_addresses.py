@@ -21,6 +21,7 @@ from greendaphne.addresses import LOCAL, AddressList
         (" 10.1.2.3 ,, 2001:db8::/32 ", ["10.1.2.3", "2001:db8::1", "2001:DB8:0::1"], ["10.1.2.4", "2001:db9::1"]),
         ("fe80::/10", ["fe80::1%eth0"], ["fec0::1"]),
         ("::ffff:1.2.3.4", ["1.2.3.4", "::ffff:1.2.3.4"], ["1.2.3.5"]),
+        ("::ffff:10.0.0.0/104", ["10.0.0.1", "::ffff:10.0.0.1"], ["11.0.0.1", "::1"]),
         ("unix", [None], ["unix", "127.0.0.1"]),
         ("0.0.0.0/0", ["1.2.3.4"], ["::1", None]),
     ],
@@ -33,7 +34,9 @@ def test_membership(text: str, inside: list[str | None], outside: list[str | Non
         assert [host for host in outside if host in addresses] == []
     assert bool(addresses) == bool(inside)
     assert str(addresses) == text
-    assert addresses == AddressList(text)
+    assert {addresses: 1}[AddressList(text)] == 1
+    assert repr(addresses) == f"AddressList({text!r})"
+    assert b"127.0.0.1" not in addresses or text == "*"
 
 
 @pytest.mark.parametrize("item", ["x", "10.0.0.0/33", "localhost", "1.2.3", "10.0.0.1-2", "10.0.0.0/8/8", "[::1]", "127.0.0.1:80"])

@@ -334,6 +334,25 @@ def test_time_limit_is_for_the_whole_header() -> None:
     assert str(caught.value) == "its PROXY header did not come within 0.1 seconds"
 
 
+def test_peer_that_resets_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    peer: Any
+    accepted: Any
+    with cooperative.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        peer = cooperative.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+    reader = HeaderReader(accepted._sock, ANY, PATIENCE)
+    peer.sendall(V2[:5])
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    gevent.spawn(peer.close)
+    with pytest.raises(ClientDisconnected):
+        ProxyProtocol().read(reader, "127.0.0.1")
+    reader.shutdown_read()
+    accepted.close()
+    assert caplog.records == []
+
+
 def test_the_log_hears_of_a_bounded_number_of_peers(caplog: pytest.LogCaptureFixture) -> None:
     protocol = ProxyProtocol(AddressList("10.0.0.1"))
     with pair() as (_, accepted):

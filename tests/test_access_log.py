@@ -233,7 +233,7 @@ def test_times_and_sizes() -> None:
         number = r"[0-9]+"
         pattern = (
             rf"\[{number}/[A-Z][a-z][a-z]/{number}:[0-9:]{{8}} [+-][0-9]{{4}}\] {number} {number} {number} {number}\.[0-9]{{6}} "
-            rf"[0-9.e-]+ {number}-{number}-{number}T[0-9:]{{8}}\.[0-9]{{3}}Z -"
+            rf"{number}\.[0-9]{{6}} {number}-{number}-{number}T[0-9:]{{8}}\.[0-9]{{3}}Z -"
         )
         assert re.fullmatch(pattern, lines.next())
 

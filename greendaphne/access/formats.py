@@ -100,7 +100,7 @@ def quoted(value: Value) -> str:
         text = encode_basestring_ascii(value)
         # The one control character that JSON does not escape.
         return text.replace("\x7f", "\\u007f") if "\x7f" in text else text
-    return repr(value)
+    return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
 _JSON_TEMPLATE = "{" + ", ".join(f'"{name}": %s' for name in FIELDS) + "}"
@@ -128,7 +128,7 @@ def _shown(value: Callable[[Entry], Value]) -> Atom:
         result = value(entry)
         if result is None or result == "":
             return NOTHING
-        return escaped(result) if isinstance(result, str) else str(result)
+        return escaped(result) if isinstance(result, str) else quoted(result)
 
     return atom
 

@@ -124,4 +124,7 @@ class Locator:
     def __call__(self, request: Request) -> Request:
         connection = request.connection
         client, scheme = client_and_scheme(request.headers, self._address, self._port, self._proto, connection.client, connection.scheme)
-        return request._replace(connection=connection._replace(client=client, scheme=scheme))
+        peer = connection.peer
+        if peer is None and client is not connection.client:
+            peer = connection.client or []
+        return request._replace(connection=connection._replace(client=client, scheme=scheme, peer=peer))

@@ -23,6 +23,17 @@ if TYPE_CHECKING:
     from .testing import LiveServer
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test with live servers as one that needs a transactional database, so that pytest-django makes one."""
+    if "greendaphne_server_factory" in getattr(item, "fixturenames", ()) and _has_database(item.config):
+        given = item.get_closest_marker("django_db")
+        if given is not None and given.args:
+            marker = pytest.mark.django_db(True, *given.args[1:], **given.kwargs)
+        else:
+            marker = pytest.mark.django_db(**{**(given.kwargs if given is not None else {}), "transaction": True})
+        item.add_marker(marker, append=False)
+
+
 @pytest.fixture
 def greendaphne_layer() -> Any:
     """The channel layer of ``greendaphne_server``; ``None`` is a new one in memory."""
@@ -40,7 +51,8 @@ def greendaphne_server_factory(request: pytest.FixtureRequest) -> Iterator[Calla
     """Make live servers that stop at the end of the test; takes the arguments of :func:`greendaphne.testing.live_server`."""
     from .testing import channels_in_memory, is_channels_project, live_server
 
-    if is_channels_project() and request.config.pluginmanager.hasplugin("django") and _has_database():
+    if _has_database(request.config):
+        # Where it was asked for in the course of the test.
         request.getfixturevalue("transactional_db")
     with ExitStack() as stack:
         shared: list[Any] = []
@@ -63,7 +75,12 @@ def greendaphne_server(
     return greendaphne_server_factory(greendaphne_layer, **greendaphne_options)
 
 
-def _has_database() -> bool:
+def _has_database(config: pytest.Config) -> bool:
+    """Whether there is a project of Channels with a database, and pytest-django to care for it."""
+    from .testing import is_channels_project
+
+    if not config.pluginmanager.hasplugin("django") or not is_channels_project():
+        return False
     from django.conf import settings
 
     return any(database.get("ENGINE") not in (None, "", "django.db.backends.dummy") for database in settings.DATABASES.values())

@@ -61,7 +61,7 @@ def live_server(
     :param layer: a channel layer; by default a new one in memory, in a project of Channels in the place of the project's.
     :param routes: consumers by channel name, for a layer that is not one of Channels.
     :param workers: how many run in this process; by default one where there are consumers.  With 0 the test plays the application.
-    :param serve_static: serve the files of ``django.contrib.staticfiles``, as ``runserver`` does.
+    :param serve_static: serve the files of ``django.contrib.staticfiles``, as ``runserver`` does; where ``DEBUG`` is on they are always.
     :param options: further keyword arguments of :class:`greendaphne.server.Server`.
     """
     from .config import Timeouts
@@ -114,6 +114,7 @@ def is_channels_project() -> bool:
 def channels_in_memory(alias: str = ALIAS) -> Iterator[Any]:
     """Put an in-memory layer in the place of the project's while the block runs; gives the layer."""
     from channels.asgi import ChannelLayerWrapper, channel_layers
+    from channels.routing import Router
 
     from .layers.memory import MemoryChannelLayer
 
@@ -122,7 +123,8 @@ def channels_in_memory(alias: str = ALIAS) -> Iterator[Any]:
     routing = made.routing if made is not None else channel_layers.configs[alias]["ROUTING"]
     layer = MemoryChannelLayer()
     layer.block_limit = BLOCK_LIMIT
-    replaced = channel_layers.set(alias, ChannelLayerWrapper(layer, alias, routing))
+    # A copy, as a router adds its defaults to the list that it is given.
+    replaced = channel_layers.set(alias, ChannelLayerWrapper(layer, alias, list(Router.resolve_routing(routing))))
     try:
         yield layer
     finally:

@@ -24,6 +24,7 @@ import gevent
 from gevent import get_hub, getcurrent
 
 from .access import AccessLog, AccessRecords, FormatError, compile_format
+from .access.formats import COMMON, DAPHNE
 from .access.log import LOGGER as ACCESS_LOGGER
 from .sink import GATHER, Report, Sink
 
@@ -166,12 +167,14 @@ class Logs:
         :raises LogError: where the format or the file cannot be used.
         """
         options = self._options
+        target = options.access_log
+        records = target == LOGGING or (not target and options.log_config is not None and logging.getLogger(ACCESS_LOGGER).handlers)
         try:
-            access_format = compile_format(options.access_log_format)
+            # daphne's has no line for some, and there were no records before that must look the same.
+            access_format = compile_format(options.access_log_format or (COMMON if records else DAPHNE))
         except FormatError as error:
             raise LogError(f"--access-log-format: {error}.") from None
-        target = options.access_log
-        if target == LOGGING or (not target and options.log_config is not None and logging.getLogger(ACCESS_LOGGER).handlers):
+        if records:
             return AccessRecords(access_format)
         if target and target != STANDARD_OUTPUT:
             try:

@@ -325,12 +325,11 @@ class Options:
         metavar="FILE",
         legacy=True,
     )
-    access_log_format: str = option(
+    access_log_format: str | None = option(
         LOGGING,
         "--access-log-format",
-        "How an access is written: daphne, json, common, combined, or text with atoms such as %(h)s.",
+        "How an access is written: daphne, the default, json, common, combined, or text with atoms such as %(h)s.",
         metavar="FORMAT",
-        default="daphne",
     )
     log_level: str | None = option(
         LOGGING,

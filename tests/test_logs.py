@@ -479,6 +479,7 @@ def test_everything_as_json_on_standard_error(tmp_path: Path) -> None:
     assert {"level", "logger", "message", "time", "pid"} == set(values[0])
     (access,) = [value for value in values if value["logger"] == "daphne.access"]
     assert (access["path"], access["status"], access["event"]) == ("/x", 200, "request")
+    assert access["message"].endswith('"GET /x HTTP/1.1" 200 1')
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,9 @@ Render = Callable[[Stream, str, float, str, "int | None"], "str | None"]
 DAPHNE: Final = "daphne"
 JSON: Final = "json"
 #: And those that stand for another.
+COMMON: Final = "common"
 NAMED: Final = {
-    "common": '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s',
+    COMMON: '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s',
     "combined": '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"',
 }
 

@@ -629,6 +629,32 @@ def test_a_certificate_that_cannot_be_written_is_not_ordered_again(
         assert orders(middle) == 1
 
 
+def test_a_new_start_tries_again_what_may_have_been_corrected(
+    authority: Pebble, middle: Between, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What failed between server and authority is tried at once, what the authority refused is not; and that is said."""
+    refused = "www." + NOWHERE
+    with site(authority, tmp_path / "certs", refused, url=middle.url) as here:
+        here.look()
+        here.file(HOST).touch()
+        middle.rules.append(lambda method, path, body: Reply.problem(403, "unauthorized", "no") if path == "/sign-me-up" else None)
+        (here.directory / "client.key").unlink()
+        here.file("a.example.test").touch()
+        here.look()
+        assert sum(path == "/sign-me-up" for _, path in middle.seen) == 2, "it is asked once for all hosts"
+        assert not here.look()
+        clock = here.clock
+    middle.rules.clear()
+    caplog.clear()
+    with site(authority, tmp_path / "certs", url=middle.url, clock=clock) as here:
+        assert here.look()
+        assert here.served(HOST)
+        assert here.served("a.example.test")
+        (line,) = lines(caplog)
+        assert line.startswith(f"{refused} is tried again in ")
+        assert f"or once {here.file(refused)} is touched: the authority could not confirm it with tls-alpn-01: " in line
+
+
 def test_nonsense_from_the_authority_is_survived(
     authority: Pebble, middle: Between, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -132,7 +132,13 @@ def test_delays(failures: int, outage: bool, wait: float | None, left: float | N
     longest = schedule.OUTAGE_MAX if outage else schedule.RETRY_MAX
     assert 60 <= delay <= max(longest * 1.2, wait or 0)
     if wait is not None:
-        assert delay >= wait
+        assert delay >= min(wait, schedule.WAIT_MAX)
+
+
+def test_what_is_remembered_by_a_clock_that_was_wrong_does_not_count() -> None:
+    assert schedule.is_ahead(1001, 1000)
+    assert not schedule.is_ahead(1000, 1000)
+    assert not schedule.is_ahead(1000 + 9 * DAY, 1000)
 
 
 def test_delays_grow() -> None:

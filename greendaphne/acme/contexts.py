@@ -62,6 +62,10 @@ class AcmeContexts(HostDirectory):
             return self._challenge_contexts.front()
         return self.front()
 
+    def write_lines(self) -> None:
+        super().write_lines()
+        self._challenge_contexts.write_lines()
+
     def refresh(self, host: str) -> None:
         """Serve what is in the file of ``host`` from now on."""
         self._context(host, forced=True)

@@ -81,8 +81,12 @@ def obtain(
 def _authorize(run: Run, authority: Authority, challenges: Challenges, host: str, kinds: Sequence[str], url: str) -> None:
     """Prove control of ``host``, unless the authority remembers that from before."""
     authorization = run(authority.fetch, url).content
-    if authorization.get("status") == "valid":
+    status = authorization.get("status")
+    if status == "valid":
         return
+    if status != "pending":
+        # One of an order that it reuses; the next order has another.
+        raise Refused(f"the authority has an authorization for {host} that is {one_line(str(status))}")
     offered = authorization.get("challenges")
     by_kind = {str(item.get("type")): item for item in offered if isinstance(item, dict)} if isinstance(offered, list) else {}
     kind = next((kind for kind in kinds if kind in by_kind), None)

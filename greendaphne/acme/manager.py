@@ -31,6 +31,9 @@ WATCH_INTERVAL: Final = 1.0
 #: A look takes this part of the time at most; a directory with many thousand files is looked at less often.
 _SHARE: Final = 1 / 200
 
+#: Seconds to wait after an error that nobody has thought of.
+_PAUSE: Final = 60.0
+
 #: The record of the authority itself.
 _AUTHORITY: Final = ""
 #: Reported of nobody in particular.
@@ -78,6 +81,8 @@ class Manager:
         self._interval = WATCH_INTERVAL if interval is None else interval
         self._challenges = Challenges(store)
         self._snapshot = Snapshot({}, {})
+        # Whether nothing has been tried yet.  Whoever starts a server again may have corrected what was wrong between it and the authority.
+        self._first = True
         # What was obtained and could not be written; authorities allow only a few of the same in a week.
         self._unwritten: dict[str, bytes] = {}
         # What was reported when, where that cannot be written to the directory.
@@ -107,6 +112,7 @@ class Manager:
                     self._report(_NOTICE, str(error))
                 except Exception:
                     logger.exception("Error in looking after the certificates in %s", self.store.path)
+                    gevent.sleep(_PAUSE)
                 gevent.sleep(self._interval if worked else max(self._interval, (time.monotonic() - started) / _SHARE))
         finally:
             self.close()
@@ -136,7 +142,11 @@ class Manager:
         self._notice_changes(snapshot)
         self._report_files(snapshot)
         now = self._clock()
-        if not any(self._tasks(entry, state, now) for entry in snapshot.entries.values()):
+        if self._first:
+            self._tell_what_waits(snapshot, state, now)
+        due = any(self._tasks(entry, state, now) for entry in snapshot.entries.values())
+        if not due:
+            self._first = False
             return False
         if not self._options.agree_tos:
             self._report_all_danger(snapshot, state, now)
@@ -150,6 +160,7 @@ class Manager:
             with self.store.lock() as locked:
                 if locked:
                     self._work(now)
+                    self._first = False
             return locked
         except AcmeError:
             self._report_all_danger(snapshot, state, now)
@@ -165,6 +176,19 @@ class Manager:
             old = before.entries.get(host)
             if old is not None and old.problem is not None and entry.certificate is not None:
                 self._refresh(host)
+
+    def _tell_what_waits(self, snapshot: Snapshot, state: State, now: float) -> None:
+        """Say at the start what was put off before it; nothing else would for hours."""
+        for entry in snapshot.entries.values():
+            record = state.records.get(entry.host) or Record()
+            if schedule.is_ahead(record.retry_at, now) and not self._tasks(entry, state, now):
+                logger.warning(
+                    "%s is tried again in %s%s: %s",
+                    entry.host,
+                    duration(record.retry_at - now),
+                    "" if record.limited else f", or once {entry.path} is touched",
+                    record.reason,
+                )
 
     def _refresh(self, host: str) -> None:
         for contexts in self._served:
@@ -196,13 +220,19 @@ class Manager:
             return ""
         record = state.records.get(entry.host) or Record()
         authority = state.records.get(_AUTHORITY) or Record()
-        waiting = now < authority.retry_at or (now < record.retry_at and (record.limited or record.failed == list(entry.signature or ())))
+        waiting = schedule.is_ahead(authority.retry_at, now) and (authority.limited or not self._first)
+        if schedule.is_ahead(record.retry_at, now) and (record.limited or record.failed == list(entry.signature or ())):
+            waiting = True
         if not waiting:
             if self._is_due(entry, record, now):
                 return "issue"
-            if entry.certificate is not None and record.authority == self.url and now >= record.ask_at:
+            if entry.certificate is not None and record.authority == self.url and not schedule.is_ahead(record.ask_at, now):
                 return "ask"
-        return "report" if in_danger(entry, now) and now >= record.reported_at + schedule.REPORT_INTERVAL else ""
+        return "report" if self._is_to_report(entry, record, now) else ""
+
+    @staticmethod
+    def _is_to_report(entry: Entry, record: Record, now: float) -> bool:
+        return in_danger(entry, now) and not schedule.is_ahead(record.reported_at + schedule.REPORT_INTERVAL, now)
 
     def _is_due(self, entry: Entry, record: Record, now: float) -> bool:
         certificate = entry.certificate
@@ -213,7 +243,7 @@ class Manager:
             return True
         if renewal_time(entry, record) > now:
             return False
-        recent = record.issued_at and now < schedule.earliest_renewal(certificate.not_before, certificate.not_after, record.issued_at)
+        recent = 0 < record.issued_at <= now < schedule.earliest_renewal(certificate.not_before, certificate.not_after, record.issued_at)
         return not recent or certificate.not_after <= now
 
     # What is done, under the lock.
@@ -243,7 +273,7 @@ class Manager:
                 except AcmeError as error:
                     self._failure(error, entry, record, state, task)
             self._report_danger(entry, record)
-            if self._clock() < state.of(_AUTHORITY).retry_at:
+            if schedule.is_ahead(state.of(_AUTHORITY).retry_at, self._clock()):
                 break
         self._disconnect()
         for host in set(state.records) - set(snapshot.entries) - {_AUTHORITY}:
@@ -261,7 +291,7 @@ class Manager:
         account = state.of(_AUTHORITY)
         if account.failures:
             logger.info("%s can be reached again", self.url)
-            account.failures, account.reason = 0, ""
+            account.failures, account.retry_at, account.reason = 0, 0.0, ""
         return authority
 
     def _disconnect(self) -> None:
@@ -288,7 +318,12 @@ class Manager:
     def _obtain(self, authority: Authority, entry: Entry, record: Record, state: State) -> bytes:
         host = entry.host
         logger.info("Obtaining a certificate for %s from %s", host, self.url)
-        state.account = self.run(authority.sign_in, state.account)
+        try:
+            state.account = self.run(authority.sign_in, state.account)
+        except AuthorityError as error:
+            # It is the same for every host.
+            error.outage = True
+            raise
         replaces = entry.certificate.certificate if entry.certificate is not None and record.authority == self.url else None
         kinds = self._kinds
         if record.challenge and len(kinds) > 1:
@@ -340,7 +375,7 @@ class Manager:
         where.retry_at = now + delay
         where.reason = str(error)
         record.reason = str(error)
-        record.limited = wait is not None
+        where.limited = wait is not None
         record.failed = list(entry.signature or ())
         if task == "ask":
             logger.warning("%s; trying again in %s", error, duration(delay))
@@ -355,7 +390,7 @@ class Manager:
 
     def _report_danger(self, entry: Entry, record: Record) -> None:
         now = self._clock()
-        if in_danger(entry, now) and now >= record.reported_at + schedule.REPORT_INTERVAL:
+        if self._is_to_report(entry, record, now):
             record.reported_at = now
             logger.error("%s", self._danger_text(entry, record))
 

@@ -36,6 +36,10 @@ ARI_DEFAULT: Final = 6 * HOUR
 ARI_MIN: Final = MINUTE
 ARI_MAX: Final = DAY
 
+#: The longest time for which an authority's ``Retry-After`` is followed; limits are for a week at most.  What is remembered to be further
+#: ahead comes from a clock that was wrong.
+WAIT_MAX: Final = 8 * DAY
+
 #: How often a certificate in danger, or a file that cannot be used, is reported.
 REPORT_INTERVAL: Final = DAY
 
@@ -81,4 +85,9 @@ def retry_delay(failures: int, outage: bool, retry_after: float | None, left: fl
     if left is not None and left > 0:
         delay = min(delay, max(first, left * _PATIENCE))
     delay *= 1 + chance / 5
-    return delay if retry_after is None else max(delay, retry_after)
+    return min(delay if retry_after is None else max(delay, retry_after), WAIT_MAX)
+
+
+def is_ahead(then: float, now: float) -> bool:
+    """Whether a time that is remembered is still to come, and can be right; see :data:`WAIT_MAX`."""
+    return now < then <= now + WAIT_MAX

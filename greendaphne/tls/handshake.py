@@ -42,7 +42,7 @@ class PlainHTTP(HandshakeError):
     """The client spoke plain HTTP; it was answered with 400."""
 
 
-class ChallengeAnswered(HandshakeError):
+class ChallengeAnswered(ClientDisconnected):
     """The peer was a certificate authority; the handshake was all that it wanted (RFC 8737 section 3)."""
 
 
@@ -56,6 +56,7 @@ def handshake(sock: _socket.socket, contexts: Contexts, *, timeout: float, send_
     :param timeout: seconds for all of it.
     :param send_timeout: of the transport returned.
     :raises HandshakeError: one of the kinds above; the socket is closed then.
+    :raises ChallengeAnswered: as above, and likewise.
     """
     deadline = monotonic() + timeout
     transport: TLSTransport | None = None

@@ -120,7 +120,8 @@ def under_load(redis_process: RedisServer) -> Iterator[Load]:
         assert set(load.statuses) <= {200, 503}
         assert set(load.handshakes) <= {101, 503}
         assert server.server.factory.reply_protocols == {}
-        wait_until(lambda: greenlets() <= before, (greenlets(), before))
+        # One more may be about to sum up, once a minute, what requests failed for.
+        wait_until(lambda: greenlets() <= before + 1, (greenlets(), before))
         assert redis_process.connections() <= CONNECTIONS
     worker.stop()
 

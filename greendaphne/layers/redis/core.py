@@ -62,18 +62,35 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
     capacity: int
     channel_capacity: list[tuple[Any, int]]
 
+    #: Seconds after which an idle connection is replaced; 0 for never.
+    _link_life: float = 0
+
     def __init__(
         self,
-        *,
-        expiry: int,
-        prefix: str,
-        group_expiry: int,
-        capacity: int,
-        channel_capacity: Mapping[Any, int] | None,
-        symmetric_encryption_keys: Iterable[str | bytes] | None,
-        stats_prefix: str,
-        connection_kwargs: Mapping[str, Any] | None,
+        expiry: int = 60,
+        hosts: Iterable[Any] | None = None,
+        prefix: str = "asgi:",
+        group_expiry: int = 86400,
+        capacity: int = 100,
+        channel_capacity: Mapping[Any, int] | None = None,
+        symmetric_encryption_keys: Iterable[str | bytes] | None = None,
+        stats_prefix: str = "asgi-meta:",
+        connection_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        """
+        :param expiry: life of a message in seconds.
+        :param hosts: where the servers are, the same in the same order for all processes; see :meth:`_addresses`.
+        :param prefix: what the keys begin with.
+        :param group_expiry: life of a group's membership in seconds.
+        :param capacity: messages that a channel holds.
+        :param channel_capacity: patterns (globs or compiled regular expressions) of channel names and their capacities.
+        :param symmetric_encryption_keys: passphrases: messages are encrypted under the first and read under any of them.
+        :param stats_prefix: what the counters' keys begin with.
+        :param connection_kwargs: options for redis-py's connections.  ``socket_timeout`` (default 3 s) and
+            ``socket_connect_timeout`` (2 s) bound the time in which an outage is noticed; ``max_connections`` (8) is what plain
+            threads share per server.
+        :raises ValueError: for hosts or options that make no sense.
+        """
         if not isinstance(prefix, str):
             raise TypeError("Prefix must be unicode")
         super().__init__(expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity)
@@ -82,7 +99,6 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         self.crypter = wire.make_crypter(symmetric_encryption_keys)
         self._options = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT, **(connection_kwargs or {})}
         self._state = State()
-        self._shards: list[Shard] = []
         self._rotation = count(random.randrange(4096))
         # For the keys of messages, which need not be secret: a source of its own, which no application seeds, and no system call for each.
         self._random = random.Random()
@@ -90,8 +106,14 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         self._plans: dict[tuple[str, ...], Plan] = {}
         self._packed_sends: dict[tuple[str, int], tuple[bytes, bytes, bytes]] = {}
         self._lock = native_lock()
-        self._thread_lanes: list[ThreadLane] = []
         self._hub_lanes: dict[int, tuple[Any, list[HubLane]]] = {}
+        timeout = float(self._options["socket_timeout"] or SOCKET_TIMEOUT)
+        marker = wire.marker_key(prefix)
+        self._shards = [
+            Shard(address, self._state, timeout=timeout, expiry=expiry, marker=marker, link_life=self._link_life)
+            for address in self._addresses(hosts)
+        ]
+        self._new_thread_lanes()
         layer = weakref.ref(self)
 
         def forked() -> None:
@@ -100,13 +122,9 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
 
         os.register_at_fork(after_in_child=forked)
 
-    def _set_shards(self, addresses: Iterable[Address], link_life: float = 0) -> None:
-        timeout = float(self._options["socket_timeout"] or SOCKET_TIMEOUT)
-        marker = wire.marker_key(self.prefix)
-        self._shards = [
-            Shard(address, self._state, timeout=timeout, expiry=self.expiry, marker=marker, link_life=link_life) for address in addresses
-        ]
-        self._new_thread_lanes()
+    def _addresses(self, hosts: Iterable[Any] | None) -> Sequence[Address]:
+        """The servers of the ring, found by the subclass, for which ``_options`` are there."""
+        raise NotImplementedError
 
     @property
     def ring_size(self) -> int:

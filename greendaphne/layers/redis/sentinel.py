@@ -90,30 +90,25 @@ class RedisSentinelChannelLayer(BaseRedisChannelLayer):
         :raises LayerUnavailable: when the services were left out and no sentinel tells them.
         """
         options = dict(connection_kwargs or {})
-        sentinel_options = options.pop("sentinel_kwargs", None)
         options.pop("min_other_sentinels", None)
-        kind = redis.connection.SSLConnection if options.pop("ssl", False) else redis.connection.Connection
-        super().__init__(
-            expiry=expiry,
-            prefix=prefix,
-            group_expiry=group_expiry,
-            capacity=capacity,
-            channel_capacity=channel_capacity,
-            symmetric_encryption_keys=symmetric_encryption_keys,
-            stats_prefix=stats_prefix,
-            connection_kwargs=options,
-        )
-        if sentinel_options is None:
-            sentinel_options = {name: value for name, value in self._options.items() if name.startswith(_SENTINEL_OPTIONS)}
-        sentinels = [make_target({**sentinel_options, "host": host, "port": port}) for host, port in _sentinel_hosts(hosts)]
+        self._sentinel_options: Mapping[str, Any] | None = options.pop("sentinel_kwargs", None)
+        self._kind = redis.connection.SSLConnection if options.pop("ssl", False) else redis.connection.Connection
         if isinstance(services, str):
             raise ValueError("Sentinel service types must be specified as an iterable list of strings")
-        self.services = list(services or ()) or self._ask_for_services(sentinels)
+        self.services = list(services or ())
+        self.sentinel_refresh_interval = self._link_life = sentinel_refresh_interval
+        super().__init__(expiry, hosts, prefix, group_expiry, capacity, channel_capacity, symmetric_encryption_keys, stats_prefix, options)
+
+    def _addresses(self, hosts: Iterable[tuple[str, int]] | None) -> list[SentinelAddress]:
+        options = self._sentinel_options
+        if options is None:
+            options = {name: value for name, value in self._options.items() if name.startswith(_SENTINEL_OPTIONS)}
+        sentinels = [make_target({**options, "host": host, "port": port}) for host, port in _sentinel_hosts(hosts)]
+        self.services = self.services or self._ask_for_services(sentinels)
         if not all(isinstance(service, str) for service in self.services):
             raise ValueError("Sentinel service types must be specified as strings.")
-        make_target(self._options, kind).new_connection(False)
-        self.sentinel_refresh_interval = sentinel_refresh_interval
-        self._set_shards([SentinelAddress(service, sentinels, kind, self._options) for service in self.services], sentinel_refresh_interval)
+        make_target(self._options, self._kind).new_connection(False)
+        return [SentinelAddress(service, sentinels, self._kind, self._options) for service in self.services]
 
     def _ask_for_services(self, sentinels: Iterable[Target]) -> list[str]:
         reasons = []

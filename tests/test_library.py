@@ -25,6 +25,7 @@ from greendaphne.endpoints import EndpointError
 from greendaphne.inline import ConfigurationError
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.threaded import ServerThread
+from tests.documented import programs
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 20.0
@@ -495,3 +496,39 @@ def test_a_failed_start_leaves_no_greenlet_behind() -> None:
     gevent.sleep(0.01)
     gc.collect()
     assert not [each for each in gc.get_objects() if isinstance(each, gevent.Greenlet) and not each.dead]
+
+
+# --- The documentation ---
+
+EXAMPLES = ROOT / "examples" / "library"
+
+
+def test_the_examples_are_those_of_the_documentation() -> None:
+    documented = programs("library.rst")
+    for path in EXAMPLES.glob("*.py"):
+        assert documented[path.name] == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["beside.py", "thread.py"])
+def test_example(name: str) -> None:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, env=example_environment(), check=False)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "Hello\n", "")
+
+
+def test_example_that_serves() -> None:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "serve.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=example_environment()) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline()
+            assert b"Hello" in get(int(url.strip().strip("/").rpartition(":")[2]))
+            process.terminate()
+            assert process.communicate(timeout=60) == ("ended\n", "")
+        finally:
+            process.kill()
+    assert process.returncode == 0
+
+
+def example_environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import legacy
+from tests.documented import programs
 
 needs_channels = pytest.mark.skipif(sys.version_info >= (3, 12), reason="Django 2.2 and Channels 1 end with Python 3.11")
 
@@ -189,14 +190,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(legacy.EXAMPLE, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.sqlite3", "media"))
     write(directory / "test_live.py", LIVE)
     write(directory / "in_memory.py", IN_MEMORY)
+    documented = programs("library.rst")
+    write(directory / "test_site.py", documented["test_site.py"])
+    # A test case of Django, by the name that its own runner looks for.
+    write(directory / "test_case.py", documented["tests.py"])
     return directory
 
 
 @needs_channels
 @pytest.mark.parametrize(("settings", "patched"), [("chat.settings", False), ("in_memory", True)], ids=["unpatched", "patched"])
 def test_with_pytest_django(project: Path, settings: str, patched: bool) -> None:
-    last = run_pytest(project, "test_live.py", patched=patched, DJANGO_SETTINGS_MODULE=settings)
-    assert last.startswith("8 passed")
+    last = run_pytest(project, "test_live.py", "test_site.py", "test_case.py", patched=patched, DJANGO_SETTINGS_MODULE=settings)
+    assert last.startswith("12 passed")
 
 
 @needs_channels
@@ -273,9 +278,10 @@ PLAIN = """
 @pytest.mark.parametrize("patched", [False, True], ids=["unpatched", "patched"])
 def test_without_django(tmp_path: Path, patched: bool) -> None:
     write(tmp_path / "test_plain.py", PLAIN)
+    write(tmp_path / "test_documented.py", programs("library.rst")["test_plain.py"])
     # Settings may be named for another purpose, but there is no Django then.
     environ = {"DJANGO_SETTINGS_MODULE": ""}
-    assert run_pytest(tmp_path, "-W", "error", "-p", "no:django", patched=patched, **environ).startswith("5 passed")
+    assert run_pytest(tmp_path, "-W", "error", "-p", "no:django", patched=patched, **environ).startswith("6 passed")
 
 
 def test_the_plugin_costs_nothing_where_it_is_not_used(tmp_path: Path) -> None:

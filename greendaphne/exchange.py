@@ -74,7 +74,11 @@ class Exchange:
                 self._observer.refused(stream, monotonic() - started, cause)
         except ResponseError as error:
             cause = error.cause
-            logger.error("Bad response to %s: %s", _name(stream), error)
+            if cause == causes.BAD_RESPONSE:
+                logger.error("Bad response to %s: %s", _name(stream), error)
+            else:
+                logger.debug("Response to %s is cut short: %s", _name(stream), error)
+                self.troubles.count(cause)
             self._answer(stream, HTTPError(500, PROCESSING_ERROR))
         except Exception:
             cause = causes.ERROR

@@ -46,6 +46,8 @@ LOGGING: Final = "logging:"
 #: Its descriptor.
 STANDARD_ERROR: Final = 2
 
+# Of a log at level DEBUG; what comes before a crash waits no longer.
+_GATHER: Final = 0.005
 # Line feeds and tabs make a traceback.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -322,7 +324,7 @@ def _descriptor(stream: TextIO | None) -> int | None:
 
 def _error_handler() -> logging.Handler:
     fd = _descriptor(sys.stderr)
-    return logging.NullHandler() if fd is None else SinkHandler(Sink(fd, "the log"))
+    return logging.NullHandler() if fd is None else SinkHandler(Sink(fd, "the log", gather=_GATHER))
 
 
 def _file_handlers() -> Iterator[logging.FileHandler]:

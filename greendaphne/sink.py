@@ -29,7 +29,7 @@ _sleep: Callable[[float], None] = get_original("time", "sleep")
 
 #: Characters that wait at most; some ten thousand lines.
 QUEUE_LIMIT: Final = 4 * MIB
-#: Seconds for which lines are gathered, where that is wanted, so that many of them leave in one write.
+#: Seconds between two writes, where that is wanted: the first line of several leaves at once, and those that follow are gathered.
 GATHER: Final = 0.02
 #: Seconds between looks whether a file still has its name.
 WATCH_INTERVAL: Final = 1.0
@@ -57,7 +57,7 @@ class Sink:
     :param name: what to call it in reports, such as ``"the access log"``.
     :param report: told when lines begin to be lost and when that is over; without it a line in the log itself tells that it is over.
     :param path: the file's path where it is to be opened anew by :meth:`reopen`, and when another file or none has taken its name.
-    :param gather: seconds that lines may wait for others.
+    :param gather: see :data:`GATHER`.
     """
 
     def __init__(self, fd: int, name: str, *, report: Report | None = None, path: str | None = None, gather: float = 0.0) -> None:
@@ -195,17 +195,16 @@ class Sink:
         gather = self._gather
         while True:
             wake.acquire()
-            busy = True
-            while busy:
-                if gather and not self._closing:
-                    _sleep(gather)
-                busy = self._work()
-                if not busy:
-                    self._awake = False
-                    # Who added a line before that did not wake anyone.
-                    busy = bool(self._queue) or self._reopening
-                    if busy:
-                        self._awake = True
+            while True:
+                if self._work():
+                    if gather and not self._closing:
+                        _sleep(gather)
+                    continue
+                self._awake = False
+                # Who added a line before that did not wake anyone.
+                if not self._queue and not self._reopening:
+                    break
+                self._awake = True
             if self._closing:
                 if self._path is not None:
                     os.close(self._fd)

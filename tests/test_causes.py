@@ -336,29 +336,27 @@ def test_message_that_finds_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shedding_and_draining() -> None:
     with observed() as (server, recorder):
-        with server.connect() as client:
+        with server.connect() as client, server.connect() as waiting:
             open_websocket(server, client, recorder)
+            waiting.send(HANDSHAKE)
+            server.app.receive("websocket.connect")
+            assert recorder.next().what == "connecting"
             hub = server.server._hub
             hub.loop.run_callback_threadsafe(server.server._application._websocket.shed)
             client.read_exactly(4)
             client.send(close_frame(1012))
-            assert recorder.next() == ("disconnected", 101, causes.SHED, 1012)
+            assert waiting.read_response().status == 503
+            assert sorted(recorder.next() for _ in range(3)) == [
+                ("disconnected", 101, causes.SHED, 1012),
+                ("disconnected", 503, causes.SHED, None),
+                ("rejected", 503, causes.SHED, None),
+            ]
         with server.connect() as client:
             open_websocket(server, client, recorder)
-            with server.connect() as waiting:
-                waiting.send(HANDSHAKE)
-                server.app.receive("websocket.connect")
-                assert recorder.next().what == "connecting"
-                server.server.stop()
-                client.read_exactly(4)
-                client.send(close_frame(1012))
-                assert waiting.read_response().status == 503
-                events = sorted(recorder.next() for _ in range(3))
-    assert events == [
-        ("disconnected", 101, causes.DRAINING, 1012),
-        ("disconnected", 503, causes.DRAINING, None),
-        ("rejected", 503, causes.DRAINING, None),
-    ]
+            server.server.stop()
+            client.read_exactly(4)
+            client.send(close_frame(1012))
+            assert recorder.next() == ("disconnected", 101, causes.DRAINING, 1012)
 
 
 def test_fields_that_an_observer_reads_are_kept() -> None:

@@ -30,6 +30,8 @@ PIPELINE_BYTES = 1024 * 1024
 #: Seconds that a posted command may wait for others to travel with, and how many may wait.
 POST_DELAY = 0.02
 POST_LIMIT = 10000
+#: Seconds by which a timer of the hub may be early.
+TIMER_GRAIN = 0.001
 #: While at least so many callers share a pipeline, the next one waits for more to travel with: as many seconds as the last one took,
 #: so that it is never held up by more than what it would have cost in any case, and at most.
 GATHER_CALLERS = 3
@@ -267,6 +269,8 @@ class HubLane:
         self._waiting = 0
         self._due = False
         self._timer: Any = None
+        # When what was posted first is to go.
+        self._deadline = 0.0
         # How many callers shared the last pipeline, and the seconds that it took.
         self._callers = 0
         self._seconds = 0.0
@@ -284,14 +288,17 @@ class HubLane:
     def post(self, call: Call) -> None:
         if len(self._queue) >= POST_LIMIT:
             return
+        if not self._queue:
+            self._deadline = time.monotonic() + POST_DELAY
         self._queue.append(call)
         if self._timer is None and not self._owned:
-            self._start_timer()
+            self._start_timer(POST_DELAY)
 
     def reader(self) -> _Loan:
         return self._readers.lend()
 
     def close(self) -> None:
+        self._stop_timer()
         self._flush_posted()
         if self._owned:
             from gevent.event import Event
@@ -358,20 +365,31 @@ class HubLane:
             return
         self._due = False
         if self._queue and self._timer is None:
-            self._start_timer()
+            self._start_timer(max(0.0, self._deadline - time.monotonic()))
         if self._disowned is not None:
             self._disowned.set()
 
-    def _start_timer(self) -> None:
-        self._timer = self._hub.loop.timer(POST_DELAY)
-        self._timer.start(self._flush_posted)
+    def _start_timer(self, seconds: float) -> None:
+        self._timer = self._hub.loop.timer(seconds)
+        self._timer.start(self._on_timer)
 
-    def _flush_posted(self) -> None:
-        # Runs in the hub, or where the lane is closed.
+    def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.stop()
             timer.close()
+
+    def _on_timer(self) -> None:
+        # Runs in the hub.  It was left running when what it was started for went along with others.
+        self._stop_timer()
+        if self._queue:
+            left = self._deadline - time.monotonic()
+            if left > TIMER_GRAIN:
+                self._start_timer(left)
+            else:
+                self._flush_posted()
+
+    def _flush_posted(self) -> None:
         if self._queue:
             self._due = True
             if not self._owned:

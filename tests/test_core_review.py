@@ -208,19 +208,26 @@ def test_pipelined_request_is_no_sign_of_life(monkeypatch: pytest.MonkeyPatch) -
                 assert client.read_response().body == content
 
 
-def test_websocket_that_comes_during_the_drain_is_refused() -> None:
-    with serve() as server, server.connect() as late, server.connect() as idle:
+def test_websocket_that_comes_during_the_drain_is_told_to_come_back() -> None:
+    """503 would say that there is none; 1012 says where to go on (RFC 6455 section 7.4, IANA's registry)."""
+    with serve() as server, server.connect() as late, server.connect() as waiting, server.connect() as idle:
         idle.send(GET)
         server.app.answer()
         idle.read_response()
+        waiting.send(WEBSOCKET)
+        _, first = server.app.receive("websocket.connect")
         late.send(WEBSOCKET[:20])
         late_is_read(server)
         server.server.stop()
         # The idle connection ends with the beginning of the drain.
         assert idle.at_eof()
         late.send(WEBSOCKET[20:])
-        assert late.read_head().status == 503
-        assert server.app.drain("websocket.connect") == []
+        _, second = server.app.receive("websocket.connect")
+        for client, message in ((waiting, first), (late, second)):
+            server.app.reply(message, accept=True, text="welcome")
+            assert client.read_head().status == 101
+            assert client.read_exactly(9) == b"\x81\x07welcome"
+            assert client.read_exactly(4)[2:] == struct.pack("!H", 1012)
 
 
 def late_is_read(server: RunningServer) -> None:

@@ -87,15 +87,12 @@ class WebSocketBridge:
         self.kept_fields = frozenset() if observer is None else frozenset(observer.websocket_fields)
         self._mailboxes: set[Mailbox] = set()
         self.writers = Writers()
-        self._draining = False
+        self.draining = False
         #: How many times messages may have been lost.
         self.losses = 0
 
     def serve(self, request: Request, websocket: WebSocket) -> None:
         """Serve one WebSocket whose opening handshake is sound; errors as :class:`greendaphne.exchange.Exchange` translates them."""
-        if self._draining:
-            self._refuse(websocket, "Service Unavailable", causes.DRAINING)
-            return
         mailbox = Mailbox(self._limits.reply_queue)
         websocket.stream.watch(mailbox.abandon)
         channel = self._router.register(mailbox)
@@ -124,7 +121,7 @@ class WebSocketBridge:
 
     def start(self) -> None:
         """Take WebSockets, again behind :meth:`stop`."""
-        self._draining = False
+        self.draining = False
         self.writers = Writers()
 
     def stop(self) -> None:
@@ -132,9 +129,12 @@ class WebSocketBridge:
         self.writers.close()
 
     def drain(self) -> None:
-        """Close every WebSocket with 1012, behind the replies that are there already, and refuse further ones."""
-        self._draining = True
-        self._close_all(causes.DRAINING, min(SPREAD, self.timeouts.graceful / 2))
+        """Close every WebSocket with 1012, behind the replies that are there already.
+
+        One that waits to be accepted is closed once it is: its client learns that it should connect again, which 503 does not say.
+        """
+        self.draining = True
+        self._close_all(causes.DRAINING, min(SPREAD, self.timeouts.graceful / 2), connecting=False)
 
     def shed(self) -> int:
         """Close every WebSocket that is open now with 1012, an active one at once; refuse those that wait to be accepted.
@@ -142,10 +142,11 @@ class WebSocketBridge:
         Returns how many there are.
         """
         self.losses += 1
-        return self._close_all(causes.SHED, SPREAD)
+        return self._close_all(causes.SHED, SPREAD, connecting=True)
 
-    def _close_all(self, cause: str, seconds: float) -> int:
-        mailboxes = list(self._mailboxes)
+    def _close_all(self, cause: str, seconds: float, *, connecting: bool) -> int:
+        # Nobody is notified of replies until the WebSocket is open.
+        mailboxes = [mailbox for mailbox in self._mailboxes if connecting or mailbox.notify is not None]
         if mailboxes:
             gevent.spawn(_fail_each, mailboxes, cause, min(seconds / len(mailboxes), SPREAD_EACH))
         return len(mailboxes)
@@ -302,6 +303,8 @@ class Conversation:
         websocket = self._websocket
         mailbox = self._mailbox
         mailbox.notify = self._on_reply
+        if bridge.draining:
+            mailbox.fail(Leaving(causes.DRAINING))
         self._on_reply()
         lifetime = bridge.timeouts.websocket
         deadline = None if lifetime < 0 else self._born + lifetime

@@ -1,10 +1,11 @@
-"""Replies that wait for one client while the disk is slow: the hub goes on, the order stays, and nothing is left behind."""
+"""Replies on their way to clients: those that wait while the disk is slow, and how long others may be left to gather in the layer."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -13,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greendaphne.bridge.mailbox import Allowance, Mailbox, Overflow
+from greendaphne.bridge.router import ReplyRouter
+from greendaphne.bridge.watch import LayerWatch
 from greendaphne.config import Limits
+from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.message import ClientDisconnected
 from tests.redis_server import in_hub
 from tests.support import PATIENCE, serve
@@ -198,3 +202,37 @@ def test_a_slow_disk_holds_up_no_other_work(disk: SlowDisk) -> None:
             received += slow.sock.recv(1 << 20)
         chunk = b"%x\r\n%b\r\n" % (len(content), content)
         assert received == chunk * sent + LAST_CHUNK
+
+
+class Remote(MemoryChannelLayer):
+    """A layer that is far away, as far as the router knows."""
+
+    receives_remotely = True
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.016, 1.0])
+def test_replies_gather_for_a_part_of_the_usual_time(seconds: float) -> None:
+    """A few that are much slower make no difference."""
+
+    def run() -> None:
+        layer = Remote()
+        router = ReplyRouter(layer, LayerWatch(layer, lambda: None))
+        for number in range(1_000):
+            box = Mailbox(1_000)
+            channel = router.register(box)
+            box.since = monotonic() - (10 * seconds if number % 10 == 0 else seconds)
+            router._route([(channel, {}), (channel, {})])
+            router.unregister(channel)
+        assert 0.5 * seconds < router._usual < 2 * seconds
+
+    in_hub(run)
+
+
+def test_nobody_asks_the_time_where_nothing_is_to_gather() -> None:
+    def run() -> None:
+        layer = MemoryChannelLayer()
+        box = Mailbox(1_000)
+        ReplyRouter(layer, LayerWatch(layer, lambda: None)).register(box)
+        assert box.since == 0
+
+    in_hub(run)

@@ -247,6 +247,8 @@ class Blocking(MemoryChannelLayer):
 
 def test_a_layer_that_blocks_natively_blocks_no_health_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.2)
+    # The end of an outage shows when the reader comes back, if nothing else does.
+    monkeypatch.setattr("greendaphne.layers.reader.IDLE_LIMIT", 0.1)
     layer = Blocking()
     with serve(layer, health_path="/health") as server:
         assert answer(server) == OK

@@ -113,7 +113,8 @@ class Metrics:
         return result
 
     def _own(self) -> list[Family]:
-        requests = {(method, str(status), version): number for (method, status, version), number in self.requests.items()}
+        # Who left before the answer was sent none.
+        requests = {(method, str(status or "none"), version): number for (method, status, version), number in self.requests.items()}
         websockets = {("connecting",): self.websockets_connecting, ("open",): self.websockets_open}
         handshakes = {("accepted",): self.websockets_accepted, ("rejected",): self.websockets_rejected}
         in_progress = self.streams - self.websockets_connecting - self.websockets_open

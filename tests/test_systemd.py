@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from greendaphne.processes.systemd import ServiceManager, service_manager
-from tests.soak.managers import ROOT, Notifications, Process, children, free_port, running
+from tests.soak.managers import GREENDAPHNE, ROOT, Notifications, Process, children, free_port, running
 from tests.support import PATIENCE, Client
 from tests.test_processes import APPLICATION, command, write
 
@@ -221,10 +221,15 @@ def test_the_unit_files_are_right(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
-def test_the_service_runs_the_command_that_it_names() -> None:
-    from greendaphne.arguments import parse
-
-    text = (ROOT / "examples" / "systemd" / "mysite.service").read_text()
-    line = next(line for line in text.splitlines() if line.startswith("ExecStart="))
-    options = parse(line.split()[1:])
-    assert getattr(options, "workers", None) == 2
+def test_the_service_s_command_and_configuration_are_right(tmp_path: Path) -> None:
+    directory = ROOT / "examples" / "systemd"
+    line = next(line for line in (directory / "mysite.service").read_text().splitlines() if line.startswith("ExecStart="))
+    assert line.split()[1:] == ["--config", "/srv/mysite/greendaphne.toml"]
+    write(tmp_path)
+    # The address for metrics is taken where the site runs already.
+    settings = (directory / "greendaphne.toml").read_text().replace("project.asgi", "app").replace("tcp:9100", "tcp:0")
+    (tmp_path / "greendaphne.toml").write_text(settings)
+    with running([*GREENDAPHNE, "--config", "greendaphne.toml", "--check-config"], directory=tmp_path) as process:
+        assert process.wait() == 0
+        assert process.count("workers = 2  # greendaphne.toml") == 1
+        assert process.count("Nothing is wrong") == 1

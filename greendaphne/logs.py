@@ -28,6 +28,11 @@ from .access.formats import COMMON, DAPHNE
 from .access.log import LOGGER as ACCESS_LOGGER
 from .sink import GATHER, Report, Sink
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 if TYPE_CHECKING:
     from .options import Options
 
@@ -280,7 +285,7 @@ def use_config(path: str) -> None:
         if suffix == ".json":
             _use_dictionary(json.loads(content))
         elif suffix == ".toml":
-            _use_dictionary(_toml(content.decode()))
+            _use_dictionary(tomllib.loads(content.decode()))
         else:
             logging.config.fileConfig(path, disable_existing_loggers=False, encoding="utf-8")
     except LogError:
@@ -295,17 +300,6 @@ def _use_dictionary(config: Any) -> None:
     if not isinstance(config, dict):
         raise LogError("--log-config must be an object whose keys are those of logging.config.dictConfig.")
     logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **config})
-
-
-def _toml(text: str) -> Any:
-    try:
-        import tomllib  # type: ignore[import-not-found,unused-ignore]
-    except ModuleNotFoundError:
-        try:
-            import tomli as tomllib  # type: ignore[import-not-found,no-redef,unused-ignore]
-        except ModuleNotFoundError:
-            raise LogError("--log-config in TOML needs Python 3.11 or the package tomli.") from None
-    return tomllib.loads(text)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

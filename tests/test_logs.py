@@ -204,9 +204,7 @@ class=greendaphne.logs.JSONFormatter
     ("name", "content"),
     [
         ("log.json", json.dumps(CONFIG)),
-        pytest.param(
-            "log.toml", TOML, marks=[] if sys.version_info >= (3, 11) else [pytest.mark.xfail(reason="needs tomli", strict=False)]
-        ),
+        ("log.toml", TOML),
         ("log.ini", INI),
         ("log", INI),
     ],

@@ -89,6 +89,9 @@ def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 def _network(item: str) -> IPv4Network | IPv6Network:
     try:
+        if "%" in item:
+            # ``ipaddress`` takes a zone and does not compare it: the address would be trusted on every link.
+            raise ValueError
         if "/" not in item:
             return ip_network(_plain(ip_address(item)))
         network = ip_network(item, strict=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket
 import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Protocol
 
 from gevent import spawn_later
@@ -16,7 +17,7 @@ from .exchange import Exchange
 from .http1.connection import DRAIN_MOMENT, Http1Connection
 from .http2 import PREFACE, Http2Connection, Http2Limits
 from .message import Address, ClientDisconnected, ConnectionInfo, TLSInfo
-from .proxy_protocol import HeaderReader, ProxyHeader, ProxyProtocol
+from .proxy_protocol import HeaderReader, ProxyProtocol
 from .transport import RECV_SIZE, ByteStream, Transport
 
 logger = logging.getLogger("daphne.server")
@@ -32,13 +33,6 @@ class Connection(Protocol):
 
     def drain(self) -> None:
         """Finish what is open and end."""
-
-
-class Undecided(Protocol):
-    """What reads from a connection before it is known which protocol it speaks."""
-
-    def shutdown_read(self) -> None:
-        """Let it see the end of the stream; never raises."""
 
 
 class Connections:
@@ -65,8 +59,8 @@ class Connections:
         self._http2_cleartext = http2_cleartext
         self._proxy_protocol = proxy_protocol or ProxyProtocol()
         self._open: set[Connection] = set()
-        # Those that have not said yet which protocol they speak.
-        self._undecided: set[Undecided] = set()
+        # The sockets of those that have not said yet which protocol they speak.
+        self._undecided: set[_socket.socket] = set()
         self._draining = False
         #: The greenlets of all connections.
         self.pool = Pool(limits.connections or None)
@@ -75,11 +69,14 @@ class Connections:
         """What serves the connections that ``endpoint`` accepts."""
 
         def handle(sock: _socket.socket, address: Any) -> None:
+            self._undecided.add(sock)
             try:
                 connection = self._connect(sock, address, endpoint)
             except (ClientDisconnected, OSError):
                 sock.close()
                 return
+            finally:
+                self._undecided.discard(sock)
             if self._draining:
                 connection.drain()
             self._open.add(connection)
@@ -107,7 +104,8 @@ class Connections:
         peer: Address = None
         client_tls: TLSInfo | None = None
         if endpoint.proxy_protocol:
-            header = self._proxy_header(sock, None if client is None else address[0], endpoint.proxy_protocol)
+            reader = HeaderReader(sock, endpoint.proxy_protocol, self._patience(self._timeouts.header))
+            header = self._proxy_protocol.read(reader, None if client is None else address[0])
             if header is not None:
                 peer = client or []
                 client, server, client_tls = header
@@ -115,44 +113,37 @@ class Connections:
             # The import brings OpenSSL in, which a server without TLS can do without.
             from .tls import handshake
 
-            secure = handshake(sock, endpoint.tls, timeout=self._timeouts.tls_handshake, send_timeout=self._timeouts.send)
+            secure = handshake(sock, endpoint.tls, timeout=self._patience(self._timeouts.tls_handshake), send_timeout=self._timeouts.send)
             info = ConnectionInfo("https", client, server, secure.info, peer)
             return self._http2(secure, info, b"") if secure.alpn == "h2" else self._http1(secure, info, b"")
         transport = Transport(sock, self._timeouts.send)
         info = ConnectionInfo("http" if client_tls is None else "https", client, server, client_tls, peer)
         if not self._http2_cleartext:
             return self._http1(transport, info, b"")
-        self._undecided.add(transport)
         try:
             initial = self._first_bytes(transport)
         except BaseException:
             transport.close()
             raise
-        finally:
-            self._undecided.discard(transport)
         return self._http2(transport, info, initial) if initial.startswith(PREFACE) else self._http1(transport, info, initial)
 
-    def _proxy_header(self, sock: _socket.socket, host: str | None, versions: frozenset[int]) -> ProxyHeader | None:
-        reader = HeaderReader(sock, versions, DRAIN_MOMENT if self._draining else self._timeouts.header)
-        self._undecided.add(reader)
-        try:
-            return self._proxy_protocol.read(reader, host)
-        finally:
-            self._undecided.discard(reader)
+    def _patience(self, seconds: float) -> float:
+        """The time that a connection has to say what it speaks, ``seconds`` outside of a drain."""
+        return min(seconds, DRAIN_MOMENT) if self._draining else seconds
 
     def _first_bytes(self, transport: ByteStream) -> bytes:
         """Enough of what the peer sends first to tell whether it is HTTP/2's preface."""
         data = b""
-        timeout = DRAIN_MOMENT if self._draining else self._timeouts.keep_alive
+        deadline = monotonic() + self._patience(self._timeouts.keep_alive)
         try:
-            while PREFACE.startswith(data):
-                more = transport.recv(RECV_SIZE, timeout)
+            while PREFACE.startswith(data) and len(data) < len(PREFACE):
+                more = transport.recv(RECV_SIZE, max(deadline - monotonic(), 0))
                 if not more:
                     raise ClientDisconnected
+                if not data:
+                    # Absolute, so that a drip does not extend it.
+                    deadline = monotonic() + self._timeouts.header
                 data += more
-                timeout = self._timeouts.header
-                if data.startswith(PREFACE):
-                    break
         except TimeoutError:
             raise ClientDisconnected from None
         return data
@@ -173,14 +164,18 @@ class Connections:
         """Have every connection finish what it has begun and end."""
         self._draining = True
         if self._undecided:
-            spawn_later(DRAIN_MOMENT, self._end_silent, list(self._undecided))
+            # No request of theirs is lost: whoever has not got through a handshake yet has sent none.
+            spawn_later(DRAIN_MOMENT, self._end_undecided, list(self._undecided))
         for connection in list(self._open):
             connection.drain()
 
-    def _end_silent(self, silent: list[Undecided]) -> None:
-        for reader in silent:
-            if reader in self._undecided:
-                reader.shutdown_read()
+    def _end_undecided(self, socks: list[_socket.socket]) -> None:
+        for sock in self._undecided.intersection(socks):
+            try:
+                # Whatever reads from it sees the end.
+                sock.shutdown(_socket.SHUT_RD)
+            except OSError:
+                pass  # the peer was quicker
 
     def __len__(self) -> int:
         return len(self.pool)

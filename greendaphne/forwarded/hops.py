@@ -15,6 +15,8 @@ from .values import parse_node
 
 #: What nginx writes for a client on a UNIX socket.
 _NGINX_UNIX: Final = b"unix:"
+#: What empty elements are made of, blanks as ``bytes.strip()`` understands them.
+_NOTHING: Final = b", \t\n\r\x0b\x0c"
 #: Octets of one element of ``Forwarded``; a longer one is not understood.
 MAX_ELEMENT: Final = 1024
 
@@ -53,7 +55,9 @@ def x_forwarded_hops(value: bytes) -> Iterator[Hop]:
         element = value[comma + 1 : end].strip()
         if element:
             yield _hop(element)
-        end = comma
+            end = comma
+        else:
+            end = _skip_empty(value, end)
 
 
 def forwarded_hops(value: bytes) -> Iterator[Hop]:
@@ -80,7 +84,14 @@ def forwarded_hops(value: bytes) -> Iterator[Hop]:
                 yield UNKNOWN
                 return
             yield hop
-        end = position = comma
+            end = position = comma
+        else:
+            end = position = _skip_empty(value, end)
+
+
+def _skip_empty(value: bytes, end: int) -> int:
+    """The end of what is left of the empty elements that end at ``end``, all at once: there may be tens of thousands."""
+    return len(value[:end].rstrip(_NOTHING))
 
 
 def _opening_quote(value: bytes, start: int, closing: int) -> int:

@@ -229,8 +229,6 @@ class Http1Connection:
         except HTTPError as error:
             stream = Http1Stream(self, self._unread_request(), close=error.close, expect_continue=False)
             self._refuse(stream, error)
-            # Nothing above has to wait where the peer sends and reads fast; others want their turn.
-            sleep(0)
             return stream
         stream = Http1Stream(self, request, close=not self._head.keep_alive, expect_continue=self._head.expect_continue)
         # A WebSocket may keep this frame for a day, but needs neither of them for so long.
@@ -269,6 +267,9 @@ class Http1Connection:
             finally:
                 self.idle = False
                 self._patience = self.timeouts.keep_alive
+        else:
+            # Answers that need no worker wait for nothing where the peer sends ahead and reads fast; others want their turn.
+            sleep(0)
         end = source.buffer.find(b"\r\n\r\n", source.position)
         if end < 0 or end - source.position > self.limits.request_head or source.buffer[source.position] == 13:
             return self._read_slow_head()

@@ -108,7 +108,11 @@ class JSONFormatter(logging.Formatter):
 
 
 class SinkHandler(logging.Handler):
-    """A handler that never waits."""
+    """A handler that never waits.
+
+    It goes on behind :meth:`close`, as handlers of standard streams do: ``dictConfig``, which Django calls, closes all that there are,
+    whether it replaces them or not.
+    """
 
     def __init__(self, sink: Sink) -> None:
         super().__init__()
@@ -124,7 +128,7 @@ class SinkHandler(logging.Handler):
         self._sink.flush()
 
     def close(self) -> None:
-        self._sink.close()
+        self.flush()
         super().close()
 
 

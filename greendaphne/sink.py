@@ -11,6 +11,7 @@ any greenlet, without a lock that a signal handler or the garbage collector coul
 
 from __future__ import annotations
 
+import atexit
 import os
 import stat
 import weakref
@@ -336,4 +337,10 @@ def _after_fork() -> None:
         sink.forget()
 
 
+def _at_exit() -> None:
+    for sink in list(_sinks):
+        sink.flush()
+
+
 os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)

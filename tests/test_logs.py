@@ -508,10 +508,12 @@ def test_closed_standard_output(tmp_path: Path) -> None:
 
 
 def test_handler_for_standard_error(tmp_path: Path) -> None:
+    """Also behind what Django does when it is set up."""
     script = (
-        "import logging\n"
+        "import logging, logging.config\n"
         "from greendaphne.logs import StderrHandler\n"
         "logging.getLogger().addHandler(StderrHandler())\n"
+        "logging.config.dictConfig({'version': 1, 'disable_existing_loggers': False})\n"
         "for number in range(100): logging.warning('%d', number)\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=CHECKOUT, timeout=PATIENCE * 2, check=True)

@@ -137,7 +137,7 @@ class MeteredExchange(Exchange):
         metrics = self._metrics
         metrics.streams += 1
         try:
-            super().serve(stream)
+            Exchange.serve(self, stream)
         finally:
             metrics.streams -= 1
 
@@ -185,27 +185,29 @@ class MeteredGate(Gate):
         metrics = self._metrics
         started = perf_counter()
         try:
-            super().send(channel, message)
+            Gate.send(self, channel, message)
         except self.channel_full:
-            metrics.layer_full[_kind(channel),] += 1
+            _count(metrics.layer_full, channel)
             raise
         except (self.message_too_large, LayerDown):
-            metrics.layer_failed[_kind(channel),] += 1
+            _count(metrics.layer_failed, channel)
             raise
         metrics.layer_send_seconds.observe(perf_counter() - started)
-        metrics.layer_sent[_kind(channel),] += 1
+        _count(metrics.layer_sent, channel)
 
     def post(self, channel: str, message: dict[str, Any]) -> None:
         super().post(channel, message)
-        self._metrics.layer_sent[_kind(channel),] += 1
+        _count(self._metrics.layer_sent, channel)
 
 
-def _kind(channel: str) -> str:
-    """``channel`` without the part that is another for each request."""
-    # Nearly all messages go to a channel without one.
-    if "?" in channel or "!" in channel:
-        return channel.partition("?")[0].partition("!")[0]
-    return channel
+def _count(numbers: dict[str, int], channel: str) -> None:
+    """Count a message by its channel."""
+    try:
+        numbers[channel] += 1
+    except KeyError:
+        # Not one of the usual; without the part that is another for each request there are few of them.
+        kind = channel.partition("?")[0].partition("!")[0]
+        numbers[kind] = numbers.get(kind, 0) + 1
 
 
 class MeteredRouter(ReplyRouter):
@@ -217,7 +219,7 @@ class MeteredRouter(ReplyRouter):
 
     def _route(self, batch: list[tuple[str, Any]]) -> None:
         self._metrics.layer_received += len(batch)
-        super()._route(batch)
+        ReplyRouter._route(self, batch)
 
 
 class MetricsObserver(Observer):

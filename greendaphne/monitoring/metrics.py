@@ -32,9 +32,7 @@ _FIRST_PRIVATE_CODE = 3000
 
 # What is there from the start, at 0: a counter that appears with its first event shows no increase.
 PROTOCOLS: Final = ("http", "websocket")
-CHANNELS: Final = tuple(
-    (name,) for name in ("http.request", "http.disconnect", "websocket.connect", "websocket.receive", "websocket.disconnect")
-)
+CHANNELS: Final = ("http.request", "http.disconnect", "websocket.connect", "websocket.receive", "websocket.disconnect")
 
 
 class Metrics:
@@ -49,7 +47,7 @@ class Metrics:
         self.tls_handshakes: Counter[tuple[str]] = Counter()
         self.tls_failures: Counter[tuple[str]] = Counter()
         #: Requests by method, status and HTTP version.
-        self.requests: Counter[tuple[str, int, str]] = Counter()
+        self.requests: dict[tuple[str, int, str], int] = {}
         #: Seconds that requests took, by HTTP version.
         self.request_seconds: dict[str, Histogram] = {}
         #: Streams that are being served, WebSockets among them.
@@ -66,9 +64,9 @@ class Metrics:
         self.websocket_bytes_received = 0
         self.websocket_bytes_sent = 0
         #: Messages for the channel layer by channel: sent, refused because the channel was full, failed.
-        self.layer_sent: Counter[tuple[str]] = Counter()
-        self.layer_full: Counter[tuple[str]] = Counter(dict.fromkeys(CHANNELS, 0))
-        self.layer_failed: Counter[tuple[str]] = Counter(dict.fromkeys(CHANNELS, 0))
+        self.layer_sent = dict.fromkeys(CHANNELS, 0)
+        self.layer_full = dict.fromkeys(CHANNELS, 0)
+        self.layer_failed = dict.fromkeys(CHANNELS, 0)
         self.layer_received = 0
         self.layer_send_seconds = Histogram(LATENCY_BUCKETS)
         self._sources: list[Source] = []
@@ -82,11 +80,20 @@ class Metrics:
 
     def request_done(self, method: str, status: int, version: str, seconds: float) -> None:
         """Count an answered request."""
-        self.requests[method if method in METHODS else "other", status, version] += 1
-        seen = self.request_seconds.get(version)
-        if seen is None:
-            seen = self.request_seconds[version] = Histogram(REQUEST_BUCKETS)
-        seen.observe(seconds)
+        key = method, status, version
+        try:
+            self.requests[key] += 1
+            self.request_seconds[version].observe(seconds)
+        except KeyError:
+            self._first_request_done(method if method in METHODS else "other", status, version, seconds)
+
+    def _first_request_done(self, method: str, status: int, version: str, seconds: float) -> None:
+        """The same for one of which there may have been none yet."""
+        key = method, status, version
+        self.requests[key] = self.requests.get(key, 0) + 1
+        if version not in self.request_seconds:
+            self.request_seconds[version] = Histogram(REQUEST_BUCKETS)
+        self.request_seconds[version].observe(seconds)
 
     def websocket_closed(self, code: int) -> None:
         """Count the end of an open WebSocket."""
@@ -149,11 +156,16 @@ class Metrics:
             counter("greendaphne_websocket_messages_sent", "Messages to WebSocket clients.", self.websocket_messages_sent),
             counter("greendaphne_websocket_received_bytes", "Payload of messages from WebSocket clients.", self.websocket_bytes_received),
             counter("greendaphne_websocket_sent_bytes", "Payload of messages to WebSocket clients.", self.websocket_bytes_sent),
-            counters("greendaphne_layer_messages_sent", "Messages that the channel layer took.", ("channel",), self.layer_sent),
-            counters("greendaphne_layer_full", "Messages that found their channel full.", ("channel",), self.layer_full),
-            counters("greendaphne_layer_send_failures", "Messages that could not be sent.", ("channel",), self.layer_failed),
+            counters("greendaphne_layer_messages_sent", "Messages that the channel layer took.", ("channel",), _by_one(self.layer_sent)),
+            counters("greendaphne_layer_full", "Messages that found their channel full.", ("channel",), _by_one(self.layer_full)),
+            counters("greendaphne_layer_send_failures", "Messages that could not be sent.", ("channel",), _by_one(self.layer_failed)),
             counter("greendaphne_layer_messages_received", "Replies that came from the channel layer.", self.layer_received),
             histogram(
                 "greendaphne_layer_send_duration_seconds", "Time that the channel layer took for a message.", self.layer_send_seconds
             ),
         ]
+
+
+def _by_one(values: dict[str, int]) -> dict[tuple[str], int]:
+    """The numbers by tuples of one label."""
+    return {(name,): value for name, value in values.items()}

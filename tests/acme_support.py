@@ -264,6 +264,8 @@ class Between:
         self.pebble = authority
         #: Asked in order about each request.
         self.rules: list[Rule] = []
+        #: Changes pebble's answers: beginnings of paths to what makes another body of one.
+        self.changes: dict[str, Callable[[bytes], bytes]] = {}
         #: Further entries of the directory: their names to paths on this server.
         self.directory: dict[str, str] = {}
         #: Every request, as method and path.
@@ -328,6 +330,9 @@ class Between:
         if path == "/dir" and self.directory:
             entries = {**json.loads(content), **{name: self.origin + place for name, place in self.directory.items()}}
             content = json.dumps(entries).encode()
+        for beginning, change in self.changes.items():
+            if path.startswith(beginning) and response.status < 300:
+                content = change(content)
         return response.status, dict(response.getheaders()), content
 
     def close(self) -> None:
@@ -435,4 +440,6 @@ def site(
         try:
             yield made
         finally:
-            made.server.call(made.manager.close)
+            closed = threading.Event()
+            made.server.call(lambda: gevent.spawn(made.manager.close).link(lambda _: closed.set()))
+            assert closed.wait(PATIENCE)

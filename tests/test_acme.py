@@ -27,14 +27,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtensionOID
 
-from greendaphne.acme import AcmeError, schedule
+from greendaphne.acme import AcmeError, issuing, schedule
 from greendaphne.acme.__main__ import main
 from greendaphne.acme.authority import Authority as Client
 from greendaphne.acme.authority import certificate_identifier
 from greendaphne.acme.options import HTTP_01, TLS_ALPN_01
 from greendaphne.tls.handshake import ACME_TLS
 from tests.acme_support import NOWHERE, PATIENCE, Between, Clock, Pebble, Reply, Site, between, pebble, site
-from tests.certificates import Authority
+from tests.certificates import Authority, issue
 from tests.tls_support import exchange
 
 HOST = "www.example.test"
@@ -653,6 +653,105 @@ def test_a_new_start_tries_again_what_may_have_been_corrected(
         (line,) = lines(caplog)
         assert line.startswith(f"{refused} is tried again in ")
         assert f"or once {here.file(refused)} is touched: the authority could not confirm it with tls-alpn-01: " in line
+
+
+def changed(**values: Any) -> Callable[[bytes], bytes]:
+    """A JSON object with other values."""
+    return lambda body: json.dumps({**json.loads(body), **values}).encode()
+
+
+NO_CHALLENGES = [{"type": "dns-01", "token": "0123456789abcdef", "url": "https://localhost/"}]
+OTHER = issue("www.example.test", names=["www.example.test"]).pem
+DENIED = {"type": "urn:ietf:params:acme:error:caa", "detail": "another\nauthority"}
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "reason", "outage"),
+    [
+        ("/order-plz", changed(authorizations=None), "answered nonsense: an order without authorizations", True),
+        ("/order-plz", lambda body: b"[]", "answered nonsense: ValueError: an answer is no object", True),
+        ("/authZ/", changed(status="revoked"), "that is revoked", False),
+        ("/authZ/", changed(challenges=NO_CHALLENGES), "the authority offers dns-01 to prove control of", False),
+        ("/authZ/", changed(challenges=None), "the authority offers nothing to prove control of", False),
+        ("/authZ/", changed(challenges=[{"type": "tls-alpn-01", "token": "../x", "url": ""}]), "token is not base64url", False),
+        ("/authZ/", changed(status="pending"), "has not decided within 0.5 seconds: still pending", True),
+        ("/my-order/", changed(status="invalid", error=DENIED), "the authority refused the order: caa: another authority", False),
+        ("/my-order/", changed(status="invalid", error=None), "the authority refused the order: no reason was given", False),
+        ("/my-order/", changed(status="processing"), "still processing", True),
+        ("/certZ/", lambda body: b"-----BEGIN CERTIFICATE-----", "sent a certificate that is malformed", True),
+        ("/certZ/", lambda body: OTHER, "sent a certificate for another key or host", True),
+    ],
+)
+def test_answers_that_are_not_what_they_should_be(
+    authority: Pebble,
+    middle: Between,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    change: Callable[[bytes], bytes],
+    reason: str,
+    outage: bool,
+) -> None:
+    monkeypatch.setattr(issuing, "VALIDATION_TIMEOUT", 0.5)
+    monkeypatch.setattr(issuing, "ISSUE_TIMEOUT", 0.5)
+    middle.changes[path] = change
+    with site(authority, tmp_path / "certs", HOST, url=middle.url) as here:
+        assert here.look()
+        (line,) = lines(caplog)
+        assert reason in line
+        assert "\n" not in line
+        assert here.file(HOST).read_bytes() == b""
+        assert bool(here.manager.outages) == outage
+        assert os.listdir(here.directory / ".acme") != []
+        assert not here.look()
+
+
+def test_an_account_is_changed_with_its_address(authority: Pebble, middle: Between, tmp_path: Path) -> None:
+    sent: list[tuple[str, Any]] = []
+
+    def rule(method: str, path: str, body: bytes) -> None:
+        if path.startswith(("/my-account/", "/sign-me-up")):
+            sent.append((path, content(body)))
+
+    middle.rules.append(rule)
+    with site(authority, tmp_path / "certs", HOST, url=middle.url, email="old@example.test") as here:
+        here.look()
+        assert sent == [("/sign-me-up", {"termsOfServiceAgreed": True, "contact": ["mailto:old@example.test"]})]
+    with site(authority, tmp_path / "certs", "a.example.test", url=middle.url, email="new@example.test") as here:
+        here.look()
+        assert here.served("a.example.test")
+        assert len(sent) == 3
+        assert sent[2][0].startswith("/my-account/")
+        assert sent[2][1] == {"contact": ["mailto:new@example.test"]}
+
+
+def test_advice_on_renewal_that_is_nonsense_is_no_matter(
+    authority: Pebble, middle: Between, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [
+        Reply(500, {"detail": "out of order"}, {"Retry-After": "30000"}),
+        Reply(404, {"type": "urn:ietf:params:acme:error:malformed", "detail": "never heard of it"}),
+        Reply(200, {"suggestedWindow": {"start": "2026-01-02T00:00:00Z", "end": "2026-01-01T00:00:00Z"}}),
+        Reply(200, {"suggestedWindow": {"start": "soon", "end": "later"}}),
+        Reply(200, []),
+    ]
+    middle.directory["renewalInfo"] = "/renewal/"
+    middle.rules.append(lambda method, path, body: answers[0] if path.startswith("/renewal/") else None)
+    with site(authority, tmp_path / "certs", HOST, url=middle.url) as here:
+        here.look()
+        first = here.certificate(HOST)
+        while len(answers) > 1:
+            assert not here.look()
+            here.clock.advance(3 * 3600)
+            assert not here.look()
+            answers.pop(0)
+            here.clock.advance(DAY)
+            assert here.look()
+        assert here.certificate(HOST) == first
+        assert sum("Cannot ask when to renew" in line for line in lines(caplog, logging.INFO)) == 5
+        assert lines(caplog) == []
+        assert here.manager.outages == 0
 
 
 def test_nonsense_from_the_authority_is_survived(

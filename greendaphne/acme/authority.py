@@ -156,6 +156,8 @@ class Authority:
         algorithm = _CURVES[key.curve.key_size] if isinstance(key, ec.EllipticCurvePrivateKey) else RS256
         self._network = _Network(self._key, alg=algorithm, verify_ssl=verify, user_agent=f"greendaphne/{__version__} acme-python")
         self._directory: messages.Directory | None = None
+        #: Where the terms of service are, empty where there are none.
+        self.terms_of_service = ""
 
     def close(self) -> None:
         """Close the connections, in the thread that made them."""
@@ -182,13 +184,10 @@ class Authority:
             missing = [name for name in ("newNonce", "newAccount", "newOrder") if not isinstance(content.get(name), str)]
             if missing:
                 raise AuthorityError(f"{self.url} is no ACME directory: it lacks {', '.join(missing)}", outage=True)
+            meta = content.get("meta")
+            terms = meta.get("termsOfService") if isinstance(meta, dict) else None
+            self.terms_of_service = one_line(terms) if isinstance(terms, str) else ""
             self._directory = messages.Directory.from_json(content)
-
-    @property
-    def terms_of_service(self) -> str:
-        """Where the terms of service are, empty where there are none."""
-        meta = self.directory.meta if "meta" in self.directory._jobj else None
-        return one_line(str(getattr(meta, "terms_of_service", None) or ""))
 
     def thumbprint(self) -> str:
         """The account key's (RFC 7638), which goes into the answers to challenges."""

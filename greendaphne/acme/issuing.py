@@ -70,7 +70,8 @@ def obtain(
     key, request = run(key_and_request, host)
     order = _wait(run, authority, order.url, ("pending",), VALIDATION_TIMEOUT)
     if order.content.get("status") == "ready":
-        run(authority.finalize, str(order.content.get("finalize")), request)
+        order = run(authority.finalize, str(order.content.get("finalize")), request)._replace(url=order.url)
+    if order.content.get("status") in ("ready", "processing"):
         order = _wait(run, authority, order.url, ("ready", "processing"), ISSUE_TIMEOUT)
     if order.content.get("status") != "valid":
         raise Refused(f"the authority refused the order: {problem(order.content.get('error'))}")

@@ -319,7 +319,11 @@ class Manager:
         host = entry.host
         logger.info("Obtaining a certificate for %s from %s", host, self.url)
         try:
-            state.account = self.run(authority.sign_in, state.account)
+            account = self.run(authority.sign_in, state.account)
+            if account is not state.account:
+                terms = f", whose terms of service are {authority.terms_of_service}" if authority.terms_of_service else ""
+                logger.info("Using the account %s at %s%s", account["url"], self.url, terms)
+                state.account = account
         except AuthorityError as error:
             # It is the same for every host.
             error.outage = True

@@ -154,6 +154,8 @@ ROWS: list[tuple[str, bytes, list[int], int, bool]] = [
             (b"GET http:///x HTTP/1.1", 400),
             (b"GET http://user@example.com/ HTTP/1.1", 400),
             (b"CONNECT example.com:443 HTTP/1.1", 501),
+            (b"CONNECT / HTTP/1.1", 501),
+            (b"connect http://example.com/ HTTP/1.1", 501),
             (b"PRI * HTTP/2.0", 505),
         )
     ],
@@ -243,6 +245,15 @@ def test_truncated_body_is_not_delivered(server: RunningServer, body: bytes) -> 
         client.send(post(CHUNKED, body=body))
         client.half_close()
         assert client.at_eof()
+    assert server.app.drain("http.request") == []
+
+
+def test_a_method_that_is_head_to_one_side_only_is_the_last(client: Client, server: RunningServer) -> None:
+    """A proxy to which ``head`` is not HEAD waits for content and would take the next response for it."""
+    client.send(get(line=b"head / HTTP/1.1") + SMUGGLED)
+    assert server.app.answer(b"ok")["method"] == "HEAD"
+    assert client.read_response("HEAD").header("Connection") == "close"
+    assert client.at_eof()
     assert server.app.drain("http.request") == []
 
 

@@ -77,7 +77,9 @@ class HeadParser:
         line = _REQUEST_LINE.match(head)
         if line is None:
             raise self._bad_line(head)
-        method, target, major, minor = line.groups()
+        token, target, major, minor = line.groups()
+        # What applications are told is upper-case.
+        method = token.upper()
         fields_start = line.end()
         if fields_start > limits.request_line + 2:
             raise HTTPError(414, "The request line is too long.", close=True)
@@ -126,19 +128,25 @@ class HeadParser:
             raise bad_request("The request has both Content-Length and Transfer-Encoding.")
         if host is None and http_1_1:
             raise bad_request("The request has no Host field.")
+        if method == b"CONNECT":
+            # Whatever its target is: behind a 200 the peer would take all that follows for a tunnel.
+            raise HTTPError(501, "This server is no proxy.", close=True)
+        if method == b"HEAD" and token != method:
+            # A peer to which it is some other method (they are case-sensitive) waits for the content, and must not find the next response.
+            self.keep_alive = False
 
         if length is None and not (chunked or upgrade) and self.keep_alive:
             self._parser = parser
         if target[:1] == b"/":
             path, _, query = target.partition(b"?")
         else:
-            path, query, fields = self._other_form(method, target, fields)
+            path, query, fields = self._other_form(token, target, fields)
         if not path.isascii():
             # The head is sound, so the connection goes on, as daphne's does; unless what follows would be misunderstood on either side.
-            close = not self.keep_alive or chunked or length not in (None, b"0") or method.upper() == b"HEAD"
+            close = not self.keep_alive or chunked or length not in (None, b"0") or method == b"HEAD"
             raise HTTPError(400, "Invalid characters in path", close=close)
         return Request(
-            method.decode("ascii").upper(),
+            method.decode("ascii"),
             target,
             path,
             query,
@@ -182,12 +190,10 @@ class HeadParser:
         return bad_request("The request line is malformed.")
 
     @staticmethod
-    def _other_form(method: bytes, target: bytes, fields: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes, list[tuple[bytes, bytes]]]:
+    def _other_form(token: bytes, target: bytes, fields: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes, list[tuple[bytes, bytes]]]:
         """Path, query and fields of a request whose target is not in origin-form (RFC 9112 section 3.2)."""
-        if target == b"*" and method == b"OPTIONS":
+        if target == b"*" and token == b"OPTIONS":
             return target, b"", fields
-        if method == b"CONNECT":
-            raise HTTPError(501, "This server is no proxy.", close=True)
         absolute = _ABSOLUTE.match(target)
         if absolute is None or _HOST.fullmatch(absolute[1]) is None:
             raise bad_request("The request target is malformed.")

@@ -57,8 +57,11 @@ class Lifetime:
         return self.ended
 
     def get(self) -> None:
-        """Wait for the end, in its own thread; raises what ended it early."""
-        self._greenlet.get()
+        """Wait for the end as :meth:`join` does; in its own thread it raises what ended it early."""
+        if get_hub_if_exists() is self._hub:
+            self._greenlet.get()
+        else:
+            self.join()
 
     def _wait(self, timeout: float | None) -> None:
         if self._alive.acquire(timeout=-1 if timeout is None else timeout):

@@ -106,21 +106,22 @@ LIMITS: Final = "Limits (sizes in bytes, or with K, M or G)"
 SHUTDOWN: Final = "Stopping (times in seconds)"
 PROCESSES: Final = "Processes (sizes in bytes, or with K, M or G)"
 MONITORING: Final = "Monitoring"
+#: In the order in which they are needed: to serve at all, to serve the public, to see what happens, and the protocols in detail.
 GROUPS: Final = (
     LISTENING,
+    APPLICATION,
+    PROCESSES,
+    SHUTDOWN,
     TLS,
     ACME,
-    APPLICATION,
-    LOGGING,
     PROXIES,
+    LOGGING,
+    MONITORING,
     HTTP,
     HTTP2,
     WEBSOCKET,
     BODIES,
     LIMITS,
-    SHUTDOWN,
-    PROCESSES,
-    MONITORING,
     CONFIGURATION,
 )
 

@@ -349,7 +349,7 @@ class Server:
             self._stop.set()
 
     def serve_forever(self, *, signal_handlers: bool = False) -> None:
-        """Wait for the end; in the thread that called :meth:`start`.
+        """Wait for the end.
 
         :param signal_handlers: whether signals mean what they do in :meth:`run`; only in the main thread.
         """

@@ -317,9 +317,13 @@ def test_stopping_and_waiting_in_other_threads() -> None:
                 gevent.sleep(0.001)
 
         other = threading.Thread(target=with_a_hub)
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
         other.start()
         assert server.join(PATIENCE)
         other.join(PATIENCE)
+        serving.join(PATIENCE)
+        assert not serving.is_alive()
         assert ended == [True]
         assert len(ticks) >= 3
         # Its hub is gone, or soon will be.

@@ -79,8 +79,11 @@ class AcmeContexts(HostDirectory):
         except AcmeError as error:
             raise TLSError(str(error)) from None
         self._read_all()
-        for path in self.store.exposed():
-            logger.warning("Every user of this machine can read or change the private key in %s; take that away with chmod 600", path)
+        if exposed := self.store.exposed():
+            more = f" and in {len(exposed) - 1} more files there" if len(exposed) > 1 else ""
+            logger.warning(
+                "Every user of this machine can read or change the private key in %s%s; take that away with chmod 600", exposed[0], more
+            )
 
 
 class _ChallengeContexts(Contexts):

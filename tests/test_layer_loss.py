@@ -519,7 +519,8 @@ def chaos(on_layer_loss: str = "shed", sentinels: Sentinels | None = None) -> It
             assert set(load.handshakes) <= {101, 503}
             assert max(worker.connects.values()) == max(worker.disconnects.values()) == 1
             assert server.server.factory.reply_protocols == {}
-            wait_until(lambda: greenlets() <= before, (greenlets(), before))
+            # One more may be about to sum up, once a minute, what requests failed for.
+            wait_until(lambda: greenlets() <= before + 1, (greenlets(), before))
             # The server's two, and the worker's two.
             assert redis_process.connections() <= 4
         worker.stop()

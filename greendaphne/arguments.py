@@ -221,7 +221,7 @@ def _command_line(argv: Sequence[str]) -> dict[str, Setting] | Option:
     """The options that a command line sets, by field, or the information that it asks for."""
     given, _ = _given(argv)
     try:
-        arguments = docopt.docopt(help_text(), normalise(argv), False)
+        arguments = docopt.docopt(help_text(given), normalise(argv), False)
     except docopt.DocoptExit as error:
         # normalise() leaves nothing that the grammar refuses; should it, one line is still what the user sees.
         raise UsageError(str(error).partition("\n")[0]) from None

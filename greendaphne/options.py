@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -724,12 +724,17 @@ _WIDTH: Final = 100
 _INDENT: Final = 30
 
 
-def help_text() -> str:
-    """The help text, which is also the grammar that docopt reads a command line by."""
+def help_text(options: Iterable[Option] = OPTIONS) -> str:
+    """The help text, which is also the grammar that docopt reads a command line by.
+
+    :param options: what is in it, which can be less where it is only read: docopt takes time for each pair of options.
+    """
+    options = [*options]
     sections = [_DESCRIPTION]
     for group in GROUPS:
-        entries = [_entry(item) for item in OPTIONS if item.group == group]
-        sections.append("\n".join([f"{group}:", *entries, ""]))
+        entries = [_entry(item) for item in options if item.group == group]
+        if entries:
+            sections.append("\n".join([f"{group}:", *entries, ""]))
     return "\n".join([*sections, _INFORMATION])
 
 

@@ -12,7 +12,7 @@ from .scenarios import SCENARIOS
 
 #: Rounds of each scenario, and of those that have a number of their own.
 ROUNDS = 100
-MORE = {"sigterm": 200}
+MORE = {"sigterm": 200, "redis-hang": 20}
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import ssl
@@ -400,9 +401,14 @@ def test_every_family_is_in_the_documentation(tmp_path: Path, monkeypatch: pytes
     with serve(endpoints=[f"ssl:0:{pem}:interface=127.0.0.1"], metrics=SEPARATE, watchdog=5) as server:
         kinds = {name: kind for name, kind in scrape(server).kinds.items() if name.startswith("greendaphne_")}
     page = (Path(__file__).parent.parent / "docs" / "monitoring.rst").read_text()
-    rows = [line.split() for line in page.splitlines() if line.startswith("``greendaphne_")]
-    documented = {row[0].strip("`").removesuffix("_total"): row[1] for row in rows}
+    rows = re.findall(r"^``(greendaphne_\w+)`` +(counter|gauge|histogram)  ", page, re.MULTILINE)
+    documented = {name.removesuffix("_total"): kind for name, kind in rows}
     assert documented == kinds
+    # Queries and alerts are about what there is.
+    rules = Path(__file__).parent.parent / "examples" / "prometheus" / "greendaphne.rules.yml"
+    for name in re.findall(r"\bgreendaphne_[a-z0-9_]+[a-z0-9]\b(?!_)", page + rules.read_text()):
+        known = name.removesuffix("_total").removesuffix("_bucket")
+        assert known in kinds or name == "greendaphne_acme", name
 
 
 # ---- nothing where it was not asked for

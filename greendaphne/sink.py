@@ -104,6 +104,8 @@ class Sink:
 
         :raises OSError: where it cannot be opened.
         """
+        # The process may change its directory before the file is opened anew.
+        path = os.path.abspath(path)
         return cls(os.open(path, _FILE_FLAGS, _FILE_MODE), name, report=report, path=path, gather=gather)
 
     # -- any thread

@@ -25,26 +25,29 @@ INTERVAL: Final = 60.0
 class Troubles:
     """Counts cases and tells of them.
 
+    :param what: what fails.
     :param interval: see :data:`INTERVAL`.
     """
 
-    def __init__(self, interval: float = INTERVAL) -> None:
+    def __init__(self, what: str = "Requests", interval: float = INTERVAL) -> None:
+        self._what = what
         self._interval = interval
         # Cases since the last line, by cause; a cause is in here as long as it goes on.
         self._counts: dict[str, int] = {}
         self._greenlet: Any = None
 
-    def count(self, cause: str) -> None:
-        """A request could not be served, for ``cause``."""
+    def count(self, cause: str) -> bool:
+        """Something could not be served, for ``cause``; whether that is the first case of it, which is told at once."""
         if cause not in TOLD:
-            return
+            return False
         if cause in self._counts:
             self._counts[cause] += 1
-            return
+            return False
         self._counts[cause] = 0
-        logger.warning("Requests fail (%s): %s", cause, CAUSES[cause])
+        logger.warning("%s fail (%s): %s", self._what, cause, CAUSES[cause])
         if self._greenlet is None:
             self._greenlet = gevent.spawn(self._tell)
+        return True
 
     def _tell(self) -> None:
         while self._counts:
@@ -55,10 +58,10 @@ class Troubles:
     def _report(self, when: str) -> None:
         for cause, number in list(self._counts.items()):
             if number:
-                logger.warning("Requests fail (%s): %d more %s", cause, number, when)
+                logger.warning("%s fail (%s): %d more %s", self._what, cause, number, when)
                 self._counts[cause] = 0
             else:
-                logger.warning("Requests no longer fail (%s)", cause)
+                logger.warning("%s no longer fail (%s)", self._what, cause)
                 del self._counts[cause]
 
     def close(self) -> None:
@@ -68,5 +71,5 @@ class Troubles:
             greenlet.kill()
         for cause, number in self._counts.items():
             if number:
-                logger.warning("Requests fail (%s): %d more until the end", cause, number)
+                logger.warning("%s fail (%s): %d more until the end", self._what, cause, number)
         self._counts.clear()

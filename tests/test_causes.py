@@ -324,14 +324,22 @@ def test_violations() -> None:
                 assert recorder.next() == ("disconnected", 101, cause, code)
 
 
-def test_message_that_finds_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_message_that_finds_no_room(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("greendaphne.bridge.websocket.RECEIVE_PATIENCE", 0.05)
-    with observed(MemoryChannelLayer(channel_capacity={"websocket.receive": 0})) as (server, recorder), server.connect() as client:
-        open_websocket(server, client, recorder)
-        client.send(frame(1, b"x"))
-        client.read_exactly(4)
-        client.send(close_frame(1013))
-        assert recorder.next() == ("disconnected", 101, causes.LAYER_FULL, 1013)
+    with observed(MemoryChannelLayer(channel_capacity={"websocket.receive": 0})) as (server, recorder):
+        for _ in range(3):
+            with server.connect() as client:
+                open_websocket(server, client, recorder)
+                client.send(frame(1, b"x"))
+                client.read_exactly(4)
+                client.send(close_frame(1013))
+                assert recorder.next() == ("disconnected", 101, causes.LAYER_FULL, 1013)
+    lines = [re.sub(r"for daphne\S+", "for …", record.getMessage()) for record in caplog.records if record.levelname == "WARNING"]
+    assert lines == [
+        f"WebSockets fail (layer-full): {causes.CAUSES['layer-full']}",
+        "WebSocket force closed for … due to receive backpressure",
+        "WebSockets fail (layer-full): 2 more until the end",
+    ]
 
 
 def test_shedding_and_draining() -> None:

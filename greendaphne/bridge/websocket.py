@@ -16,6 +16,7 @@ from .. import causes
 from ..config import Limits, Timeouts
 from ..message import ClientDisconnected, HTTPError, Request, ResponseError
 from ..observer import Observer
+from ..troubles import Troubles
 from ..websocket import CloseCode, WebSocket, WebSocketClosed
 from .gate import Gate, LayerDown
 from .mailbox import Mailbox, Message, Overflow
@@ -87,6 +88,8 @@ class WebSocketBridge:
         self.kept_fields = frozenset() if observer is None else frozenset(observer.websocket_fields)
         self._mailboxes: set[Mailbox] = set()
         self.writers = Writers()
+        #: Tells of WebSockets that fail because the layer is full, so that not each of them has a line.
+        self.troubles = Troubles("WebSockets")
         self.draining = False
         #: How many times messages may have been lost.
         self.losses = 0
@@ -110,6 +113,10 @@ class WebSocketBridge:
             self._mailboxes.discard(mailbox)
             self._router.unregister(channel)
 
+    def level_of_full_layer(self) -> int:
+        """The level to log at that a WebSocket fails because the layer is full: the first of many counts."""
+        return logging.WARNING if self.troubles.count(causes.LAYER_FULL) else logging.DEBUG
+
     def _refuse(self, websocket: WebSocket, reason: str, cause: str) -> None:
         """Answer a WebSocket that the application does not learn of with 503."""
         started = monotonic()
@@ -127,6 +134,7 @@ class WebSocketBridge:
     def stop(self) -> None:
         """Release what was kept for replies."""
         self.writers.close()
+        self.troubles.close()
 
     def drain(self) -> None:
         """Close every WebSocket with 1012, behind the replies that are there already.
@@ -157,7 +165,7 @@ class WebSocketBridge:
         try:
             gate.send("websocket.connect", self._messages.websocket(request, channel))
         except gate.channel_full:
-            logger.warning("WebSocket force closed for %s due to connect backpressure", channel)
+            logger.log(self.level_of_full_layer(), "WebSocket force closed for %s due to connect backpressure", channel)
             self._refuse(websocket, "Connection queue at capacity", causes.LAYER_FULL)
             return False
         except gate.message_too_large:
@@ -360,7 +368,8 @@ class Conversation:
                     if isinstance(error, LayerDown):
                         self._give_up()
                     else:
-                        logger.warning("WebSocket force closed for %s due to receive backpressure", self._channel)
+                        level = bridge.level_of_full_layer()
+                        logger.log(level, "WebSocket force closed for %s due to receive backpressure", self._channel)
                         logger.debug("Muting incoming frame on %s", self._channel)
                         self._websocket.close(CloseCode.TRY_AGAIN_LATER, cause=causes.LAYER_FULL)
                     return

@@ -83,6 +83,8 @@ class Manager:
         self._snapshot = Snapshot({}, {})
         # Whether nothing has been tried yet.  Whoever starts a server again may have corrected what was wrong between it and the authority.
         self._first = True
+        # Whether it has been said what is put off.
+        self._told = False
         # What was obtained and could not be written; authorities allow only a few of the same in a week.
         self._unwritten: dict[str, bytes] = {}
         # What was reported when, where that cannot be written to the directory.
@@ -118,7 +120,7 @@ class Manager:
             self.close()
 
     def close(self) -> None:
-        """Let the native thread end; only for who calls :meth:`look` without :meth:`start`."""
+        """Let the native thread end; for whoever calls :meth:`look` without :meth:`start`."""
         run, self._run = self._run, None
         authority, self._authority = self._authority, None
         if run is not None:
@@ -142,19 +144,21 @@ class Manager:
         self._notice_changes(snapshot)
         self._report_files(snapshot)
         now = self._clock()
-        if self._first:
+        if not self._told:
+            self._told = True
             self._tell_what_waits(snapshot, state, now)
-        due = any(self._tasks(entry, state, now) for entry in snapshot.entries.values())
-        if not due:
+        tasks = {self._tasks(entry, state, now) for entry in snapshot.entries.values()} - {""}
+        if not tasks:
             self._first = False
             return False
         if not self._options.agree_tos:
             self._report_all_danger(snapshot, state, now)
-            self._report(
-                _NOTICE,
-                f"Certificates in {self.store.path} are due, and none is issued: agree to the terms of service of {self.url} with "
-                "--acme-agree-tos",
-            )
+            if "issue" in tasks:
+                self._report(
+                    _NOTICE,
+                    f"Certificates in {self.store.path} are due, and none is issued: agree to the terms of service of {self.url} with "
+                    "--acme-agree-tos",
+                )
             return False
         try:
             with self.store.lock() as locked:

@@ -208,6 +208,18 @@ def test_the_number_of_workers_changes(tmp_path: Path) -> None:
         assert ask(tmp_path)["pid"] in children(process.pid)
 
 
+def test_a_worker_that_cannot_be_told_is_signalled(tmp_path: Path) -> None:
+    """An application may close descriptors that it does not know."""
+    text = APPLICATION.replace("import gevent\n", f"import gevent\nNUMBER = int(os.environ['{control.CONTROL}'])\n").replace(
+        "def request(message):\n", "def request(message):\n    os.close(NUMBER)\n"
+    )
+    with master(tmp_path, text=text, number=1) as process:
+        ask(tmp_path)
+        process.send(signal.SIGTERM)
+        assert process.wait() == 0
+        assert process.count("ended with exit code 0") == 1
+
+
 # ---- Reloads
 
 

@@ -90,10 +90,13 @@ def test_a_master_tells_of_its_workers(tmp_path: Path) -> None:
     ):
         assert told.receive() == {"READY": "1", "MAINPID": str(process.pid), "STATUS": "2 workers serve"}
         process.until(lambda: process.count(r"Worker \d+ \(process \d+\) serves") == 2, "both workers serve")
+        process.send(signal.SIGTTIN)
+        assert told.receive() == {"STATUS": "3 workers serve"}
         write(tmp_path, "broken(\n", version=2)
         process.send(signal.SIGHUP)
         assert told.receive()["RELOADING"] == "1"
         assert told.receive()["STATUS"] == "Not reloaded: the workers of before go on"
+        assert process.count("The next worker starts in") == 0
         process.send(signal.SIGTERM)
         assert told.receive()["STOPPING"] == "1"
         assert process.wait() == 0

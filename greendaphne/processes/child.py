@@ -107,22 +107,23 @@ class Child:
             raise EOFError
         return lines
 
-    def say(self, line: bytes) -> None:
-        """Tell it ``line``; a worker that does not listen any more is about to end."""
+    def say(self, line: bytes) -> bool:
+        """Tell it ``line``; whether it can hear that."""
         try:
             self.socket.send(line + b"\n")
         except OSError:
-            pass
+            return False
+        return True
 
     def stop(self, line: bytes, patience: float) -> None:
         """Have it end, and be killed when it has not after ``patience`` seconds.
 
         :param line: what is said to one that serves: :data:`control.RETIRE`, :data:`control.STOP` or :data:`control.QUIT`.
         """
-        if self.state is State.STARTING:
-            # It has nothing to lose, and would not listen before it serves.
+        # One that starts has nothing to lose, and would not listen before it serves.  One that does not listen at all lost its end of the
+        # socket pair to an application that closes what it does not know.
+        if not self.say(line) or self.state is State.STARTING:
             self.signal(signal.SIGTERM)
-        self.say(line)
         self.state = State.STOPPING
         self.deadline = time.monotonic() + patience
 

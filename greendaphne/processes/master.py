@@ -90,6 +90,8 @@ class Master:
         # Whether a reload, or the start, is under way.
         self._reloading = False
         self._announced = False
+        # The number of serving workers that the service manager was told last.
+        self._reported = 0
         self._stopping = False
         # Whether any worker has ever served.
         self._served = False
@@ -304,10 +306,12 @@ class Master:
             logger.warning("%s ended by itself", child)
         else:
             logger.error("%s %s", child, f"did not start: it {describe(code)}" if child.state is State.STARTING else describe(code))
-        if child.state is State.STARTING or child.age <= SOON:
-            self._pause()
         if replacement:
             self._give_up_reload()
+        serving = self._in(State.SERVING)
+        wanted = len(serving) < self.number or any(self._is_outdated(other) for other in serving)
+        if wanted and (child.state is State.STARTING or child.age <= SOON):
+            self._pause()
 
     def _give_up_reload(self) -> None:
         if self._generation and any(child.generation < self._generation for child in self._in(State.SERVING)):
@@ -334,15 +338,24 @@ class Master:
         """End what takes too long."""
         now = time.monotonic()
         for child in self._children:
+            if child.socket.fileno() >= 0 and self._is_late(child, now):
+                # It may have said something while this process had no time to listen.
+                self._hear(child)
             if child.deadline is not None and now >= child.deadline:
                 what = "has not begun to serve" if child.state is State.STARTING else "has not ended"
                 logger.error("%s %s in time and is killed", child, what)
                 child.signal(signal.SIGKILL)
                 child.deadline = now + QUIT_PATIENCE
-            elif self._watchdog and child.state is State.SERVING and now - child.heard > self._watchdog:
+            elif self._is_late(child, now):
                 logger.error("%s has given no sign of life for %g seconds and is killed", child, self._watchdog)
                 child.signal(signal.SIGABRT)
                 child.heard = now
+
+    def _is_late(self, child: Child, now: float) -> bool:
+        """Whether it should have come further by now, or given a sign of life."""
+        if child.deadline is not None:
+            return now >= child.deadline
+        return self._watchdog > 0 and child.state is State.SERVING and now - child.heard > self._watchdog
 
     # -- The service manager
 
@@ -354,10 +367,16 @@ class Master:
                 logger.info("All workers are replaced")
             self._announced, self._reloading = True, False
             if self._manager is not None:
-                self._manager.ready(f"{len(serving)} workers serve")
+                self._manager.ready(self._status(serving))
+        elif self._announced and self._manager is not None and len(serving) != self._reported and not self._stopping:
+            self._manager.notify(STATUS=self._status(serving))
         if self._manager is not None and self._watchdog and serving and time.monotonic() >= self._next_sign:
             self._manager.alive()
             self._next_sign = time.monotonic() + self._watchdog / _HEARTBEATS
+
+    def _status(self, serving: list[Child]) -> str:
+        self._reported = len(serving)
+        return f"{len(serving)} workers serve" if len(serving) != 1 else "1 worker serves"
 
     def _wait(self) -> float | None:
         """Seconds until something is due; ``None`` for never."""

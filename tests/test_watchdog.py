@@ -123,7 +123,7 @@ def test_code_that_keeps_the_interpreter(server: RunningServer, lines: Lines) ->
 
 
 def test_a_process_that_does_not_run_is_told_from_it(server: RunningServer, lines: Lines) -> None:
-    # A function of ctypes.PyDLL keeps the interpreter while it sleeps: nothing runs and nothing is computed, as in a process that is stopped.
+    # A function of ctypes.PyDLL keeps the interpreter while it sleeps: nothing runs and nothing is computed, as when a process is stopped.
     usleep = ctypes.PyDLL(None).usleep
     in_hub(server, lambda: usleep(int(4 * THRESHOLD * 1_000_000)))
     wait_until(lambda: lines.count(STALLED), "the report")

@@ -106,6 +106,10 @@ def is_channels_project() -> bool:
     if "channels" not in settings.INSTALLED_APPS or ALIAS not in getattr(settings, "CHANNEL_LAYERS", {}):
         return False
     if not apps.ready:
+        from . import compat
+
+        # Channels imports names of daphne, as in the command.
+        compat.install()
         django.setup(set_prefix=False)
     return True
 

@@ -243,10 +243,11 @@ class Logs:
 
         def report(text: str, over: bool) -> None:
             self._news.append((logging.WARNING if over else logging.ERROR, text))
-            loop = hub.loop
-            if loop is not None:
+            try:
                 # Comes in any thread; handlers belong to this one, and may wait, which the hub must not.
-                loop.run_callback_threadsafe(gevent.spawn, self._deliver)
+                hub.loop.run_callback_threadsafe(gevent.spawn, self._deliver)
+            except (AttributeError, ValueError):
+                pass  # the hub is gone; close() tells what is left
 
         return report
 

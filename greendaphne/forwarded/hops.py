@@ -11,12 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from .values import parse_node
+from .values import EMPTY, parse_node
 
 #: What nginx writes for a client on a UNIX socket.
 _NGINX_UNIX: Final = b"unix:"
-#: What empty elements are made of, blanks as ``bytes.strip()`` understands them.
-_NOTHING: Final = b", \t\n\r\x0b\x0c"
 #: Octets of one element of ``Forwarded``; a longer one is not understood.
 MAX_ELEMENT: Final = 1024
 
@@ -91,7 +89,7 @@ def forwarded_hops(value: bytes) -> Iterator[Hop]:
 
 def _skip_empty(value: bytes, end: int) -> int:
     """The end of what is left of the empty elements that end at ``end``, all at once: there may be tens of thousands."""
-    return len(value[:end].rstrip(_NOTHING))
+    return len(value[:end].rstrip(EMPTY))
 
 
 def _opening_quote(value: bytes, start: int, closing: int) -> int:

@@ -12,6 +12,9 @@ MAX_PORT: Final = 65535
 #: No address is longer: IPv6 with IPv4 inside (45), brackets, a colon and five digits, and a zone such as ``%eth0``.
 MAX_ADDRESS: Final = 100
 
+#: What empty elements of a list are made of: commas, and blanks as ``bytes.strip()`` understands them.
+EMPTY: Final = b", \t\n\r\x0b\x0c"
+
 #: RFC 6874 section 2; a zone is repeated in messages and logs.
 _ZONE: Final = re.compile(r"[A-Za-z0-9._~-]+")
 
@@ -72,16 +75,9 @@ def scheme_of(proto: bytes, scheme: str) -> str:
 
 def first_element(value: bytes) -> bytes:
     """The first non-empty element of a comma-separated list, without surrounding blanks; ``b""`` for none."""
-    if b"," not in value:
-        return value.strip()
-    for element in value.split(b","):
-        element = element.strip()
-        if element:
-            return element
-    return b""
+    return value.lstrip(EMPTY).partition(b",")[0].strip()
 
 
 def last_element(value: bytes) -> bytes:
     """The last non-empty element of a comma-separated list, without surrounding blanks; ``b""`` for none."""
-    # All that can be behind it are blanks and commas.
-    return value.rstrip(b", \t").rpartition(b",")[2].strip()
+    return value.rstrip(EMPTY).rpartition(b",")[2].strip()

@@ -129,6 +129,7 @@ SCENARIOS: dict[str, Callable[[Path, int], Report]] = {
     "systemd-restart": systemd_restart,
     "circus-reload": _circus(("reload", "web", "--waiting"), ("reload", "web", "--sequential", "--waiting")),
     "circus-restart": _circus(("restart", "web", "--waiting")),
+    "circus-kill": _circus(("kill", "web")),
     "circus-number": _circus(("incr", "web", "--waiting"), ("decr", "web", "--waiting")),
     **redis.SCENARIOS,
 }

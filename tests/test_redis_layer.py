@@ -720,6 +720,31 @@ def test_a_sender_that_gives_up_disturbs_no_other(layer: RedisChannelLayer) -> N
     assert {*range(1, 21, 2), 20} <= {message["n"] for _, message in layer.receive_batch(["n"], 100, 5)}
 
 
+def test_a_lone_sender_gives_up_in_its_own_exchange(server: RedisServer, layer: RedisChannelLayer) -> None:
+    """Its connection, on which an answer is still to come, is not used again; those who came meanwhile get theirs."""
+
+    def run() -> None:
+        layer.send("n", {"n": 0})
+        server.pause()
+        try:
+            with gevent.Timeout(0.1, False):
+                layer.group_channels("g")
+                raise AssertionError("the server was to hang")
+            given_up = gevent.spawn(layer.group_channels, "g")
+            waiting = [gevent.spawn(layer.channel_statistics, "n") for _ in range(3)]
+            gevent.sleep(0.05)
+            given_up.kill()
+        finally:
+            server.resume()
+        for greenlet in waiting:
+            assert greenlet.get(timeout=PATIENCE)["messages_pending"] == 1
+        assert layer.group_channels("g") == []
+        assert server.connections("greendaphne:send") == 1
+        layer.close()
+
+    in_hub(run)
+
+
 def test_an_idle_reader_asks_for_next_to_nothing(server: RedisServer, layer: RedisChannelLayer) -> None:
     layer.blpop_timeout = 0.5
     layer.receive_batch(["reply!"], 10, 0.01)

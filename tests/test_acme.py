@@ -754,6 +754,31 @@ def test_advice_on_renewal_that_is_nonsense_is_no_matter(
         assert here.manager.outages == 0
 
 
+def test_an_authority_that_is_half_out_of_order(
+    authority: Pebble, middle: Between, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The directory answers and orders fail: the tries become fewer all the same, and all hosts wait for the same."""
+    broken = Reply.problem(500, "serverInternal", "try again")
+    middle.rules.append(lambda method, path, body: broken if path == "/order-plz" and method == "POST" else None)
+    with site(authority, tmp_path / "certs", HOST, "a.example.test", url=middle.url) as here:
+        tries = []
+        for _ in range(60):
+            if here.look():
+                tries.append(here.clock.now)
+            here.clock.advance(60)
+        assert orders(middle) == len(tries) == here.manager.outages
+        gaps = [later - earlier for earlier, later in pairwise(tries)]
+        assert gaps == sorted(gaps)
+        assert len(tries) <= 6
+        middle.rules.clear()
+        here.clock.advance(DAY)
+        here.look()
+        assert here.served(HOST)
+        assert here.served("a.example.test")
+        assert here.manager.outages == 0
+        assert any("can be reached again" in line for line in lines(caplog, logging.INFO))
+
+
 def test_nonsense_from_the_authority_is_survived(
     authority: Pebble, middle: Between, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

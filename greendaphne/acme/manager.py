@@ -85,8 +85,8 @@ class Manager:
         self._first = True
         # Whether it has been said what is put off.
         self._told = False
-        # What was obtained and could not be written; authorities allow only a few of the same in a week.
-        self._unwritten: dict[str, bytes] = {}
+        # What was obtained, when, and could not be written; authorities allow only a few of the same in a week.
+        self._unwritten: dict[str, tuple[float, bytes]] = {}
         # What was reported when, where that cannot be written to the directory.
         self._reported: dict[str, tuple[str, float]] = {}
         self._run: NativeThread | None = None
@@ -274,15 +274,25 @@ class Manager:
                         self._issue(authority, entry, record, state)
                         entry, record, task = self._snapshot.entries.get(host, entry), state.of(host), "ask"
                     self._ask(authority, entry, record)
+                    if tasks[host] == "issue":
+                        self._reached(state)
                 except AcmeError as error:
                     self._failure(error, entry, record, state, task)
+                    if isinstance(error, AuthorityError) and error.outage:
+                        # It is the same for the others; that they stand in danger is still to be said.
+                        for other in order[order.index(host) :]:
+                            self._report_danger(snapshot.entries[other], state.of(other))
+                        break
+                    if isinstance(error, AuthorityError):
+                        self._reached(state)
             self._report_danger(entry, record)
-            if schedule.is_ahead(state.of(_AUTHORITY).retry_at, self._clock()):
-                break
+        else:
+            if self._authority is not None:
+                self._reached(state)
         self._disconnect()
         for host in set(state.records) - set(snapshot.entries) - {_AUTHORITY}:
             del state.records[host]
-        self.run(self.store.save, state)
+        self._save(state)
 
     def _connect(self, state: State) -> Authority:
         key = self.run(self.store.account_key)
@@ -292,11 +302,21 @@ class Manager:
         except AuthorityError:
             self._disconnect()
             raise
-        account = state.of(_AUTHORITY)
-        if account.failures:
-            logger.info("%s can be reached again", self.url)
-            account.failures, account.retry_at, account.reason = 0, 0.0, ""
         return authority
+
+    def _reached(self, state: State) -> None:
+        """The authority does its work again, as far as there was any for it."""
+        record = state.of(_AUTHORITY)
+        if record.failures:
+            logger.info("%s can be reached again", self.url)
+            record.failures, record.retry_at, record.limited, record.reason = 0, 0.0, False, ""
+
+    def _save(self, state: State) -> None:
+        """Remember ``state``; where that fails this process does, and another one may try something twice."""
+        try:
+            self.run(self.store.save, state)
+        except AcmeError as error:
+            self._report(_NOTICE, str(error))
 
     def _disconnect(self) -> None:
         authority, self._authority = self._authority, None
@@ -305,10 +325,15 @@ class Manager:
 
     def _issue(self, authority: Authority, entry: Entry, record: Record, state: State) -> None:
         host = entry.host
-        if host not in self._unwritten:
-            self._unwritten[host] = self._obtain(authority, entry, record, state)
-        self.run(self.store.put, host, self._unwritten[host])
-        del self._unwritten[host]
+        obtained, data = self._unwritten.pop(host, (0.0, b""))
+        if not schedule.is_ahead(obtained + schedule.DAY, self._clock()):
+            data = self._obtain(authority, entry, record, state)
+            obtained = self._clock()
+        try:
+            self.run(self.store.put, host, data)
+        except AcmeError:
+            self._unwritten[host] = obtained, data
+            raise
         self._refresh(host)
         self.issued += 1
         now = self._clock()
@@ -317,7 +342,7 @@ class Manager:
         new = self._snapshot.entries.get(host)
         until = "" if new is None or new.certificate is None else f", valid until {date(new.certificate.not_after)}"
         logger.info("A new certificate for %s is in service%s", host, until)
-        self.run(self.store.save, state)
+        self._save(state)
 
     def _obtain(self, authority: Authority, entry: Entry, record: Record, state: State) -> bytes:
         host = entry.host

@@ -516,7 +516,7 @@ class Server:
         self._workers = []
         self._application.close()
         if self._monitor is not None:
-            self._monitor.stop()
+            self._monitor.stop(at_once=self._at_once)
 
     def _close_listeners(self) -> None:
         for acceptor in self._acceptors:

@@ -13,6 +13,7 @@ from ..config import KIB, Limits, Timeouts
 from ..connections import Connections
 from ..endpoints import Endpoint
 from ..exchange import Exchange
+from ..http1.connection import DRAIN_MOMENT
 from ..http2 import Http2Limits
 from ..listeners import Listener
 from ..localpages import LocalPages, Nothing
@@ -24,6 +25,8 @@ logger = logging.getLogger("daphne.server")
 #: Who asks here is one of a few, and asks little.
 _LIMITS: Final = Limits(request_line=2 * KIB, request_fields=50, request_field_size=4 * KIB, request_head=16 * KIB, connections=32)
 _TIMEOUTS: Final = Timeouts(keep_alive=75, header=5, body=5, send=10, linger=1, tls_handshake=5)
+#: Seconds for what has been asked to be answered in the end: a little more than an idle connection has.
+_PATIENCE: Final = DRAIN_MOMENT + 0.5
 #: Seconds for connections to release what they hold.
 _KILL_PATIENCE: Final = 1.0
 
@@ -64,9 +67,12 @@ class MonitoringEndpoint:
             self._close()
             self._connections.drain()
 
-    def stop(self) -> None:
-        """Close everything at once."""
+    def stop(self, *, at_once: bool) -> None:
+        """Close everything; what has been asked is still answered, unless it is to end ``at_once``."""
         self._close()
+        if not at_once:
+            self._connections.drain()
+            self._connections.pool.join(timeout=_PATIENCE)
         self._connections.pool.kill(timeout=_KILL_PATIENCE)
 
     def _close(self) -> None:

@@ -166,8 +166,11 @@ class Monitor:
         if self.endpoint is not None:
             self.endpoint.drain()
 
-    def stop(self) -> None:
-        """End all of it; may be repeated."""
+    def stop(self, *, at_once: bool) -> None:
+        """End all of it; may be repeated.
+
+        :param at_once: whether what is being answered is cut short.
+        """
         if self._watchdog is not None:
             self._watchdog.stop()
         if self._lag is not None:
@@ -176,7 +179,7 @@ class Monitor:
             self._workers.stop()
             self._workers = None
         if self.endpoint is not None:
-            self.endpoint.stop()
+            self.endpoint.stop(at_once=at_once)
         if self._probe is not None:
             self._probe.close()
 

@@ -65,10 +65,6 @@ class AddressList:
             return False
         return any(address in network for network in self._networks)
 
-    def __bool__(self) -> bool:
-        """Whether anybody can be in it."""
-        return self._unix or bool(self._networks)
-
     def __str__(self) -> str:
         return self._text
 

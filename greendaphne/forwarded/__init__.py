@@ -5,7 +5,8 @@ the fields has to be the only way in.  :class:`TrustedLocator` believes only tho
 request and return it with the client and scheme that the proxies report; neither raises an exception for anything a peer can send, and
 what cannot be understood changes nothing.
 
-``values`` reads addresses, ports and schemes; ``hops`` takes lists apart; ``fields`` names the fields that are read.
+``values`` reads addresses, ports and schemes; ``hops`` takes lists apart; ``fields`` names the fields that are read; ``located`` puts what
+was found into the request.
 :func:`parse_x_forwarded_for` is for code written for ``daphne.utils``.
 """
 

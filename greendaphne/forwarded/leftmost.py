@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from ..message import Address, Request
+from .located import located
 from .values import SCHEMES, first_element, parse_node, port_number, scheme_of
 
 
@@ -124,7 +125,4 @@ class Locator:
     def __call__(self, request: Request) -> Request:
         connection = request.connection
         client, scheme = client_and_scheme(request.headers, self._address, self._port, self._proto, connection.client, connection.scheme)
-        peer = connection.peer
-        if peer is None and client is not connection.client:
-            peer = connection.client or []
-        return request._replace(connection=connection._replace(client=client, scheme=scheme, peer=peer))
+        return located(request, client, scheme)

@@ -16,9 +16,10 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from ..addresses import AddressList
-from ..message import Address, ConnectionInfo, Request
+from ..message import Request
 from .fields import FORWARDED, X_FORWARDED, ForwardedFields
 from .hops import Hop, forwarded_hops, x_forwarded_hops
+from .located import located
 from .values import last_element, port_number, scheme_of
 
 ROOT_PATH: Final = b"daphne-root-path"
@@ -86,7 +87,7 @@ class TrustedLocator:
             if not port and found.nearest and self._port is not None:
                 port = port_number(last_element(fields.get(self._port, b"")))
             client = [found.host, port]
-        return _seen_from(request, client, scheme)
+        return located(request, client, scheme)
 
     def _without_claims(self, request: Request) -> Request:
         claims = self._claims
@@ -121,14 +122,3 @@ class TrustedLocator:
             if not hop.known or hop.host not in self._trusted:
                 return _Found(host, port, nearest, proto, True)
         return _Found(host, port, nearest, proto, False)
-
-
-def _seen_from(request: Request, client: Address, scheme: str) -> Request:
-    connection = request.connection
-    if client == connection.client and scheme == connection.scheme:
-        return request
-    peer = connection.peer
-    if peer is None:
-        # The application is told another one from here on.
-        peer = connection.client or []
-    return request._replace(connection=ConnectionInfo(scheme, client, connection.server, connection.tls, peer))

@@ -9,7 +9,7 @@ import sysconfig
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache"
-ENVIRONMENT = CACHE / "asgi_redis-1.4.3"
+ENVIRONMENT = CACHE / f"asgi_redis-1.4.3-py{sys.version_info.major}{sys.version_info.minor}"
 #: With the only versions of its requirements that asgi_redis works with.
 PACKAGES = ("asgi_redis==1.4.3", "redis==2.10.6", "msgpack-python==0.5.6", "asgi_ipc==1.4.2", "cryptography", "setuptools")
 #: Seconds for installing them.

@@ -83,9 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show(text: str) -> None:
-    """Print ``text``; whoever reads may stop in the middle of it, as ``head`` does."""
+    """Print ``text``, in whatever encoding; whoever reads may stop in the middle of it, as ``head`` does."""
+    encoding = sys.stdout.encoding
     try:
-        print(text, flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except BrokenPipeError:
         # The interpreter will flush again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -445,6 +445,15 @@ def test_wrong_options_of_any_place_end_the_command_with_2(project: Path) -> Non
     assert result.stderr == f"greendaphne: error: {place} (greendaphne --help shows all options)\n"
 
 
+def test_what_is_in_force_in_any_encoding(project: Path) -> None:
+    name = os.fsdecode(b"\xc3\xa9\xff.toml")
+    (project / "greendaphne.toml").rename(project / name)
+    result = run(project, "--check-config", "-c", name, "--root-path=/\u00e9", PYTHONIOENCODING="ascii")
+    assert result.returncode == 0
+    assert result.stdout.startswith("# Configuration file: \\xe9\\udcff.toml (command line)\n")
+    assert 'root-path = "/\\xe9"  # command line\n' in result.stdout
+
+
 def test_who_reads_may_stop(project: Path) -> None:
     """Into a pipe that nobody reads."""
     for words in (["--help"], ["--check-config", "-cgreendaphne.toml"]):

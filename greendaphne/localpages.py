@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .message import Application, Headers, HTTPError, Request, Stream, Unreported
+from .message import Application, ClientDisconnected, Headers, HTTPError, Request, Stream, Unreported
 from .websocket import WebSocket
 
 #: Status, fields (``Content-Length`` is added) and body of an answer.
@@ -72,10 +72,14 @@ class LocalPages:
                 raise HTTPError(405, "This page can only be read.", _ALLOW)
             page = handler(request)
             if page is not None:
-                self._answer(stream, page)
-                if not reported:
-                    raise Unreported
-                return
+                if reported:
+                    self._answer(stream, page)
+                    return
+                try:
+                    self._answer(stream, page)
+                except ClientDisconnected:
+                    pass  # that is nobody's business either
+                raise Unreported
         elif self._prefixes and request.method in _METHODS:
             for prefix, handler in self._prefixes:
                 if path.startswith(prefix) and (page := handler(request)) is not None:

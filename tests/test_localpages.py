@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from gevent import get_hub
 
 from greendaphne.localpages import LocalPages, Nothing, Page
 from greendaphne.message import Request
@@ -120,6 +122,27 @@ def test_who_hears_of_it(client: Client, server: RunningServer, pages: Pages) ->
         ("http", "complete", "/.well-known/second", 200),
         ("http", "complete", "/quiet", 405),
     ]
+
+
+def test_nobody_hears_of_a_client_that_left(server: RunningServer, pages: Pages) -> None:
+    arrived, left = threading.Event(), threading.Event()
+
+    def slow(request: Request) -> Page:
+        arrived.set()
+        get_hub().threadpool.apply(left.wait, (PATIENCE,))
+        return page(b"x" * 10_000_000)
+
+    connections: Any = server.server._connections
+    own: LocalPages = connections._exchange._application
+    own.add(b"/slow", slow, reported=False)
+    with server.connect() as leaving:
+        leaving.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert arrived.wait(PATIENCE)
+    left.set()
+    with server.connect() as client:
+        assert get(client, b"/echo").status == 200
+        assert get(client, b"/quiet").status == 200
+    assert pages.reported == [("http", "complete", "/echo", 200)]
 
 
 def test_a_websocket_is_the_application_s(client: Client, server: RunningServer) -> None:

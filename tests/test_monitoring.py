@@ -27,6 +27,7 @@ from greendaphne.monitoring.families import Family, Histogram, Sample, gauge
 from greendaphne.monitoring.metrics import PRIVATE_CODES, Metrics
 from greendaphne.monitoring.workers import decode, encode, merge
 from greendaphne.processes import control
+from greendaphne.server import Server
 from tests.certificates import Authority
 from tests.http2_support import GET as GET2
 from tests.http2_support import Peer
@@ -409,6 +410,12 @@ def test_every_family_is_in_the_documentation(tmp_path: Path, monkeypatch: pytes
     for name in re.findall(r"\bgreendaphne_[a-z0-9_]+[a-z0-9]\b(?!_)", page + rules.read_text()):
         known = name.removesuffix("_total").removesuffix("_bucket")
         assert known in kinds or name == "greendaphne_acme", name
+
+
+@pytest.mark.parametrize("options", [{"health_path": "health"}, {"metrics_path": "/m?x"}, {"health_path": "/a", "metrics_path": "/a"}])
+def test_paths_that_cannot_be(options: Any) -> None:
+    with pytest.raises(ValueError, match=r"must be a path that begins with a slash|has a page already"):
+        Server(MemoryChannelLayer(), endpoints=["tcp:0"], **options)
 
 
 # ---- nothing where it was not asked for

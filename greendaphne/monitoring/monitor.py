@@ -19,6 +19,7 @@ from ..message import Request, header_values
 from ..observer import Observer
 from ..parts import Parts
 from ..processes.control import RUN_DIR, WORKER
+from ..values import url_path
 from .health import Health, LayerProbe
 
 if TYPE_CHECKING:
@@ -44,12 +45,19 @@ class Monitor:
     :param metrics_path: answers scrapes on all endpoints; ``None`` for nowhere.
     :param endpoint: answers both, and nothing else, on a socket of its own.
     :param watchdog: seconds for which the hub may be blocked without a word; 0 for ever.
+    :raises ValueError: for a path that is none.
     :raises ImportError: where metrics are wanted and ``prometheus_client`` is missing.
     """
 
     def __init__(
         self, health_path: str | None = None, metrics_path: str | None = None, endpoint: Endpoint | None = None, watchdog: float = 0
     ) -> None:
+        for name, path in (("health_path", health_path), ("metrics_path", metrics_path)):
+            if path is not None:
+                try:
+                    url_path(path)
+                except ValueError as error:
+                    raise ValueError(f"{name} {error}") from None
         self._health_path = health_path
         self._metrics_path = metrics_path
         self._probe: LayerProbe | None = None

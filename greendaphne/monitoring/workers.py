@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 import gevent
@@ -65,6 +66,8 @@ class Workers:
             self._inode = os.stat(self._path).st_ino
         except BaseException:
             listener.close()
+            with suppress(OSError):
+                os.unlink(temporary)
             raise
         self._server = StreamServer(listener, self._answer, spawn=Pool(_CONCURRENT))
         self._server.start()

@@ -6,8 +6,8 @@ twice per threshold.  When none comes it logs, once for each blockage, the stack
 it is over.
 
 gevent has a monitoring thread of its own (``GEVENT_MONITOR_THREAD_ENABLE``).  It needs a trace function that every switch between greenlets
-has to call (0.4 µs, and there are several for each request), reports a blockage again at each look and not its end, and lists every greenlet
-of the process each time.
+has to call (0.4 µs, and there are several for each request), reports a blockage again at each look and not its end, and lists every
+greenlet of the process each time.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import grp
+import logging
 import os
 import pwd
 import stat
@@ -19,13 +20,15 @@ from .base import Endpoint
 from .descriptors import cannot_listen
 from .grammar import EndpointError
 
+logger = logging.getLogger("daphne.server")
+
 #: Permissions of a UNIX socket; Twisted's default.  Connecting needs the write permission.
 DEFAULT_UNIX_MODE: Final = 0o666
 
 #: What a name in Linux' abstract namespace begins with, as systemd and ``ss`` write it.
 ABSTRACT: Final = "@"
 
-#: Seconds to wait for another process that is binding a UNIX socket in the same directory.
+#: Seconds to wait for other processes that bind UNIX sockets in the same directory.
 UNIX_LOCK_TIMEOUT: Final = 5.0
 
 #: Seconds between two tries at that lock.
@@ -200,9 +203,9 @@ def _is_dead(address: str) -> bool:
 def _directory_lock(address: str) -> Iterator[None]:
     """Hold an exclusive lock on the directory of ``address``, which leaves no file behind.
 
-    Without permission to read the directory, or on a file system without locks, there is no lock.
-
-    :raises EndpointError: when another process holds it for longer than :data:`UNIX_LOCK_TIMEOUT`.
+    Without permission to read the directory, or on a file system without locks, there is no lock.  Nor is there when another process keeps
+    it for longer than :data:`UNIX_LOCK_TIMEOUT`: binding takes no time, so it is none that binds, and everybody who may read the directory
+    can take the lock and must not keep the server from starting.
     """
     directory = os.path.dirname(address) or "."
     try:
@@ -223,7 +226,7 @@ def _directory_lock(address: str) -> Iterator[None]:
             else:
                 break
         else:
-            raise cannot_listen(address, f"another process has held a lock on {directory} for {UNIX_LOCK_TIMEOUT:g} seconds")
+            logger.warning("Another process has held a lock on %s for %g seconds; going on without it", directory, UNIX_LOCK_TIMEOUT)
         yield
     finally:
         os.close(descriptor)

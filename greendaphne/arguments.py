@@ -17,8 +17,10 @@ from typing import Any, Final, NamedTuple
 
 import docopt
 
-from .options import OPTIONS, Option, Options, Takes, UsageError, help_text
+from .option import Option, Takes, UsageError
+from .options import OPTIONS, Options
 from .settings import CHANNEL_LAYER, CONFIG_VARIABLE, Setting, from_environment, from_file, literal
+from .usage import help_text
 
 #: A word that looks like this is a value although it starts with a hyphen.
 _NEGATIVE_NUMBER: Final = re.compile(r"-\d+|-\d*\.\d+")

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .options import GROUPS, OPTIONS, Option
+from .option import Option
+from .options import GROUPS, OPTIONS
 from .settings import CHANNEL_LAYER, Setting, default_text, key
 
 if TYPE_CHECKING:

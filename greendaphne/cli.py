@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .arguments import HELP, Command, read
 from .forwarded.fields import FORWARDED, ForwardedFields
-from .options import DEFAULT_HOST, DEFAULT_PORT, Options, UsageError, help_text
+from .option import UsageError
+from .options import DEFAULT_HOST, DEFAULT_PORT, Options
 from .processes import control
+from .usage import help_text
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -1,7 +1,8 @@
 """The options of the command line: :class:`Options`, and for each of its fields how it is written and what it means.
 
-This is the one place to add an option: a field of :class:`Options` made with :func:`option`.  The help text, the reading of the command
-line and the abbreviations all come from it.  ``arguments`` reads a command line, ``cli`` acts on the result.
+This is the one place to add an option: a field of :class:`Options` made with :func:`~greendaphne.option.option`.  The help text
+(``usage``), the reading of the command line and the abbreviations (``arguments``), and the environment and the configuration file
+(``settings``) all come from it.  ``cli`` acts on the result.
 
 Nothing is imported here that the application's environment could mind: the command line is read before gevent patches the process.
 """
@@ -10,15 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import textwrap
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from .addresses import LOCAL, AddressList
 from .config import Limits, Timeouts
 from .forwarded import DEFAULT_FIELDS, ForwardedFields, forwarded_fields
+from .option import Option, Takes, option
 from .values import (
     choice,
     field_value,
@@ -39,56 +38,6 @@ _TIMEOUTS: Final = Timeouts()
 #: Where to listen when no option says it, and the half that is missing where only one is given.
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8000
-
-
-class UsageError(Exception):
-    """Options that cannot be used, wherever they stand; the text is one line that says why."""
-
-
-class Takes(Enum):
-    """What follows an option on the command line."""
-
-    NOTHING = "nothing"
-    #: One value; of a repeated option the last counts.
-    ONE = "one"
-    #: One value; each time the option is given adds one.
-    EACH = "each"
-    #: Any number of values, up to the next option; of a repeated option the last counts.
-    MANY = "many"
-
-
-class Option(NamedTuple):
-    """How an option is written.
-
-    ``names`` are its long forms, the one in the help text first.  ``legacy`` are those of them that daphne 1.4.2 has: their
-    abbreviations keep their meaning whatever other options begin with the same letters.  ``field`` is its field of :class:`Options`.
-    A ``secret`` value is never shown; one for the ``command_line_only`` has no environment variable and no key in a configuration file.
-    ``number`` tells whether a value may be written as a number in one.
-    """
-
-    field: str
-    names: tuple[str, ...]
-    short: str
-    legacy: tuple[str, ...]
-    takes: Takes
-    metavar: str
-    convert: Callable[[str], Any]
-    default: str | None
-    group: str
-    help: str
-    secret: bool = False
-    command_line_only: bool = False
-    number: bool = False
-
-    @property
-    def name(self) -> str:
-        """The long form under which docopt knows it."""
-        return self.names[0]
-
-    @property
-    def spelling(self) -> str:
-        """All that is written in an error message, such as ``-p/--port``."""
-        return f"{self.short}/{self.name}" if self.short else self.name
 
 
 CONFIGURATION: Final = "Configuration"
@@ -124,41 +73,6 @@ GROUPS: Final = (
     LIMITS,
     CONFIGURATION,
 )
-
-
-def option(
-    group: str,
-    names: str,
-    help: str,  # noqa: A002 - as argparse and everyone calls it
-    *,
-    metavar: str = "",
-    convert: Callable[[str], Any] = str,
-    default: str | None = None,
-    takes: Takes | None = None,
-    legacy: bool = False,
-    secret: bool = False,
-    command_line_only: bool = False,
-) -> Any:
-    """Return a dataclass field that is an option of the command line.
-
-    :param names: its forms, such as ``"-p --port"``; further long forms are aliases that the help text leaves out.
-    :param metavar: the name of its value; an option without one is a flag.
-    :param default: the text that stands for the option when it is not given.  Without one the value is ``None``, for a flag ``False``
-        and for an option with several values ``()``.
-    :param takes: needed only for options that take several values.
-    :param legacy: whether daphne 1.4.2 has it, under the first long name.
-    :param secret: whether its value is left out of everything that is printed.
-    :param command_line_only: whether it makes no sense in the environment or in a configuration file.
-    """
-    takes = takes or (Takes.ONE if metavar else Takes.NOTHING)
-    forms = names.split()
-    short = forms.pop(0) if len(forms[0]) == 2 else ""
-    value: Any = {Takes.NOTHING: False, Takes.ONE: None}.get(takes, ())
-    if default is not None:
-        value = convert(default)
-    legacy_names = tuple(forms[:1]) if legacy else ()
-    spec = Option("", tuple(forms), short, legacy_names, takes, metavar, convert, default, group, help, secret, command_line_only)
-    return dataclasses.field(default=value, metadata={"option": spec})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -696,54 +610,3 @@ def _table() -> tuple[Option, ...]:
 
 #: Every option, in the order of :class:`Options`.
 OPTIONS: Final = _table()
-
-_DESCRIPTION: Final = """\
-greendaphne serves HTTP/1.1, HTTP/2 and WebSocket clients from a channel layer.
-
-Usage:
-  greendaphne [options] [--endpoint=STRING]... [--ws-protocol=NAME]... [--] [<channel_layer>]
-  greendaphne (-h | --help)
-  greendaphne --version
-
-<channel_layer> is written module.path:attribute.path, such as project.asgi:channel_layer.
-Options may be abbreviated; their values follow a blank or an equals sign.
-
-Every option may also stand in a configuration file or in the environment: http-timeout = 60 in
-the file and GREENDAPHNE_HTTP_TIMEOUT=60 are --http-timeout=60.  The command line counts first,
-then the environment, then the file.
-"""
-
-_INFORMATION: Final = """\
-Information:
-  -h, --help  Show this text.
-  --version   Show the version.
-"""
-
-#: Columns of the help text.
-_WIDTH: Final = 100
-_INDENT: Final = 30
-
-
-def help_text(options: Iterable[Option] = OPTIONS) -> str:
-    """The help text, which is also the grammar that docopt reads a command line by.
-
-    :param options: what is in it, which can be less where it is only read: docopt takes time for each pair of options.
-    """
-    options = [*options]
-    sections = [_DESCRIPTION]
-    for group in GROUPS:
-        entries = [_entry(item) for item in options if item.group == group]
-        if entries:
-            sections.append("\n".join([f"{group}:", *entries, ""]))
-    return "\n".join([*sections, _INFORMATION])
-
-
-def _entry(item: Option) -> str:
-    form = f"  {item.short} {item.metavar}, " if item.short else "  "
-    form += f"{item.name}={item.metavar}" if item.metavar else item.name
-    # No-break spaces keep docopt's notation of a default on one line, and a hyphen from beginning one: docopt would see an option there.
-    default = f" [default:\xa0{item.default}]" if item.default else ""
-    lines = textwrap.wrap(item.help.replace(" -", "\xa0-") + default, _WIDTH - _INDENT, break_long_words=False, break_on_hyphens=False)
-    text = ("\n" + " " * _INDENT).join(lines).replace("\xa0", " ")
-    # docopt takes two blanks for the end of the form.
-    return f"{form:<{_INDENT}}{text}" if len(form) <= _INDENT - 2 else f"{form}\n{' ' * _INDENT}{text}"

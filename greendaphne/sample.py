@@ -6,7 +6,8 @@ import re
 import sys
 import textwrap
 
-from .options import GROUPS, OPTIONS, Option
+from .option import Option
+from .options import GROUPS, OPTIONS
 from .settings import CHANNEL_LAYER, default_text, key
 
 #: Columns of the text.

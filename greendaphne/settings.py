@@ -15,7 +15,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from .options import OPTIONS, Option, Takes, UsageError
+from .option import Option, Takes, UsageError
+from .options import OPTIONS
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -33,7 +33,9 @@ from greendaphne.cli import (
 )
 from greendaphne.config import Limits, Timeouts
 from greendaphne.http2 import Http2Limits
-from greendaphne.options import OPTIONS, Option, Options, Takes, UsageError, help_text
+from greendaphne.option import Option, Takes, UsageError
+from greendaphne.options import OPTIONS, Options
+from greendaphne.usage import help_text
 
 CHECKOUT = Path(greendaphne.__file__).resolve().parent.parent
 LAYER = "app:layer"

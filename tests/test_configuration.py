@@ -15,7 +15,8 @@ import pytest
 from greendaphne import settings
 from greendaphne.arguments import COMMAND_LINE, Command, parse, read
 from greendaphne.check import effective
-from greendaphne.options import OPTIONS, Option, Options, Takes, UsageError
+from greendaphne.option import Option, Takes, UsageError
+from greendaphne.options import OPTIONS, Options
 from greendaphne.sample import sample
 from greendaphne.settings import CHANNEL_LAYER, CONFIG_VARIABLE, ITEMS, Setting, key, literal, variable
 

@@ -21,7 +21,8 @@ from greendaphne.forwarded.hops import MAX_ELEMENT, UNKNOWN, Hop, forwarded_hops
 from greendaphne.forwarded.trusted import MAX_HOPS
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.message import ConnectionInfo, Request
-from greendaphne.options import Options, UsageError
+from greendaphne.option import UsageError
+from greendaphne.options import Options
 from greendaphne.server import Server
 from tests.http2_support import Peer
 from tests.support import Client, RunningServer, serve

@@ -27,7 +27,10 @@ from greendaphne.acme.options import HTTP_01, TLS_ALPN_01
 from greendaphne.acme.service import Service, challenge_kinds
 from greendaphne.acme.status import duration
 from greendaphne.acme.store import Record, State, Store
+from greendaphne.arguments import parse as parse_arguments
+from greendaphne.cli import ConfigurationError, acme_options
 from greendaphne.endpoints import EndpointError, parse, quote
+from greendaphne.options import Options
 from greendaphne.tls.sni import host_name
 from tests.certificates import Authority
 
@@ -363,6 +366,44 @@ def test_options_are_taken_in_many_forms(tmp_path: Path) -> None:
     assert read_hmac_key(str(tmp_path / "key")) == "a2V5a2V5a2V5a2V5a2V5a2V5"
     with pytest.raises(AcmeError, match="Cannot read"):
         read_hmac_key(str(tmp_path / "other"))
+
+
+def from_command_line(*argv: str) -> AcmeOptions | None:
+    options = parse_arguments([*argv, "project:layer"])
+    assert isinstance(options, Options)
+    return acme_options(options)
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("a2V5a2V5a2V5a2V5a2V5a2V5\n")
+    (tmp_path / "ca.pem").touch()
+    assert from_command_line() is None
+    assert from_command_line("--acme-agree-tos") == AcmeOptions(agree_tos=True)
+    given = [f"--acme-eab-hmac-key-file={tmp_path}/key", "--acme-eab-kid=kid", "--acme-email=a@b.test", f"--acme-ca={tmp_path}/ca.pem"]
+    assert from_command_line(*given, "--acme-domains= a.test,B.test,,", "--acme-challenge=http-01") == AcmeOptions(
+        email="a@b.test",
+        domains=("a.test", "b.test"),
+        eab_kid="kid",
+        eab_hmac_key="a2V5a2V5a2V5a2V5a2V5a2V5",
+        ca=f"{tmp_path}/ca.pem",
+        challenge="http-01",
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["--acme-domains=*.test"], "is a wildcard"),
+        (["--acme-eab-kid=x"], "needs both"),
+        (["--acme-eab-hmac-key=x", "--acme-eab-hmac-key-file=/y", "--acme-eab-kid=x"], "cannot both be given"),
+        (["--acme-eab-hmac-key-file=/nowhere/key", "--acme-eab-kid=x"], "Cannot read /nowhere/key"),
+    ],
+)
+def test_command_lines_that_are_wrong(argv: list[str], reason: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        from_command_line(*argv)
+    assert reason in str(error.value)
+    assert str(error.value).endswith(".")
 
 
 def test_a_missing_library_is_one_line(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ _TRANSPORTS: Final = (0, 1, 2)
 
 _TLV_CRC32C, _TLV_SSL = 0x03, 0x20
 _SSL_VERSION, _SSL_CIPHER = 0x21, 0x23
+#: No name of a version or a cipher is longer, in bytes; each is held as long as the connection.
+_SSL_NAME = 64
 _CLIENT_SSL = 0x01
 #: Behind the client's bits the verification's result.
 _SSL_HEAD = 5
@@ -282,7 +284,7 @@ def _tls(value: bytes) -> TLSInfo | None:
     fields = {kind: field for kind, _, field in _tlvs(value, _SSL_HEAD)}
     if not value[0] & _CLIENT_SSL:
         return None
-    version, cipher = (fields.get(kind, b"").decode("ascii", "replace") for kind in (_SSL_VERSION, _SSL_CIPHER))
+    version, cipher = (fields.get(kind, b"")[:_SSL_NAME].decode("ascii", "replace") for kind in (_SSL_VERSION, _SSL_CIPHER))
     return TLSInfo(version, cipher)
 
 

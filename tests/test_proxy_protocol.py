@@ -175,6 +175,8 @@ def test_tls_between_client_and_proxy() -> None:
     header = v2(CLIENT, SERVER, tlvs=tlv(0x20, b"\x01" + bytes(4) + details))
     assert parse_v2(header) == ProxyHeader(CLIENT, SERVER, TLSInfo("TLSv1.3", "TLS_AES_128_GCM_SHA256"))
     assert parse_v2(v2(CLIENT, SERVER, tlvs=tlv(0x20, b"\x01" + bytes(4)))) == ProxyHeader(CLIENT, SERVER, TLSInfo("", ""))
+    long = tlv(0x20, b"\x01" + bytes(4) + tlv(0x21, b"x" * 10_000) + tlv(0x23, b"\xff"))
+    assert parse_v2(v2(CLIENT, SERVER, tlvs=long)) == ProxyHeader(CLIENT, SERVER, TLSInfo("x" * 64, "\ufffd"))
     # The client spoke no TLS.
     assert parse_v2(v2(CLIENT, SERVER, tlvs=tlv(0x20, b"\x00" + bytes(4)))) == ProxyHeader(CLIENT, SERVER)
 

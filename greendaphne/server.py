@@ -19,19 +19,19 @@ import gevent
 from gevent import get_hub
 from gevent.event import Event
 
-from .acceptor import Acceptor
 from .access import ActionLogger, ActionObserver, guarded
 from .addresses import AddressList
 from .bridge import ChannelLayerApplication, OnLayerLoss
 from .bridge.mailbox import Mailbox
 from .check import check_endpoints
 from .config import Limits, Timeouts
-from .endpoints import Endpoint, EndpointError, ListeningOptions, build_endpoint_description_strings, parse
+from .endpoints import EndpointError, ListeningOptions, build_endpoint_description_strings, parse
+from .extras import certificates, monitor, with_tls
 from .forwarded import locator
 from .http2 import Http2Limits
 from .inline import check_workers, start_workers, stop_workers
 from .lifetime import Lifetime
-from .listeners import Listener, ListeningAddress
+from .listeners import Listener, Listeners, ListeningAddress
 from .localpages import LocalPages
 from .message import Headers, Stream
 from .observer import Observer, combine
@@ -46,9 +46,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .acme import AcmeOptions
-    from .acme.service import Service
     from .monitoring.metrics import Metrics
-    from .monitoring.monitor import Monitor
     from .tls import TLSOptions
 
 logger = logging.getLogger("daphne.server")
@@ -174,7 +172,7 @@ class Server:
         plain = [parse(description) for description in descriptions]
         for endpoint in plain:
             endpoint.configure(listening or ListeningOptions())
-        self._endpoints = _with_tls(plain, certfile, keyfile, tls_options, tls_dev)
+        self._endpoints = with_tls(plain, certfile, keyfile, tls_options, tls_dev)
         self.limits = limits or Limits()
         given = {
             "http": http_timeout,
@@ -186,7 +184,7 @@ class Server:
         self.timeouts = replace(timeouts or Timeouts(), **{name: value for name, value in given.items() if value is not None})
         self._inline_workers = inline_workers
         self._lifecycle = tuple(lifecycle)
-        self._monitor = _monitor(health_path, metrics_path, metrics, watchdog)
+        self._monitor = monitor(health_path, metrics_path, metrics, watchdog)
         self._parts = Parts() if self._monitor is None else self._monitor.parts
         everyone = [*observers, *(self._monitor.observers if self._monitor is not None else ())]
         if action_logger is not None:
@@ -223,7 +221,7 @@ class Server:
         except ValueError as error:
             raise ValueError(f"forwarded_allow_ips {error}") from None
         #: What obtains certificates from an authority, ``None`` where no endpoint asks for it.
-        self.certificates = _acme(self._endpoints, acme)
+        self.certificates = certificates(self._endpoints, acme)
         pages = LocalPages(self._application, extra)
         if self.certificates is not None:
             self.certificates.add_pages(pages)
@@ -240,11 +238,9 @@ class Server:
             self._monitor.watch(self._connections)
             if self.certificates is not None and self._monitor.metrics is not None:
                 self._monitor.metrics.add_source(self.certificates.families)
-        #: What is listened on, in the order of the endpoints, once started; Twisted's names for it work.
-        self.listeners: list[Listener] = []
+        self._listeners = Listeners()
         #: Gives ``reply_protocols``, the reply channels of all clients, under daphne's name.
         self.factory = _Factory(self._application)
-        self._acceptors: list[Acceptor] = []
         self._workers: list[gevent.Greenlet[..., Any]] = []
         self._stop: Event | None = None
         self._life: Lifetime | None = None
@@ -318,25 +314,14 @@ class Server:
             logger.info("HTTP/2 support not enabled (no endpoint has TLS, and --http2-cleartext is not given)")
         logger.info("Using %s on channel layer", self._application.router.mode)
         try:
-            for endpoint in self._endpoints:
-                logger.info("Listening on endpoint %s", endpoint)
-                listener = Listener(endpoint, endpoint.bind())
-                self.listeners.append(listener)
-                if getattr(endpoint, "port", None) == 0:
-                    logger.info("Port 0 of endpoint %s is %s", endpoint, listener.address.port)
-                if endpoint.tls is not None:
-                    logger.info("TLS on endpoint %s: %s", endpoint, endpoint.tls.describe())
+            self._listeners.open(self._endpoints)
             if self._monitor is not None:
                 self._monitor.start()
             self._application.start()
             self._connections.start()
             if self._inline_workers:
                 self._workers = start_workers(self.channel_layer, self._inline_workers)
-            for listener in self.listeners:
-                endpoint = listener.endpoint
-                acceptor = Acceptor(listener.socket, self._connections.handler(endpoint), self._connections.pool, endpoint.shared)
-                self._acceptors.append(acceptor)
-                acceptor.start()
+            self._listeners.accept(self._connections)
             if self.certificates is not None:
                 self.certificates.start()
         except BaseException:
@@ -441,6 +426,11 @@ class Server:
                 return address.port
         raise RuntimeError("the server does not listen on a TCP port")
 
+    @property
+    def listeners(self) -> list[Listener]:
+        """What is listened on, in the order of the endpoints; Twisted's names for it work."""
+        return self._listeners.opened
+
     def _addresses(self) -> list[ListeningAddress]:
         return [listener.address for listener in self.listeners]
 
@@ -490,10 +480,8 @@ class Server:
         """Stop accepting and let what is in flight finish, within the graceful time limit."""
         if self._monitor is not None:
             self._monitor.drain()
-        for acceptor in self._acceptors:
-            if self._take_waiting or not acceptor.shared:
-                acceptor.take_waiting()
-        self._close_listeners()
+        self._listeners.take_waiting(shared=self._take_waiting)
+        self._listeners.close()
         self._application.drain()
         self._connections.drain()
         if not self._connections.pool.join(timeout=self.timeouts.graceful):
@@ -503,7 +491,7 @@ class Server:
     def _end(self) -> None:
         if self.certificates is not None:
             self.certificates.stop()
-        self._close_listeners()
+        self._listeners.close()
         self._connections.pool.kill(timeout=_KILL_PATIENCE)
         if self.connections:
             logger.warning("%d connections did not end", self.connections)
@@ -517,58 +505,6 @@ class Server:
         self._application.close()
         if self._monitor is not None:
             self._monitor.stop(at_once=self._at_once)
-
-    def _close_listeners(self) -> None:
-        for acceptor in self._acceptors:
-            acceptor.stop_accepting()
-        for listener in self.listeners:
-            listener.endpoint.close(listener.socket)
-        self.listeners.clear()
-        # Once the sockets are gone: a connection that ends must not make them accept again.
-        for acceptor in self._acceptors:
-            acceptor.close()
-        self._acceptors.clear()
-
-
-def _monitor(health_path: str | None, metrics_path: str | None, metrics: str | None, watchdog: float) -> Monitor | None:
-    """What watches the server, ``None`` where nothing is to."""
-    if health_path is None and metrics_path is None and metrics is None and not watchdog:
-        return None
-    from .monitoring.monitor import Monitor
-
-    return Monitor(health_path, metrics_path, None if metrics is None else parse(metrics), watchdog)
-
-
-def _with_tls(
-    endpoints: list[Endpoint], certfile: str | None, keyfile: str | None, options: TLSOptions | None, development: bool
-) -> list[Endpoint]:
-    """``endpoints`` with TLS where it is wanted, all under the same ``options``."""
-    if certfile is None and development:
-        from .tls import TLSError, development_certificate
-
-        try:
-            certfile, keyfile = development_certificate(), None
-        except TLSError as error:
-            raise EndpointError(f"{error}.") from None
-    if certfile is not None:
-        from .tls.endpoints import wrap
-
-        endpoints = [wrap(endpoint, certfile, keyfile) for endpoint in endpoints]
-    if options is not None:
-        for endpoint in endpoints:
-            if endpoint.tls is not None:
-                endpoint.tls.configure(options)
-    return endpoints
-
-
-def _acme(endpoints: list[Endpoint], options: AcmeOptions | None) -> Service | None:
-    if not any(endpoint.tls is not None and endpoint.tls.authority for endpoint in endpoints):
-        if options is not None and options.domains:
-            raise EndpointError("There are domains to obtain certificates for, but no le:, lets: or acme: endpoint.")
-        return None
-    from .acme.service import Service
-
-    return Service(endpoints, options)
 
 
 class _Factory:

@@ -293,6 +293,13 @@ def test_an_address_in_use_is_one_line(tmp_path: Path) -> None:
         assert process.lines[-1].endswith("Couldn't listen on s: a file that is not a socket is there.")
 
 
+def test_no_place_for_what_workers_share_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path)
+    with running(command("-w", "2", "-u", "s"), directory=tmp_path, RUNTIME_DIRECTORY=str(tmp_path / "nowhere")) as process:
+        assert process.wait() == 1
+        assert process.lines[-1].partition("ERROR")[2].strip().startswith("There is no place for what the workers share: [Errno 2]")
+
+
 def test_workers_that_die_again_and_again_are_started_with_pauses(tmp_path: Path) -> None:
     dying = APPLICATION + "\ngevent.spawn_later(0.01, os._exit, 7)\n"
     with master(tmp_path, text=dying, number=1, wait=False) as process:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ..endpoints import Endpoint, WrappingEndpoint
+from ..endpoints import Endpoint, EndpointError, WrappingEndpoint
 from . import control
 from .child import Child, State, describe, working_directory
 from .systemd import ServiceManager
@@ -104,7 +104,7 @@ class Master:
     def run(self) -> int:
         """Serve until told to stop; return the exit code.
 
-        :raises EndpointError: where an endpoint cannot be listened on.
+        :raises EndpointError: where an endpoint cannot be listened on, or there is no place for what the workers share.
         """
         awake, waker = socket.socketpair()
         for end in (awake, waker):
@@ -112,8 +112,9 @@ class Master:
         old_handlers = {number: signal.signal(number, _ignore) for number in _SIGNALS}
         old_waker = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         self._selector.register(awake, selectors.EVENT_READ)
-        run_directory = tempfile.mkdtemp(prefix="greendaphne-", dir=os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0] or None)
+        run_directory = ""
         try:
+            run_directory = _make_directory()
             self._environment = {**os.environ, control.RUN_DIR: run_directory}
             self._listen()
             while self._exit_code is None:
@@ -128,7 +129,8 @@ class Master:
                 signal.signal(number, handler)
             awake.close()
             waker.close()
-            shutil.rmtree(run_directory, ignore_errors=True)
+            if run_directory:
+                shutil.rmtree(run_directory, ignore_errors=True)
         return self._exit_code
 
     def _listen(self) -> None:
@@ -391,6 +393,15 @@ class Master:
 
 def _ignore(number: int, frame: Any) -> None:
     """Stands for a signal that the loop hears of through the wake-up descriptor."""
+
+
+def _make_directory() -> str:
+    """A new directory for what the workers share, where the service manager or TMPDIR says."""
+    place = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0] or None
+    try:
+        return tempfile.mkdtemp(prefix="greendaphne-", dir=place)
+    except OSError as error:
+        raise EndpointError(f"There is no place for what the workers share: {error}.") from None
 
 
 def _innermost(endpoint: Endpoint) -> Endpoint:

@@ -208,6 +208,10 @@ class Remote(MemoryChannelLayer):
     """A layer that is far away, as far as the router knows."""
 
     receives_remotely = True
+    patience = 0.0
+
+    def set_patience(self, seconds: float) -> None:
+        self.patience = seconds
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.016, 1.0])
@@ -224,6 +228,22 @@ def test_replies_gather_for_a_part_of_the_usual_time(seconds: float) -> None:
             router._route([(channel, {}), (channel, {})])
             router.unregister(channel)
         assert 0.5 * seconds < router._usual < 2 * seconds
+
+    in_hub(run)
+
+
+def test_the_layer_learns_how_long_its_commands_may_gather() -> None:
+    def run() -> None:
+        layer = Remote()
+        router = ReplyRouter(layer, LayerWatch(layer, lambda: None))
+        router.start()
+        box = Mailbox(1_000)
+        channel = router.register(box)
+        layer.send(channel, {"text": "here"})
+        assert box.get(PATIENCE) == {"text": "here"}
+        gevent.sleep(0)
+        router.stop()
+        assert 0 < layer.patience < 0.004
 
     in_hub(run)
 

@@ -26,7 +26,7 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
 #: wait in any case, so that it does not tell, and at most so many seconds.  Less than the last number is not worth a timer, and a batch
 #: larger than the first one is worth its round trip as it is.
 _GATHER_BATCH = 32
-_GATHER_PART, _GATHER_LIMIT, _GATHER_LEAST = 1 / 8, 0.002, 0.0002
+_GATHER_PART, _GATHER_LIMIT, _GATHER_LEAST = 1 / 8, 0.004, 0.0002
 #: What a longer or shorter time to a first reply makes of the usual one: three in four are longer, and slow views do not count for others.
 _LONGER, _SHORTER = 1.03, 0.915
 
@@ -46,6 +46,8 @@ class ReplyRouter:
         self.clients: dict[str, Mailbox] = {}
         self._reader = Reader(layer, self.channels.prefixes, force_sync=force_sync)
         self._gathers: bool = getattr(layer, "receives_remotely", False)
+        # The layer has commands gather likewise.
+        self._set_patience = getattr(layer, "set_patience", None) if self._gathers else None
         # The seconds after which a client usually has its first reply.
         self._usual = _GATHER_LEAST
         self._watch = watch
@@ -97,8 +99,12 @@ class ReplyRouter:
             number = len(batch)
             # Nothing of it is kept while this waits for the next.
             del batch
-            if self._gathers and 1 < number <= _GATHER_BATCH and (wait := self._usual * _GATHER_PART) >= _GATHER_LEAST:
-                gevent.sleep(min(wait, _GATHER_LIMIT))
+            if self._gathers:
+                patience = min(self._usual * _GATHER_PART, _GATHER_LIMIT)
+                if self._set_patience is not None:
+                    self._set_patience(patience)
+                if 1 < number <= _GATHER_BATCH and patience >= _GATHER_LEAST:
+                    gevent.sleep(patience)
 
     def _route(self, batch: list[tuple[str, Any]]) -> None:
         """Hand replies to their clients."""

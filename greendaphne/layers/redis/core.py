@@ -155,6 +155,13 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         """Take back :meth:`add_listener`."""
         self._state.remove_listener(listener)
 
+    def set_patience(self, seconds: float) -> None:
+        """Let the commands of many greenlets that come at the same time wait so long for others to travel with.
+
+        A server sets it to a part of the time that its clients wait in any case, again and again.
+        """
+        self._state.patience = seconds
+
     def close(self) -> None:
         """Send what :meth:`send_later` still holds and close the calling hub's (or all plain threads') connections.
 

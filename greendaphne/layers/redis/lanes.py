@@ -32,10 +32,11 @@ POST_DELAY = 0.02
 POST_LIMIT = 10000
 #: Seconds by which a timer of the hub may be early.
 TIMER_GRAIN = 0.001
-#: While at least so many callers share a pipeline, the next one waits for more to travel with: as many seconds as the last one took,
-#: so that it is never held up by more than what it would have cost in any case, and at most.
+#: While at least so many callers share a pipeline, the next one waits for more to travel with: so many seconds for each, but no longer than
+#: the last one took, or than callers have patience for.
 GATHER_CALLERS = 3
-GATHER_LIMIT = 0.002
+GATHER_PER_CALLER = 0.0004
+GATHER_LIMIT = 0.004
 #: A success of these shows that Redis stores messages (again).
 STORING_SCRIPTS = frozenset({SEND, SEND_GROUP})
 
@@ -402,7 +403,7 @@ class HubLane:
         try:
             while self._waiting or (self._due and self._queue):
                 if self._callers >= GATHER_CALLERS and len(self._queue) < PIPELINE_COMMANDS:
-                    sleep(min(self._seconds, GATHER_LIMIT))
+                    sleep(min(self._callers * GATHER_PER_CALLER, max(self._seconds, self.shard.patience), GATHER_LIMIT))
                 batch = self._next_batch()
                 started = time.monotonic()
                 self._exchange(batch)

@@ -124,7 +124,8 @@ def _perform(source: Source, link: Link, call: Call) -> Reply:
 def _seconds(link: Link, timeout: float) -> float:
     """``timeout`` as the server takes it; 0 would mean for ever."""
     if link.identity.version >= FRACTION_VERSION:
-        return max(0.01, round(timeout, 3))
+        # As round() would, which takes ten times as long.
+        return max(0.01, int(timeout * 1000 + 0.5) / 1000)
     return max(1, math.ceil(timeout))
 
 

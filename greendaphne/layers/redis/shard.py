@@ -48,6 +48,8 @@ class State:
         self._down = 0
         self._data_lost = False
         self._losses = 0
+        #: Seconds that commands may wait for company where many are on their way.
+        self.patience = 0.0
         self._listeners: list[Listener] = []
 
     @property
@@ -253,6 +255,11 @@ class Shard:
             self._refusal = reply.code
             logger.warning("Redis %s refuses commands: %s", self.name, reply)
         return LayerUnavailable(f"Redis {self.name}: {reply}", maybe_stored=reply.code not in REFUSAL_CODES)
+
+    @property
+    def patience(self) -> float:
+        """Seconds that commands may wait for company where many are on their way."""
+        return self._state.patience
 
     @property
     def refusing(self) -> bool:

@@ -566,7 +566,6 @@ def test_no_header_no_service(data: bytes, caplog: pytest.LogCaptureFixture) -> 
         for _ in range(3):
             with server.connect() as client:
                 client.send(data)
-                client.half_close()
                 check_closed(client)
         assert server.app.drain("http.request") == []
     lines = [record.getMessage() for record in caplog.records if "PROXY" in record.getMessage()]

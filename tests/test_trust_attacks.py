@@ -21,6 +21,7 @@ from greendaphne.config import Timeouts
 from greendaphne.endpoints import PROXY_PROTOCOL, ListeningOptions
 from greendaphne.forwarded.hops import UNKNOWN, Hop, forwarded_hops, x_forwarded_hops
 from greendaphne.http1 import connection as http1_connection
+from greendaphne.http2 import PREFACE
 from greendaphne.localpages import LocalPages
 from greendaphne.message import Request
 from greendaphne.proxy_protocol import ProxyError, ProxyHeader, crc32c, parse_v2
@@ -429,6 +430,23 @@ def test_strangers_learn_nothing_about_others_from_a_page(pages: tuple[RunningSe
             assert response.status == 200
             for secret in (*secrets, client.sock.getsockname()[0].encode()):
                 assert secret not in response.head + response.body
+
+
+def test_a_preface_that_drips_is_not_waited_for() -> None:
+    """The time limit of a head is for all of it, also before it is known which protocol it belongs to."""
+    with serve(http2_cleartext=True, timeouts=Timeouts(header=0.2, graceful=2)) as server, server.connect() as client:
+        client.sock.settimeout(0.05)
+        ended = False
+        for byte in PREFACE[:-1]:
+            try:
+                client.send(bytes([byte]))
+                ended = client.sock.recv(1) == b""
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                ended = True
+            break
+        assert ended
 
 
 # --- The end ---

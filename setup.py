@@ -48,6 +48,7 @@ EXTRAS = {
         "Django==2.2.28; python_version < '3.12'",
         "dnspython>=2.7",
         "circus>=0.19",
+        "docutils>=0.21",
         "httpx>=0.28",
         "hypothesis>=6.100",
         "mypy>=1.19",
@@ -58,6 +59,7 @@ EXTRAS = {
         "requests>=2.32.4",
         "ruff>=0.14",
         "supervisor>=4.3",
+        "types-docutils>=0.21",
         "types-gevent>=25.9",  # gevent has no type hints of its own
         "websocket-client>=1.8",
     ],

@@ -526,11 +526,9 @@ def chaos(on_layer_loss: str = "shed", sentinels: Sentinels | None = None) -> It
         worker.stop()
 
 
-def assert_no_gaps(worker: Worker, *, repeated: bool = False) -> None:
-    """:param repeated: whether a number may come twice, because the first message was stored although its sending failed."""
+def assert_no_gaps(worker: Worker) -> None:
     for orders in worker.orders.values():
-        assert sorted(set(orders)) == list(range(max(orders) + 1)), orders
-        assert repeated or len(set(orders)) == len(orders), orders
+        assert sorted(orders) == list(range(max(orders) + 1)), orders
 
 
 def test_redis_is_killed_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -566,18 +564,6 @@ def test_sentinel_fails_over() -> None:
             sentinels.sentinel.stop()
 
 
-def test_redis_hangs() -> None:
-    with chaos() as load:
-        load.redis.pause()
-        try:
-            goal = load.statuses[503] + 5 * load.REQUESTERS
-            wait_until(lambda: load.statuses[503] >= goal, load)
-        finally:
-            load.redis.resume()
-        load.wait_for_service()
-    assert_no_gaps(load.worker, repeated=True)
-
-
 @pytest.mark.parametrize("on_layer_loss", ["shed", "keep"])
 def test_redis_is_emptied(on_layer_loss: str) -> None:
     with chaos(on_layer_loss) as load:
@@ -597,14 +583,6 @@ def test_scripts_are_flushed() -> None:
         assert not load.codes
         assert set(load.statuses) == {200}
     assert_no_gaps(load.worker)
-
-
-def test_connections_are_killed() -> None:
-    with chaos() as load:
-        for _ in range(5):
-            load.redis.client.client_kill_filter(_type="normal", skipme=True)
-            load.wait_for_service()
-    assert_no_gaps(load.worker, repeated=True)
 
 
 def test_redis_is_out_of_memory() -> None:

@@ -37,6 +37,16 @@ def test_stopped_for_seconds() -> None:
         hang(load, seconds=3)
 
 
+def test_connections_are_killed(caplog: pytest.LogCaptureFixture) -> None:
+    """What was on its way to somebody is lost; nobody is shed for it, and nothing counts as an outage."""
+    with redis_server() as redis_process, under_load(redis_process) as load:
+        for _ in range(5):
+            outages.break_connections(redis_process)
+            load.wait_for_service()
+    assert "out of reach" not in caplog.text
+    assert "are closed, for their clients to come back" not in caplog.text
+
+
 def test_the_master_is_demoted(caplog: pytest.LogCaptureFixture) -> None:
     """It refuses to store and to let wait, until it is the master again; with the new master's data, which is none."""
     with redis_servers(2) as (master, other), under_load(master) as load:

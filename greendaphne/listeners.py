@@ -9,7 +9,7 @@ from gevent.socket import socket
 
 from .acceptor import Acceptor
 from .connections import Connections
-from .endpoints import Endpoint
+from .endpoints import Endpoint, innermost
 
 logger = logging.getLogger("daphne.server")
 
@@ -64,7 +64,7 @@ class Listeners:
             logger.info("Listening on endpoint %s", endpoint)
             listener = Listener(endpoint, endpoint.bind())
             self.opened.append(listener)
-            if getattr(endpoint, "port", None) == 0:
+            if getattr(innermost(endpoint), "port", None) == 0:
                 logger.info("Port 0 of endpoint %s is %s", endpoint, listener.address.port)
             if endpoint.tls is not None:
                 logger.info("TLS on endpoint %s: %s", endpoint, endpoint.tls.describe())

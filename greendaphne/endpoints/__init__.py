@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from gevent import socket
 
-from .base import DEFAULT_BACKLOG, PROXY_PROTOCOL, Endpoint, ListeningOptions, WrappingEndpoint
+from .base import DEFAULT_BACKLOG, PROXY_PROTOCOL, Endpoint, ListeningOptions, WrappingEndpoint, innermost
 from .descriptors import inherit
 from .grammar import EndpointError, Field, backlog_size, file_number, flag, octal_mode, path, port_number, quote, split
 from .systemd import SystemdEndpoint, domain_argument
@@ -48,6 +48,7 @@ __all__ = [
     "file_number",
     "flag",
     "inherit",
+    "innermost",
     "known_kinds",
     "octal_mode",
     "parse",

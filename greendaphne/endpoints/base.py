@@ -107,3 +107,10 @@ class WrappingEndpoint(Endpoint):
 
     def close(self, sock: socket.socket) -> None:
         self.inner.close(sock)
+
+
+def innermost(endpoint: Endpoint) -> Endpoint:
+    """What ``endpoint`` listens on, without what others around it add to the connections."""
+    while isinstance(endpoint, WrappingEndpoint):
+        endpoint = endpoint.inner
+    return endpoint

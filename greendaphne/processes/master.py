@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ..endpoints import Endpoint, EndpointError, WrappingEndpoint
+from ..endpoints import Endpoint, EndpointError, innermost
 from . import control
 from .child import Child, State, describe, working_directory
 from .systemd import ServiceManager
@@ -136,7 +136,8 @@ class Master:
     def _listen(self) -> None:
         for endpoint in self._endpoints:
             logger.info("Listening on endpoint %s", endpoint)
-            inner = _innermost(endpoint)
+            # TLS around it is the workers': they read certificates, and read them again.
+            inner = innermost(endpoint)
             sock = inner.bind()
             self._sockets.append((inner, sock))
             if getattr(inner, "port", None) == 0:
@@ -402,10 +403,3 @@ def _make_directory() -> str:
         return tempfile.mkdtemp(prefix="greendaphne-", dir=place)
     except OSError as error:
         raise EndpointError(f"There is no place for what the workers share: {error}.") from None
-
-
-def _innermost(endpoint: Endpoint) -> Endpoint:
-    """What ``endpoint`` listens on.  What it adds to connections, TLS above all, is the workers': they read certificates, and again."""
-    while isinstance(endpoint, WrappingEndpoint):
-        endpoint = endpoint.inner
-    return endpoint

@@ -67,6 +67,11 @@ def test_every_option_is_documented_with_its_spellings_and_its_default(option: O
         assert f"``{option.default}``" in text or option.default in re.sub("[.,:;]", " ", text).split()
 
 
+def test_the_change_log_has_every_option_that_daphne_had_not() -> None:
+    text = (ROOT / "CHANGELOG.rst").read_text(encoding="utf-8")
+    assert [option.name for option in OPTIONS if not option.legacy and f"``{option.name}" not in text] == []
+
+
 def test_nothing_is_documented_that_is_no_option() -> None:
     known = {name for option in OPTIONS for name in (*option.names, option.short)} | {"--help", "-h", "--version"}
     assert {re.split("[ =]", spelling)[0] for spelling in entries()} - known == set()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
 
-from gevent import spawn_later
+from gevent import Greenlet, spawn_later
 from gevent.pool import Pool
 
 from .config import Limits, Timeouts
@@ -33,6 +33,9 @@ class Connection(Protocol):
 
     def drain(self) -> None:
         """Finish what is open and end."""
+
+    def end_if_idle(self) -> None:
+        """End where nothing has come in the moment since :meth:`drain`."""
 
 
 class Connections:
@@ -62,6 +65,8 @@ class Connections:
         # The sockets of those that have not said yet which protocol they speak.
         self._undecided: set[_socket.socket] = set()
         self._draining = False
+        # Sends away, a moment after the drain began, who is silent then.
+        self._moment: Greenlet[..., None] | None = None
         #: The greenlets of all connections.
         self.pool = Pool(limits.connections or None)
 
@@ -163,13 +168,22 @@ class Connections:
     def drain(self) -> None:
         """Have every connection finish what it has begun and end."""
         self._draining = True
-        if self._undecided:
-            # No request of theirs is lost: whoever has not got through a handshake yet has sent none.
-            spawn_later(DRAIN_MOMENT, self._end_undecided, list(self._undecided))
-        for connection in list(self._open):
+        connections = list(self._open)
+        for connection in connections:
             connection.drain()
+        self._moment = spawn_later(DRAIN_MOMENT, self._end_silent, connections, list(self._undecided))
 
-    def _end_undecided(self, socks: list[_socket.socket]) -> None:
+    def kill(self, timeout: float) -> None:
+        """Cut short what is left and wait for it to release what it holds, for ``timeout`` seconds at most."""
+        if self._moment is not None:
+            self._moment.kill(block=False)
+            self._moment = None
+        self.pool.kill(timeout=timeout)
+
+    def _end_silent(self, connections: list[Connection], socks: list[_socket.socket]) -> None:
+        for connection in self._open.intersection(connections):
+            connection.end_if_idle()
+        # No request of theirs is lost: whoever has not got through a handshake yet has sent none.
         for sock in self._undecided.intersection(socks):
             try:
                 # Whatever reads from it sees the end.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from gevent import sleep, spawn_later
+from gevent import sleep
 
 from ..config import Limits, Timeouts
 from ..message import ClientDisconnected, ConnectionInfo, Headers, HTTPError, Request, ResponseError
@@ -239,12 +239,12 @@ class Http1Connection:
     def drain(self) -> None:
         """Answer what is in flight, with ``Connection: close``, and end; called from another greenlet."""
         self.draining = True
-        if self.idle:
-            # A request may be on its way, and a client whose connection ends under it must not send it again by itself.  So what comes
-            # within a moment is answered, and only who is still silent then is sent away.
-            spawn_later(DRAIN_MOMENT, self._end_if_idle)
 
-    def _end_if_idle(self) -> None:
+    def end_if_idle(self) -> None:
+        """End where no request has come within :data:`DRAIN_MOMENT` of :meth:`drain`; called from another greenlet.
+
+        One may have been on its way, and a client whose connection ends under it must not send it again by itself.
+        """
         if self.idle:
             self.transport.shutdown_read()
 

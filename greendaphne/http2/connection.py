@@ -230,6 +230,9 @@ class Http2Connection:
         self.writer.flush()
         self._goaway_timer = gevent.spawn_later(GOAWAY_DELAY, self._send_final_goaway)
 
+    def end_if_idle(self) -> None:
+        """Do nothing: the final GOAWAY sees to it."""
+
     def _send_final_goaway(self) -> None:
         if self._goaway == _WARNED and not self._ending:
             self._goaway = _FINAL

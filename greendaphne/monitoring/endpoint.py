@@ -73,7 +73,7 @@ class MonitoringEndpoint:
         if not at_once:
             self._connections.drain()
             self._connections.pool.join(timeout=_PATIENCE)
-        self._connections.pool.kill(timeout=_KILL_PATIENCE)
+        self._connections.kill(_KILL_PATIENCE)
 
     def _close(self) -> None:
         acceptor, self._acceptor = self._acceptor, None

@@ -169,6 +169,8 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
 def test_workers_end_in_good_order_when_the_master_is_killed(tmp_path: Path) -> None:
     with master(tmp_path) as process, connect(tmp_path) as busy:
         workers = children(process.pid)
+        environment = ask(tmp_path)["environment"]
+        assert isinstance(environment, dict)
         busy.send(b"GET /slow?0.5 HTTP/1.1\r\nHost: a\r\n\r\n")
         busy.read_head()
         process.send(signal.SIGKILL)
@@ -178,6 +180,7 @@ def test_workers_end_in_good_order_when_the_master_is_killed(tmp_path: Path) -> 
         for worker in workers:
             wait_until(lambda: gone(worker), f"the end of worker {worker}")  # noqa: B023 - called within the round
         assert process.count("The master of this worker is gone") == 2
+        assert not Path(environment[control.RUN_DIR]).exists()
 
 
 def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:

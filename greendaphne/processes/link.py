@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from typing import TYPE_CHECKING
 
 import gevent
@@ -28,6 +30,8 @@ class MasterLink:
         self._heartbeat = given.heartbeat
         self._server: Server | None = None
         self._told_to_stop = False
+        # Whether the master is gone without a word.
+        self._orphaned = False
 
     def started(self, server: Server) -> None:
         self._server = server
@@ -51,7 +55,7 @@ class MasterLink:
             pass  # as good as its end
         if self._server is not None and not self._told_to_stop:
             logger.error("The master of this worker is gone; the worker ends")
-            self._told_to_stop = True
+            self._told_to_stop = self._orphaned = True
             server.stop(take_waiting=True)
 
     def _obey(self, line: bytes, server: Server) -> None:
@@ -84,6 +88,9 @@ class MasterLink:
 
     def stopped(self) -> None:
         self._server = None
+        if self._orphaned:
+            # The master would have done it.
+            shutil.rmtree(os.environ[control.RUN_DIR], ignore_errors=True)
 
     def _say(self, line: bytes) -> None:
         try:

@@ -28,6 +28,8 @@ REDIS_TIMEOUT = 0.5
 HTTP_TIMEOUT = 2
 #: What a server and a worker each keep open to Redis: one connection that sends and one that receives.
 CONNECTIONS = 4
+#: A greenlet that sums up, once a minute, what requests failed for; it is there or not.
+SUMMARY = 1
 #: State of an open connection in /proc/net/tcp.
 ESTABLISHED = "01"
 
@@ -120,8 +122,7 @@ def under_load(redis_process: RedisServer) -> Iterator[Load]:
         assert set(load.statuses) <= {200, 503}
         assert set(load.handshakes) <= {101, 503}
         assert server.server.factory.reply_protocols == {}
-        # One more may be about to sum up, once a minute, what requests failed for.
-        wait_until(lambda: greenlets() <= before + 1, (greenlets(), before))
+        wait_until(lambda: greenlets() <= before + SUMMARY, (greenlets(), before))
         assert redis_process.connections() <= CONNECTIONS
     worker.stop()
 
@@ -154,6 +155,15 @@ class Footprint(NamedTuple):
     descriptors: int
     greenlets: int
     connections: int
+
+    def is_more(self, before: Footprint, growth: int) -> bool:
+        """Whether this is more than ``before``, apart from ``growth`` bytes of memory."""
+        return (
+            self.memory > before.memory + growth
+            or self.descriptors > before.descriptors
+            or self.greenlets > before.greenlets + SUMMARY
+            or self.connections > before.connections
+        )
 
 
 class ServerProcess:

@@ -85,10 +85,7 @@ def test_nothing_leaks_through_outages(tmp_path: Path) -> None:
             after = outages.outages(server, redis_process, 2)
         finally:
             server.process.stop()
-    assert after.descriptors <= before.descriptors
-    assert after.greenlets <= before.greenlets
-    assert after.connections <= before.connections
-    assert after.memory < before.memory + 8 * MIB
+    assert not after.is_more(before, 8 * MIB), (before, after)
     assert "Traceback" not in server.process.output()
 
 

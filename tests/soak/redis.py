@@ -56,7 +56,7 @@ def leaks(directory: Path, rounds: int) -> Report:
             server.process.stop()
     report.events["outages"] = rounds * len(outages.OUTAGES)
     report.events["KiB more"] = (after.memory - before.memory) // 1024
-    if any(now > then for now, then in zip(after[1:], before[1:], strict=True)) or after.memory > before.memory + GROWTH:
+    if after.is_more(before, GROWTH):
         report.failure("leak", f"{before} became {after}")
     return report
 

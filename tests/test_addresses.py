@@ -33,7 +33,7 @@ def test_membership(text: str, inside: list[str | None], outside: list[str | Non
         assert [host for host in inside if host not in addresses] == []
         assert [host for host in outside if host in addresses] == []
     # An empty list is a list: nobody must take it for none, which is everybody.
-    assert bool(addresses)
+    assert addresses  # type: ignore[truthy-bool]
     assert str(addresses) == text
     assert {addresses: 1}[AddressList(text)] == 1
     assert repr(addresses) == f"AddressList({text!r})"

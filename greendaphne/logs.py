@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.config
 import os
 import re
 import sys
+import traceback
 from collections import deque
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from time import gmtime, strftime
 from types import TracebackType
@@ -27,11 +28,6 @@ from .access import AccessLog, AccessRecords, FormatError, compile_format
 from .access.formats import COMMON, DAPHNE
 from .access.log import LOGGER as ACCESS_LOGGER
 from .sink import GATHER, Report, Sink
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from .options import Options
@@ -51,10 +47,12 @@ LOGGING: Final = "logging:"
 #: Its descriptor.
 STANDARD_ERROR: Final = 2
 
+# Bytes that a file of --log-config has at most.
+_MAX_CONFIG: Final = 1 << 20
 # Of a log at level DEBUG; what comes before a crash waits no longer.
 _GATHER: Final = 0.005
-# Line feeds and tabs make a traceback.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Line feeds and tabs make a traceback.  Besides control characters there are other ends of lines, and what turns the direction of a text.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -66,13 +64,27 @@ class LogError(ValueError):
 
 
 class TextFormatter(logging.Formatter):
-    """Text in which nothing commands a terminal: control characters other than line feeds and tabs are written ``\\xNN``."""
+    """Text in which nothing commands a terminal: control characters other than line feeds and tabs are written ``\\xNN``.
+
+    The further lines of a message are indented.  An application may log what a client sent, Django's "Not Found" the decoded path, and
+    that must not look like a record of its own.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of logging
+        if "\n" in record.message:
+            record.message = record.message.replace("\n", "\n    ")
+        return super().formatMessage(record)
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         if text.isprintable():
             return text
-        return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+        return _CONTROL.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
 class JSONFormatter(logging.Formatter):
@@ -123,6 +135,12 @@ class SinkHandler(logging.Handler):
             self._sink.write(self.format(record) + "\n")
         except Exception:  # noqa: BLE001 - as every handler does
             self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - of logging
+        # That of logging would write to standard error, and wait.
+        if logging.raiseExceptions:
+            text = f"Cannot log what {record.pathname}:{record.lineno} says:\n{traceback.format_exc()}"
+            self._sink.write(_CONTROL.sub(_escape, text))
 
     def flush(self) -> None:
         self._sink.flush()
@@ -282,17 +300,25 @@ def use_config(path: str) -> None:
     :raises LogError: where the file cannot be read or used.
     """
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            content = file.read(_MAX_CONFIG + 1)
     except OSError as error:
         raise LogError(f"Cannot read --log-config {path}: {error.strerror or error}.") from None
+    if len(content) > _MAX_CONFIG:
+        raise LogError(f"--log-config {path} is larger than {_MAX_CONFIG} bytes.")
     try:
         suffix = Path(path).suffix.lower()
         if suffix == ".json":
             _use_dictionary(json.loads(content))
         elif suffix == ".toml":
-            _use_dictionary(tomllib.loads(content.decode()))
+            from .toml import loads
+
+            _use_dictionary(loads(content.decode()))
         else:
-            logging.config.fileConfig(path, disable_existing_loggers=False, encoding="utf-8")
+            # Only now: it imports a good deal.
+            from logging.config import fileConfig
+
+            fileConfig(StringIO(content.decode()), disable_existing_loggers=False)
     except LogError:
         raise
     except Exception as error:  # noqa: BLE001
@@ -304,7 +330,9 @@ def use_config(path: str) -> None:
 def _use_dictionary(config: Any) -> None:
     if not isinstance(config, dict):
         raise LogError("--log-config must be an object whose keys are those of logging.config.dictConfig.")
-    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **config})
+    from logging.config import dictConfig
+
+    dictConfig({"version": 1, "disable_existing_loggers": False, **config})
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -11,17 +11,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from .option import Option, Takes, UsageError
 from .options import OPTIONS
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 #: What the names of the environment variables begin with.
 PREFIX: Final = "GREENDAPHNE_"
@@ -30,6 +24,9 @@ CONFIG_VARIABLE: Final = "GREENDAPHNE_CONFIG"
 
 #: The positional argument as the option that it is in the environment and in a file.
 CHANNEL_LAYER: Final = Option("channel_layer", ("--channel-layer",), "", (), Takes.ONE, "PLACE", str, None, "", "")
+
+#: Bytes that a configuration file has at most; the sample with every option has some 20,000.
+MAX_FILE: Final = 1 << 20
 
 #: What may stand in a variable for a flag, in any case.
 _FLAGS: Final = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
@@ -96,15 +93,21 @@ def from_file(path: str) -> dict[str, Setting]:
 
     :raises UsageError: for a file that cannot be read or is not TOML, an unknown key and a wrong value.
     """
+    # Only now: most commands are started without a file.
+    from .toml import TOMLError, loads
+
     try:
         with open(path, "rb") as file:
-            text = file.read().decode("utf-8")
-        content = tomllib.loads(text)
+            data = file.read(MAX_FILE + 1)
+        if len(data) > MAX_FILE:
+            raise UsageError(f"the configuration file {path} is larger than {MAX_FILE} bytes")
+        text = data.decode("utf-8")
+        content = loads(text)
     except OSError as error:
         raise UsageError(f"cannot read the configuration file {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise UsageError(f"the configuration file {path} is not written in UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except TOMLError as error:
         raise UsageError(f"the configuration file {path} is not TOML: {error}") from None
     settings: dict[str, Setting] = {}
     for name, given in content.items():
@@ -179,6 +182,9 @@ def _from_toml(item: Option, given: Any) -> tuple[Any, bool | list[str]]:
 def _text(item: Option, given: Any) -> str:
     """What ``given`` would be on the command line."""
     if isinstance(given, str):
+        if "\0" in given:
+            # The command line and the environment cannot have one, so nothing behind here expects it.
+            raise ValueError("must not contain a NUL character")
         return given
     if item.number and isinstance(given, int | float) and not isinstance(given, bool):
         return repr(given)

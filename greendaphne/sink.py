@@ -12,11 +12,14 @@ any greenlet, without a lock that a signal handler or the garbage collector coul
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import stat
 import weakref
 from collections import deque
 from collections.abc import Callable
+from select import POLLOUT
+from sys import getsizeof
 from time import monotonic
 from typing import Any, Final
 
@@ -27,8 +30,9 @@ from .config import KIB, MIB
 _allocate_lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
 _start_thread: Callable[..., Any] = get_original("_thread", "start_new_thread")
 _sleep: Callable[[float], None] = get_original("time", "sleep")
+_poll: Callable[[], Any] = get_original("select", "poll")
 
-#: Characters that wait at most; some ten thousand lines.
+#: Bytes of memory for the lines that wait; some ten thousand of them.
 QUEUE_LIMIT: Final = 4 * MIB
 #: Seconds between two writes, where that is wanted: the first line of several leaves at once, and those that follow are gathered.
 GATHER: Final = 0.02
@@ -40,6 +44,8 @@ QUIET: Final = 1.0
 PATIENCE: Final = 1.0
 #: And once it has waited in vain.
 _GIVEN_UP: Final = 0.05
+#: Seconds between attempts at a full descriptor that another process made non-blocking, in case the system does not tell of room in it.
+_RETRY: Final = 0.5
 #: The most that one write to a pipe is not mixed with those of other processes (POSIX: PIPE_BUF).
 _PIPE_WRITE: Final = 4 * KIB
 #: Other writes gather up to this.
@@ -106,7 +112,7 @@ class Sink:
         """
         # The process may change its directory before the file is opened anew.
         path = os.path.abspath(path)
-        return cls(os.open(path, _FILE_FLAGS, _FILE_MODE), name, report=report, path=path, gather=gather)
+        return cls(_open(path), name, report=report, path=path, gather=gather)
 
     # -- any thread
 
@@ -115,7 +121,7 @@ class Sink:
         if self._forked:
             self._write_directly(line)
             return
-        size = len(line)
+        size = getsizeof(line)
         if self._queued + size > QUEUE_LIMIT:
             self._drop()
             return
@@ -215,12 +221,7 @@ class Sink:
 
     def _work(self) -> bool:
         """Write what is in the queue; whether there was anything to do."""
-        if self._path is not None:
-            if self._reopening:
-                self._open_anew(self._path)
-            elif self._identity is not None and monotonic() >= self._watch_at:
-                self._watch(self._path)
-        self._reopening = False
+        self._follow()
         queue = self._queue
         if not queue:
             return False
@@ -233,16 +234,18 @@ class Sink:
                 lines, size = [], 0
                 item.release()
                 continue
-            self._queued -= len(item)
+            self._queued -= getsizeof(item)
             line = item.encode("utf-8", "backslashreplace")
             if size + len(line) > self._chunk:
                 self._write(lines)
                 lines, size = [], 0
+                # There may be no end to the lines.
+                self._follow()
             lines.append(line)
             size += len(line)
         self._write(lines)
         # Several threads may have added and subtracted at once; now it is known.
-        self._queued = sum(len(item) for item in list(queue) if isinstance(item, str)) if queue else 0
+        self._queued = sum(getsizeof(item) for item in list(queue) if isinstance(item, str)) if queue else 0
         if (self._failing or self._full) and not queue:
             self._settle()
         return True
@@ -259,7 +262,13 @@ class Sink:
                 os.write(self._fd, b"\n")
                 self._torn = False
             while view:
-                view = view[os.write(self._fd, view) :]
+                try:
+                    view = view[os.write(self._fd, view) :]
+                except BlockingIOError:
+                    if self._closing:
+                        raise
+                    # Who shares the pipe or terminal made it so; it is full, not broken.
+                    self._await_room()
             self._works = True
             self._given_up = False
         except OSError as error:
@@ -271,6 +280,11 @@ class Sink:
             if not self._failing:
                 self._failing = True
                 self._tell(f"Cannot write to {self._name}: {error}; lines are lost until that is possible", False)
+
+    def _await_room(self) -> None:
+        poll = _poll()
+        poll.register(self._fd, POLLOUT)
+        poll.poll(_RETRY * 1000)
 
     def _settle(self) -> None:
         """Tell that trouble is over, where it is."""
@@ -284,6 +298,16 @@ class Sink:
             self._write([f"{text}\n".encode()])
         else:
             self._report(text, True)
+
+    def _follow(self) -> None:
+        """Open the file anew where that was asked for, or where another or none has its name by now."""
+        reopening, self._reopening = self._reopening, False
+        if self._path is None:
+            return
+        if reopening:
+            self._open_anew(self._path)
+        elif self._identity is not None and monotonic() >= self._watch_at:
+            self._watch(self._path)
 
     def _look(self) -> None:
         """Find out what the descriptor is."""
@@ -313,7 +337,7 @@ class Sink:
 
     def _open_anew(self, path: str) -> None:
         try:
-            fd = os.open(path, _FILE_FLAGS, _FILE_MODE)
+            fd = _open(path)
         except OSError as error:
             if not self._stuck:
                 self._stuck = True
@@ -326,6 +350,22 @@ class Sink:
         if self._stuck:
             self._stuck = False
             self._tell(f"{self._name} is open anew", True)
+
+
+def _open(path: str) -> int:
+    """Open ``path`` to append to; a FIFO too, whether somebody reads it yet or not.
+
+    :raises OSError: where that is not possible.
+    """
+    try:
+        fd = os.open(path, _FILE_FLAGS | os.O_NONBLOCK, _FILE_MODE)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        # A FIFO without a reader.  To open it for reading, too, waits for nobody; lines wait in it until somebody comes.
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(fd, True)
+    return fd
 
 
 _LINE_FEED: Final = 0x0A

@@ -13,6 +13,9 @@ from typing import Final
 #: What the suffix of a size stands for; K is 1024 as in every server's configuration.
 SIZE_UNITS: Final = {"K": 1024, "M": 1024**2, "G": 1024**3}
 
+#: Seconds that stand for all that are more, some thirty years: the system's timers take no number of any size.
+LONGEST: Final = 10**9
+
 
 def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
     """Return a converter to a whole number within the bounds, both included."""
@@ -63,16 +66,18 @@ def seconds_or_never(text: str) -> float:
 
 
 def _decimal(text: str) -> float | None:
-    """The number, an ``int`` where it is written as one; ``None`` for what is none or not finite."""
+    """The number, an ``int`` where it is written as one, at most :data:`LONGEST`; ``None`` for what is none or not finite."""
+    value: float
     try:
-        return int(text)
+        value = int(text)
     except ValueError:
-        pass
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+        try:
+            value = float(text)
+        except ValueError:
+            return None
+        if not math.isfinite(value):
+            return None
+    return max(-LONGEST, min(value, LONGEST))
 
 
 def choice(*names: str) -> Callable[[str], str]:

@@ -18,7 +18,8 @@ from greendaphne.check import effective
 from greendaphne.option import Option, Takes, UsageError
 from greendaphne.options import OPTIONS, Options
 from greendaphne.sample import sample
-from greendaphne.settings import CHANNEL_LAYER, CONFIG_VARIABLE, ITEMS, Setting, key, literal, variable
+from greendaphne.settings import CHANNEL_LAYER, CONFIG_VARIABLE, ITEMS, MAX_FILE, Setting, key, literal, variable
+from greendaphne.values import LONGEST
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -201,6 +202,8 @@ def test_a_name_of_several_lines_is_refused_in_one() -> None:
         ("proxy-headers = false", "proxy_headers", False),
         ('root-path = ""', "root_path", ""),
         ('"bind" = "::"', "host", "::"),
+        ("http-timeout = 1e300", "http_timeout", LONGEST),
+        (f"http-timeout = 1{'0' * 400}", "http_timeout", LONGEST),
         ("", "port", None),
     ],
 )
@@ -226,6 +229,7 @@ def test_values_in_a_file(file: Path, text: str, field: str, value: object) -> N
         ("bind = 80", ", line 1: bind must be a text in quotes, not 80"),
         ("bind = 1979-05-27", ", line 1: bind must be a text in quotes, not 1979-05-27"),
         ("bind = {a = 1}", ", line 1: bind must be a text in quotes, not a table"),
+        (r'access-log = "a\u0000b"', r', line 1: access-log must not contain a NUL character, not "a\u0000b"'),
         ("endpoint = [1]", ", line 1: endpoint must be a text in quotes, not [1]"),
         ("bind = ['a', false]", ', line 1: bind must be a text in quotes, not ["a", false]'),
         ('proxy-headers = "yes"', ', line 1: proxy-headers must be true or false, not "yes"'),
@@ -247,6 +251,9 @@ def test_keys_and_values_refused(file: Path, text: str, message: str) -> None:
         (b"\xff", "the configuration file {} is not written in UTF-8"),
         (b"port = ", "the configuration file {} is not TOML: Invalid value (at end of document)"),
         (b"port = 1\nport = 2", "the configuration file {} is not TOML: Cannot overwrite a value (at end of document)"),
+        (b"port = " + b"[" * 20000, "the configuration file {} is not TOML: its values are nested too deeply"),
+        (b"port = " + b"1" * 5000, "the configuration file {} is not TOML: a number is too large"),
+        (b"#" * (MAX_FILE + 1), f"the configuration file {{}} is larger than {MAX_FILE} bytes"),
     ],
 )
 def test_files_refused(file: Path, content: bytes | None, message: str) -> None:

@@ -22,8 +22,9 @@ import gevent
 import pytest
 
 from greendaphne.access import AccessLog, AccessRecords
-from greendaphne.logs import JSONFormatter, LogError, Logs, StderrHandler, TextFormatter, formatter, reopen_file, use_config
+from greendaphne.logs import JSONFormatter, LogError, Logs, SinkHandler, StderrHandler, TextFormatter, formatter, reopen_file, use_config
 from greendaphne.options import Options
+from greendaphne.sink import Sink
 from tests.support import PATIENCE
 
 CHECKOUT = Path(__file__).parent.parent
@@ -60,8 +61,26 @@ def clean_logging() -> Iterator[None]:
 
 def test_text_commands_no_terminal() -> None:
     text = TextFormatter("%(levelname)s %(message)s").format(record("a\x1b[31m\x00 %s\n\tb\x9f\x7fé", "c"))
-    assert text == "INFO a\\x1b[31m\\x00 c\n\tb\\x9f\\x7fé"
+    assert text == "INFO a\\x1b[31m\\x00 c\n    \tb\\x9f\\x7fé"
+    assert TextFormatter("%(message)s").format(record("a\u2028b\u202ec\x85d")) == "a\\u2028b\\u202ec\\x85d"
     assert TextFormatter("%(message)s").format(record("plain")) == "plain"
+
+
+def test_what_a_client_sent_is_no_record_of_its_own() -> None:
+    # Django logs decoded paths like this.
+    text = TextFormatter("%(levelname)s %(message)s").format(record("Not Found: %s", "/\nERROR forged\r\nERROR again"))
+    assert text == "INFO Not Found: /\n    ERROR forged\\x0d\n    ERROR again"
+
+
+def test_what_cannot_be_logged_goes_to_the_log_and_nowhere_else(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    sink = Sink.open(str(tmp_path / "log"), "the log")
+    handler = SinkHandler(sink)
+    handler.handle(record("%d", "no number\x1b"))
+    sink.close()
+    text = (tmp_path / "log").read_text()
+    assert text.startswith("Cannot log what :0 says:\nTraceback")
+    assert "\nTypeError: " in text
+    assert capfd.readouterr() == ("", "")
 
 
 def test_json_is_one_line_with_everything() -> None:
@@ -235,6 +254,8 @@ def test_configuration_file(name: str, content: str, tmp_path: Path, monkeypatch
         ),
         ("log.ini", "nonsense", "Cannot use --log-config log.ini: "),
         ("log.ini", "", "Cannot use --log-config log.ini: "),
+        ("log.toml", "x = " + "[" * 20000, "Cannot use --log-config log.toml: its values are nested too deeply."),
+        ("log.ini", " " * ((1 << 20) + 1), "--log-config log.ini is larger than 1048576 bytes."),
     ],
 )
 def test_configuration_file_that_cannot_be_used(

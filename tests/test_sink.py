@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
@@ -276,6 +277,97 @@ def test_request_to_open_anew_what_has_no_name(pipe: tuple[int, int]) -> None:
     sink.close()
     os.close(writer)
     assert read_all(reader) == b"a\n"
+
+
+def test_fifo_that_nobody_reads_yet(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    sink = Sink.open(str(path), "the log")
+    sink.write("first\n")
+    assert sink.flush(PATIENCE)
+    reader = os.open(path, os.O_RDONLY)
+    try:
+        assert os.read(reader, 100) == b"first\n"
+        sink.write("second\n")
+        assert os.read(reader, 100) == b"second\n"
+    finally:
+        os.close(reader)
+        sink.close()
+
+
+def test_file_replaced_by_a_fifo_or_a_directory(tmp_path: Path, reports: Reports) -> None:
+    path = tmp_path / "log"
+    sink = Sink.open(str(path), "the log", report=reports)
+    sink.write("first\n")
+    assert sink.flush(PATIENCE)
+    path.rename(tmp_path / "old")
+    path.mkdir()
+    sink.reopen()
+    assert reports.next()[0].startswith("Cannot open the log anew: [Errno 21] Is a directory")
+    path.rmdir()
+    os.mkfifo(path)
+    sink.reopen()
+    assert reports.next() == ("the log is open anew", True)
+    sink.write("second\n")
+    assert sink.flush(PATIENCE)
+    assert (tmp_path / "old").read_text() == "first\n"
+    sink.close()
+
+
+def test_full_pipe_that_another_process_made_non_blocking_is_not_broken(pipe: tuple[int, int], reports: Reports) -> None:
+    reader, writer = pipe
+    os.set_blocking(writer, False)
+    sink = Sink(writer, "the log", report=reports)
+    lines = [f"{number:06} {'x' * 200}\n" for number in range(2000)]
+    for line in lines:
+        sink.write(line)
+    with open(reader, closefd=False) as file:
+        assert [file.readline() for _ in lines] == lines
+    assert sink.flush(PATIENCE)
+    assert reports.queue.empty()
+    sink.close()
+
+
+def test_end_does_not_wait_for_a_full_pipe_that_does_not_block(pipe: tuple[int, int], reports: Reports) -> None:
+    os.set_blocking(pipe[1], False)
+    sink = Sink(pipe[1], "the log", report=reports)
+    for _ in range(1000):
+        sink.write("x" * 200 + "\n")
+    sink.close(0.1)
+    assert reports.next()[0].endswith(" lines of the log were lost")
+
+
+def test_short_lines_take_no_more_memory_than_long_ones(pipe: tuple[int, int], reports: Reports) -> None:
+    sink = Sink(pipe[1], "the log", report=reports)
+    number = 0
+    while reports.queue.empty():
+        sink.write(f"{number}\n")
+        number += 1
+        assert number * sys.getsizeof("000000\n") < 2 * QUEUE_LIMIT
+    sink.close(0.1)
+
+
+def test_renamed_file_is_noticed_in_an_endless_stream_of_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WATCH_INTERVAL", 0.0)
+    path = tmp_path / "log"
+    sink = Sink.open(str(path), "the log")
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            sink.write("x" * 1000 + "\n")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        path.rename(tmp_path / "old")
+        deadline = monotonic() + PATIENCE
+        while not path.exists():
+            assert monotonic() < deadline
+    finally:
+        stop.set()
+        thread.join()
+        sink.close()
 
 
 def test_forked_process_writes_by_itself(tmp_path: Path) -> None:

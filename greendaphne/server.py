@@ -478,6 +478,8 @@ class Server:
 
     def _drain(self) -> None:
         """Stop accepting and let what is in flight finish, within the graceful time limit."""
+        if self.certificates is not None:
+            self.certificates.drain()
         if self._monitor is not None:
             self._monitor.drain()
         self._listeners.take_waiting(shared=self._take_waiting)

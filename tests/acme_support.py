@@ -240,7 +240,7 @@ def pebble(directory: Path, bindings: dict[str, str] | None = None, **environmen
 
 @dataclass
 class Reply:
-    """What :class:`Between` answers itself."""
+    """What :class:`Between` answers itself; ``content`` is bytes, or becomes JSON."""
 
     status: int
     content: Any
@@ -283,7 +283,8 @@ class Between:
                 reply = next((reply for rule in between.rules if (reply := rule(self.command, self.path, body)) is not None), None)
                 if reply is not None:
                     kind = "application/problem+json" if reply.status >= 400 else "application/json"
-                    self.answer(reply.status, {"Content-Type": kind, **reply.headers}, json.dumps(reply.content).encode())
+                    body = reply.content if isinstance(reply.content, bytes) else json.dumps(reply.content).encode()
+                    self.answer(reply.status, {"Content-Type": kind, **reply.headers}, body)
                     return
                 self.answer(*between.forward(self.command, self.path, dict(self.headers.items()), body))
 

@@ -332,6 +332,117 @@ def test_who_is_killed_leaves_no_lock_and_no_challenge(authority: Pebble, tmp_pa
         assert not stale.exists()
 
 
+def test_who_is_killed_in_the_middle_of_a_try_has_failed(
+    authority: Pebble, middle: Between, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that is killed and started again and again must not order again and again."""
+    with site(authority, tmp_path / "certs", HOST, url=middle.url) as here:
+        file = here.directory / ".acme" / "state.json"
+
+        def killed(method: str, path: str, body: bytes) -> None:
+            if path == "/order-plz":
+                (here.directory / "copy").write_bytes(file.read_bytes())
+
+        middle.rules.append(killed)
+        here.look()
+        clock = here.clock
+        # As the directory was in the middle of it.
+        os.replace(here.directory / "copy", file)
+        here.file(HOST).write_bytes(b"")
+    assert orders(middle) == 1
+    with site(authority, tmp_path / "certs", url=middle.url, clock=clock) as here:
+        here.look()
+        assert not here.look()
+        assert orders(middle) == 1
+        (line,) = lines(caplog)
+        assert line.startswith(f"No certificate for {HOST} from {middle.url}: the last try had no end")
+        clock.advance(400)
+        here.look()
+        assert orders(middle) == 2
+        assert here.served(HOST)
+
+
+def test_an_error_that_nobody_has_thought_of_is_a_failure(
+    authority: Pebble, middle: Between, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: Any) -> bytes:
+        raise RecursionError("deep")
+
+    with site(authority, tmp_path / "certs", HOST, url=middle.url) as here:
+        with monkeypatch.context() as patch:
+            patch.setattr(issuing, "checked", broken)
+            with pytest.raises(RecursionError):
+                here.look()
+            here.look()
+            for _ in range(3):
+                assert not here.look()
+            assert orders(middle) == 1
+        here.clock.advance(400)
+        assert here.look()
+        assert here.served(HOST)
+
+
+def test_nothing_is_ordered_where_nothing_can_be_remembered(
+    authority: Pebble, middle: Between, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with site(authority, tmp_path / "certs", HOST, url=middle.url) as here:
+        store = here.contexts.store
+        write = store.write
+
+        def full(path: str, data: bytes) -> None:
+            raise AcmeError(f"Cannot write {path}: No space left on device")
+
+        store.account_key()
+        monkeypatch.setattr(store, "write", full)
+        here.look()
+        for _ in range(3):
+            assert not here.look()
+        assert orders(middle) == 0
+        assert "No space left on device" in lines(caplog)[0]
+        monkeypatch.setattr(store, "write", write)
+        here.clock.advance(400)
+        assert here.look()
+        assert here.served(HOST)
+
+
+def test_a_clock_that_is_far_ahead_does_not_order_again_and_again(authority: Pebble, middle: Between, tmp_path: Path) -> None:
+    with site(authority, tmp_path / "certs", HOST, url=middle.url) as here:
+        here.clock.advance(20 * 365 * DAY)
+        here.look()
+        assert here.certificate(HOST).not_valid_after_utc.timestamp() < here.clock.now
+        for _ in range(5):
+            here.clock.advance(3600)
+            here.look()
+        assert orders(middle) == 1
+        # A wish is another matter.
+        here.file(HOST).write_bytes(b"")
+        here.look()
+        assert orders(middle) == 2
+
+
+def test_of_two_authorities_the_one_that_came_last_fills_the_directory(
+    authority: Pebble, middle: Between, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As while the workers with ``lets:`` are replaced by those with ``le:``: neither undoes what the other does."""
+    directory, clock = tmp_path / "certs", Clock(time.time())
+    with site(authority, directory, HOST, clock=clock) as old:
+        old.look()
+        with site(authority, directory, url=middle.url, clock=clock) as new:
+            assert new.look()
+            serial = new.certificate(HOST).serial_number
+            for _ in range(3):
+                assert not old.look()
+                assert not new.look()
+            assert lines(caplog) == [f"Certificates in {directory} come from {middle.url} now; this process obtains none for it any more"]
+            assert new.certificate(HOST).serial_number == serial
+            assert orders(middle) == 1
+            # What is remembered may be lost at any time.
+            (directory / ".acme" / "state.json").unlink()
+            new.file("a.example.test").touch()
+            assert new.look()
+            assert orders(middle) == 2
+
+
 def test_a_broken_file_is_left_alone(authority: Pebble, middle: Between, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with site(authority, tmp_path / "certs", url=middle.url) as here:
         here.file(HOST).write_text("-----BEGIN CERTIFICATE-----\nhalf of\n-----END CERTIFICATE-----\n")
@@ -789,6 +900,9 @@ def test_nonsense_from_the_authority_is_survived(
         Reply(500, "x"),
         Reply(200, {"newNonce": "http://localhost/", "newAccount": "http://localhost/", "newOrder": "http://localhost/"}),
         Reply(200, "x" * (1024 * 1024 + 1)),
+        Reply(302, {}, {"Location": "http://localhost/"}),
+        Reply(308, {}, {"Location": "/dir2"}),
+        Reply(200, b"[" * 100_000),
     ]
     middle.rules.append(lambda method, path, body: answers[0] if path == "/dir" else None)
     with site(authority, tmp_path / "certs", HOST, url=middle.url) as here:

@@ -220,6 +220,49 @@ def test_any_record_is_read(value: Any) -> None:
     assert isinstance(record.retry_at, (int, float))
 
 
+def test_what_cannot_be_written_is_remembered_all_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: str, data: bytes) -> None:
+        raise AcmeError("No space left on device")
+
+    monkeypatch.setattr(store, "write", full)
+    state = store.state()
+    state.of("a.test").failures = 3
+    with pytest.raises(AcmeError):
+        store.save(state)
+    assert store.state().of("a.test").failures == 3
+
+
+def test_a_wish_that_cannot_be_taken_back_is_an_error(store: Store) -> None:
+    """Otherwise it would be fulfilled again and again."""
+    Path(store.private, "a.test.renew").mkdir()
+    with pytest.raises(AcmeError, match="Cannot remove"):
+        store.put("a.test", b"certificate")
+    assert Path(store.path, "a.test.pem").read_bytes() == b"certificate"
+
+
+def test_what_a_killed_process_was_writing_is_removed(store: Store) -> None:
+    abandoned, recent = Path(store.private, "new-abc"), Path(store.private, "new-def")
+    for file in (abandoned, recent):
+        file.write_text("a private key")
+    os.utime(abandoned, (1, 1))
+    store.clear()
+    assert (abandoned.exists(), recent.exists()) == (False, True)
+    store.private = "/nowhere"
+    store.clear()
+
+
+def test_root_gives_nothing_away_but_what_it_has_made(tmp_path: Path) -> None:
+    """Whoever owns the directory may put a link in the place of the subdirectory at any moment."""
+    store = Store(str(tmp_path))
+    Path(store.private).symlink_to("/etc")
+    with pytest.raises(OSError, match=r"(?i)symbolic|not a directory"):
+        store._give_away()
+
+
+def test_the_binding_key_is_never_shown() -> None:
+    assert "a2V5" not in repr(AcmeOptions(eab_kid="kid", eab_hmac_key="a2V5a2V5a2V5a2V5a2V5a2V5"))
+
+
 def test_a_directory_is_made_and_checked(tmp_path: Path) -> None:
     made = Store(str(tmp_path / "a" / "b"))
     assert made.check() is None

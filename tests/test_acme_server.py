@@ -246,6 +246,25 @@ def test_a_server_that_stops_in_the_middle_withdraws_its_challenge(authority: Pe
         assert os.listdir(directory / ".acme" / "challenges") == []
 
 
+def test_an_authority_that_hangs_holds_up_no_end(authority: Pebble, tmp_path: Path, log: Lines) -> None:
+    asked, release, late = threading.Event(), threading.Event(), threading.Event()
+
+    def rule(method: str, path: str, body: bytes) -> None:
+        asked.set()
+        if not release.wait(PATIENCE):
+            late.set()
+
+    with between(authority) as middle:
+        middle.rules.append(rule)
+        try:
+            with served(authority, tmp_path / "certs", url=middle.url, acme={"domains": (HOST,)}):
+                assert asked.wait(PATIENCE)
+            # Here it has stopped, and the request has no answer yet.
+            assert not late.is_set()
+        finally:
+            release.set()
+
+
 def test_a_server_starts_again(authority: Pebble, tmp_path: Path, log: Lines) -> None:
     """Another one on the same directory asks for nothing."""
     directory = tmp_path / "certs"
@@ -314,10 +333,10 @@ class Process:
 
 
 def test_several_processes_issue_once(authority: Pebble, tmp_path: Path) -> None:
-    """The command itself, patched by gevent, twice on one socket and one directory."""
+    """The command itself, patched by gevent, by itself and with workers, on one socket and one directory."""
     directory = tmp_path / "certs"
     with between(authority) as middle:
-        processes = [Process(authority, directory, middle.url) for _ in range(2)]
+        processes = [Process(authority, directory, middle.url), Process(authority, directory, middle.url, "--workers=2")]
         try:
             for process in processes:
                 process.wait_for("TLS on endpoint")

@@ -580,8 +580,8 @@ def test_a_real_master(tmp_path: Path) -> None:
                 assert client.read_response().status == 200
                 client.send(b"GET /alive HTTP/1.1\r\nHost: a\r\n\r\n")
                 assert client.read_response().body == b"ok\n"
-        wait_until(lambda: numbers().sum("requests_total") == 10)
-        assert numbers()("workers") == 2
+        # Of one scrape: on a machine that is busy a worker may be missing from another.
+        wait_until(lambda: (now := numbers()).sum("requests_total") == 10 and now("workers") == 2)
         # A reload leaves no gap in what can be asked.
         process.send(signal.SIGHUP)
         wait_until(lambda: (numbers(), process.count("workers are replaced"))[1])

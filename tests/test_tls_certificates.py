@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import shutil
@@ -10,6 +11,8 @@ import ssl
 import stat
 import subprocess
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +26,17 @@ from hypothesis import strategies as st
 
 from greendaphne import endpoints
 from greendaphne.endpoints import EndpointError
-from greendaphne.tls import Contexts, FileContexts, HostDirectory, ScannedDirectory, TLSError, TLSOptions, devcert, development_certificate
+from greendaphne.tls import (
+    Contexts,
+    FileContexts,
+    HostDirectory,
+    ScannedDirectory,
+    TLSError,
+    TLSOptions,
+    devcert,
+    development_certificate,
+    pem,
+)
 from greendaphne.tls import endpoints as tls_endpoints
 from greendaphne.tls.sni import host_name
 from tests.certificates import Authority, Issued, issue, new_key
@@ -203,6 +216,13 @@ def make_broken(name: str, localhost: Issued, directory: Path) -> tuple[FileCont
     elif name == "two keys":
         key.write_bytes(localhost.key_pem * 2)
         text = f"There are 2 private keys in {key}; one is expected"
+    elif name == "many keys":
+        key.write_bytes(localhost.key_pem * 17)
+        text = f"There are more than 16 private keys in {key}"
+    elif name == "cut short":
+        # As many beginnings as fit: they are read once, not once for each.
+        key.write_bytes(localhost.key_pem + b"-----BEGIN X CERTIFICATE-----\n" * 30_000)
+        text = f"The x certificate in {key} is cut short"
     elif name == "malformed key":
         key.write_bytes(localhost.key_pem.replace(b"\nMI", b"\nXX", 1))
         text = f"The private key in {key} is malformed"
@@ -250,6 +270,8 @@ BROKEN = [
     "no key",
     "no certificate",
     "two keys",
+    "many keys",
+    "cut short",
     "malformed key",
     "malformed certificate",
     "DSA",
@@ -259,6 +281,45 @@ BROKEN = [
     "no DH parameters",
     "a key for DH parameters",
 ]
+
+
+DAMAGED = issue("localhost")
+DAMAGED_DER = DAMAGED.certificate.public_bytes(Encoding.DER)
+
+
+@given(st.dictionaries(st.integers(0, len(DAMAGED_DER) - 1), st.integers(0, 255), max_size=4))
+def test_a_damaged_certificate_is_refused_in_one_way(changes: dict[int, int]) -> None:
+    """cryptography raises for some damages only when something is asked for, and not always a ValueError."""
+    der = bytearray(DAMAGED_DER)
+    for place, value in changes.items():
+        der[place] = value
+    block = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+    with tempfile.NamedTemporaryFile(suffix=".pem") as file, warnings.catch_warnings():
+        # Of a serial number that is negative.
+        warnings.simplefilter("ignore")
+        file.write(DAMAGED.key_pem + block)
+        file.flush()
+        try:
+            objects = pem.read(file.name)
+            credentials = pem.assemble(objects, objects)
+        except TLSError:
+            return
+        pem.dns_names(credentials.certificate)
+        pem.validity(credentials.certificate, file.name)
+
+
+def test_a_chain_may_hold_keys_of_unknown_kinds(authority: Authority, tmp_path: Path) -> None:
+    """As of algorithms that are to come."""
+    issued = authority.server("localhost")
+    der = authority.intermediate.certificate.public_bytes(Encoding.DER)
+    # id-ecPublicKey becomes another number.
+    strange = der.replace(bytes.fromhex("2a8648ce3d0201"), bytes.fromhex("2a8648ce3d0209"))
+    assert strange != der
+    block = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(strange) + b"-----END CERTIFICATE-----\n"
+    path = tmp_path / "strange.pem"
+    path.write_bytes(block + issued.key_pem + issued.pem)
+    objects = pem.read(str(path))
+    assert pem.assemble(objects, objects).certificate == issued.certificate
 
 
 @pytest.mark.parametrize("name", BROKEN)

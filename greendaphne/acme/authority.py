@@ -21,7 +21,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from josepy.b64 import b64encode
-from josepy.errors import Error as JoseError
 from josepy.interfaces import JSONDeSerializable
 from josepy.jwa import ES256, ES384, ES512, RS256
 from josepy.jwk import JWKEC, JWKRSA
@@ -29,7 +28,7 @@ from josepy.util import ComparableECKey, ComparableRSAKey
 from requests.adapters import HTTPAdapter
 
 from .. import __version__
-from ..tls.pem import PrivateKey
+from ..tls.pem import NO_EXTENSION, PrivateKey
 from .options import AcmeError, AcmeOptions
 
 #: Seconds to connect, and between two pieces of an answer.
@@ -107,9 +106,13 @@ class _Network(client.ClientNetwork):
         if not url.startswith("https://"):
             raise errors.ClientError(f"{url!r} is not https")
         self.last = None
+        # They could lead elsewhere, such as to plain HTTP, and a signature is for one URL (RFC 8555 section 6.4).
+        kwargs["allow_redirects"] = False
         kwargs["timeout"] = (CONNECT_TIMEOUT, READ_TIMEOUT)
         kwargs["hooks"] = {"response": _read_bounded}
         self.last = super()._send_request(method, url, *args, **kwargs)
+        if self.last.is_redirect:
+            raise errors.ClientError(f"{url} redirects to {self.last.headers['Location']}, which is not followed")
         return self.last
 
     def post(self, *args: Any, **kwargs: Any) -> requests.Response:
@@ -328,7 +331,7 @@ class Authority:
             else:
                 text = f"{self.url} answered nonsense: {error}"
             raise AuthorityError(text, outage=True, retry_after=self._retry_after()) from None
-        except (errors.Error, JoseError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001 - the libraries raise whatever an answer that is wrong brings them to
             raise AuthorityError(f"{self.url} answered nonsense: {type(error).__name__}: {error}", outage=True) from None
 
     def _refused(self, error: messages.Error) -> AuthorityError:
@@ -376,7 +379,7 @@ def retry_after(value: str | None) -> float | None:
         return float(value[:9])
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except (ValueError, OverflowError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
 
 
@@ -384,7 +387,7 @@ def certificate_identifier(certificate: x509.Certificate) -> str | None:
     """How a certificate is called in RFC 9773 section 4.1; ``None`` for one that does not name its issuer's key."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
-    except (x509.ExtensionNotFound, ValueError):
+    except NO_EXTENSION:
         return None
     key = extension.value.key_identifier
     if key is None:

@@ -32,9 +32,10 @@ _PROTOCOLS: Final = b"\x00" + bytes([len(ACME_TLS) + 1, len(ACME_TLS)]) + ACME_T
 _MAX_HELLO: Final = 5 + 16 * 1024
 #: The type of that record.
 _HANDSHAKE: Final = b"\x16"
-#: Seconds between two looks at a ClientHello that has not arrived whole.  What was looked at stays in the socket and keeps it readable, so
-#: there is nothing to wait for.
+#: Seconds between two looks at a ClientHello that has not arrived whole, which double up to the second.  What was looked at stays in the
+#: socket and keeps it readable, so there is nothing to wait for.
 _LOOK_AGAIN: Final = 0.01
+_LOOK_SELDOM: Final = 0.5
 
 
 class AcmeContexts(HostDirectory):
@@ -120,6 +121,7 @@ def _client_hello(sock: _socket.socket, deadline: float) -> bytes:
 
     :raises TimeoutError: at the deadline.
     """
+    pause = _LOOK_AGAIN
     while True:
         try:
             data = sock.recv(_MAX_HELLO, _socket.MSG_PEEK)
@@ -130,6 +132,8 @@ def _client_hello(sock: _socket.socket, deadline: float) -> bytes:
         else:
             if data[:1] != _HANDSHAKE or len(data) >= min(_MAX_HELLO, 5 + int.from_bytes(data[3:5], "big")) > 5:
                 return data
-        if monotonic() >= deadline:
+        left = deadline - monotonic()
+        if left <= 0:
             raise TimeoutError
-        gevent.sleep(_LOOK_AGAIN)
+        gevent.sleep(min(pause, left))
+        pause = min(pause * 2, _LOOK_SELDOM)

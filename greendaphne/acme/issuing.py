@@ -152,11 +152,12 @@ def checked(url: str, host: str, key: ec.EllipticCurvePrivateKey, chain: bytes) 
 
     :raises AuthorityError: where they are not.
     """
+    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     try:
         certificates = x509.load_pem_x509_certificates(chain)
-    except ValueError:
+        right = pem.public_bytes(certificates[0]) == public and host in pem.dns_names(certificates[0])
+    except Exception:  # noqa: BLE001 - a certificate that is wrong in one of many ways raises whatever it likes
         raise AuthorityError(f"{url} sent a certificate that is malformed", outage=True) from None
-    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if pem.public_bytes(certificates[0]) != public or host not in pem.dns_names(certificates[0]):
+    if not right:
         raise AuthorityError(f"{url} sent a certificate for another key or host", outage=True)
     return private_bytes(key) + b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)

@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 import gevent
@@ -81,6 +82,9 @@ class Manager:
         self._interval = WATCH_INTERVAL if interval is None else interval
         self._challenges = Challenges(store)
         self._snapshot = Snapshot({}, {})
+        self._state = State()
+        # Whether this process has said that the directory is to be filled by its authority.
+        self._claimed = False
         # Whether nothing has been tried yet.  Whoever starts a server again may have corrected what was wrong between it and the authority.
         self._first = True
         # Whether it has been said what is put off.
@@ -97,11 +101,15 @@ class Manager:
         """Begin, in a greenlet of this thread's hub."""
         self._greenlet = gevent.spawn(self._watch)
 
-    def stop(self) -> None:
-        """End; an order that is under way is given up, and open challenges are withdrawn."""
+    def end(self) -> gevent.Greenlet[..., None] | None:
+        """Begin to end: an order that is under way is given up, and open challenges are withdrawn.
+
+        :returns: what remains to be waited for, if anything does.
+        """
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
-            greenlet.kill()
+            greenlet.kill(block=False)
+        return greenlet
 
     def _watch(self) -> None:
         try:
@@ -141,6 +149,7 @@ class Manager:
         if missing := [host for host in self._options.domains if host not in self._snapshot.entries]:
             self.run(self.store.ensure, missing)
         snapshot, state = self.run(self._scan)
+        self._state = state
         self._notice_changes(snapshot)
         self._report_files(snapshot)
         now = self._clock()
@@ -159,6 +168,12 @@ class Manager:
                     f"Certificates in {self.store.path} are due, and none is issued: agree to the terms of service of {self.url} with "
                     "--acme-agree-tos",
                 )
+            return False
+        if self._claimed and state.authority not in ("", self.url):
+            # Each would replace the other's certificates for ever.
+            self._report(
+                _NOTICE, f"Certificates in {self.store.path} come from {state.authority} now; this process obtains none for it any more"
+            )
             return False
         try:
             with self.store.lock() as locked:
@@ -247,14 +262,20 @@ class Manager:
             return True
         if renewal_time(entry, record) > now:
             return False
-        recent = 0 < record.issued_at <= now < schedule.earliest_renewal(certificate.not_before, certificate.not_after, record.issued_at)
-        return not recent or certificate.not_after <= now
+        # Also one that has expired by this clock: one that is wrong finds that of every certificate it gets.
+        own = record.serial == f"{certificate.serial:x}"
+        earliest = schedule.earliest_renewal(certificate.not_before, certificate.not_after, record.issued_at)
+        return not (own and 0 < record.issued_at <= now < earliest)
 
     # What is done, under the lock.
 
     def _work(self, now: float) -> None:
         snapshot, state = self.run(self._scan)
-        self._snapshot = snapshot
+        self._snapshot, self._state = snapshot, state
+        self._claimed, state.authority = True, self.url
+        for host, entry in snapshot.entries.items():
+            if state.of(host).begun:
+                self._was_cut_short(entry, state.of(host), now)
         tasks = {host: task for host, entry in snapshot.entries.items() if (task := self._tasks(entry, state, now))}
 
         def urgency(host: str) -> tuple[bool, float]:
@@ -265,6 +286,7 @@ class Manager:
 
         order = sorted(tasks, key=urgency)
         self._challenges.clear()
+        self.store.clear()
         for host in order:
             entry, record, task = snapshot.entries[host], state.of(host), tasks[host]
             if task != "report":
@@ -327,7 +349,7 @@ class Manager:
         host = entry.host
         obtained, data = self._unwritten.pop(host, (0.0, b""))
         if not schedule.is_ahead(obtained + schedule.DAY, self._clock()):
-            data = self._obtain(authority, entry, record, state)
+            data = self._try(authority, entry, record, state)
             obtained = self._clock()
         try:
             self.run(self.store.put, host, data)
@@ -337,12 +359,42 @@ class Manager:
         self._refresh(host)
         self.issued += 1
         now = self._clock()
-        state.records[host] = Record(authority=self.url, issued_at=now, ask_at=now)
+        record = state.records[host] = Record(authority=self.url, issued_at=now, ask_at=now)
         self._snapshot = self.run(self.store.scan)
         new = self._snapshot.entries.get(host)
-        until = "" if new is None or new.certificate is None else f", valid until {date(new.certificate.not_after)}"
+        until = ""
+        if new is not None and new.certificate is not None:
+            record.serial = f"{new.certificate.serial:x}"
+            until = f", valid until {date(new.certificate.not_after)}"
         logger.info("A new certificate for %s is in service%s", host, until)
         self._save(state)
+
+    def _try(self, authority: Authority, entry: Entry, record: Record, state: State) -> bytes:
+        """Obtain a certificate; what is about to be tried is remembered before.
+
+        A process that is killed each time, or a disk that is full, must not use up what the authority allows.
+        """
+        record.begun = self._clock()
+        try:
+            self.run(self.store.save, state)
+            return self._obtain(authority, entry, record, state)
+        except gevent.GreenletExit:
+            # An end in good order: whoever comes next may go on at once.
+            record.begun = 0.0
+            with suppress(AcmeError):
+                self.store.save(state)
+            raise
+
+    def _was_cut_short(self, entry: Entry, record: Record, now: float) -> None:
+        """The process that tried ended in the middle of it: that is a failure like others."""
+        record.begun = 0.0
+        record.failures += 1
+        left = None if entry.certificate is None else entry.certificate.not_after - now
+        delay = schedule.retry_delay(record.failures, False, None, left, random.random())
+        record.retry_at, record.limited, record.failed = now + delay, False, list(entry.signature or ())
+        record.reason = "the last try had no end, the process was killed or failed in the middle of it"
+        self.failed += 1
+        logger.warning("No certificate for %s from %s: %s; trying again in %s", entry.host, self.url, record.reason, duration(delay))
 
     def _obtain(self, authority: Authority, entry: Entry, record: Record, state: State) -> bytes:
         host = entry.host
@@ -403,6 +455,7 @@ class Manager:
         wait = error.retry_after if isinstance(error, AuthorityError) else None
         left = None if entry.certificate is None else entry.certificate.not_after - now
         where = state.of(_AUTHORITY) if outage else record
+        record.begun = 0.0
         where.failures += 1
         delay = schedule.retry_delay(where.failures, outage, wait, left, random.random())
         where.retry_at = now + delay
@@ -440,10 +493,10 @@ class Manager:
 
     def statuses(self) -> list[HostStatus]:
         """How the hosts stand by the last look, for metrics."""
-        return statuses(self._snapshot, self.store.state(), self._clock())
+        return statuses(self._snapshot, self._state, self._clock())
 
     @property
     def outages(self) -> int:
         """How many times in a row the authority was out of reach."""
-        record = self.store.state().records.get(_AUTHORITY)
+        record = self._state.records.get(_AUTHORITY)
         return 0 if record is None else record.failures

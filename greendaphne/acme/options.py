@@ -6,7 +6,7 @@ import base64
 import binascii
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from .names import NameRefused, to_host
@@ -42,7 +42,7 @@ class AcmeOptions:
     agree_tos: bool = False
     domains: tuple[str, ...] = ()
     eab_kid: str | None = None
-    eab_hmac_key: str | None = None
+    eab_hmac_key: str | None = field(default=None, repr=False)
     ca: str | None = None
     challenge: str | None = None
 

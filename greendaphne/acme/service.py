@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
+import gevent
+
 from ..endpoints import Endpoint, EndpointError
 from ..localpages import LocalPages, Page
 from ..message import Request
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 #: Where an authority looks: RFC 8555 section 8.3 and RFC 8737 section 3.
 _HTTP_PORT: Final = 80
 _HTTPS_PORT: Final = 443
+
+#: Seconds for the managers to end.
+_PATIENCE: Final = 2.0
 
 _FIELDS: Final = [(b"Content-Type", b"application/octet-stream")]
 
@@ -47,6 +52,7 @@ class Service:
             if len(urls) > 1:
                 raise EndpointError(f"Two authorities cannot both fill the directory {directory}: {' and '.join(sorted(urls))}.")
             self.managers.append(Manager(served[0].store, urls.pop(), options, served, kinds))
+        self._ending: list[gevent.Greenlet[..., None]] = []
         self._challenges = [served[0].challenges for served in by_directory.values()]
 
     def start(self) -> None:
@@ -54,10 +60,15 @@ class Service:
         for manager in self.managers:
             manager.start()
 
+    def drain(self) -> None:
+        """Obtain no more: challenges can be answered no longer."""
+        self._ending += [greenlet for manager in self.managers if (greenlet := manager.end()) is not None]
+
     def stop(self) -> None:
         """End; certificates in service stay there."""
-        for manager in self.managers:
-            manager.stop()
+        self.drain()
+        gevent.joinall(self._ending, timeout=_PATIENCE)
+        self._ending.clear()
 
     def families(self) -> Iterable[Family]:
         """What there is to know, for metrics; see :meth:`greendaphne.monitoring.metrics.Metrics.add_source`."""

@@ -14,6 +14,7 @@ import json
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -34,6 +35,9 @@ _PRIVATE: Final = ".acme"
 _STATE: Final = "state.json"
 _LOCK: Final = "lock"
 _RENEW: Final = ".renew"
+_NEW: Final = "new-"
+#: Seconds after which nobody can be writing a file any more.
+_ABANDONED: Final = 3600.0
 
 #: The largest file of state that is read, in bytes: ten thousand hosts need less.
 _MAX_STATE: Final = 16 * 1024 * 1024
@@ -79,8 +83,9 @@ class Record:
     """What is remembered about a host, or (as that of the empty name) about the authority; times are seconds since the epoch.
 
     ``authority`` is the directory URL that issued what is in service, empty for what came from elsewhere.  ``failed`` is the file's
-    signature at the last failure, so that a file that is touched is tried again.  ``suggested`` is the authority's idea of when to renew
-    the certificate ``serial``, ``ask_at`` when to ask again.
+    signature at the last failure, so that a file that is touched is tried again.  ``begun`` is when a try began that has not ended.
+    ``serial`` is the certificate that was obtained or asked about last, ``suggested`` the authority's idea of when to renew it, ``ask_at``
+    when to ask again.
     """
 
     authority: str = ""
@@ -90,6 +95,7 @@ class Record:
     reason: str = ""
     limited: bool = False
     failed: list[int] = field(default_factory=list)
+    begun: float = 0.0
     challenge: str = ""
     serial: str = ""
     suggested: float | None = None
@@ -111,10 +117,13 @@ class Record:
 
 @dataclass(slots=True)
 class State:
-    """Everything that is remembered: ``account`` as :mod:`.authority` wants it, and the records."""
+    """Everything that is remembered: ``account`` as :mod:`.authority` wants it, the records, and the directory URL of the authority that
+    fills the directory, empty where none does yet.
+    """
 
     account: dict[str, str] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)
+    authority: str = ""
 
     def of(self, host: str) -> Record:
         """The record of ``host``, a new one where there is none yet."""
@@ -166,16 +175,28 @@ class Store:
                 pass
             else:
                 if os.geteuid() == 0:
-                    # An operator's command may be the first to come here; the server gave up root's privileges.
-                    owner = os.stat(self.path)
-                    os.chown(self.private, owner.st_uid, owner.st_gid)
-            status = os.lstat(self.private)
+                    self._give_away()
+            status, owner = os.lstat(self.private), os.stat(self.path).st_uid
         except OSError as error:
             raise AcmeError(f"Cannot write to the directory of certificates {self.path}: {error.strerror}") from None
-        if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022:
-            raise AcmeError(f"{self.private} must be a directory that nobody else can write to")
+        if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022 or status.st_uid not in (os.geteuid(), owner):
+            raise AcmeError(f"{self.private} must be a directory of the server's own that nobody else can write to")
         if not os.access(self.path, os.W_OK | os.X_OK) or not os.access(self.private, os.W_OK | os.X_OK):
             raise AcmeError(f"Cannot write to the directory of certificates {self.path}: Permission denied")
+
+    def _give_away(self) -> None:
+        """Let the new private subdirectory belong to whom the directory belongs to.
+
+        An operator's command may be the first to come here; the server gave up root's privileges.  Its user can exchange what is in the
+        directory at any moment, so root touches nothing but what it has made.
+        """
+        owner = os.stat(self.path)
+        descriptor = os.open(self.private, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if os.fstat(descriptor).st_uid == 0:
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        finally:
+            os.close(descriptor)
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
@@ -292,19 +313,25 @@ class Store:
     def put(self, host: str, data: bytes) -> None:
         """Put a new ``<host>.pem`` in service and take back what was asked for.
 
-        :raises AcmeError: where it cannot be written.
+        :raises AcmeError: where that cannot be done; a wish that stayed would be fulfilled again and again.
         """
         self.write(os.path.join(self.path, host + SUFFIX), data)
+        wish = os.path.join(self.private, host + _RENEW)
         try:
-            os.unlink(os.path.join(self.private, host + _RENEW))
-        except OSError:
+            os.unlink(wish)
+        except FileNotFoundError:
             pass  # nobody had asked
+        except OSError as error:
+            raise AcmeError(f"Cannot remove {wish}: {error.strerror}") from None
 
     def state(self) -> State:
-        """What is remembered; read again where another process has written it."""
+        """What is remembered; read again where another process has written it.
+
+        What could not be written is remembered as well, as long as this object lives.
+        """
         path = os.path.join(self.private, _STATE)
         seen = pem.signature(path)
-        if seen != self._state_seen or seen is None:
+        if seen != self._state_seen:
             self._state = _read_state(path)
             self._state_seen = seen
         return self._state
@@ -314,7 +341,8 @@ class Store:
 
         :raises AcmeError: where it cannot be written.
         """
-        content = {"account": state.account, "records": {host: asdict(record) for host, record in state.records.items()}}
+        records = {host: asdict(record) for host, record in state.records.items()}
+        content = {"authority": state.authority, "account": state.account, "records": records}
         path = os.path.join(self.private, _STATE)
         self.write(path, json.dumps(content, indent=1).encode())
         self._state, self._state_seen = state, pem.signature(path)
@@ -348,7 +376,7 @@ class Store:
         temporary = None
         try:
             # In the private directory, where nothing takes it for a certificate; mkstemp makes it 0600.
-            descriptor, temporary = tempfile.mkstemp(dir=self.private, prefix="new-")
+            descriptor, temporary = tempfile.mkstemp(dir=self.private, prefix=_NEW)
             with open(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
@@ -365,7 +393,17 @@ class Store:
             raise AcmeError(f"Cannot write {path}: {error.strerror}") from None
         finally:
             if temporary is not None:
-                os.unlink(temporary)
+                _remove(temporary)
+
+    def clear(self) -> None:
+        """Remove what was being written when a process was killed: it may hold a private key."""
+        try:
+            for name in os.listdir(self.private):
+                path = os.path.join(self.private, name)
+                if name.startswith(_NEW) and time.time() - os.stat(path).st_mtime > _ABANDONED:
+                    _remove(path)
+        except OSError:
+            pass  # it is as good next time
 
 
 def private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -373,17 +411,25 @@ def private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # gone already, or not to be helped
+
+
 def _read_state(path: str) -> State:
     try:
         with open(path, "rb") as file:
             value = json.loads(file.read(_MAX_STATE))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         # Nothing in it is needed: the certificates speak for themselves.
         return State()
-    account, records = value.get("account"), value.get("records")
+    authority, account, records = value.get("authority"), value.get("account"), value.get("records")
     return State(
         {str(name): str(text) for name, text in account.items()} if isinstance(account, dict) else {},
         {str(host): Record.from_json(record) for host, record in records.items()} if isinstance(records, dict) else {},
+        authority if isinstance(authority, str) else "",
     )

@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 #: Seconds after which a thread that has nothing to do ends.
 _IDLE: Final = 60
-#: Seconds to wait for its end; a request to an authority that does not answer takes longer.
-_PATIENCE: Final = 1.0
+#: Seconds to wait for its end.  Files are written in less; a request to an authority that does not answer is left alone.
+_PATIENCE: Final = 0.3
 
 
 class NativeThread:

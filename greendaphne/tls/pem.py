@@ -11,7 +11,7 @@ import base64
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import NamedTuple
 
@@ -28,7 +28,11 @@ MAX_PEM_SIZE = 1024 * 1024
 #: The smallest Diffie-Hellman group, in bits; smaller ones fall to precomputation (RFC 7919 section 1).
 MIN_DH_BITS = 2048
 
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+#: The most private keys in one file; checking that a key is none that is broken takes milliseconds.
+_MAX_KEYS = 16
+_BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
+#: What cryptography raises for an extension that is missing or cannot be read.
+NO_EXTENSION = (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError)
 _DH_BLOCK = re.compile(rb"-----BEGIN (?:X9\.42 )?DH PARAMETERS-----(.*?)-----END", re.DOTALL)
 _CERTIFICATES = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"})
 
@@ -90,20 +94,37 @@ def read(path: str, what: str = "PEM file") -> PemObjects:
     """Take the PEM file ``path`` apart; blocks other than keys and certificates (such as ``EC PARAMETERS``) are passed over."""
     keys: list[PrivateKey] = []
     certificates: list[x509.Certificate] = []
-    for match in _BLOCK.finditer(read_file(path, what)):
-        label, block = match[1], match[0]
+    for label, block in _blocks(path, read_file(path, what)):
         if label in _CERTIFICATES:
             certificates.append(_certificate(path, block))
         elif label.endswith(b"PRIVATE KEY"):
+            if len(keys) == _MAX_KEYS:
+                raise TLSError(f"There are more than {_MAX_KEYS} private keys in {path}")
             keys.append(_private_key(path, block))
     return PemObjects(path, tuple(keys), tuple(certificates))
 
 
+def _blocks(path: str, data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The labels and the texts of the blocks in ``data`` (RFC 7468), in one pass."""
+    position = 0
+    while (begin := _BEGIN.search(data, position)) is not None:
+        end = b"-----END %b-----" % begin[1]
+        at = data.find(end, begin.end())
+        if at < 0:
+            raise TLSError(f"The {begin[1].decode('ascii').lower()} in {path} is cut short")
+        position = at + len(end)
+        yield begin[1], data[begin.start() : position]
+
+
 def _certificate(path: str, block: bytes) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(block)
-    except (ValueError, UnsupportedAlgorithm):
+        certificate = x509.load_pem_x509_certificate(block)
+        # What cannot be read raises only when it is asked for.
+        for name in ("subject", "issuer", "not_valid_before_utc", "not_valid_after_utc", "serial_number"):
+            getattr(certificate, name)
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise TLSError(f"A certificate in {path} is malformed") from None
+    return certificate
 
 
 def _private_key(path: str, block: bytes) -> PrivateKey:
@@ -121,8 +142,12 @@ def _private_key(path: str, block: bytes) -> PrivateKey:
 
 
 def public_bytes(of: PrivateKey | x509.Certificate) -> bytes:
-    """The public key of a private key or a certificate, comparable."""
-    return of.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    """The public key of a private key or a certificate, comparable; empty for a certificate of a kind of key that is unknown here."""
+    try:
+        return of.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm):
+        # It may be one of the chain all the same.
+        return b""
 
 
 def assemble(key_file: PemObjects, certificate_file: PemObjects, extra: Sequence[PemObjects] = ()) -> Credentials:
@@ -212,6 +237,6 @@ def dns_names(certificate: x509.Certificate) -> list[str]:
     """The host names a certificate is for, lower-cased; the common name does not count (RFC 9525 section 2)."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except NO_EXTENSION:
         return []
     return [name.lower() for name in names.get_values_for_type(x509.DNSName)]

@@ -300,5 +300,5 @@ class ScannedDirectory(Contexts):
 def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
+    except pem.NO_EXTENSION:
         return False

@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 
@@ -25,7 +26,7 @@ from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.redis import RedisChannelLayer
 from greendaphne.monitoring.families import Family, Histogram, Sample, gauge
 from greendaphne.monitoring.metrics import PRIVATE_CODES, Metrics
-from greendaphne.monitoring.workers import decode, encode, merge
+from greendaphne.monitoring.workers import Workers, decode, encode, merge
 from greendaphne.processes import control
 from greendaphne.server import Server
 from tests.certificates import Authority
@@ -529,6 +530,23 @@ def test_workers_that_do_not_answer_are_counted(run_directory: Path, monkeypatch
             thread.start()
             assert scrape(server)("workers_missing") == 2
             thread.join(PATIENCE)
+
+
+def test_many_who_ask_at_a_time_cost_one_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that hangs must not collect what others want to know of it."""
+    monkeypatch.setattr("greendaphne.monitoring.workers.PATIENCE", 0.1)
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(str(tmp_path / "metrics-1.sock"))
+        hanging.listen()
+        hanging.setblocking(False)
+        workers = Workers(str(tmp_path), 0, lambda: [gauge("g", "One.", 1)])
+        for _ in range(2):
+            asking = [gevent.spawn(workers.families) for _ in range(20)]
+            gevent.joinall(asking, timeout=PATIENCE)
+            assert [greenlet.get()[-1].samples[0].value for greenlet in asking] == [1] * 20, "one is missing"
+            hanging.accept()[0].close()
+            with pytest.raises(BlockingIOError):
+                hanging.accept()
 
 
 def test_a_new_worker_takes_the_place_of_a_dead_one(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,7 @@ class Workers:
         self._path = os.path.join(directory, f"metrics-{index}.sock")
         self._server: StreamServer | None = None
         self._inode = 0
+        self._collecting: gevent.Greenlet[..., list[Family]] | None = None
 
     def start(self) -> None:
         """Answer the others.
@@ -92,7 +93,22 @@ class Workers:
             logger.debug("Another worker did not take the metrics: %s", error)
 
     def families(self) -> list[Family]:
-        """The families of all workers, with a label ``worker``."""
+        """The families of all workers, with a label ``worker``.
+
+        Whoever asks while they are being collected gets the same: however many ask, no worker is asked twice at a time.
+        """
+        collecting = self._collecting
+        if collecting is None:
+            collecting = self._collecting = gevent.spawn(self._collect)
+        return collecting.get()
+
+    def _collect(self) -> list[Family]:
+        try:
+            return self._of_all()
+        finally:
+            self._collecting = None
+
+    def _of_all(self) -> list[Family]:
         others: dict[str, gevent.Greenlet[..., list[Family] | None]] = {}
         try:
             names = sorted(os.listdir(self._directory))

@@ -303,10 +303,11 @@ def test_haproxy_takes_a_server_out_of_service_whose_health_is_bad() -> None:
 
         def down() -> bool:
             server.app.answer(status=503)
-            return status(front)["status"] == "DOWN"
+            seen = status(front)
+            # On a busy machine a check may also have timed out before.
+            return (seen["status"], seen["check_code"]) == ("DOWN", "503")
 
         eventually(down)
-        assert status(front)["check_code"] == "503"
         # Every check that is under way gets its answer.
         front.command("disable health mysite/web1")
         for message in server.app.drain("http.request"):

@@ -612,7 +612,9 @@ def test_usage_errors_are_one_line_and_exit_2(application: Application) -> None:
 
 @pytest.mark.parametrize("command", [[sys.executable, "-m", "greendaphne"], [str(CHECKOUT / "bin" / "greendaphne")]], ids=["module", "bin"])
 def test_help_and_version(command: list[str], tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    # bin/greendaphne is for the environment that make has made, or else for the python3 that is found first: this one.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "PATH": path}
     for argument, expected in [("--help", help_text()), ("--version", f"greendaphne {greendaphne.__version__}")]:
         result = subprocess.run([*command, argument], capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
         assert (result.stdout, result.stderr) == (expected + "\n", "")

@@ -404,6 +404,8 @@ from greendaphne.threaded import ServerThread
 @pytest.mark.parametrize("arguments", [("patched",), ("unpatched",)], ids=" ".join)
 def test_run_handles_signals_and_gives_them_back(arguments: tuple[str, ...]) -> None:
     source = """
+        # Whoever starts the tests in the background of a shell has SIGINT ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         server = shared.new_server()
         before = [signal.getsignal(number) for number in shared.HANDLED]
 

@@ -133,14 +133,20 @@ def open_logs(options: Options) -> Logs | None:
 
 def run(options: Options) -> int:
     """Serve until told to stop, in a process that is patched; returns the exit code."""
-    logs = open_logs(options)
-    if logs is None:
-        return EXIT_FAILURE
-    try:
-        logs.adopt_hub()
-        return serve(options, logs)
-    finally:
-        logs.close()
+    import signal
+
+    from .signals import survive
+
+    # They ask a server for something.  While one is still starting, or ending already, there is nothing to do, and they must not end it.
+    with survive((signal.SIGHUP, signal.SIGUSR1)):
+        logs = open_logs(options)
+        if logs is None:
+            return EXIT_FAILURE
+        try:
+            logs.adopt_hub()
+            return serve(options, logs)
+        finally:
+            logs.close()
 
 
 def serve(options: Options, logs: Logs) -> int:

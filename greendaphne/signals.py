@@ -1,12 +1,35 @@
-"""Signals while a server runs, and what they meant before once it has ended."""
+"""Signals while a server starts, runs and ends, and what they meant before once it has ended."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import gevent
+
+
+@contextmanager
+def survive(numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Let signals that would end the process do nothing while the block runs; in another thread than the main one they are as they were.
+
+    Programs that the block starts have the system's default again, as they would not with ``SIG_IGN``.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, _do_nothing) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, action in previous.items():
+            if action is not None:
+                signal.signal(number, action)
+
+
+def _do_nothing(number: int, frame: object) -> None:
+    """Handle a signal."""
 
 
 @contextmanager

@@ -490,6 +490,20 @@ def test_rotation(tmp_path: Path) -> None:
     assert "Opening log files anew" in (tmp_path / "all.log.1").read_text()
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_signals_that_come_too_early_end_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "early.py").write_text(
+        "import os\n"
+        "from greendaphne.layers.memory import MemoryChannelLayer\n"
+        "channel_layer = MemoryChannelLayer()\n"
+        f"os.kill(os.getpid(), {int(number)})\n"
+    )
+    command = [sys.executable, "-m", "greendaphne", "--check-config", "-v", "0", "early:channel_layer"]
+    environment = {**os.environ, "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{tmp_path}"}
+    done = subprocess.run(command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_everything_as_json_on_standard_error(tmp_path: Path) -> None:
     with running(tmp_path, "--log-format", "json", "--access-log", "logging:") as server:
         server.get(1, "/x")

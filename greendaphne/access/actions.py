@@ -8,13 +8,12 @@ time_taken, size})`` and ``("websocket", "connecting" | "connected" | "rejected"
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Mapping
-from time import localtime, strftime, time
 from typing import Any, TextIO
 
 from ..message import Stream
 from ..observer import Observer
+from .entries import CLOCK, escaped
 
 logger = logging.getLogger("daphne.access")
 
@@ -26,12 +25,6 @@ _WEBSOCKET_REQUESTS = {
     "rejected": "WSREJECT",
     "disconnected": "WSDISCONNECT",
 }
-# What would let a client forge a line or a field of one, or command the terminal of whoever reads it.
-_UNSAFE = re.compile(r"[\x00-\x1f\"\\\x7f-\xff]")
-
-
-def _escaped(text: str) -> str:
-    return _UNSAFE.sub(lambda match: f"\\x{ord(match[0]):02x}", text) if _UNSAFE.search(text) else text
 
 
 def guarded(action_logger: ActionLogger) -> ActionLogger:
@@ -99,8 +92,6 @@ class AccessLogGenerator:
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-        self._second = -1
-        self._time = ""
         self._failed = False
 
     def __call__(self, protocol: str, action: str, details: Mapping[str, Any]) -> None:
@@ -112,12 +103,9 @@ class AccessLogGenerator:
             self._write(details["client"], f"{name} {details['path']}", "-", "-")
 
     def _write(self, client: str | None, request: str, status: object, length: object) -> None:
-        now = int(time())
-        if now != self._second:
-            self._time = strftime("%d/%b/%Y:%H:%M:%S", localtime(now))
-            self._second = now
         try:
-            self.stream.write(f'{client} - - [{self._time}] "{_escaped(request)}" {status} {length}\n')
+            # A zone may be anything that a proxy's field said.
+            self.stream.write(f'{escaped(str(client))} - - [{CLOCK.now().daphne}] "{escaped(request)}" {status} {length}\n')
         except (OSError, ValueError) as error:
             # A full disk or a closed pipe must not stop the service; the operator is told when it begins.
             if not self._failed:

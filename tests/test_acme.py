@@ -58,6 +58,12 @@ def _log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "greendaphne.acme")
 
 
+@pytest.fixture(autouse=True)
+def _look_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    # pebble decides at once.
+    monkeypatch.setattr(issuing, "FIRST_LOOK", 0.02)
+
+
 def lines(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= level and record.name.startswith("greendaphne.acme")]
 

@@ -22,7 +22,7 @@ import gevent
 import pytest
 from cryptography import x509
 
-from greendaphne.acme import AcmeOptions, manager
+from greendaphne.acme import AcmeOptions, issuing, manager
 from greendaphne.endpoints import EndpointError, quote
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.server import Server
@@ -73,6 +73,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pebble]:
 @pytest.fixture(autouse=True)
 def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manager, "WATCH_INTERVAL", 0.05)
+    monkeypatch.setattr(issuing, "FIRST_LOOK", 0.02)
 
 
 @contextmanager

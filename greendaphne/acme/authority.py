@@ -1,8 +1,9 @@
 """The ACME protocol (RFC 8555) as its client, on certbot's ``acme`` for signed requests, nonces, problem documents and key objects.
 
-:class:`Authority` has one method for each request, none of which waits for anything but the network.  Each blocks, for
-:data:`TOTAL_TIMEOUT` seconds at most, and raises :class:`AuthorityError`, whose text is one line and never more than the authority's own
-words.  What comes from the authority is checked for its type and size before it is used.
+:class:`Authority` has one method for each request, none of which waits for anything but the network.  Each blocks, for as long as pieces
+of an answer come within :data:`READ_TIMEOUT` and its body within :data:`TOTAL_TIMEOUT` seconds, and raises :class:`AuthorityError`, whose
+text is one line and never more than the authority's own words.  What comes from the authority is checked for its type and size before it
+is used.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from .options import AcmeError, AcmeOptions
 #: Seconds to connect, and between two pieces of an answer.
 CONNECT_TIMEOUT: Final = 10.0
 READ_TIMEOUT: Final = 30.0
-#: Seconds for a whole answer, and its largest size in bytes: a long chain takes 20 KiB.
+#: Seconds for the body of an answer, and its largest size in bytes: a long chain takes 20 KiB.
 TOTAL_TIMEOUT: Final = 60.0
 MAX_ANSWER: Final = 1024 * 1024
 #: How many times a request is made whose nonce is refused.  acme makes it twice, which is too few behind several servers that do not

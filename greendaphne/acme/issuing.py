@@ -31,7 +31,7 @@ T = TypeVar("T")
 VALIDATION_TIMEOUT: Final = 120.0
 ISSUE_TIMEOUT: Final = 120.0
 #: Seconds before the first look at whether it has, which double with each, and the longest that is waited at a time.
-_FIRST_LOOK: Final = 0.25
+FIRST_LOOK: Final = 0.25
 _LONGEST_PAUSE: Final = 5.0
 _LONGEST_RETRY_AFTER: Final = 60.0
 #: The common name is optional and has at most 64 characters (RFC 5280 appendix A.1).
@@ -120,7 +120,7 @@ def _challenge_problem(authorization: dict[str, Any], kind: str) -> str:
 def _wait(run: Run, authority: Authority, url: str, while_in: tuple[str, ...], timeout: float) -> Answer:
     """Ask for ``url`` until its status is none of ``while_in``."""
     deadline = monotonic() + timeout
-    pause = _FIRST_LOOK
+    pause = FIRST_LOOK
     while True:
         answer = run(authority.fetch, url)
         if answer.content.get("status") not in while_in:

@@ -244,7 +244,7 @@ class Store:
                 # One that holds something is served, or was not meant for this; only what asks for a certificate is worth a word.
                 state = pem.signature(path)
                 if state is not None and not state[1]:
-                    refused[name] = f"{path}: {error}"
+                    refused[name] = f"{path!a}: {error}"
                 continue
             if host is not None and not os.path.islink(path):
                 entries[host] = self._look(host, path)._replace(wanted=host in wanted)

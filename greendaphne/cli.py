@@ -64,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"{PROGRAM}: error: {error} ({PROGRAM} --help shows all options)", file=sys.stderr)
         return EXIT_USAGE
+    except KeyboardInterrupt:
+        # A configuration file may be a pipe.
+        return EXIT_INTERRUPTED
     if not isinstance(command, Command):
         show(help_text() if command is HELP else f"{PROGRAM} {__version__}")
         return EXIT_OK

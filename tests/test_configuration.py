@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from greendaphne.options import OPTIONS, Options
 from greendaphne.sample import sample
 from greendaphne.settings import CHANNEL_LAYER, CONFIG_VARIABLE, ITEMS, MAX_FILE, Setting, key, literal, variable
 from greendaphne.values import LONGEST
+from tests.support import PATIENCE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -267,6 +269,20 @@ def test_files_refused(file: Path, content: bytes | None, message: str) -> None:
 def test_a_directory_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^cannot read the configuration file .*: Is a directory$"):
         options([f"--config={tmp_path}", LAYER])
+
+
+def test_who_waits_for_a_file_may_interrupt(file: Path) -> None:
+    os.mkfifo(file)
+    command = [sys.executable, "-m", "greendaphne", f"--config={file}", LAYER]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            # It has opened the file once this returns.
+            with open(file, "wb"):
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, errors) == (130, "")
 
 
 def test_which_file(file: Path) -> None:

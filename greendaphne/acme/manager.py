@@ -274,8 +274,9 @@ class Manager:
         self._snapshot, self._state = snapshot, state
         self._claimed, state.authority = True, self.url
         for host, entry in snapshot.entries.items():
-            if state.of(host).begun:
-                self._was_cut_short(entry, state.of(host), now)
+            record = state.records.get(host)
+            if record is not None and record.begun:
+                self._was_cut_short(entry, record, now)
         tasks = {host: task for host, entry in snapshot.entries.items() if (task := self._tasks(entry, state, now))}
 
         def urgency(host: str) -> tuple[bool, float]:

@@ -82,6 +82,8 @@ class Sink:
         self._wake.acquire()
         self._reopening = False
         self._closing = False
+        # Closed while lines were left: the descriptor may be anything by the time that it can be written to.
+        self._abandoned = False
         self._given_up = False
         # In a child that was forked off, the thread does not exist.
         self._forked = False
@@ -161,7 +163,7 @@ class Sink:
         self._closing = True
         lost = self._lost + self._dropped
         if not flushed:
-            # The descriptor may be anything by the time that it can be written to.
+            self._abandoned = True
             lost += sum(isinstance(item, str) for item in list(self._queue))
             self._queue.clear()
         self._rouse()
@@ -252,7 +254,7 @@ class Sink:
 
     def _write(self, lines: list[bytes]) -> None:
         """Write ``lines``, or count them as lost."""
-        if not lines:
+        if not lines or self._abandoned:
             return
         data = b"".join(lines)
         view = memoryview(data)
@@ -265,8 +267,8 @@ class Sink:
                 try:
                     view = view[os.write(self._fd, view) :]
                 except BlockingIOError:
-                    if self._closing:
-                        raise
+                    if self._abandoned:
+                        return
                     # Who shares the pipe or terminal made it so; it is full, not broken.
                     self._await_room()
             self._works = True

@@ -337,6 +337,26 @@ def test_end_does_not_wait_for_a_full_pipe_that_does_not_block(pipe: tuple[int, 
     assert reports.next()[0].endswith(" lines of the log were lost")
 
 
+def test_nothing_is_written_behind_the_end(pipe: tuple[int, int], tmp_path: Path, reports: Reports) -> None:
+    reader, writer = pipe
+    sink = Sink(writer, "the log", report=reports)
+    for _ in range(1000):
+        sink.write("x" * 999 + "\n")
+    sink.close(0.01)
+    # Another file gets the number; the thread, which waits in a write to the pipe, is let go.
+    other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+    os.dup2(other, writer)
+    os.close(reader)
+    ended = Sink(other, "the other")
+    assert ended.flush(PATIENCE)
+    ended.close()
+    # Told by the thread once its write has failed.
+    while "Cannot write" not in reports.next()[0]:
+        pass
+    assert os.fstat(other).st_size == 0
+    os.close(other)
+
+
 def test_short_lines_take_no_more_memory_than_long_ones(pipe: tuple[int, int], reports: Reports) -> None:
     sink = Sink(pipe[1], "the log", report=reports)
     number = 0

@@ -267,7 +267,7 @@ class Sink:
                 try:
                     view = view[os.write(self._fd, view) :]
                 except BlockingIOError:
-                    if self._abandoned:
+                    if self._closing:
                         return
                     # Who shares the pipe or terminal made it so; it is full, not broken.
                     self._await_room()

@@ -395,6 +395,18 @@ def test_a_stranger_gets_nothing_out_of_the_endpoint(server: RunningServer) -> N
         assert client.read_response().status == 431
 
 
+def test_who_is_idle_does_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greendaphne.monitoring.endpoint._LIMITS", Limits(connections=2))
+    monkeypatch.setattr("greendaphne.monitoring.endpoint._TIMEOUTS", Timeouts(keep_alive=0.1))
+    with serve(metrics=SEPARATE) as server:
+        place = endpoint(server)
+        with connect(place) as asked, connect(place), connect(place) as later:
+            asked.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert asked.read_response().status == 200
+            later.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert later.read_response().status == 200
+
+
 def test_every_family_is_in_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = Authority.make(tmp_path)
     pem = authority.server("localhost").write(tmp_path / "server.pem")

@@ -24,7 +24,8 @@ logger = logging.getLogger("daphne.server")
 
 #: Who asks here is one of a few, and asks little.
 _LIMITS: Final = Limits(request_line=2 * KIB, request_fields=50, request_field_size=4 * KIB, request_head=16 * KIB, connections=32)
-_TIMEOUTS: Final = Timeouts(keep_alive=75, header=5, body=5, send=10, linger=1, tls_handshake=5)
+#: Whoever is idle takes the place of others, and a scrape or a check may as well connect anew.
+_TIMEOUTS: Final = Timeouts(keep_alive=5, header=5, body=5, send=10, linger=1, tls_handshake=5)
 #: Seconds for what has been asked to be answered in the end: a little more than an idle connection has.
 _PATIENCE: Final = DRAIN_MOMENT + 0.5
 #: Seconds for connections to release what they hold.

@@ -494,7 +494,7 @@ class Server:
         if self.certificates is not None:
             self.certificates.stop()
         self._listeners.close()
-        self._connections.pool.kill(timeout=_KILL_PATIENCE)
+        self._connections.kill(_KILL_PATIENCE)
         if self.connections:
             logger.warning("%d connections did not end", self.connections)
         self._application.stop()

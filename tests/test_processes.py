@@ -362,6 +362,8 @@ def test_a_worker_is_replaced_after_its_requests(tmp_path: Path) -> None:
     with master(tmp_path, "--max-requests", "2", "--max-requests-jitter", "1", number=1) as process:
         first = ask(tmp_path)["pid"]
         wait_until(lambda: ask(tmp_path)["pid"] != first, "an answer of another worker")
+        # The successor may answer before the master has read that it serves.
+        wait_until(lambda: process.log.count(" serves") >= 2 and " stops" in process.log, "the end of the first worker")
         assert process.count(r"is to be replaced: [23] requests") >= 1
         lines = process.log
         # The first one stops when the next one serves.

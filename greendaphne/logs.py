@@ -226,6 +226,10 @@ class Logs:
         hub = get_hub()
 
         def print_exception(context: Any, kind: Any, error: Any, traceback: TracebackType | None = None) -> None:
+            if isinstance(error, KeyboardInterrupt):
+                # It ends the process, and is no failure of the greenlet that it came upon.
+                return
+
             def log() -> None:
                 logger.error("Error in %r", context, exc_info=(kind, error, traceback))
 

@@ -199,7 +199,7 @@ class Options:
         "--inline-workers",
         "Run this many workers of the application in the server itself; 0 leaves them to other processes.",
         metavar="NUMBER",
-        convert=whole_number(0),
+        convert=whole_number(0, 1024),
         default="0",
     )
     force_sync: bool = option(

@@ -271,6 +271,31 @@ def test_a_directory_is_no_file(tmp_path: Path) -> None:
         options([f"--config={tmp_path}", LAYER])
 
 
+@pytest.fixture
+def heeded_interrupts() -> Iterator[None]:
+    """Whoever starts the tests in the background of a shell has SIGINT ignored, and processes inherit it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_interrupts")
+def test_who_interrupts_the_import_of_the_application(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n", encoding="utf-8")
+    command = [sys.executable, "-m", "greendaphne", "-p", "0", "slow:channel_layer"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "importing\n"
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, errors.strip()) == (130, "")
+
+
+@pytest.mark.usefixtures("heeded_interrupts")
 def test_who_waits_for_a_file_may_interrupt(file: Path) -> None:
     os.mkfifo(file)
     command = [sys.executable, "-m", "greendaphne", f"--config={file}", LAYER]

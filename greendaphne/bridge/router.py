@@ -26,7 +26,7 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
 #: wait in any case, so that it does not tell, and at most so many seconds.  Less than the last number is not worth a timer, and a batch
 #: larger than the first one is worth its round trip as it is.
 _GATHER_BATCH = 32
-_GATHER_PART, _GATHER_LIMIT, _GATHER_LEAST = 1 / 8, 0.004, 0.0002
+_GATHER_PART, _GATHER_LIMIT, _GATHER_LEAST = 1 / 5, 0.004, 0.0002
 #: What a longer or shorter time to a first reply makes of the usual one: three in four are longer, and slow views do not count for others.
 _LONGER, _SHORTER = 1.03, 0.915
 

@@ -311,7 +311,7 @@ def test_handshakes_and_certificates(tmp_path: Path) -> None:
         name = "greendaphne_certificate_not_after_timestamp_seconds"
         ((labels, value),) = [(dict(labels), value) for (other, labels), value in numbers.values.items() if other == name]
         assert value == issued.certificate.not_valid_after_utc.timestamp()
-        assert labels == {"endpoint": f"ssl:0:{pem}:interface=127.0.0.1", "path": str(pem), "name": "localhost"}
+        assert labels == {"file": pem.name, "name": "localhost"}
 
 
 # ---- the process

@@ -6,6 +6,7 @@ Nothing of it is counted while requests are served; it is looked up when somebod
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,8 @@ class State:
             yield gauge(f"greendaphne_bodies_{name}_limit_bytes", f"{what} that they may hold.", allowance.size)
 
     def _certificates(self) -> Iterable[Family]:
-        values: dict[tuple[str, str, str], float] = {}
+        # Directories and whole endpoint strings, which tell where keys are, are for nobody who only reads metrics.
+        values: dict[tuple[str, str], float] = {}
         for endpoint in self._endpoints:
             if endpoint.tls is None:
                 continue
@@ -85,11 +87,13 @@ class State:
                 from ..tls.pem import dns_names
 
                 name = next(iter(dns_names(certificate)), "")
-                values[str(endpoint), path, name] = certificate.not_valid_after_utc.timestamp()
+                key = os.path.basename(path), name
+                end = certificate.not_valid_after_utc.timestamp()
+                values[key] = min(end, values.get(key, end))
         if values:
             yield gauges(
                 "greendaphne_certificate_not_after_timestamp_seconds",
                 "When a certificate ceases to be valid.",
-                ("endpoint", "path", "name"),
+                ("file", "name"),
                 values,
             )

@@ -23,7 +23,7 @@ BIG = 5_000_000
 
 
 def application(stream: Http2Stream) -> None:
-    """``/big`` is a long response in pieces, ``/early`` answers without reading; everything else echoes what it is sent."""
+    """``/big`` is a long response in pieces, ``/early`` answers at the body's beginning; everything else echoes what it is sent."""
     path = stream.request.path
     if path == b"/big":
         stream.start(200, [(b"content-type", b"application/octet-stream"), (b"content-length", b"%d" % BIG)])
@@ -31,6 +31,8 @@ def application(stream: Http2Stream) -> None:
             stream.write(b"x" * 50_000)
         stream.finish()
     elif path == b"/early":
+        # Without this the whole answer may be there before curl has begun to send, which curl 7.88 then waits for without end.
+        stream.read(1)
         stream.start(413, [])
         stream.finish(b"too large")
     else:

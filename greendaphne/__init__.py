@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .compat import moved
+
 if TYPE_CHECKING:
     from .server import Server
 
 __all__ = ["Server", "__version__"]
 
 __version__ = "1.0.0"
+
+moved.install()
 
 # Read by Django before 3.2.
 default_app_config = "greendaphne.apps.GreendaphneConfig"

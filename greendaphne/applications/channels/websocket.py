@@ -314,7 +314,7 @@ class Conversation:
         if bridge.draining:
             mailbox.fail(Leaving(causes.DRAINING))
         self._on_reply()
-        lifetime = bridge.timeouts.websocket
+        lifetime = bridge.timeouts.websocket_lifetime
         deadline = None if lifetime < 0 else self._born + lifetime
         try:
             while True:

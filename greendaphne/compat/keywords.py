@@ -47,6 +47,14 @@ TARGETS: Final = {
 #: opens log files anew.
 OBJECTS: Final = ("observers", "lifecycle", "reopen_logs")
 
+#: Where to listen besides ``endpoints``.
+_PLACES: Final = ("listening.host", "listening.port", "listening.unix_socket", "listening.file_descriptor")
+
+
+def _endpoints(given: Any) -> dict[str, Any]:
+    # In the place of everything that the configuration says about where to listen.
+    return {"endpoints": tuple(given), **dict.fromkeys(_PLACES)}
+
 
 def _protocols(given: Any) -> dict[str, Any]:
     # A plain string is one name, not an iterable of characters.
@@ -74,7 +82,7 @@ def _listening(given: Any) -> dict[str, Any]:
 
 
 _CONVERTED: Final[dict[str, Callable[[Any], dict[str, Any]]]] = {
-    "endpoints": lambda given: {"endpoints": tuple(given)},
+    "endpoints": _endpoints,
     "ws_protocols": _protocols,
     "tls_options": _tls,
     "listening": _listening,

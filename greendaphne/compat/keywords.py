@@ -102,6 +102,9 @@ def configuration(config: Config | None, keywords: Mapping[str, Any]) -> Config:
     :raises ValueError: for a value that cannot be used.
     """
     values: dict[str, Any] = {}
+    for name in keywords:
+        if name not in TARGETS and name not in _CONVERTED and name not in _FORWARDED:
+            raise TypeError(_unknown(name))
     given = {name: value for name, value in keywords.items() if value is not None}
     address, port, proto = (given.pop(name, None) for name in _FORWARDED)
     if address:
@@ -109,10 +112,8 @@ def configuration(config: Config | None, keywords: Mapping[str, Any]) -> Config:
     for name, value in given.items():
         if name in TARGETS:
             values[TARGETS[name]] = value
-        elif name in _CONVERTED:
-            values |= _CONVERTED[name](value)
         else:
-            raise TypeError(_unknown(name))
+            values |= _CONVERTED[name](value)
     return (config or Config()).changed(values)
 
 

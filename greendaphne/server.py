@@ -39,6 +39,8 @@ from .serving.forwarded import locator
 from .serving.lifetime import Lifetime
 from .serving.localpages import LocalPages
 from .serving.parts import Parts
+from .serving.policy import RequestPolicy
+from .serving.session import Sessions
 from .settings.check import check_endpoints
 from .websocket import WebSocket
 
@@ -201,11 +203,8 @@ class Server:
             channel_layer,
             self.limits,
             self.timeouts,
-            root_path=root_path,
             stream_request_body=stream_request_body,
             force_sync=force_sync,
-            extra_headers=extra,
-            observer=observer,
             on_layer_loss=OnLayerLoss(on_layer_loss),
             reply_channels=reply_channels,
             on_exit=self._give_up,
@@ -222,12 +221,14 @@ class Server:
             raise ValueError(f"forwarded_allow_ips {error}") from None
         #: What obtains certificates from an authority, ``None`` where no endpoint asks for it.
         self.certificates = certificates(self._endpoints, acme)
-        pages = LocalPages(self._application, extra)
+        pages = LocalPages(self._application)
         if self.certificates is not None:
             self.certificates.add_pages(pages)
         if self._monitor is not None:
             self._monitor.attach(self._application, channel_layer, self._endpoints, pages)
-        exchange = self._parts.exchange(pages or self._application, self._make_websocket, observer, locate, extra)
+        self._sessions = Sessions(self._make_websocket, self.timeouts, observer)
+        policy = RequestPolicy(self.limits.request_body, root_path, locate, forwarded_allow_ips is not None, extra)
+        exchange = self._parts.exchange(pages or self._application, self._sessions, policy, observer)
         self._troubles = exchange.troubles
         self._http2_cleartext = http2_cleartext
         proxy_protocol = ProxyProtocol(AddressList(proxy_allow_from) if isinstance(proxy_allow_from, str) else proxy_allow_from)
@@ -318,6 +319,7 @@ class Server:
             if self._monitor is not None:
                 self._monitor.start()
             self._application.start()
+            self._sessions.start()
             self._connections.start()
             if self._inline_workers:
                 self._workers = start_workers(self.channel_layer, self._inline_workers)
@@ -485,6 +487,7 @@ class Server:
         self._listeners.take_waiting(shared=self._take_waiting)
         self._listeners.close()
         self._application.drain()
+        self._sessions.drain()
         self._connections.drain()
         if not self._connections.pool.join(timeout=self.timeouts.graceful):
             logger.warning("Requests in flight are cut short after %g seconds", self.timeouts.graceful)

@@ -515,7 +515,7 @@ CHANNELS = """
     worker_ready.connect(lambda **kwargs: ready.append("worker"), weak=False)
 
     import logging
-    from greendaphne import inline
+    from greendaphne.applications.channels import inline
     from greendaphne.applications.channels.inline import ConfigurationError, start_workers, stop_workers
     from greendaphne.layers import memory
     if not patched:

@@ -60,6 +60,8 @@ class _Tunnel:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self.response_headers: Headers = ()
+        self.extra_headers: Headers = ()
+        self.body_limit = 0
 
     def read(self, n: int, timeout: float | None = None) -> bytes:
         return self._transport.recv(n, timeout)

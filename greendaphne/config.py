@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from .core.addresses import LOCAL, AddressList
+from .core.configuration import ConfigurationError
 from .core.converters import field_value
 from .core.forwarded import X_FORWARDED, ForwardedFields
 
@@ -48,19 +49,6 @@ DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8000
 #: Seconds of :attr:`Timeouts.websocket` where neither it nor the channel layer gives a value: daphne's day.
 WEBSOCKET_LIFETIME: Final = 86400.0
-
-
-class ConfigurationError(ValueError):
-    """A server cannot be put together as the configuration says.  The text is one line.
-
-    :param text: the reason; with a ``target`` it continues the name of that value.
-    :param target: the value that is wrong, such as ``http2.max_frame_size``, or ``""`` where it is not one value alone.
-    """
-
-    def __init__(self, text: str, target: str = "") -> None:
-        super().__init__(f"{target} {text}" if target else text)
-        self.text = text
-        self.target = target
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import sys
 import gevent
 
 from benchmarks.apps.asgi_hello import HEADERS, HELLO
+from greendaphne.applications.base import Application
 from greendaphne.config import Limits, Timeouts
 from greendaphne.core.message import Request, Stream
 from greendaphne.http2 import Http2Limits
@@ -17,20 +18,18 @@ from greendaphne.net.acceptor import Acceptor
 from greendaphne.net.endpoints import parse
 from greendaphne.serving.connections import Connections
 from greendaphne.serving.exchange import Exchange
+from greendaphne.serving.policy import RequestPolicy
+from greendaphne.serving.session import Sessions
 from greendaphne.websocket import WebSocket
 
 
-class Hello:
-    """An application for the exchange."""
+class Hello(Application):
+    """An application that answers with a constant."""
 
     def http(self, request: Request, stream: Stream) -> None:
         """Answer."""
         stream.start(200, HEADERS)
         stream.finish(HELLO)
-
-    def websocket(self, request: Request, websocket: WebSocket) -> None:
-        """Not measured here."""
-        raise NotImplementedError
 
 
 def main() -> None:
@@ -40,7 +39,9 @@ def main() -> None:
     def make_websocket(stream: Stream) -> WebSocket:
         return WebSocket(stream, limits, timeouts)
 
-    connections = Connections(Exchange(Hello(), make_websocket), limits, timeouts, Http2Limits(), http2_cleartext=True)
+    connections = Connections(
+        Exchange(Hello(), Sessions(make_websocket, timeouts), RequestPolicy()), limits, timeouts, Http2Limits(), http2_cleartext=True
+    )
     endpoint = parse(sys.argv[1])
     acceptor = Acceptor(endpoint.bind(), connections.handler(endpoint), connections.pool, False)
     acceptor.start()

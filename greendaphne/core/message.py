@@ -1,8 +1,8 @@
-"""The vocabulary that protocol code and applications share, and the two seams between them.
+"""The vocabulary that protocols and applications share, and the seam between them.
 
-A *protocol file* (``http1``, ``http2``, ``websocket``) turns bytes into a :class:`Request` and offers a :class:`Stream` to answer it
-on.  An *application* (``bridge``) is called with both and knows no socket.  ``exchange`` brings the two together and is the only place
-that turns the exceptions below into responses.
+A protocol package (``http1``, ``http2``, ``websocket``) turns bytes into a :class:`Request` and offers a :class:`Stream` to answer it on.
+An application (``greendaphne.applications``) is called with both and knows no socket.  ``serving.exchange`` brings the two together and is
+the only place that turns the exceptions below into responses.
 
 Exceptions::
 
@@ -15,12 +15,9 @@ Exceptions::
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from . import causes
-
-if TYPE_CHECKING:
-    from ..websocket import WebSocket
 
 #: A header section: lower-case names, values without surrounding blanks, order and duplicates kept (RFC 9110 section 5.2).
 Headers = Sequence[tuple[bytes, bytes]]
@@ -61,7 +58,8 @@ class Request(NamedTuple):
     ``target`` is the request target as received (for logs; empty where it could not be read), ``path`` its raw, still
     percent-encoded path and ``query_string`` the raw bytes behind the first ``?``.  ``content_length`` is the number of body bytes, 0 for
     none and ``None`` where only the end of the body tells.  ``upgrade`` is the lower-cased ``Upgrade`` field (RFC 9110 section 7.8) or,
-    on HTTP/2, the ``:protocol`` of an extended CONNECT (RFC 8441); empty for an ordinary request.
+    on HTTP/2, the ``:protocol`` of an extended CONNECT (RFC 8441); empty for an ordinary request.  ``root_path`` is the decoded mount point
+    of the application; protocols leave it empty, and the server's policy fills it in.
     """
 
     method: str
@@ -73,6 +71,7 @@ class Request(NamedTuple):
     content_length: int | None
     upgrade: bytes
     connection: ConnectionInfo
+    root_path: str = ""
 
 
 class HTTPError(Exception):
@@ -134,8 +133,12 @@ class Stream(Protocol):
     sent: int
     #: Whether the response has been sent to its end.
     complete: bool
-    #: The response's fields as :meth:`start` was given them, for the access log.
+    #: The response's fields as they are sent, apart from those that the protocol adds, for the access log.
     response_headers: Headers
+    #: Fields that :meth:`start` adds where it is given none of that name.
+    extra_headers: Headers
+    #: Bytes that :meth:`read` returns of the body at most before it raises :class:`HTTPError` (413); 0 for no limit.
+    body_limit: int
 
     def read(self, n: int, timeout: float | None = None) -> bytes:
         """Return 1 to ``n`` body bytes, or ``b""`` at their end; after :meth:`switch` tunnel bytes, ``b""`` at EOF.
@@ -180,14 +183,15 @@ class Stream(Protocol):
         """Abort: the peer must not take what it has for complete."""
 
 
-class Application(Protocol):
-    """What answers requests; :class:`greendaphne.applications.channels.ChannelLayerApplication` is one."""
+def with_extra(headers: Headers, extra: Headers) -> Headers:
+    """``headers`` and those of ``extra`` whose names they do not have."""
+    given = {name.lower() for name, _ in headers}
+    return [*headers, *(field for field in extra if field[0].lower() not in given)]
 
-    def http(self, request: Request, stream: Stream) -> None:
-        """Answer ``request`` on ``stream``; return when the response is complete."""
 
-    def websocket(self, request: Request, websocket: WebSocket) -> None:
-        """Serve one WebSocket from its handshake to its end."""
+def body_too_large() -> HTTPError:
+    """The error for a body above the limit."""
+    return HTTPError(413, "The request body is larger than this server accepts.", close=True)
 
 
 def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:

@@ -13,7 +13,7 @@ from time import monotonic
 from gevent import sleep
 
 from ..config import Limits, Timeouts
-from ..core.message import ClientDisconnected, ConnectionInfo, Headers, HTTPError, Request, ResponseError
+from ..core.message import ClientDisconnected, ConnectionInfo, Headers, HTTPError, Request, ResponseError, body_too_large, with_extra
 from ..net.transport import RECV_SIZE, ByteStream, lingering_close
 from .body import BARE_LINE_FEED, ChunkedBody, Input, LengthBody
 from .head import HeadParser, bad_request
@@ -37,9 +37,12 @@ class Http1Stream:
         "_framing",
         "_head",
         "_left",
+        "_received",
         "_tunnel",
+        "body_limit",
         "close",
         "complete",
+        "extra_headers",
         "request",
         "response_headers",
         "sent",
@@ -51,6 +54,8 @@ class Http1Stream:
         self.status = 0
         self.sent = 0
         self.response_headers: Headers = ()
+        self.extra_headers: Headers = ()
+        self.body_limit = 0
         #: Whether the connection ends after this response.
         self.close = close
         #: Whether the response has been sent to its end.
@@ -63,6 +68,8 @@ class Http1Stream:
             self._body = ChunkedBody(connection.input, connection.limits, connection.timeouts)
         elif length:
             self._body = LengthBody(connection.input, length, connection.timeouts)
+        # Body bytes read, counted where there is a limit that the head could not be checked against.
+        self._received = 0
         self._head = b""
         self._framing = NO_BODY
         self._left = 0
@@ -85,11 +92,18 @@ class Http1Stream:
             # RFC 9110 section 10.1.1: not where the client has begun to send the body.
             if self._connection.input.empty and not self.status:
                 self._connection.transport.sendall(_CONTINUE)
-        return body.read(n, timeout)
+        data = body.read(n, timeout)
+        if self.body_limit:
+            self._received += len(data)
+            if self._received > self.body_limit:
+                raise body_too_large()
+        return data
 
     def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
         # A body that nobody read, or not to its end, would be taken for the next request (RFC 9112 section 9.3).
         close = self.close or self._connection.draining or not self.body_complete
+        if self.extra_headers:
+            headers = with_extra(headers, self.extra_headers)
         head = build_head(self.request.method, self.request.http_version, status, headers, close, reason)
         self._head, self._framing, self._left, self.close = head
         self.status = status

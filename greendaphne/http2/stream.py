@@ -15,7 +15,7 @@ from gevent.event import Event
 from h2.errors import ErrorCodes
 from h2.stream import H2Stream
 
-from ..core.message import ClientDisconnected, ClientTooSlow, Headers, HTTPError, Request, ResponseError
+from ..core.message import ClientDisconnected, ClientTooSlow, Headers, HTTPError, Request, ResponseError, body_too_large
 from .compression import Field
 from .fields import ResponseHead, build_response, tunnel_fields
 from .priority import parse_priority
@@ -53,7 +53,9 @@ class Http2Stream(Outbound):
         "_watcher",
         "_window",
         "_write_event",
+        "body_limit",
         "complete",
+        "extra_headers",
         "greenlet",
         "request",
         "response_headers",
@@ -67,6 +69,8 @@ class Http2Stream(Outbound):
         self.status = 0
         self.sent = 0
         self.response_headers: Headers = ()
+        self.extra_headers: Headers = ()
+        self.body_limit = 0
         #: Whether the response has been handed to the connection to its end.
         self.complete = False
         #: The greenlet that serves the stream.
@@ -97,6 +101,8 @@ class Http2Stream(Outbound):
 
     def read(self, n: int, timeout: float | None = None) -> bytes:
         inbox = self._await_input(timeout)
+        if self.body_limit and self._received > self.body_limit and not self._tunnel:
+            raise body_too_large()
         if inbox is None:
             return b""
         if len(inbox) <= n:

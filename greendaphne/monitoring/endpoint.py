@@ -18,6 +18,8 @@ from ..net.listeners import Listener
 from ..serving.connections import Connections
 from ..serving.exchange import Exchange
 from ..serving.localpages import LocalPages, Nothing
+from ..serving.policy import RequestPolicy
+from ..serving.session import Sessions
 from ..websocket import WebSocket
 
 logger = logging.getLogger("daphne.server")
@@ -42,7 +44,7 @@ class MonitoringEndpoint:
         self._endpoint = endpoint
         #: What is served; everything else is not found.
         self.pages = LocalPages(Nothing())
-        exchange = Exchange(self.pages, _no_websocket)
+        exchange = Exchange(self.pages, Sessions(_no_websocket, _TIMEOUTS), RequestPolicy())
         self._connections = Connections(exchange, _LIMITS, _TIMEOUTS, Http2Limits())
         self._acceptor: Acceptor | None = None
         #: What is listened on, once started.

@@ -23,6 +23,8 @@ from .exchange import Exchange
 from .forwarded import locator
 from .localpages import LocalPages
 from .parts import Parts
+from .policy import RequestPolicy
+from .session import Sessions
 
 if TYPE_CHECKING:
     from ..acme import AcmeOptions
@@ -40,6 +42,7 @@ class Assembly:
     endpoints: list[Endpoint]
     timeouts: Timeouts
     application: ChannelLayerApplication
+    sessions: Sessions
     exchange: Exchange
     connections: Connections
     #: What watches it; ``None`` where nothing is to.
@@ -76,17 +79,13 @@ def assemble(
     monitor = monitor_for(config.monitoring)
     parts = Parts() if monitor is None else monitor.parts
     observer = combine([*observers, *(() if monitor is None else monitor.observers)])
-    extra: Headers = [(b"Server", config.server_name.encode("ascii"))] if config.server_name else ()
     if application is None:
         application = ChannelLayerApplication(
             channel_layer,
             limits,
             timeouts,
-            root_path=config.root_path,
             stream_request_body=config.channels.stream_request_body,
             force_sync=config.channels.force_sync,
-            extra_headers=extra,
-            observer=observer,
             on_layer_loss=OnLayerLoss(config.channels.on_layer_loss),
             reply_channels=config.channels.reply_channels,
             on_exit=on_exit,
@@ -94,7 +93,7 @@ def assemble(
             router=parts.router,
         )
     certificates = certificates_for(endpoints, config.acme)
-    pages = LocalPages(application, extra)
+    pages = LocalPages(application)
     if certificates is not None:
         certificates.add_pages(pages)
     if monitor is not None:
@@ -111,19 +110,27 @@ def assemble(
             server_name=server_name,
         )
 
-    exchange = parts.exchange(pages or application, make_websocket, observer, locate(config), extra)
+    sessions = Sessions(make_websocket, timeouts, observer)
+    exchange = parts.exchange(pages or application, sessions, policy(config), observer)
     http2 = http2_limits(config)
     connections = parts.connections(exchange, limits, timeouts, http2, http2.cleartext, ProxyProtocol(config.proxies.allow_from))
     if monitor is not None:
         monitor.watch(connections)
         if certificates is not None and monitor.metrics is not None:
             monitor.metrics.add_source(certificates.families)
-    return Assembly(endpoints, timeouts, application, exchange, connections, monitor, certificates, http2.cleartext)
+    return Assembly(endpoints, timeouts, application, sessions, exchange, connections, monitor, certificates, http2.cleartext)
 
 
 def timeouts_for(timeouts: Timeouts, channel_layer: Any) -> Timeouts:
     """``timeouts`` with the lifetime of WebSockets that holds where groups of ``channel_layer`` forget them."""
     return replace(timeouts, websocket=timeouts.websocket or getattr(channel_layer, "group_expiry", None) or timeouts.websocket_lifetime)
+
+
+def policy(config: Config) -> RequestPolicy:
+    """What holds for every request."""
+    extra: Headers = [(b"Server", config.server_name.encode("ascii"))] if config.server_name else ()
+    listed = config.proxies.forwarded_allow_ips is not None
+    return RequestPolicy(config.limits.request_body, config.root_path, locate(config), listed, extra)
 
 
 def locate(config: Config) -> Any:

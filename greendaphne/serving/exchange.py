@@ -7,16 +7,17 @@ faults are logged with what is needed to find them, and the client learns no mor
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from time import monotonic
+from typing import Protocol
 
 from gevent import GreenletExit
 
 from ..core import causes
 from ..core.errors import CONTENT_TYPE, error_page
-from ..core.message import Application, ClientDisconnected, Headers, HTTPError, Request, ResponseError, Stream, Unreported
+from ..core.message import ClientDisconnected, HTTPError, Request, ResponseError, Stream, Unreported
 from ..core.observer import Observer
-from ..websocket import WebSocket
+from .policy import RequestPolicy
+from .session import Session, Sessions
 from .troubles import Troubles
 
 logger = logging.getLogger("daphne.http_protocol")
@@ -25,29 +26,30 @@ logger = logging.getLogger("daphne.http_protocol")
 PROCESSING_ERROR = "HTTP processing error"
 
 
+class Handler(Protocol):
+    """What answers the requests of an exchange: an application, or local pages before it."""
+
+    def http(self, request: Request, stream: Stream) -> None:
+        """Answer ``request`` on ``stream``; return when the response is complete."""
+
+    def websocket(self, request: Request, session: Session) -> None:
+        """Serve one WebSocket from its opening handshake to its end."""
+
+
 class Exchange:
     """Brings streams and the application together.
 
-    :param application: what answers.
-    :param websockets: makes the WebSocket of a stream that asks for one.
+    :param handler: what answers.
+    :param sessions: serves WebSockets.
+    :param policy: what holds for every request before the application sees it.
     :param observer: told of what became of requests, or ``None``.
-    :param locate: returns the request as it is seen behind trusted proxies, or ``None`` where none are configured.
-    :param extra_headers: fields that every response of the server's own carries.
     """
 
-    def __init__(
-        self,
-        application: Application,
-        websockets: Callable[[Stream], WebSocket],
-        observer: Observer | None = None,
-        locate: Callable[[Request], Request] | None = None,
-        extra_headers: Headers = (),
-    ) -> None:
-        self._application = application
-        self._websockets = websockets
+    def __init__(self, handler: Handler, sessions: Sessions, policy: RequestPolicy, observer: Observer | None = None) -> None:
+        self._handler = handler
+        self._sessions = sessions
+        self._policy = policy
         self._observer = observer
-        self._locate = locate
-        self._extra_headers = extra_headers
         #: Tells of requests that fail because of the server; to be closed.
         self.troubles = Troubles()
 
@@ -56,12 +58,11 @@ class Exchange:
         started = monotonic()
         cause = causes.NONE
         try:
-            if self._locate is not None:
-                stream.request = self._locate(stream.request)
-            if stream.request.upgrade == b"websocket":
-                self._websocket(stream)
+            request = self._policy.admit(stream)
+            if request.upgrade == b"websocket":
+                self._sessions.serve(stream, request, self._handler.websocket)
                 return
-            self._application.http(stream.request, stream)
+            self._handler.http(request, stream)
         except Unreported:
             return
         except ClientDisconnected as error:
@@ -95,16 +96,6 @@ class Exchange:
         if observer is not None and stream.request.upgrade != b"websocket":
             observer.completed(stream, monotonic() - started, cause)
 
-    def _websocket(self, stream: Stream) -> None:
-        # The request is in no variable here: it could not be released while the WebSocket lives.
-        websocket = self._websockets(stream)
-        try:
-            websocket.check()
-        except HTTPError:
-            logger.debug("Connection %s did not get successful WS handshake.", stream.request.connection.client)
-            raise
-        self._application.websocket(stream.request, websocket)
-
     def refuse(self, stream: Stream, error: HTTPError) -> None:
         """Answer a stream whose request head was in error; no request was served."""
         logger.debug("Request refused: %s %s", error.status, error.detail)
@@ -119,9 +110,10 @@ class Exchange:
             stream.reset()
             return
         page = error_page(error.status, error.detail)
-        headers = [CONTENT_TYPE, (b"Content-Length", b"%d" % len(page)), *error.headers, *self._extra_headers]
+        headers = [CONTENT_TYPE, (b"Content-Length", b"%d" % len(page)), *error.headers]
         if error.close:
             headers.append((b"Connection", b"close"))
+        stream.extra_headers = self._policy.extra_headers
         try:
             stream.start(error.status, headers)
             stream.finish(page)

@@ -1,16 +1,16 @@
 """Pages of the server's own, in front of the application: health, metrics, challenges of a certificate authority.
 
-:class:`LocalPages` is an :class:`~greendaphne.core.message.Application` that answers some paths itself, without the application, and hands
-every other request to the application behind it.  What a page says is the business of whoever adds it.  A server without pages has none of
-this on the way of its requests.
+:class:`LocalPages` is a handler of an exchange: it answers some paths itself and passes all other requests on to the application.
+A server without pages does without it, so its requests pay nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..core.message import Application, ClientDisconnected, Headers, HTTPError, Request, Stream, Unreported
-from ..websocket import WebSocket
+from ..core.message import ClientDisconnected, Headers, HTTPError, Request, Stream, Unreported
+from . import exchange
+from .session import Session
 
 #: Status, fields (``Content-Length`` is added) and body of an answer.
 Page = tuple[int, Headers, bytes]
@@ -28,15 +28,14 @@ class LocalPages:
     Paths are compared as they are on the wire, percent-encoded and without the query string; neither ``--root-path`` nor a proxy's fields
     change them.  A WebSocket handshake always goes to ``inner``.
 
-    :param extra_headers: fields that every page carries besides its own.
+    :param inner: the application.
     """
 
-    def __init__(self, inner: Application, extra_headers: Headers = ()) -> None:
+    def __init__(self, inner: exchange.Handler) -> None:
         self._inner = inner
-        self._extra_headers = extra_headers
         self._paths: dict[bytes, tuple[Handler, bool]] = {}
         self._prefixes: list[tuple[bytes, Handler]] = []
-        self.websocket: Callable[[Request, WebSocket], None] = inner.websocket
+        self.websocket: Callable[[Request, Session], None] = inner.websocket
 
     def add(self, path: bytes, handler: Handler, *, reported: bool = True) -> None:
         """Have ``handler`` answer ``path``; methods other than GET and HEAD are answered with 405.
@@ -89,7 +88,7 @@ class LocalPages:
 
     def _answer(self, stream: Stream, page: Page) -> None:
         status, headers, body = page
-        stream.start(status, [*headers, (b"Content-Length", b"%d" % len(body)), *self._extra_headers])
+        stream.start(status, [*headers, (b"Content-Length", b"%d" % len(body))])
         stream.finish(body)
 
 
@@ -100,6 +99,6 @@ class Nothing:
         """Answer with 404."""
         raise HTTPError(404, "There is nothing here.")
 
-    def websocket(self, request: Request, websocket: WebSocket) -> None:
+    def websocket(self, request: Request, session: Session) -> None:
         """Refuse the handshake with 404."""
-        websocket.reject(404, "Not Found")
+        session.reject(404, "Not Found")

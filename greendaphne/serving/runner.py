@@ -100,6 +100,7 @@ class Runner:
             if self._monitor is not None:
                 self._monitor.start()
             self._application.start()
+            self._parts.sessions.start()
             self._connections.start()
             if self._inline_workers:
                 self._workers = start_workers(self.channel_layer, self._inline_workers)
@@ -229,6 +230,7 @@ class Runner:
         self._listeners.take_waiting(shared=self._take_waiting)
         self._listeners.close()
         self._application.drain()
+        self._parts.sessions.drain()
         self._connections.drain()
         if not self._connections.pool.join(timeout=self.timeouts.graceful):
             logger.warning("Requests in flight are cut short after %g seconds", self.timeouts.graceful)

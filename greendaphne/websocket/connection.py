@@ -85,6 +85,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
     """
 
     __slots__ = (
+        "_accepted",
         "_alarm",
         "_burst",
         "_compression",
@@ -127,6 +128,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self.cause: str = causes.NONE
         #: The subprotocol in use, ``None`` for none; set by :meth:`accept`.
         self.subprotocol: str | None = None
+        self._accepted = False
         self._limits = limits
         self._timeouts = timeouts
         self._protocols = protocols
@@ -155,6 +157,16 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
     def request(self) -> Request:
         """The request of the opening handshake."""
         return self.stream.request
+
+    @property
+    def connecting(self) -> bool:
+        """Whether it is neither accepted nor over."""
+        return self.state is _CONNECTING
+
+    @property
+    def was_open(self) -> bool:
+        """Whether it is or was accepted."""
+        return self._accepted
 
     # -- the names of gevent-websocket that describe the request
 
@@ -211,6 +223,12 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self._reader = MessageReader(self._limits, self._deflate is not None)
         self._heard()
         self.state = _OPEN
+        self._accepted = True
+
+    def abandon(self) -> None:
+        """Give up an opening handshake whose client has left; nothing is sent."""
+        if self.state is _CONNECTING:
+            self._end(CloseCode.ABNORMAL_CLOSURE)
 
     def reject(self, status: int = 403, reason: str = "Access denied") -> None:
         """Answer the opening handshake with an error and no body, after which an HTTP/1.1 connection ends.

@@ -1,7 +1,8 @@
 """The opening handshake's rules (RFC 6455 section 4.2, RFC 8441 section 5): what a request must look like, what its answer says.
 
-:func:`check` refuses a bad handshake with an :class:`~greendaphne.core.message.HTTPError` whose texts are
-fixed, following daphne's sentences; the other functions expect a request that passed it.  Nothing of the peer's is ever repeated in an answer but a subprotocol that is a token.
+:func:`check` refuses a bad handshake with an :class:`~greendaphne.core.message.HTTPError` whose texts are fixed, following daphne's
+sentences; the other functions expect a request that passed it.  The only text of the peer that an answer repeats is a subprotocol, which is
+a token.
 """
 
 from __future__ import annotations

@@ -100,6 +100,8 @@ class SocketStream:
         self.sent = 0
         self.complete = False
         self.response_headers: Headers = ()
+        self.extra_headers: Headers = ()
+        self.body_limit = 0
         self.head: list[tuple[bytes, bytes]] = []
         self.reason: str | None = None
         self.was_reset = False

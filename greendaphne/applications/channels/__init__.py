@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote
 
 from ...config import Limits, Timeouts
-from ...core.message import Headers, Request, Stream
-from ...core.observer import Observer
-from ...websocket import WebSocket
+from ...core.message import Request, Stream
+from ...serving.session import Session
+from ..base import Application
 from .bodies import Bodies
 from .gate import Gate
 from .http import HTTPBridge
@@ -30,20 +29,19 @@ __all__ = ["ChannelLayerApplication", "OnLayerLoss"]
 logger = logging.getLogger("daphne.server")
 
 
-class ChannelLayerApplication:
-    """Answers requests from a channel layer; :class:`greendaphne.core.message.Application` is its interface.
+class ChannelLayerApplication(Application):
+    """Answers requests from a channel layer.
 
     :param layer: the channel layer.  Where it has a true attribute ``tls_info``, messages tell how their connection is encrypted.
-    :param root_path: the application's mount point, percent-encoded.
     :param stream_request_body: pass large bodies on while they come instead of spooling them first.
     :param force_sync: poll the layer for replies even where it can wait.
-    :param extra_headers: fields added to every HTTP response that does not have them.
-    :param observer: told of the state of WebSockets, or ``None``.
     :param on_layer_loss: what to do once the layer may have lost messages and groups.
     :param reply_channels: lists in the layer that the replies of this process are spread over.
     :param on_exit: called where that is :attr:`OnLayerLoss.EXIT`; must not wait.
     :param gate: makes what sends; likewise ``router`` what receives.
     """
+
+    interface = "channels"
 
     def __init__(
         self,
@@ -51,11 +49,8 @@ class ChannelLayerApplication:
         limits: Limits,
         timeouts: Timeouts,
         *,
-        root_path: str = "",
         stream_request_body: bool = False,
         force_sync: bool = False,
-        extra_headers: Headers = (),
-        observer: Observer | None = None,
         on_layer_loss: OnLayerLoss = OnLayerLoss.SHED,
         reply_channels: int = 1,
         on_exit: Callable[[], None] | None = None,
@@ -67,16 +62,17 @@ class ChannelLayerApplication:
         self._on_exit = on_exit
         self.watch = LayerWatch(layer, self._layer_lost)
         sender = gate(layer, self.watch)
-        messages = RequestMessages(unquote(root_path), tls_info=getattr(layer, "tls_info", False))
+        messages = RequestMessages(tls_info=getattr(layer, "tls_info", False))
         self.bodies = Bodies(limits, stream_request_body)
         self.router = router(layer, self.watch, force_sync, reply_channels)
         self.notifier = Notifier(sender, min(OUTAGE_PATIENCE, getattr(layer, "group_expiry", None) or OUTAGE_PATIENCE))
-        self._http = HTTPBridge(sender, self.router, self.notifier, messages, self.bodies, limits, timeouts, extra_headers)
-        self._websocket = WebSocketBridge(sender, self.router, self.notifier, messages, limits, timeouts, observer, on_layer_loss)
+        self._http = HTTPBridge(sender, self.router, self.notifier, messages, self.bodies, limits, timeouts)
+        self._websocket = WebSocketBridge(sender, self.router, self.notifier, messages, limits, timeouts, on_layer_loss)
         #: What slow clients' replies may hold on disk.
         self.replies_on_disk = self._http.disk
-        self.http: Callable[[Request, Stream], None] = self._http.serve
-        self.websocket: Callable[[Request, WebSocket], None] = self._websocket.serve
+        # The bridges' own methods, so that a request costs no call more.
+        self.http: Callable[[Request, Stream], None] = self._http.serve  # type: ignore[assignment]
+        self.websocket: Callable[[Request, Session], None] = self._websocket.serve  # type: ignore[assignment]
 
     def start(self) -> None:
         """Begin to receive replies."""
@@ -85,11 +81,7 @@ class ChannelLayerApplication:
         self.notifier.start()
         self._websocket.start()
 
-    def drain(self) -> None:
-        """Have every WebSocket closed; requests finish by themselves."""
-        self._websocket.drain()
-
-    def stop(self) -> None:
+    def stop(self, *, at_once: bool = False) -> None:
         """End; notices that wait are sent first."""
         self.notifier.stop(timeout=2)
         self.router.stop()

@@ -15,7 +15,7 @@ from gevent import get_hub
 
 from ...config import Limits
 from ...core import causes
-from ...core.message import HTTPError, Stream
+from ...core.message import HTTPError, Stream, body_too_large
 from .disk import disk_log
 from .mailbox import Allowance, close_temporary
 
@@ -118,15 +118,11 @@ class Bodies:
     def collect(self, stream: Stream) -> Body:
         """Read the body of ``stream``, as far as it has to be read before the application is told of the request.
 
-        :raises HTTPError: 413 (before anything is read where the length is known), 503, and as :meth:`Stream.read`.
+        :raises HTTPError: 413 for a body that can never be held, 503, and as :meth:`Stream.read`.
         """
-        limits = self._limits
-        length = stream.request.content_length
-        if length and limits.request_body and length > limits.request_body:
-            raise _too_large()
         body = Body(self)
         try:
-            self._collect(stream, body, length)
+            self._collect(stream, body, stream.request.content_length)
         except BaseException:
             body.close()
             raise
@@ -140,16 +136,15 @@ class Bodies:
         inline = limits.inline_body
         data = stream.read(chunk)
         body.hold_memory(len(data))
-        self._check_size(len(data))
         if len(data) == length and (not inline or length <= inline):
             body.first = data
             return
         if not inline and length is not None and length > limits.buffered_bodies:
             # It would have to be held whole, and there never will be room for it.
-            raise _too_large()
+            raise body_too_large()
         if inline and self._streaming and (length is None or length > inline):
             body.first = data
-            body.rest = self._live(stream, len(data))
+            body.rest = self._live(stream)
             return
         buffer = bytearray(data)
         while not inline or (len(buffer) <= inline and (length or 0) <= inline):
@@ -159,29 +154,20 @@ class Bodies:
                 return
             body.hold_memory(len(data))
             buffer += data
-            self._check_size(len(buffer))
         self._spool(stream, body, buffer)
         # Never all of it at once: it was too large to travel inside the message.
         body.rest = body.spooled(min(chunk, inline))
         body.first, _ = next(body.rest)
 
-    def _check_size(self, size: int) -> None:
-        limit = self._limits.request_body
-        if limit and size > limit:
-            raise _too_large()
-
-    def _live(self, stream: Stream, size: int) -> Iterator[tuple[bytes, bool]]:
-        """The rest of a body as it comes; whether a piece is the last is known only behind it."""
+    def _live(self, stream: Stream) -> Iterator[tuple[bytes, bool]]:
+        """The rest of a body as it comes; whether a piece is the last is known only after it."""
         while data := stream.read(self._limits.body_chunk):
-            size += len(data)
-            self._check_size(size)
             yield data, True
         yield b"", False
 
     def _spool(self, stream: Stream, body: Body, buffer: bytearray) -> None:
         """Read the body to its end into its file, ``buffer`` first, in pieces large enough to be worth a write."""
         chunk = self._limits.body_chunk
-        size = len(buffer)
         while True:
             if len(buffer) >= chunk:
                 body.spool(bytes(buffer))
@@ -190,12 +176,6 @@ class Bodies:
             data = stream.read(chunk)
             if not data:
                 break
-            size += len(data)
-            self._check_size(size)
             buffer += data
         if buffer:
             body.spool(bytes(buffer))
-
-
-def _too_large() -> HTTPError:
-    return HTTPError(413, "The request body is larger than this server accepts.", close=True)

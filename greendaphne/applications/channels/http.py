@@ -15,7 +15,7 @@ import gevent
 
 from ...config import Limits, Timeouts
 from ...core import causes
-from ...core.message import ClientDisconnected, Headers, HTTPError, Request, ResponseError, Stream
+from ...core.message import ClientDisconnected, HTTPError, Request, ResponseError, Stream
 from .bodies import Bodies, Body
 from .gate import Gate, LayerDown
 from .mailbox import Allowance, Mailbox, Overflow
@@ -41,10 +41,7 @@ class MalformedReply(Exception):
 
 
 class HTTPBridge:
-    """Answers HTTP requests from the channel layer.
-
-    :param extra_headers: fields added to every response that does not have them.
-    """
+    """Answers HTTP requests from the channel layer."""
 
     def __init__(
         self,
@@ -55,7 +52,6 @@ class HTTPBridge:
         bodies: Bodies,
         limits: Limits,
         timeouts: Timeouts,
-        extra_headers: Headers = (),
     ) -> None:
         self._gate = gate
         self._router = router
@@ -68,7 +64,6 @@ class HTTPBridge:
         self._limits = limits
         #: Where replies go that wait for slow clients beyond the memory for each.
         self.disk = Allowance(limits.spooled_bodies)
-        self._extra_headers = list(extra_headers)
 
     def serve(self, request: Request, stream: Stream) -> None:
         """Answer ``request``; errors as :class:`greendaphne.serving.exchange.Exchange` translates them."""
@@ -176,9 +171,6 @@ class HTTPBridge:
                 raise ResponseError(f"the status {status!r} is not a number")
             content = _content(message)
             headers = _header_list(message.get("headers") or ())
-            if self._extra_headers:
-                given = {name.lower() for name, _ in headers}
-                headers = [*headers, *(field for field in self._extra_headers if field[0].lower() not in given)]
             # An enumeration's member is a number too, and may be written otherwise.
             stream.start(int(status), headers)
             if logger.isEnabledFor(logging.DEBUG):

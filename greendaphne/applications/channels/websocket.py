@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import Final
 
 import gevent
 
 from ...config import Limits, Timeouts
 from ...core import causes
 from ...core.message import ClientDisconnected, HTTPError, Request, ResponseError
-from ...core.observer import Observer
+from ...serving.session import Session, leave
 from ...serving.troubles import Troubles
-from ...websocket import CloseCode, WebSocket, WebSocketClosed
+from ...websocket import CloseCode, WebSocketClosed
 from .gate import Gate, LayerDown
 from .mailbox import Mailbox, Message, Overflow
 from .notifier import Notifier
@@ -36,11 +35,6 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.002, 0.05
 _RETRY_SOON = [(b"Retry-After", b"1")]
 #: Seconds for which ``websocket.disconnect`` is offered again to a full channel.
 DISCONNECT_PATIENCE = 10.0
-#: All WebSockets are closed over this time in seconds, few of them over as much less: their clients shall not all come back at once.
-SPREAD: Final = 2.0
-SPREAD_EACH: Final = 0.02
-#: Seconds between looks whether a client that waits to be accepted is still there.
-_LOOK = 1.0
 
 #: What a reply may contain; ``subprotocol`` is an extension: the application's choice in an accepting message.
 _KEYS = frozenset(("accept", "text", "bytes", "close", "subprotocol"))
@@ -60,7 +54,6 @@ class Leaving(Exception):
 class WebSocketBridge:
     """Serves WebSockets from the channel layer.
 
-    :param observer: told of every change of a WebSocket's state, or ``None``.
     :param on_loss: what is done once messages may have been lost.
     """
 
@@ -72,7 +65,6 @@ class WebSocketBridge:
         messages: RequestMessages,
         limits: Limits,
         timeouts: Timeouts,
-        observer: Observer | None,
         on_loss: OnLayerLoss = OnLayerLoss.SHED,
     ) -> None:
         #: Whether WebSockets outlive a loss of messages.
@@ -83,52 +75,41 @@ class WebSocketBridge:
         self._notifier = notifier
         self._messages = messages
         self._limits = limits
-        self._observer = observer
-        #: Request fields that are kept as long as a WebSocket lives.
-        self.kept_fields = frozenset() if observer is None else frozenset(observer.websocket_fields)
-        self._mailboxes: set[Mailbox] = set()
+        self._sessions: set[Session] = set()
         self.writers = Writers()
         #: Tells of WebSockets that fail because the layer is full, so that not each of them has a line.
         self.troubles = Troubles("WebSockets")
-        self.draining = False
         #: How many times messages may have been lost.
         self.losses = 0
 
-    def serve(self, request: Request, websocket: WebSocket) -> None:
+    def serve(self, request: Request, session: Session) -> None:
         """Serve one WebSocket whose opening handshake is sound; errors as :class:`~greendaphne.serving.exchange.Exchange` says."""
         mailbox = Mailbox(self._limits.reply_queue)
-        websocket.stream.watch(mailbox.abandon)
+        session.stream.watch(mailbox.abandon)
         channel = self._router.register(mailbox)
-        self._mailboxes.add(mailbox)
+        session.name = channel
+        session.on_end = mailbox.abandon
+        session.on_leave = lambda cause: mailbox.fail(Leaving(cause))
+        self._sessions.add(session)
         if _http_logger.isEnabledFor(logging.DEBUG):
             # An upgraded request has no reply channel of its own here; daphne's line names one all the same.
             _http_logger.debug("Upgraded connection %s to WebSocket %s", self._router.channels.new(), channel)
         try:
-            if self._connect(request, websocket, channel):
+            if self._connect(request, session, channel):
                 path = decode_path(request.path)
-                # Little of it is needed behind the handshake, and a WebSocket may live for a day.
+                # Little of it is needed after the handshake, and a WebSocket may live for a day.
                 del request
-                self._converse(websocket, mailbox, channel, path)
+                self._converse(session, mailbox, channel, path)
         finally:
-            self._mailboxes.discard(mailbox)
+            self._sessions.discard(session)
             self._router.unregister(channel)
 
     def level_of_full_layer(self) -> int:
         """The level to log at that a WebSocket fails because the layer is full: the first of many counts."""
         return logging.WARNING if self.troubles.count(causes.LAYER_FULL) else logging.DEBUG
 
-    def _refuse(self, websocket: WebSocket, reason: str, cause: str) -> None:
-        """Answer a WebSocket that the application does not learn of with 503."""
-        started = monotonic()
-        try:
-            websocket.reject(503, reason)
-        finally:
-            if self._observer is not None:
-                self._observer.refused(websocket.stream, monotonic() - started, cause)
-
     def start(self) -> None:
-        """Take WebSockets, again behind :meth:`stop`."""
-        self.draining = False
+        """Take WebSockets, again after :meth:`stop`."""
         self.writers = Writers()
 
     def stop(self) -> None:
@@ -136,37 +117,22 @@ class WebSocketBridge:
         self.writers.close()
         self.troubles.close()
 
-    def drain(self) -> None:
-        """Close every WebSocket with 1012, behind the replies that are there already.
-
-        One that waits to be accepted is closed once it is: its client learns that it should connect again, which 503 does not say.
-        """
-        self.draining = True
-        self._close_all(causes.DRAINING, min(SPREAD, self.timeouts.graceful / 2), connecting=False)
-
     def shed(self) -> int:
         """Close every WebSocket that is open now with 1012, an active one at once; refuse those that wait to be accepted.
 
         Returns how many there are.
         """
         self.losses += 1
-        return self._close_all(causes.SHED, SPREAD, connecting=True)
+        return leave(self._sessions, causes.SHED)
 
-    def _close_all(self, cause: str, seconds: float, *, connecting: bool) -> int:
-        # Nobody is notified of replies until the WebSocket is open.
-        mailboxes = [mailbox for mailbox in self._mailboxes if connecting or mailbox.notify is not None]
-        if mailboxes:
-            gevent.spawn(_fail_each, mailboxes, cause, min(seconds / len(mailboxes), SPREAD_EACH))
-        return len(mailboxes)
-
-    def _connect(self, request: Request, websocket: WebSocket, channel: str) -> bool:
+    def _connect(self, request: Request, session: Session, channel: str) -> bool:
         """Tell the application; whether it was told."""
         gate = self.gate
         try:
             gate.send("websocket.connect", self._messages.websocket(request, channel))
         except gate.channel_full:
             logger.log(self.level_of_full_layer(), "WebSocket force closed for %s due to connect backpressure", channel)
-            self._refuse(websocket, "Connection queue at capacity", causes.LAYER_FULL)
+            session.refuse(503, "Connection queue at capacity", causes.LAYER_FULL)
             return False
         except gate.message_too_large:
             raise HTTPError(431, "The request is larger than the channel layer accepts.", close=True) from None
@@ -177,40 +143,15 @@ class WebSocketBridge:
             raise HTTPError(503, "The channel layer is out of reach.", _RETRY_SOON, close=True, cause=causes.LAYER_DOWN) from error
         return True
 
-    def _converse(self, websocket: WebSocket, mailbox: Mailbox, channel: str, path: str) -> None:
-        observer = self._observer
-        stream = websocket.stream
-        if observer is not None:
-            observer.websocket_connecting(stream)
-        conversation = Conversation(self, websocket, mailbox, channel, path)
-        code: int | None = None
+    def _converse(self, session: Session, mailbox: Mailbox, channel: str, path: str) -> None:
+        session.offer()
+        conversation = Conversation(self, session, mailbox, channel, path)
         try:
             if conversation.connecting():
-                code = int(CloseCode.ABNORMAL_CLOSURE)
-                if observer is not None:
-                    observer.websocket_connected(stream, conversation.age)
                 conversation.open()
-                code = conversation.code
-            elif observer is not None:
-                observer.websocket_rejected(stream, conversation.age, websocket.cause)
-        except BaseException as error:
-            websocket.cause = websocket.cause or causes.of_exception(error)
-            raise
         finally:
             logger.debug("WebSocket closed for %s", channel)
             self._notifier.add("websocket.disconnect", conversation.disconnect(), DISCONNECT_PATIENCE)
-            if observer is not None:
-                observer.websocket_disconnected(stream, conversation.age, websocket.cause, code)
-
-
-def _fail_each(mailboxes: list[Mailbox], cause: str, pause: float) -> None:
-    """Let the WebSockets of ``mailboxes`` end one after the other."""
-    begun = monotonic()
-    for number, mailbox in enumerate(mailboxes):
-        mailbox.fail(Leaving(cause))
-        ahead = begun + (number + 1) * pause - monotonic()
-        if ahead > 0:
-            gevent.sleep(ahead)
 
 
 def disconnect_message(channel: str, path: str, order: int = 1, code: int = CloseCode.ABNORMAL_CLOSURE) -> Message:
@@ -221,29 +162,22 @@ def disconnect_message(channel: str, path: str, order: int = 1, code: int = Clos
 class Conversation:
     """One WebSocket between its connect and its disconnect message."""
 
-    __slots__ = ("_born", "_bridge", "_channel", "_losses", "_mailbox", "_order", "_path", "_websocket", "_writing", "code")
+    __slots__ = ("_bridge", "_channel", "_losses", "_mailbox", "_order", "_path", "_session", "_websocket", "_writing")
 
-    def __init__(self, bridge: WebSocketBridge, websocket: WebSocket, mailbox: Mailbox, channel: str, path: str) -> None:
+    def __init__(self, bridge: WebSocketBridge, session: Session, mailbox: Mailbox, channel: str, path: str) -> None:
         self._bridge = bridge
-        self._websocket = websocket
+        self._session = session
+        self._websocket = session.websocket
         self._mailbox = mailbox
         self._channel = channel
         self._path = path
         self._order = 0
         self._losses = bridge.losses
-        #: The close code that the application is told.
-        self.code = int(CloseCode.ABNORMAL_CLOSURE)
         self._writing = False
-        self._born = monotonic()
 
     def disconnect(self) -> Message:
         """The ``websocket.disconnect`` message."""
-        return disconnect_message(self._channel, self._path, self._order + 1, self.code)
-
-    @property
-    def age(self) -> float:
-        """Seconds since the application was told of it."""
-        return monotonic() - self._born
+        return disconnect_message(self._channel, self._path, self._order + 1, self._session.code)
 
     # ---- connecting
 
@@ -253,31 +187,21 @@ class Conversation:
         :raises ClientDisconnected: when the client left.
         :raises ResponseError: when the application accepts with something that cannot be sent.
         """
-        websocket = self._websocket
-        patience = self._bridge.timeouts.websocket_connect
-        deadline = None if patience < 0 else self._born + patience
+        session = self._session
         while True:
-            left = _LOOK if deadline is None else min(deadline - monotonic(), _LOOK)
             try:
-                message = self._mailbox.get(max(left, 0))
+                message = self._mailbox.get(None)
                 self._check(message)
-            except TimeoutError:
-                if websocket.stream.gone(half_closed=True):
-                    raise ClientDisconnected from None
-                if deadline is not None and monotonic() >= deadline:
-                    logger.info("WebSocket %s was not accepted within %g seconds", self._channel, patience)
-                    websocket.cause = causes.ACCEPT_TIMEOUT
-                    websocket.reject()
-                    return False
-                continue
             except Leaving as leaving:
-                websocket.cause = leaving.cause
-                websocket.reject(503, "Service Unavailable")
+                session.reject(503, "Service Unavailable", cause=leaving.cause)
                 return False
             except Overflow:
-                websocket.cause = causes.CLIENT_SLOW
-                websocket.reject(503, "Service Unavailable")
+                session.reject(503, "Service Unavailable", cause=causes.CLIENT_SLOW)
                 return False
+            except ClientDisconnected:
+                if self._websocket.cause == causes.ACCEPT_TIMEOUT:
+                    return False
+                raise
             except ValueError as error:
                 _server_logger.error("HTTP/WS send decode error: %s", error)
                 continue
@@ -285,15 +209,10 @@ class Conversation:
             data = message.get("text") or message.get("bytes")
             if (accept is not None and not accept) or (message.get("close") and not data and not accept):
                 logger.debug("WebSocket %s rejected by application", self._channel)
-                websocket.cause = causes.REJECTED
-                websocket.reject()
+                session.reject()
                 return False
             if accept or data:
-                websocket.accept(message.get("subprotocol"))
-                # The header section is no longer needed, and a WebSocket may live for a day.
-                kept = self._bridge.kept_fields
-                headers = [field for field in websocket.request.headers if field[0] in kept] if kept else []
-                websocket.stream.request = websocket.request._replace(headers=headers)
+                session.accept(message.get("subprotocol"))
                 logger.debug("WebSocket %s accepted by application", self._channel)
                 if data or message.get("close"):
                     try:
@@ -307,27 +226,15 @@ class Conversation:
     def open(self) -> None:
         """Pass frames on until the WebSocket is over."""
         logger.debug("WebSocket %s open and established", self._channel)
-        bridge = self._bridge
-        websocket = self._websocket
         mailbox = self._mailbox
         mailbox.notify = self._on_reply
-        if bridge.draining:
-            mailbox.fail(Leaving(causes.DRAINING))
         self._on_reply()
-        lifetime = bridge.timeouts.websocket_lifetime
-        deadline = None if lifetime < 0 else self._born + lifetime
+        session = self._session
         try:
             while True:
-                try:
-                    data = websocket.receive(None if deadline is None else max(deadline - monotonic(), 0))
-                except TimeoutError:
-                    logger.info("WebSocket %s closed after %g seconds, its longest life", self._channel, lifetime)
-                    websocket.close(CloseCode.NORMAL_CLOSURE, cause=causes.LIFETIME)
-                    deadline = None
-                else:
-                    self._receive(data)
-        except WebSocketClosed as closed:
-            self.code = int(closed.code)
+                self._receive(session.receive())
+        except WebSocketClosed:
+            pass
         finally:
             mailbox.notify = None
 

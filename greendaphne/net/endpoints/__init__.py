@@ -72,8 +72,8 @@ REQUIRED: Final = object()
 class Parameter(NamedTuple):
     """One argument of a kind.
 
-    ``convert`` is a converter as :mod:`greendaphne.core.converters` describes it.  ``argument`` is the name under which the constructor
-    takes the value, where that is not ``name``.  ``aliases`` are other names for it; ``positional`` tells whether it may be given without one.
+    ``convert`` is a converter as :mod:`greendaphne.core.converters` describes it.  ``argument`` is the name that the constructor has for
+    the value, where that is not ``name``.  ``aliases`` are other names for it; ``positional`` tells whether it may be given without one.
     """
 
     name: str

@@ -277,8 +277,8 @@ def test_shed(layer_type: type[Unsteady], monkeypatch: pytest.MonkeyPatch, caplo
 
 def test_shedding_many_takes_its_time(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """They are closed one after the other; one that sends is closed at once, and what it sends is not passed on."""
-    monkeypatch.setattr("greendaphne.applications.channels.websocket.SPREAD_EACH", PATIENCE)
-    monkeypatch.setattr("greendaphne.applications.channels.websocket.SPREAD", 10 * PATIENCE)
+    monkeypatch.setattr("greendaphne.serving.session.SPREAD_EACH", PATIENCE)
+    monkeypatch.setattr("greendaphne.serving.session.SPREAD", 10 * PATIENCE)
     layer = Reporting()
     with serve(layer) as server:
         clients = [server.connect() for _ in range(10)]

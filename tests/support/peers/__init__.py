@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-CACHE = HERE.parent.parent / ".cache" / "peers"
+CACHE = HERE.parents[2] / ".cache" / "peers"
 #: Seconds for a script, and for npm.
 PATIENCE = 60.0
 INSTALLATION = 120.0

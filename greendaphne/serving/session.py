@@ -1,0 +1,366 @@
+"""WebSockets as applications get them: a session has its accept deadline, its longest life, the server's drain and its observers already.
+
+:class:`Sessions` serves the WebSockets of one server and ends them when it drains.  :class:`Session` is one of them; it passes messages on
+to the :class:`~greendaphne.websocket.WebSocket`, which does the protocol.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Any, Final
+
+import gevent
+from gevent import get_hub
+
+from ..config import Timeouts
+from ..core import causes
+from ..core.message import ClientDisconnected, Headers, HTTPError, Request, ResponseError, Stream
+from ..core.observer import Observer
+from ..websocket import CloseCode, WebSocket, WebSocketClosed
+
+logger = logging.getLogger("daphne.ws_protocol")
+_http_logger = logging.getLogger("daphne.http_protocol")
+
+#: All WebSockets are closed over this time in seconds, few of them over as much less: their clients shall not all come back at once.
+SPREAD: Final = 2.0
+SPREAD_EACH: Final = 0.02
+#: Seconds between looks whether a client that waits to be accepted is still there, where its protocol does not tell.
+_LOOK: Final = 1.0
+
+
+class Session:
+    """One WebSocket of an application.
+
+    The opening handshake has passed its checks.  The application calls :meth:`accept` or :meth:`reject`; if it does neither within
+    ``timeouts.websocket_connect`` seconds, the session rejects the WebSocket with 403.  One greenlet, the owner, calls :meth:`receive`; any
+    greenlet may call :meth:`send` and :meth:`close`.
+
+    :param websocket: the WebSocket, which has not been accepted.
+    """
+
+    __slots__ = ("_born", "_deadline", "_sessions", "_timer", "_told", "code", "name", "on_end", "on_leave", "websocket")
+
+    def __init__(self, sessions: Sessions, websocket: WebSocket) -> None:
+        #: The WebSocket itself, an instance of gevent-websocket's class.
+        self.websocket = websocket
+        #: The close code for the application: 1006 until the closing handshake has told another.
+        self.code = int(CloseCode.ABNORMAL_CLOSURE)
+        #: What log lines call the WebSocket; the target of its request unless the application has a better name.
+        self.name = websocket.request.target.decode("ascii", "backslashreplace")
+        #: Called with a cause when the server wants the WebSocket to end with 1012 (a drain); must not wait.  Without it the session closes
+        #: the WebSocket itself.
+        self.on_leave: Callable[[str], None] | None = None
+        #: Called without waiting when the session ends before the application accepted: the client left, or the deadline passed.
+        self.on_end: Callable[[], None] | None = None
+        self._sessions = sessions
+        self._born = monotonic()
+        self._deadline: float | None = None
+        self._timer: Any = None
+        # Whether the observers were told that the application knows of the WebSocket.
+        self._told = False
+
+    # ---- facts
+
+    @property
+    def stream(self) -> Stream:
+        """The stream that the WebSocket runs on."""
+        return self.websocket.stream
+
+    @property
+    def request(self) -> Request:
+        """The request of the opening handshake; without its header fields once it is accepted."""
+        return self.websocket.stream.request
+
+    @property
+    def age(self) -> float:
+        """Seconds since the application was told of the WebSocket."""
+        return monotonic() - self._born
+
+    @property
+    def connecting(self) -> bool:
+        """Whether it is neither accepted nor over."""
+        return self.websocket.connecting
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is over."""
+        return self.websocket.closed
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is about to end."""
+        return self._sessions.draining
+
+    # ---- the opening handshake
+
+    def offer(self) -> None:
+        """Tell the observers that the application knows of the WebSocket and start the accept deadline; further calls do nothing.
+
+        Every other method does so itself.  An application that may fail to be told calls it once that succeeded.
+        """
+        if self._told:
+            return
+        self._told = True
+        self._born = monotonic()
+        observer = self._sessions.observer
+        if observer is not None:
+            observer.websocket_connecting(self.stream)
+        if self.websocket.connecting:
+            patience = self._sessions.timeouts.websocket_connect
+            self._deadline = None if patience < 0 else self._born + patience
+            self._timer = get_hub().loop.timer(_LOOK if patience < 0 else min(patience, _LOOK), _LOOK)
+            self._timer.start(self._look)
+
+    def accept(self, subprotocol: str | None = None, headers: Headers = ()) -> None:
+        """Open the WebSocket; parameters and errors as :meth:`greendaphne.websocket.WebSocket.accept`.
+
+        :raises WebSocketClosed: where the session has ended: its client left, or the deadline passed.
+        """
+        self.offer()
+        websocket = self.websocket
+        if websocket.closed:
+            raise WebSocketClosed(CloseCode.ABNORMAL_CLOSURE)
+        websocket.accept(subprotocol, headers)
+        self._stop_timer()
+        sessions = self._sessions
+        # The header section is no longer needed, and a WebSocket may live for a day.
+        kept = sessions.kept_fields
+        request = websocket.request
+        websocket.stream.request = request._replace(headers=[field for field in request.headers if field[0] in kept] if kept else [])
+        lifetime = sessions.timeouts.websocket_lifetime
+        self._deadline = None if lifetime < 0 else self._born + lifetime
+        if sessions.observer is not None:
+            sessions.observer.websocket_connected(websocket.stream, self.age)
+        if sessions.draining:
+            # The client learns that it should connect again, which a rejection would not tell it.
+            self.leave(causes.DRAINING)
+
+    def reject(self, status: int = 403, reason: str = "Access denied", *, cause: str = causes.REJECTED) -> None:
+        """Answer the opening handshake with an error; the application, or the server in its place, does not want the WebSocket.
+
+        :param reason: the reason phrase, which HTTP/2 does not have.
+        :param cause: one of :mod:`greendaphne.core.causes`.
+        """
+        self.offer()
+        self._stop_timer()
+        websocket = self.websocket
+        if websocket.closed:
+            return
+        websocket.cause = cause
+        websocket.reject(status, reason)
+        if self._sessions.observer is not None:
+            self._sessions.observer.websocket_rejected(websocket.stream, self.age, cause)
+
+    def refuse(self, status: int, reason: str, cause: str) -> None:
+        """Answer the opening handshake with an error before the application knows of it."""
+        started = self._born
+        try:
+            self.websocket.reject(status, reason)
+        finally:
+            if self._sessions.observer is not None:
+                self._sessions.observer.refused(self.websocket.stream, monotonic() - started, cause)
+
+    def _look(self) -> None:
+        """While the application has not decided: notice that the client left and that the deadline passed.  Runs in the hub."""
+        websocket = self.websocket
+        if not websocket.connecting:
+            self._stop_timer()
+        elif websocket.stream.gone(half_closed=True):
+            self._stop_timer()
+            self._end()
+        elif self._deadline is not None and monotonic() >= self._deadline:
+            self._stop_timer()
+            gevent.spawn(self._expire)
+
+    def _expire(self) -> None:
+        if self.websocket.connecting:
+            logger.info("WebSocket %s was not accepted within %g seconds", self.name, self._sessions.timeouts.websocket_connect)
+            try:
+                self.reject(cause=causes.ACCEPT_TIMEOUT)
+            except ClientDisconnected:
+                pass
+            self._end()
+
+    def _end(self) -> None:
+        self.websocket.abandon()
+        if self.on_end is not None:
+            self.on_end()
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.stop()
+            timer.close()
+
+    # ---- open
+
+    def receive(self, timeout: float | None = None) -> str | bytes:
+        """Return the next message; text as ``str``, binary as ``bytes``.  Only the owner calls it.
+
+        It closes the WebSocket with 1000 at the end of its longest life, ``timeouts.websocket`` seconds.
+
+        :param timeout: seconds to wait at most; ``None``: as long as it takes.
+        :raises TimeoutError: when they have passed; nothing is lost.
+        :raises WebSocketClosed: when the WebSocket is over.
+        """
+        websocket = self.websocket
+        try:
+            while True:
+                deadline = self._deadline
+                if deadline is None:
+                    return websocket.receive(timeout)
+                now = monotonic()
+                left = max(deadline - now, 0)
+                if timeout is not None and timeout < left:
+                    return websocket.receive(timeout)
+                try:
+                    return websocket.receive(left)
+                except TimeoutError:
+                    if timeout is not None:
+                        timeout = max(timeout - left, 0)
+                    self._deadline = None
+                    logger.info(
+                        "WebSocket %s closed after %g seconds, its longest life", self.name, self._sessions.timeouts.websocket_lifetime
+                    )
+                    websocket.close(CloseCode.NORMAL_CLOSURE, cause=causes.LIFETIME)
+        except WebSocketClosed as closed:
+            self.code = int(closed.code)
+            raise
+
+    def send(self, message: str | bytes) -> None:
+        """Send one message; errors as :meth:`greendaphne.websocket.WebSocket.send`."""
+        self.websocket.send(message)
+
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "", *, cause: str = causes.NONE) -> None:
+        """Start the closing handshake; errors as :meth:`greendaphne.websocket.WebSocket.close`."""
+        self.websocket.close(code, reason, cause=cause)
+
+    def leave(self, cause: str) -> None:
+        """Have the WebSocket end with 1012, for its client to come back, or with 503 before it is open; does not wait."""
+        if self.on_leave is not None:
+            self.on_leave(cause)
+        else:
+            gevent.spawn(self._leave, cause)
+
+    def _leave(self, cause: str) -> None:
+        try:
+            if self.websocket.connecting:
+                self.reject(503, "Service Unavailable", cause=cause)
+                self._end()
+            else:
+                self.websocket.close(CloseCode.SERVICE_RESTART, cause=cause)
+        except (WebSocketClosed, ClientDisconnected):
+            pass
+
+    # ---- the end
+
+    def finish(self, code: int, cause: str = causes.NONE) -> None:
+        """Close the WebSocket where it is open, and complete the closing handshake."""
+        if self.websocket.closed:
+            return
+        try:
+            self.websocket.close(code, cause=cause)
+            while True:
+                self.receive()
+        except WebSocketClosed:
+            pass
+
+    def over(self) -> None:
+        """Release what the session holds and tell the observers."""
+        self._stop_timer()
+        self.on_leave = self.on_end = None
+        websocket = self.websocket
+        observer = self._sessions.observer
+        if self._told and observer is not None:
+            code = self.code if websocket.was_open else None
+            observer.websocket_disconnected(websocket.stream, self.age, websocket.cause, code)
+
+
+class Sessions:
+    """The WebSockets of one server.
+
+    :param make: makes the WebSocket of a stream that asks for one.
+    :param timeouts: ``websocket_connect``, ``websocket`` and ``graceful`` are used.
+    :param observer: told of every change of a WebSocket's state, or ``None``.
+    """
+
+    def __init__(self, make: Callable[[Stream], WebSocket], timeouts: Timeouts, observer: Observer | None = None) -> None:
+        self._make = make
+        self._open: set[Session] = set()
+        self.timeouts = timeouts
+        self.observer = observer
+        #: Request fields that are kept as long as a WebSocket lives.
+        self.kept_fields = frozenset() if observer is None else frozenset(observer.websocket_fields)
+        self.draining = False
+
+    def serve(self, stream: Stream, request: Request, application: Callable[[Request, Session], None]) -> None:
+        """Have ``application`` serve the WebSocket that ``stream`` asks for.
+
+        :raises HTTPError: where the opening handshake is in error, or as the application raises it before it accepts.
+        """
+        websocket = self._make(stream)
+        try:
+            websocket.check()
+        except HTTPError:
+            _http_logger.debug("Connection %s did not get successful WS handshake.", stream.request.connection.client)
+            raise
+        session = Session(self, websocket)
+        self._open.add(session)
+        try:
+            # The application takes the request over: nothing here keeps it in memory while the WebSocket lives.
+            arguments = [request, session]
+            del request
+            _call(application, arguments)
+            if session.connecting:
+                session.reject()
+            else:
+                session.finish(CloseCode.NORMAL_CLOSURE)
+        except WebSocketClosed:
+            pass
+        except BaseException as error:
+            websocket.cause = websocket.cause or causes.of_exception(error)
+            known = not isinstance(error, Exception) or isinstance(error, (ClientDisconnected, HTTPError, ResponseError))
+            if known or websocket.connecting or websocket.closed:
+                raise
+            logger.exception("Error in the application of WebSocket %s", session.name)
+            session.finish(CloseCode.INTERNAL_ERROR, causes.ERROR)
+        finally:
+            self._open.discard(session)
+            session.over()
+
+    def start(self) -> None:
+        """Serve WebSockets, again after :meth:`drain`."""
+        self.draining = False
+
+    def drain(self) -> None:
+        """Have every open WebSocket end with 1012; one that is being opened is opened first."""
+        self.draining = True
+        leave([session for session in self._open if not session.connecting], causes.DRAINING, min(SPREAD, self.timeouts.graceful / 2))
+
+
+def _call(application: Callable[[Request, Session], None], arguments: list[Any]) -> None:
+    session = arguments.pop()
+    application(arguments.pop(), session)
+
+
+def leave(sessions: Iterable[Session], cause: str, seconds: float | None = None) -> int:
+    """Have ``sessions`` end with 1012 one after the other; returns how many there are.
+
+    :param seconds: in which all of them end; :data:`SPREAD` by default.
+    """
+    leaving = list(sessions)
+    seconds = SPREAD if seconds is None else seconds
+    if leaving:
+        gevent.spawn(_leave_each, leaving, cause, min(seconds / len(leaving), SPREAD_EACH))
+    return len(leaving)
+
+
+def _leave_each(sessions: list[Session], cause: str, pause: float) -> None:
+    begun = monotonic()
+    for number, session in enumerate(sessions):
+        session.leave(cause)
+        ahead = begun + (number + 1) * pause - monotonic()
+        if ahead > 0:
+            gevent.sleep(ahead)

@@ -10,8 +10,8 @@ from time import time
 from types import SimpleNamespace
 from typing import Any, Final
 
-from greendaphne.access import AccessLog, compile_format
-from greendaphne.message import ConnectionInfo, Request
+from greendaphne.core.message import ConnectionInfo, Request
+from greendaphne.logs.access import AccessLog, compile_format
 
 NUMBER: Final = 50_000
 REPEAT: Final = 7

@@ -65,8 +65,8 @@ def serve(mode: str, url: str, ca: str, descriptor: int, hosts: int) -> None:
     import gevent
 
     from greendaphne.acme import AcmeOptions
-    from greendaphne.endpoints import quote
     from greendaphne.layers.memory import MemoryChannelLayer
+    from greendaphne.net.endpoints import quote
     from greendaphne.server import Server
 
     with tempfile.TemporaryDirectory() as directory:
@@ -103,7 +103,7 @@ def main() -> None:
         mode, url, ca, descriptor = arguments.serve
         serve(mode, url, ca, int(descriptor), arguments.hosts)
         return
-    from tests.acme_support import pebble
+    from tests.support.acme import pebble
 
     with tempfile.TemporaryDirectory() as directory, pebble(Path(directory)) as authority:
         for mode in ("patched", "unpatched"):

@@ -2,7 +2,7 @@
 
     python benchmarks/tls.py [--seconds 2] [--rounds 3] [--connections 8]
 
-Two servers run side by side, one with :class:`greendaphne.tls.TLSTransport` and one with gevent.ssl, with one certificate and the same
+Two servers run side by side, one with :class:`greendaphne.net.tls.TLSTransport` and one with gevent.ssl, with one certificate and the same
 canned answers.  They are measured in turn, round after round, so that whatever else the machine does hits both.  The unit is what the
 client completed divided by the CPU time that the server's process used meanwhile; the ratio is the median of the rounds' ratios.
 """
@@ -52,8 +52,8 @@ def serve(stack: str, pem: str) -> None:
     import gevent
     from gevent import socket as cooperative
 
-    from greendaphne.message import ClientDisconnected
-    from greendaphne.tls import FileContexts, handshake
+    from greendaphne.core.message import ClientDisconnected
+    from greendaphne.net.tls import FileContexts, handshake
 
     listener = cooperative.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -227,7 +227,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.serve:
         serve(options.serve, options.pem)
-    from greendaphne.tls.devcert import make_self_signed
+    from greendaphne.net.tls.devcert import make_self_signed
 
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())

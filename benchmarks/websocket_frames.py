@@ -22,8 +22,8 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from greendaphne.config import KIB, MIB, Limits, Timeouts
-from greendaphne.message import ClientDisconnected, ConnectionInfo, Headers, Request
-from greendaphne.transport import RECV_SIZE, Transport
+from greendaphne.core.message import ClientDisconnected, ConnectionInfo, Headers, Request
+from greendaphne.net.transport import RECV_SIZE, Transport
 
 from .environment import CHECKOUT
 from .report import Column, Figures, Row, command

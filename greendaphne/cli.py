@@ -16,24 +16,24 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .arguments import HELP, Command, read
-from .forwarded.fields import FORWARDED, ForwardedFields
-from .option import UsageError
-from .options import DEFAULT_HOST, DEFAULT_PORT, Options
 from .processes import control
-from .usage import help_text
+from .serving.forwarded.fields import FORWARDED, ForwardedFields
+from .settings.arguments import HELP, Command, read
+from .settings.help import help_text
+from .settings.option import UsageError
+from .settings.options import DEFAULT_HOST, DEFAULT_PORT, Options
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from .acme import AcmeOptions
-    from .endpoints import ListeningOptions
+    from .core.observer import Observer
     from .http2 import Http2Limits
-    from .logs import Logs
-    from .observer import Observer
+    from .logs.setup import Logs
+    from .net.endpoints import ListeningOptions
+    from .net.tls import TLSOptions
     from .processes.setup import Process
     from .server import Server
-    from .tls import TLSOptions
 
 PROGRAM = "greendaphne"
 #: daphne's name, which logging configurations refer to.
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK
     options = command.options
     if options.check_config:
-        from .check import effective
+        from .settings.check import effective
 
         show(effective(command.settings))
     elif control.is_worker():
@@ -108,7 +108,7 @@ def run_master(options: Options, argv: Sequence[str] | None) -> int:
     """Run the master of several processes, which is not patched; returns the exit code."""
     import logging
 
-    from .endpoints import EndpointError
+    from .net.endpoints import EndpointError
     from .processes import setup
 
     logs = open_logs(options)
@@ -125,7 +125,7 @@ def run_master(options: Options, argv: Sequence[str] | None) -> int:
 
 def open_logs(options: Options) -> Logs | None:
     """Set up ``logging`` for a process that this command runs in; ``None`` where that is not possible as the options say."""
-    from .logs import LogError, Logs
+    from .logs.setup import LogError, Logs
 
     try:
         return Logs(options)
@@ -138,7 +138,7 @@ def run(options: Options) -> int:
     """Serve until told to stop, in a process that is patched; returns the exit code."""
     import signal
 
-    from .signals import survive
+    from .processes.signals import survive
 
     # They ask a server for something.  While one is still starting, or ending already, there is nothing to do, and they must not end it.
     with survive((signal.SIGHUP, signal.SIGUSR1)):
@@ -157,9 +157,9 @@ def serve(options: Options, logs: Logs) -> int:
     import logging
 
     logger = logging.getLogger(LOGGER)
-    from .endpoints import EndpointError
-    from .inline import ConfigurationError as InlineWorkerError
-    from .logs import LogError
+    from .applications.channels.inline import ConfigurationError as InlineWorkerError
+    from .logs.setup import LogError
+    from .net.endpoints import EndpointError
 
     try:
         if options.check_config:
@@ -180,7 +180,7 @@ def check(options: Options, logs: Logs) -> None:
     """Find what would keep the server from starting (``--check-config``); raises what :func:`make_server` and :meth:`Server.check` do."""
     import logging
 
-    from .check import no_new_file
+    from .settings.check import no_new_file
 
     with no_new_file(options.access_log):
         make_server(options, logs).check()
@@ -303,7 +303,7 @@ def tls_options(options: Options) -> TLSOptions | None:
         raise ConfigurationError("--keyfile needs --certfile, the certificate that it belongs to.")
     if options.tls_client_ca is None and options.tls_verify is None:
         return None
-    from .tls import TLSError, TLSOptions
+    from .net.tls import TLSError, TLSOptions
 
     try:
         return TLSOptions(client_ca=options.tls_client_ca, verify=options.tls_verify)
@@ -364,7 +364,7 @@ def endpoint_descriptions(options: Options) -> list[str]:
     Where no option names any, they are the sockets that systemd handed down, and only without those the default address.
     A file descriptor 0 and a port 0 count as given; daphne listened on its default address as well, or instead.
     """
-    from .endpoints import build_endpoint_description_strings, systemd
+    from .net.endpoints import build_endpoint_description_strings, systemd
 
     host, port = options.host or None, options.port
     given = (host, port, options.unix_socket or None, options.file_descriptor, options.socket_strings or None)
@@ -383,7 +383,7 @@ def endpoint_descriptions(options: Options) -> list[str]:
 
 def listening_options(options: Options) -> ListeningOptions:
     """Return what holds for all endpoints that do not say it themselves."""
-    from .endpoints import PROXY_PROTOCOL, ListeningOptions
+    from .net.endpoints import PROXY_PROTOCOL, ListeningOptions
 
     return ListeningOptions(options.backlog, options.reuse_port, PROXY_PROTOCOL[options.proxy_protocol])
 

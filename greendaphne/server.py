@@ -19,27 +19,27 @@ import gevent
 from gevent import get_hub
 from gevent.event import Event
 
-from .access import ActionLogger, ActionObserver, guarded
-from .addresses import AddressList
-from .bridge import ChannelLayerApplication, OnLayerLoss
-from .bridge.mailbox import Mailbox
-from .check import check_endpoints
+from .applications.channels import ChannelLayerApplication, OnLayerLoss
+from .applications.channels.inline import check_workers, start_workers, stop_workers
+from .applications.channels.mailbox import Mailbox
 from .config import Limits, Timeouts
-from .endpoints import EndpointError, ListeningOptions, build_endpoint_description_strings, parse
-from .extras import certificates, monitor, with_tls
-from .forwarded import locator
+from .core.addresses import AddressList
+from .core.converters import field_value
+from .core.message import Headers, Stream
+from .core.observer import Observer, combine
 from .http2 import Http2Limits
-from .inline import check_workers, start_workers, stop_workers
-from .lifetime import Lifetime
-from .listeners import Listener, Listeners, ListeningAddress
-from .localpages import LocalPages
-from .message import Headers, Stream
-from .observer import Observer, combine
-from .parts import Parts
+from .logs.access import ActionLogger, ActionObserver, guarded
+from .net.endpoints import EndpointError, ListeningOptions, build_endpoint_description_strings, parse
+from .net.listeners import Listener, Listeners, ListeningAddress
+from .net.proxy_protocol import ProxyProtocol
 from .processes.lifecycle import Lifecycle
-from .proxy_protocol import ProxyProtocol
-from .signals import handle_signals
-from .values import field_value
+from .processes.signals import handle_signals
+from .serving.assembly import certificates, monitor, with_tls
+from .serving.forwarded import locator
+from .serving.lifetime import Lifetime
+from .serving.localpages import LocalPages
+from .serving.parts import Parts
+from .settings.check import check_endpoints
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from .acme import AcmeOptions
     from .monitoring.metrics import Metrics
-    from .tls import TLSOptions
+    from .net.tls import TLSOptions
 
 logger = logging.getLogger("daphne.server")
 
@@ -64,16 +64,16 @@ class Server:
     deprecated there already.  ``verbosity`` and ``websocket_handshake_timeout`` are accepted and have no meaning here.
 
     :param channel_layer: the channel layer.
-    :param endpoints: endpoint strings; see :mod:`greendaphne.endpoints`.
+    :param endpoints: endpoint strings; see :mod:`greendaphne.net.endpoints`.
     :param signal_handlers: whether :meth:`run` stops on SIGTERM and SIGINT, reloads on SIGHUP and reopens logs on SIGUSR1; only in the
         main thread.  Nothing else handles signals.
-    :param action_logger: see :mod:`greendaphne.access`.
+    :param action_logger: see :mod:`greendaphne.logs.access`.
     :param http_timeout: seconds; replaces ``timeouts.http`` unless it is ``None``, as the other times replace theirs.
     :param websocket_timeout: seconds; 0 and ``None`` stand for the layer's ``group_expiry``, negative for no limit.
     :param ws_protocols: WebSocket subprotocols that the server accepts.
     :param root_path: percent-encoded mount point of the application.
     :param proxy_forwarded_address_header: name of the field with the client's address, likewise port and scheme.
-    :param forwarded_allow_ips: the proxies that are believed in these fields, as :class:`greendaphne.addresses.AddressList` or its text;
+    :param forwarded_allow_ips: the proxies that are believed in these fields, as :class:`greendaphne.core.addresses.AddressList` or its text;
         without names of fields it is ``X-Forwarded-For``, ``-Port`` and ``-Proto``.  Without a list everybody is believed.
     :param force_sync: poll the channel layer even where it can wait.
     :param limits: see :class:`greendaphne.config.Limits`.
@@ -94,7 +94,7 @@ class Server:
     :param acme: what holds for all endpoints that obtain their certificates; see :class:`greendaphne.acme.AcmeOptions`.
     :param listening: what holds for all endpoints that do not say it themselves.
     :param proxy_allow_from: who may send PROXY headers, on endpoints that have them; by default peers on this machine.
-    :param observers: are told what becomes of requests and WebSockets; see :mod:`greendaphne.observer`.
+    :param observers: are told what becomes of requests and WebSockets; see :mod:`greendaphne.core.observer`.
     :param reopen_logs: called by :meth:`reopen`.
     :param health_path: path that answers health checks, without the application.
     :param metrics_path: path that answers Prometheus with :attr:`metrics`; needs ``prometheus_client``.
@@ -268,8 +268,8 @@ class Server:
     def check(self) -> None:
         """Look for what would keep :meth:`start` from listening; opens no socket.
 
-        :raises EndpointError: as :func:`greendaphne.check.check_endpoints`.
-        :raises ConfigurationError: of :mod:`greendaphne.inline`, where the application has no consumers for inline workers.
+        :raises EndpointError: as :func:`greendaphne.settings.check.check_endpoints`.
+        :raises ConfigurationError: of :mod:`greendaphne.applications.channels.inline`, where the application has no consumers for inline workers.
         """
         check_endpoints(self._endpoints)
         if self._monitor is not None:
@@ -296,7 +296,7 @@ class Server:
         """Listen and begin to serve, in greenlets of this thread's hub; returns at once.  Once it has ended it may be started again.
 
         :raises EndpointError: where an endpoint cannot be listened on; nothing is left open then.
-        :raises ConfigurationError: of :mod:`greendaphne.inline`, where the application has no consumers for inline workers.
+        :raises ConfigurationError: of :mod:`greendaphne.applications.channels.inline`, where the application has no consumers for inline workers.
         :raises RuntimeError: where it serves already.
         """
         if self._life is not None and not self._life.ended:

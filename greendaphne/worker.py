@@ -8,7 +8,7 @@
     Worker(layer, {"http.request": hello}).run()
 
 A consumer is called with one :class:`Message` and may block cooperatively.  What it raises is logged and never ends the worker: an
-unanswered request is answered (500, or the status of an :class:`~greendaphne.message.HTTPError`), an unanswered handshake is rejected.
+unanswered request is answered (500, or the status of an :class:`~greendaphne.core.message.HTTPError`), an unanswered handshake is rejected.
 A request that no consumer knows how to answer is the consumers' affair.
 """
 
@@ -25,8 +25,8 @@ from gevent.event import Event
 from gevent.hub import get_hub
 
 from .config import MIB
+from .core.message import ClientDisconnected, Headers, HTTPError
 from .layers.reader import Reader
-from .message import ClientDisconnected, Headers, HTTPError
 
 logger = logging.getLogger("greendaphne.worker")
 

@@ -8,8 +8,8 @@ import pytest
 from gevent._hub_local import get_hub_if_exists
 from hypothesis import settings
 
-from tests.support import Client, RunningServer
-from tests.support import serve as run_server
+from tests.support.server import Client, RunningServer
+from tests.support.server import serve as run_server
 
 # How long an example takes says something about the machine's other work only.
 settings.register_profile("greendaphne", deadline=None)

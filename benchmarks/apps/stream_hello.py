@@ -10,13 +10,13 @@ import sys
 import gevent
 
 from benchmarks.apps.asgi_hello import HEADERS, HELLO
-from greendaphne.acceptor import Acceptor
 from greendaphne.config import Limits, Timeouts
-from greendaphne.connections import Connections
-from greendaphne.endpoints import parse
-from greendaphne.exchange import Exchange
+from greendaphne.core.message import Request, Stream
 from greendaphne.http2 import Http2Limits
-from greendaphne.message import Request, Stream
+from greendaphne.net.acceptor import Acceptor
+from greendaphne.net.endpoints import parse
+from greendaphne.serving.connections import Connections
+from greendaphne.serving.exchange import Exchange
 from greendaphne.websocket import WebSocket
 
 

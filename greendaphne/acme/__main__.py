@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import docopt
 
-from ..endpoints import EndpointError
-from ..tls import pem
-from ..tls.pem import TLSError
+from ..net.endpoints import EndpointError
+from ..net.tls import pem
+from ..net.tls.pem import TLSError
 from .names import SUFFIX, NameRefused, to_host
 from .options import AcmeError, AcmeOptions
 from .status import date, statuses

@@ -29,7 +29,7 @@ from josepy.util import ComparableECKey, ComparableRSAKey
 from requests.adapters import HTTPAdapter
 
 from .. import __version__
-from ..tls.pem import NO_EXTENSION, PrivateKey
+from ..net.tls.pem import NO_EXTENSION, PrivateKey
 from .options import AcmeError, AcmeOptions
 
 #: Seconds to connect, and between two pieces of an answer.

@@ -15,11 +15,11 @@ from typing import Final
 import gevent
 from OpenSSL import SSL
 
-from ..tls import pem
-from ..tls.contexts import ContextFactory, Contexts, TLSOptions
-from ..tls.handshake import ACME_TLS
-from ..tls.pem import TLSError
-from ..tls.sni import HostDirectory, host_name
+from ..net.tls import pem
+from ..net.tls.contexts import ContextFactory, Contexts, TLSOptions
+from ..net.tls.handshake import ACME_TLS
+from ..net.tls.pem import TLSError
+from ..net.tls.sni import HostDirectory, host_name
 from .challenges import Challenges
 from .options import AcmeError
 from .store import Store

@@ -12,8 +12,8 @@ import importlib
 import sys
 from typing import Final
 
-from ..endpoints import Endpoint, EndpointError, Kind, Parameter, path, register
-from ..tls.endpoints import TLSEndpoint
+from ..net.endpoints import Endpoint, EndpointError, Kind, Parameter, path, register
+from ..net.tls.endpoints import TLSEndpoint
 from .contexts import AcmeContexts
 
 LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from ..tls import pem
+from ..net.tls import pem
 from .authority import Answer, Authority, AuthorityError, one_line, problem
 from .challenges import Challenges
 from .store import private_bytes

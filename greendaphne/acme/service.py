@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import gevent
 
-from ..endpoints import Endpoint, EndpointError
-from ..localpages import LocalPages, Page
-from ..message import Request
+from ..core.message import Request
+from ..net.endpoints import Endpoint, EndpointError
+from ..serving.localpages import LocalPages, Page
 from .challenges import HTTP_PREFIX
 from .contexts import AcmeContexts
 from .manager import Manager

@@ -24,8 +24,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from ..tls import pem
-from ..tls.pem import PrivateKey, Signature, TLSError
+from ..net.tls import pem
+from ..net.tls.pem import PrivateKey, Signature, TLSError
 from .names import SUFFIX, NameRefused, host_of_file
 from .options import AcmeError
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ..message import header_values
+from ..core.message import header_values
 from ..worker import Message
 
 GROUP = "demo-chat"

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import gevent
 from gevent.pool import Pool
 
-from ..message import ClientDisconnected, HTTPError
+from ..core.message import ClientDisconnected, HTTPError
 from ..worker import Message
 from . import pages
 from .assets import STATIC

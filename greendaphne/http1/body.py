@@ -11,8 +11,8 @@ import re
 from time import monotonic
 
 from ..config import Limits, Timeouts
-from ..message import ClientDisconnected, HTTPError
-from ..transport import RECV_SIZE, ByteStream
+from ..core.message import ClientDisconnected, HTTPError
+from ..net.transport import RECV_SIZE, ByteStream
 from .head import TOKEN, bad_request, check_fields
 
 #: A chunk's size line with its extensions, without CRLF.  Nobody is known to use extensions; the bound only has to be finite.

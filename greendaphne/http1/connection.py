@@ -13,8 +13,8 @@ from time import monotonic
 from gevent import sleep
 
 from ..config import Limits, Timeouts
-from ..message import ClientDisconnected, ConnectionInfo, Headers, HTTPError, Request, ResponseError
-from ..transport import RECV_SIZE, ByteStream, lingering_close
+from ..core.message import ClientDisconnected, ConnectionInfo, Headers, HTTPError, Request, ResponseError
+from ..net.transport import RECV_SIZE, ByteStream, lingering_close
 from .body import BARE_LINE_FEED, ChunkedBody, Input, LengthBody
 from .head import HeadParser, bad_request
 from .response import CHUNKED, LENGTH, NO_BODY, build_head, field_line
@@ -28,7 +28,7 @@ _METHOD_START = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZa
 
 
 class Http1Stream:
-    """One request on an HTTP/1 connection; see :class:`greendaphne.message.Stream` for the contract."""
+    """One request on an HTTP/1 connection; see :class:`greendaphne.core.message.Stream` for the contract."""
 
     __slots__ = (
         "_body",

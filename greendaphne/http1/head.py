@@ -13,7 +13,7 @@ import re
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from ..config import Limits
-from ..message import ConnectionInfo, HTTPError, Request
+from ..core.message import ConnectionInfo, HTTPError, Request
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ..dates import http_date
-from ..message import Headers, ResponseError
-from ..phrases import reason_phrase
+from ..core.dates import http_date
+from ..core.errors import reason_phrase
+from ..core.message import Headers, ResponseError
 from .head import TOKEN
 
 #: Body framings: none at all, a known number of bytes, chunks, or the end of the connection.

@@ -18,8 +18,8 @@ from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 
 from ..config import Limits, Timeouts
-from ..message import ClientDisconnected, ConnectionInfo, HTTPError, Request
-from ..transport import RECV_SIZE, ByteStream, lingering_close
+from ..core.message import ClientDisconnected, ConnectionInfo, HTTPError, Request
+from ..net.transport import RECV_SIZE, ByteStream, lingering_close
 from .budgets import EnhanceYourCalm
 from .compression import Field
 from .engine import Engine

@@ -2,7 +2,7 @@
 
 h2's own validation is switched off, so every rule about fields is here and nowhere else.  A malformed message is a stream error
 (section 8.1.1), raised as :class:`MalformedMessage`; a well-formed request that this server does not answer is an
-:class:`~greendaphne.message.HTTPError`, as over HTTP/1.
+:class:`~greendaphne.core.message.HTTPError`, as over HTTP/1.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from typing import NamedTuple
 
 from ..config import Limits
-from ..dates import http_date
-from ..message import ConnectionInfo, Headers, HTTPError, Request, ResponseError
+from ..core.dates import http_date
+from ..core.message import ConnectionInfo, Headers, HTTPError, Request, ResponseError
 from .compression import Field
 
 # RFC 9110 section 5.6.2; field names are lower-case in HTTP/2 (RFC 9113 section 8.2).

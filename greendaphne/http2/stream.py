@@ -1,4 +1,4 @@
-"""One request on an HTTP/2 connection and the way to answer it: :class:`Http2Stream` implements :class:`greendaphne.message.Stream`.
+"""One request on an HTTP/2 connection and the way to answer it: :class:`Http2Stream` implements :class:`greendaphne.core.message.Stream`.
 
 The application's side runs in the stream's own greenlet and may block; the connection's side (``feed``, ``feed_end``, ``cancel``) is
 called by the reader and never does.  What is received waits in the stream until the application takes it, bounded by the stream's
@@ -15,7 +15,7 @@ from gevent.event import Event
 from h2.errors import ErrorCodes
 from h2.stream import H2Stream
 
-from ..message import ClientDisconnected, ClientTooSlow, Headers, HTTPError, Request, ResponseError
+from ..core.message import ClientDisconnected, ClientTooSlow, Headers, HTTPError, Request, ResponseError
 from .compression import Field
 from .fields import ResponseHead, build_response, tunnel_fields
 from .priority import parse_priority
@@ -28,7 +28,7 @@ _CONTINUE: list[Field] = [(b":status", b"100")]
 
 
 class Http2Stream(Outbound):
-    """A request; see :class:`greendaphne.message.Stream` for the contract.
+    """A request; see :class:`greendaphne.core.message.Stream` for the contract.
 
     :param h2: h2's state of the stream.
     :param expect_continue: whether the client waits for ``100 (Continue)`` before it sends the body (RFC 9110 section 10.1.1).

@@ -15,8 +15,8 @@ import gevent
 from gevent.event import Event
 from h2.stream import H2Stream
 
-from ..message import ClientDisconnected
-from ..transport import ByteStream
+from ..core.message import ClientDisconnected
+from ..net.transport import ByteStream
 from .engine import Engine
 from .limits import MIN_FRAME_SIZE, Http2Limits
 from .priority import DEFAULT_URGENCY, Scheduler

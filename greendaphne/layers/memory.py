@@ -86,7 +86,7 @@ class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     extensions: ClassVar[list[str]] = ["groups", "flush", "statistics"]
 
-    #: ``{channel: consumer}`` for ``--inline-workers`` without Channels; see :mod:`greendaphne.inline`.
+    #: ``{channel: consumer}`` for ``--inline-workers`` without Channels; see :mod:`greendaphne.applications.channels.inline`.
     routes: Mapping[str, Callable[[Any], object]] | None = None
 
     #: Whether the server adds a key ``tls`` to messages from TLS connections, with their ``version`` and ``cipher``.

@@ -8,16 +8,16 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from ..acceptor import Acceptor
 from ..config import KIB, Limits, Timeouts
-from ..connections import Connections
-from ..endpoints import Endpoint
-from ..exchange import Exchange
+from ..core.message import Stream
 from ..http1.connection import DRAIN_MOMENT
 from ..http2 import Http2Limits
-from ..listeners import Listener
-from ..localpages import LocalPages, Nothing
-from ..message import Stream
+from ..net.acceptor import Acceptor
+from ..net.endpoints import Endpoint
+from ..net.listeners import Listener
+from ..serving.connections import Connections
+from ..serving.exchange import Exchange
+from ..serving.localpages import LocalPages, Nothing
 from ..websocket import WebSocket
 
 logger = logging.getLogger("daphne.server")

@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ..bridge import ChannelLayerApplication
-from ..endpoints import Endpoint
+from ..applications.channels import ChannelLayerApplication
+from ..net.endpoints import Endpoint
 from .families import Family, counter, gauge, gauges
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class State:
                 continue
             for path, certificate in endpoint.tls.certificates():
                 # Imported where there is TLS at all.
-                from ..tls.pem import dns_names
+                from ..net.tls.pem import dns_names
 
                 name = next(iter(dns_names(certificate)), "")
                 key = os.path.basename(path), name

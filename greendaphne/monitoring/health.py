@@ -16,10 +16,10 @@ import gevent
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
 
-from ..bridge.watch import LayerWatch
+from ..applications.channels.watch import LayerWatch
+from ..core.message import Request
 from ..layers.reader import blocks_natively
-from ..localpages import Page
-from ..message import Request
+from ..serving.localpages import Page
 
 logger = logging.getLogger("greendaphne.monitoring")
 
@@ -132,7 +132,7 @@ class Health:
         self.draining = False
 
     def __call__(self, request: Request) -> Page:
-        """Answer a check; see :data:`greendaphne.localpages.Handler`."""
+        """Answer a check; see :data:`greendaphne.serving.localpages.Handler`."""
         if self.draining:
             return _DRAINING
         page = _OUT_OF_REACH if self._watch.troubled or not self._probe.check() else _OK

@@ -11,16 +11,16 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
-from ..bridge.gate import Gate, LayerDown
-from ..bridge.router import ReplyRouter
-from ..connections import Connection, Connections
-from ..endpoints import Endpoint
-from ..exchange import Exchange
+from ..applications.channels.gate import Gate, LayerDown
+from ..applications.channels.router import ReplyRouter
+from ..core.message import ConnectionInfo, Stream
+from ..core.observer import Observer
 from ..http2 import Http2Connection
-from ..message import ConnectionInfo, Stream
-from ..observer import Observer
-from ..parts import Parts
-from ..transport import ByteStream
+from ..net.endpoints import Endpoint
+from ..net.transport import ByteStream
+from ..serving.connections import Connection, Connections
+from ..serving.exchange import Exchange
+from ..serving.parts import Parts
 from ..websocket import WebSocket
 from .metrics import Metrics
 
@@ -40,7 +40,7 @@ def metered(metrics: Metrics) -> Parts:
 
 
 class MeteredTransport:
-    """A :class:`~greendaphne.transport.ByteStream` whose bytes are counted."""
+    """A :class:`~greendaphne.net.transport.ByteStream` whose bytes are counted."""
 
     __slots__ = ("_inner", "_metrics")
 
@@ -97,7 +97,7 @@ class MeteredConnections(Connections):
             metrics.connections["none",] += 1
             if endpoint.tls is not None:
                 # Imported where there is TLS at all.
-                from ..tls import HandshakeError
+                from ..net.tls import HandshakeError
 
                 if isinstance(error, HandshakeError):
                     metrics.tls_failures[_handshake_failure(error),] += 1
@@ -119,7 +119,7 @@ class MeteredConnections(Connections):
 
 
 def _handshake_failure(error: Exception) -> str:
-    from ..tls import HandshakeTimeout, PlainHTTP
+    from ..net.tls import HandshakeTimeout, PlainHTTP
 
     if isinstance(error, HandshakeTimeout):
         return "timeout"

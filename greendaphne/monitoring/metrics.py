@@ -15,7 +15,7 @@ from typing import Final
 import gevent
 
 from .. import __version__
-from ..causes import CAUSES
+from ..core.causes import CAUSES
 from .families import LATENCY_BUCKETS, REQUEST_BUCKETS, Family, Histogram, counter, counters, gauge, gauges, histogram, histograms
 
 logger = logging.getLogger("greendaphne.monitoring")

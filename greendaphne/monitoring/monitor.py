@@ -11,15 +11,15 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from ..bridge import ChannelLayerApplication
-from ..connections import Connections
-from ..endpoints import Endpoint
-from ..localpages import LocalPages, Page
-from ..message import Request, header_values
-from ..observer import Observer
-from ..parts import Parts
+from ..applications.channels import ChannelLayerApplication
+from ..core.converters import url_path
+from ..core.message import Request, header_values
+from ..core.observer import Observer
+from ..net.endpoints import Endpoint
 from ..processes.control import RUN_DIR, WORKER
-from ..values import url_path
+from ..serving.connections import Connections
+from ..serving.localpages import LocalPages, Page
+from ..serving.parts import Parts
 from .health import Health, LayerProbe
 
 if TYPE_CHECKING:

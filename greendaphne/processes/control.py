@@ -90,7 +90,7 @@ def check(sockets: Sequence[tuple[str, int]], descriptions: Sequence[str]) -> No
 
     :raises EndpointError: when it did not, as after a change of the configuration.
     """
-    from ..endpoints import EndpointError
+    from ..net.endpoints import EndpointError
 
     if [description for description, _ in sockets] != list(descriptions):
         opened = ", ".join(description for description, _ in sockets)

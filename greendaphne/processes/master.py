@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ..endpoints import Endpoint, EndpointError, innermost
+from ..net.endpoints import Endpoint, EndpointError, innermost
 from . import control
 from .child import Child, State, describe, working_directory
 from .systemd import ServiceManager

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import gevent
 
-from ..message import Stream
-from ..observer import Observer
+from ..core.message import Stream
+from ..core.observer import Observer
 
 if TYPE_CHECKING:
     from ..server import Server

@@ -13,9 +13,9 @@ from .lifecycle import Lifecycle
 from .systemd import Notifier, service_manager
 
 if TYPE_CHECKING:
-    from ..endpoints import ListeningOptions
-    from ..observer import Observer
-    from ..options import Options
+    from ..core.observer import Observer
+    from ..net.endpoints import ListeningOptions
+    from ..settings.options import Options
 
 logger = logging.getLogger("greendaphne.processes")
 
@@ -39,7 +39,7 @@ def prepare(options: Options, descriptions: Sequence[str], channel_layer: Any) -
     replace = None
     given = control.inheritance()
     if given is not None:
-        from ..endpoints import inherit
+        from ..net.endpoints import inherit
         from .link import MasterLink
 
         control.check(given.sockets, _all(options, descriptions))
@@ -94,7 +94,7 @@ def run_master(
     :param reopen: reopens the master's own log files.
     :raises EndpointError: where an endpoint cannot be listened on.
     """
-    from ..endpoints import parse
+    from ..net.endpoints import parse
     from .master import Master
 
     endpoints = [parse(description) for description in _all(options, descriptions)]

@@ -3,7 +3,7 @@
 * ``handshake`` judges the opening handshake and writes its answer;
 * ``frames`` turns bytes into messages and control frames, and payloads into frames, without any input or output of its own;
 * ``deflate`` negotiates and applies the compression;
-* ``connection`` is :class:`WebSocket`, which brings these together on a :class:`~greendaphne.message.Stream`;
+* ``connection`` is :class:`WebSocket`, which brings these together on a :class:`~greendaphne.core.message.Stream`;
 * ``errors`` has the exceptions and the close codes.
 
 Nothing here knows a socket or a channel layer.

@@ -20,9 +20,9 @@ from gevent import Timeout, get_hub, getcurrent, sleep
 from gevent.lock import Semaphore
 from geventwebsocket.websocket import WebSocket as _GeventWebSocket  # type: ignore[import-untyped]
 
-from .. import causes
 from ..config import KIB, Limits, Timeouts
-from ..message import ClientDisconnected, Headers, Request, ResponseError, Stream, header_values
+from ..core import causes
+from ..core.message import ClientDisconnected, Headers, Request, ResponseError, Stream, header_values
 from . import handshake
 from .deflate import SMALLEST, Deflate, negotiate
 from .errors import MAX_REASON, CloseCode, ProtocolViolation, WebSocketClosed, may_be_sent
@@ -123,7 +123,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self.state = _CONNECTING
         #: The close code once it is over, as :class:`WebSocketClosed` has it.
         self.code: int = CloseCode.ABNORMAL_CLOSURE
-        #: Why the server ended it, one of :mod:`greendaphne.causes`; empty where the client or the application did in good order.
+        #: Why the server ended it, one of :mod:`greendaphne.core.causes`; empty where the client or the application did in good order.
         self.cause: str = causes.NONE
         #: The subprotocol in use, ``None`` for none; set by :meth:`accept`.
         self.subprotocol: str | None = None
@@ -434,7 +434,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         Does nothing where it has started already.
 
         :param reason: at most 123 bytes in UTF-8.
-        :param cause: where the server closes it, and not the application: one of :mod:`greendaphne.causes`.
+        :param cause: where the server closes it, and not the application: one of :mod:`greendaphne.core.causes`.
         :raises ValueError: for a code that must not be sent or a reason that is too long; nothing was sent then.
         """
         if not may_be_sent(code):

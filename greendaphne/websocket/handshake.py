@@ -1,6 +1,6 @@
 """The opening handshake's rules (RFC 6455 section 4.2, RFC 8441 section 5): what a request must look like, what its answer says.
 
-:func:`check` refuses a bad handshake with an :class:`~greendaphne.message.HTTPError` whose texts are fixed, following daphne's sentences;
+:func:`check` refuses a bad handshake with an :class:`~greendaphne.core.message.HTTPError` whose texts are fixed, following daphne's sentences;
 the other functions expect a request that passed it.  Nothing of the peer's is ever repeated in an answer but a subprotocol that is a token.
 """
 
@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidHandshake
 from websockets.headers import parse_extension
 from websockets.typing import ExtensionHeader
 
-from ..message import Headers, HTTPError, Request, ResponseError, header_values
+from ..core.message import Headers, HTTPError, Request, ResponseError, header_values
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION = b"13"

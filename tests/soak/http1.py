@@ -6,7 +6,7 @@ import hashlib
 import select
 import socket
 
-from tests.support import Client, Response
+from tests.support.server import Client, Response
 
 from . import application
 from .load import PATIENCE, Context, Failed

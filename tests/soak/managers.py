@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.certificates import issue
+from tests.support.certificates import issue
 
 from .load import PATIENCE, Target, wait_until
 

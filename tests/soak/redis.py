@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests import outages
-from tests.redis_server import redis_server
-from tests.test_layer_loss import Load
+from tests.applications.channels.test_layer_loss import Load
+from tests.support import outages
+from tests.support.redis_server import redis_server
 
 from .load import Report
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import _socket
 from typing import Any
 
-from ...message import ClientDisconnected
-from ...transport import Transport
+from ...core.message import ClientDisconnected
+from ...net.transport import Transport
 from .hubs import new_poller
 
 

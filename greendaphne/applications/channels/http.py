@@ -1,0 +1,272 @@
+"""One HTTP request through the channel layer: ``http.request`` out, the response's messages back, ``http.disconnect`` at the end.
+
+The request's greenlet waits on its own mailbox.  Only a body that travels through ``body_channel`` has a second greenlet, because an
+application may begin to answer while the body still comes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any
+
+import gevent
+
+from ...config import Limits, Timeouts
+from ...core import causes
+from ...core.message import ClientDisconnected, Headers, HTTPError, Request, ResponseError, Stream
+from .bodies import Bodies, Body
+from .gate import Gate, LayerDown
+from .mailbox import Allowance, Mailbox, Overflow
+from .notifier import Notifier
+from .requests import RequestMessages, decode_path
+from .router import ReplyRouter
+
+logger = logging.getLogger("daphne.http_protocol")
+_server_logger = logging.getLogger("daphne.server")
+
+#: Seconds between attempts to put a piece of a body into a full channel: the first, and the most it grows to.
+_FIRST_PAUSE, _LAST_PAUSE = 0.002, 0.05
+#: Seconds for which a worker is told again that a body's client went away.
+_CLOSED_PATIENCE = 5.0
+#: Seconds between looks whether the client of a slow request is still there.
+_LOOK = 5.0
+
+_RETRY_SOON = [(b"Retry-After", b"1")]
+
+
+class MalformedReply(Exception):
+    """A reply that says nothing usable; logged and dropped, and the request goes on."""
+
+
+class HTTPBridge:
+    """Answers HTTP requests from the channel layer.
+
+    :param extra_headers: fields added to every response that does not have them.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        router: ReplyRouter,
+        notifier: Notifier,
+        messages: RequestMessages,
+        bodies: Bodies,
+        limits: Limits,
+        timeouts: Timeouts,
+        extra_headers: Headers = (),
+    ) -> None:
+        self._gate = gate
+        self._router = router
+        self._notifier = notifier
+        # A layer that can sends it along with other messages.
+        self._notify = gate.post if gate.can_post else notifier.add
+        self._messages = messages
+        self._bodies = bodies
+        self._timeouts = timeouts
+        self._limits = limits
+        #: Where replies go that wait for slow clients beyond the memory for each.
+        self.disk = Allowance(limits.spooled_bodies)
+        self._extra_headers = list(extra_headers)
+
+    def serve(self, request: Request, stream: Stream) -> None:
+        """Answer ``request``; errors as :class:`greendaphne.serving.exchange.Exchange` translates them."""
+        body = None if request.content_length == 0 else self._bodies.collect(stream)
+        mailbox = Mailbox(self._limits.reply_queue, self.disk)
+        stream.watch(mailbox.abandon)
+        channel = self._router.register(mailbox)
+        try:
+            debug = logger.isEnabledFor(logging.DEBUG)
+            if debug:
+                logger.debug("HTTP %r request for %s", request.method.encode(), channel)
+            message = self._messages.http(request, channel, b"" if body is None else body.first)
+            rest_channel = None
+            if body is not None and body.rest is not None:
+                rest_channel = message["body_channel"] = self._make_body_channel()
+            self._send_request(message)
+            # The answer may take minutes, for which neither has to be held.
+            del message
+            if body is not None:
+                body.first = b""
+                if body.rest is None:
+                    body.close()
+            sender = None
+            try:
+                if body is not None and rest_channel is not None:
+                    sender = gevent.spawn(self._send_rest, body, rest_channel, mailbox)
+                self._respond(stream, mailbox, channel, debug)
+            except ClientDisconnected:
+                logger.debug("HTTP disconnect for %s", channel)
+                raise
+            finally:
+                if sender is not None:
+                    sender.kill()
+                if debug:
+                    logger.debug("HTTP close for %s", channel)
+                self._notify("http.disconnect", {"reply_channel": channel, "path": decode_path(request.path)})
+        finally:
+            self._router.unregister(channel)
+            if body is not None:
+                body.close()
+
+    def _make_body_channel(self) -> str:
+        try:
+            return self._gate.new_channel("http.request.body?")
+        except LayerDown as error:
+            raise _out_of_reach() from error
+
+    def _send_request(self, message: dict[str, Any]) -> None:
+        gate = self._gate
+        try:
+            gate.send("http.request", message)
+        except gate.channel_full:
+            raise HTTPError(503, "Request queue full.", _RETRY_SOON, close=True, cause=causes.LAYER_FULL) from None
+        except gate.message_too_large:
+            raise HTTPError(413, "The request is larger than the channel layer accepts.", close=True) from None
+        except LayerDown as error:
+            raise _out_of_reach() from error
+
+    # ---- the response
+
+    def _respond(self, stream: Stream, mailbox: Mailbox, channel: str, debug: bool) -> None:
+        timeout = self._timeouts.http
+        deadline = monotonic() + timeout
+        while True:
+            try:
+                message = mailbox.get(min(timeout, _LOOK))
+            except TimeoutError:
+                timeout = deadline - monotonic()
+                if timeout > 0:
+                    # One that stopped sending may still be answered; one that is gone need not be waited for.
+                    if stream.gone(half_closed=False):
+                        raise ClientDisconnected from None
+                    continue
+                if stream.status:
+                    text = f"no further part of it came within {self._timeouts.http:g} seconds"
+                    raise ResponseError(text, cause=causes.WORKER_TIMEOUT) from None
+                raise _worker_timeout() from None
+            except Overflow:
+                text = f"the client reads too slowly, more than {self._limits.reply_queue} bytes wait for it"
+                raise ResponseError(text, cause=causes.CLIENT_SLOW) from None
+            try:
+                complete = self._reply(stream, message, channel)
+            except MalformedReply as error:
+                # Such a message is as if it had never come, so the time that is left is that of the request.
+                _server_logger.error("HTTP/WS send decode error: %s", error)
+                timeout = max(deadline - monotonic(), 0)
+                continue
+            if debug:
+                logger.debug("HTTP response complete for %s" if complete else "HTTP response chunk for %s", channel)
+            if complete:
+                return
+            timeout = self._timeouts.http
+            deadline = monotonic() + timeout
+
+    def _reply(self, stream: Stream, message: dict[str, Any], channel: str) -> bool:
+        """Send what one reply says; whether the response is complete."""
+        if "request" in message and message.get("status") is None:
+            # A server push, which a peer that cannot take it must never notice.
+            return False
+        if not stream.status:
+            status = message.get("status")
+            if status is None:
+                raise MalformedReply("Specifying a status code is required for a Response message.")
+            if not isinstance(status, int):
+                raise ResponseError(f"the status {status!r} is not a number")
+            content = _content(message)
+            headers = _header_list(message.get("headers") or ())
+            if self._extra_headers:
+                given = {name.lower() for name, _ in headers}
+                headers = [*headers, *(field for field in self._extra_headers if field[0].lower() not in given)]
+            # An enumeration's member is a number too, and may be written otherwise.
+            stream.start(int(status), headers)
+            if logger.isEnabledFor(logging.DEBUG):
+                logger.debug("HTTP %s response started for %s", status, channel)
+        elif message.get("status") is not None:
+            raise MalformedReply(f"Got multiple Response messages for {channel}!")
+        else:
+            content = _content(message)
+        if message.get("more_content"):
+            stream.write(content)
+            return False
+        stream.finish(content)
+        return True
+
+    # ---- the rest of a large body
+
+    def _send_rest(self, body: Body, channel: str, mailbox: Mailbox) -> None:
+        """Pass the body on, piece by piece, at the worker's speed; runs in its own greenlet, which ends with the response."""
+        assert body.rest is not None
+        whole = False
+        try:
+            for content, more in body.rest:
+                self._send_piece(channel, {"content": content, "more_content": more})
+            whole = True
+        except (ClientDisconnected, HTTPError) as error:
+            mailbox.fail(error)
+        except LayerDown:
+            mailbox.fail(_out_of_reach())
+        except TimeoutError:
+            mailbox.fail(_worker_timeout(close=True))
+        except OSError as error:
+            _server_logger.error("Cannot read a request body back from disk: %s", error)
+            mailbox.fail(HTTPError(503, "The server cannot read the request body back.", _RETRY_SOON, close=True, cause=causes.NO_ROOM))
+        finally:
+            if not whole:
+                # The worker must not take what it has for the whole body, nor wait for the rest.
+                self._notifier.add(channel, {"content": b"", "more_content": False, "closed": True}, _CLOSED_PATIENCE)
+
+    def _send_piece(self, channel: str, message: dict[str, Any]) -> None:
+        """Send one piece, waiting while the channel is full.
+
+        :raises TimeoutError: when no worker took anything for as long as one may take to answer.
+        """
+        gate = self._gate
+        pause = _FIRST_PAUSE
+        deadline = monotonic() + self._timeouts.http
+        while True:
+            try:
+                gate.send(channel, message)
+                return
+            except gate.channel_full:
+                if monotonic() > deadline:
+                    raise TimeoutError from None
+            except gate.message_too_large:
+                raise HTTPError(413, "The request is larger than the channel layer accepts.", close=True) from None
+            gevent.sleep(pause)
+            pause = min(pause * 2, _LAST_PAUSE)
+
+
+def _out_of_reach() -> HTTPError:
+    return HTTPError(503, "The channel layer is out of reach.", _RETRY_SOON, cause=causes.LAYER_DOWN)
+
+
+def _worker_timeout(*, close: bool = False) -> HTTPError:
+    return HTTPError(503, "Worker server failed to respond within time limit.", _RETRY_SOON, close=close, cause=causes.WORKER_TIMEOUT)
+
+
+def _content(message: dict[str, Any]) -> bytes:
+    content = message.get("content")
+    if content is None:
+        return b""
+    if not isinstance(content, bytes):
+        raise ResponseError(f"its content is {type(content).__name__}, not bytes")
+    return content
+
+
+def _header_list(headers: Iterable[tuple[Any, Any]]) -> list[tuple[bytes, bytes]]:
+    """The reply's headers as bytes; text is taken as Latin-1, as daphne did."""
+    result = []
+    try:
+        for name, value in headers:
+            if isinstance(name, str):
+                name = name.encode("latin-1")
+            if isinstance(value, str):
+                value = value.encode("latin-1")
+            if not isinstance(name, bytes) or not isinstance(value, bytes):
+                raise ResponseError(f"the header {name!r}: {value!r} is not a pair of byte strings")
+            result.append((name, value))
+    except (TypeError, ValueError) as error:
+        raise ResponseError(f"its headers are not a list of pairs of byte strings: {error}") from None
+    return result

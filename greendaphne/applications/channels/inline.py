@@ -1,0 +1,266 @@
+"""Workers inside the server's process, for ``--inline-workers``: one command serves a whole site.
+
+What a worker runs is found by the channel layer.  A layer that Channels 1 configured is served by Channels' own worker with the project's
+routing, as ``manage.py runworker`` does it.  Any other layer names its consumers itself, in an attribute ``routes``::
+
+    channel_layer = MemoryChannelLayer()
+    channel_layer.routes = {"http.request": hello}
+
+Each worker lives in a greenlet that starts it again, after a pause, should it ever die.  No process is started and no signal handler
+installed.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import gevent
+from gevent.event import Event
+from gevent.monkey import is_module_patched
+from gevent.threadpool import ThreadPool
+
+from ...layers import LayerUnavailable
+from ...worker import Worker
+
+logger = logging.getLogger("greendaphne.worker")
+
+#: Seconds before a worker that died is started again: the first, and the most it doubles to.
+FIRST_PAUSE = 0.1
+LAST_PAUSE = 10.0
+#: A worker that ran for so many seconds was well; its next death counts as the first.
+WELL_AFTER = 60.0
+#: Seconds for which :func:`stop_workers` lets messages in process finish, unless it is told otherwise.
+STOP_TIMEOUT = 5.0
+#: Seconds for a worker that was killed to end; one that does not is left behind.
+KILL_TIMEOUT = 1.0
+
+#: Seconds that a worker of Channels pauses after a blocking receive that brought nothing.
+EMPTY_PAUSE = 0.001
+
+
+class ConfigurationError(ValueError):
+    """There is nothing for an inline worker to run; the text is one line for the operator."""
+
+
+class _Runner(Protocol):
+    """One life of a worker."""
+
+    def run(self) -> object:
+        """Work until stopped; raises what ends it otherwise."""
+
+    def stop(self) -> object:
+        """Make :meth:`run` return soon, without cutting a message off."""
+
+
+class InlineWorker(gevent.Greenlet):  # type: ignore[type-arg]  # only generic in its stubs
+    """Runs a worker and starts it again whenever it ends by itself.
+
+    :param name: for the log.
+    :param make: makes the worker of the next life.
+    """
+
+    def __init__(self, name: str, make: Callable[[], _Runner]) -> None:
+        super().__init__()
+        self._worker_name = name
+        self._make = make
+        self._runner: _Runner | None = None
+        self._stopping = Event()
+
+    def stop(self) -> None:
+        """End after the message in process."""
+        self._stopping.set()
+        if self._runner is not None:
+            self._runner.stop()
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            try:
+                self._runner = self._make()
+                self._runner.run()
+            except LayerUnavailable as error:
+                logger.error("Inline worker %s lost the channel layer: %s", self._worker_name, error)
+            except Exception:
+                logger.exception("Inline worker %s died:", self._worker_name)
+            finally:
+                self._runner = None
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - started >= WELL_AFTER:
+                pause = FIRST_PAUSE
+            logger.warning("Inline worker %s starts again in %g s", self._worker_name, pause)
+            self._stopping.wait(pause)
+            pause = min(pause * 2, LAST_PAUSE)
+
+
+def start_workers(layer: Any, n: int, application: object = None) -> list[gevent.Greenlet[..., None]]:
+    """Start ``n`` workers for ``layer`` in greenlets of the calling thread's hub.
+
+    :param layer: the raw channel layer, or the wrapper that Channels has around it.
+    :param application: where ``routes`` is looked for if the layer has none, such as the module that the layer comes from.
+    :raises ConfigurationError: neither Channels nor ``routes`` says what to run.
+    """
+    make = _runner(layer, n, application)
+    workers = [InlineWorker(f"{number} of {n}", make) for number in range(1, n + 1)]
+    for worker in workers:
+        worker.start()
+    return list(workers)
+
+
+def check_workers(layer: Any, n: int) -> None:
+    """Find out whether :func:`start_workers` could start ``n`` workers.
+
+    :raises ConfigurationError: as it would.
+    """
+    _runner(layer, n, None)
+
+
+def _runner(layer: Any, n: int, application: object) -> Callable[[], _Runner]:
+    if n < 1:
+        raise ConfigurationError(f"The number of inline workers must be at least 1, not {n}.")
+    make = _channels_worker(layer) or _plain_worker(layer, application)
+    if make is None:
+        raise ConfigurationError(
+            f"No consumers for inline workers: {type(layer).__module__}.{type(layer).__qualname__} belongs to no Channels project "
+            "and has no attribute 'routes', a dict of consumers by channel name."
+        )
+    return make
+
+
+def stop_workers(workers: Iterable[gevent.Greenlet[..., None]], timeout: float = STOP_TIMEOUT) -> None:
+    """Stop what :func:`start_workers` returned; after ``timeout`` seconds kill what is left."""
+    workers = list(workers)
+    for worker in workers:
+        if isinstance(worker, InlineWorker):
+            worker.stop()
+    gevent.joinall(workers, timeout=timeout)
+    gevent.killall(workers, timeout=KILL_TIMEOUT)
+
+
+def _plain_worker(layer: Any, application: object) -> Callable[[], _Runner] | None:
+    for place in (layer, application):
+        routes = getattr(place, "routes", None)
+        if isinstance(routes, Mapping) and routes:
+            return lambda: Worker(layer, routes)
+    return None
+
+
+def _channels_worker(layer: Any) -> Callable[[], _Runner] | None:
+    """What makes workers for a layer of Channels; ``None`` for any other."""
+    asgi = sys.modules.get("channels.asgi")
+    if asgi is None:
+        return None
+    wrapper = next((backend for backend in asgi.channel_layers.backends.values() if layer in (backend, backend.channel_layer)), None)
+    if wrapper is None:
+        return None
+    _add_default_routes(wrapper)
+    return _ChannelsWorkers(wrapper)
+
+
+def _add_default_routes(wrapper: Any) -> None:
+    """What ``runworker`` adds: Django's views, and its static files where ``runserver`` would serve them."""
+    from django.apps import apps
+    from django.conf import settings
+
+    from channels.staticfiles import StaticFilesConsumer
+
+    serve_static = settings.DEBUG and apps.is_installed("django.contrib.staticfiles")
+    wrapper.router.check_default(http_consumer=StaticFilesConsumer() if serve_static else None)
+
+
+class _ChannelsWorkers:
+    """Makes workers of Channels and sends its signals as ``runworker`` does: for the process once, for each worker when it is ready."""
+
+    def __init__(self, wrapper: Any) -> None:
+        self._wrapper = wrapper
+        self._announced = False
+
+    def __call__(self) -> _Runner:
+        from channels.signals import worker_process_ready
+        from channels.worker import Worker as ChannelsWorker
+
+        # The stores of Channels and Django are local to a thread, which is a greenlet only where threading is patched.
+        cooperative = is_module_patched("threading")
+        worker = ChannelsWorker(_YieldingLayer(self._wrapper) if cooperative else self._wrapper, signal_handlers=False)
+        if not self._announced:
+            self._announced = True
+            worker_process_ready.send(sender=worker)
+        worker.ready()
+        return _ChannelsGreenlet(worker) if cooperative else _ChannelsThread(worker)
+
+
+class _YieldingLayer:
+    """A layer of Channels whose blocking receive lets other greenlets run even where the layer's own returns at once.
+
+    Channels collects a request's body in a loop of such receives without a pause: it would keep the server, which sends that body, from
+    ever running.
+    """
+
+    def __init__(self, wrapper: Any) -> None:
+        self._wrapper = wrapper
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapper, name)
+
+    def receive_many(self, channels: Iterable[str], block: bool = False) -> tuple[str | None, dict[str, Any] | None]:
+        """Receive as the layer does; an empty return of a blocking receive takes at least :data:`EMPTY_PAUSE`."""
+        received: tuple[str | None, dict[str, Any] | None] = self._wrapper.receive_many(channels, block=block)
+        if block and received[0] is None:
+            gevent.sleep(EMPTY_PAUSE)
+        return received
+
+
+class _ChannelsGreenlet:
+    """A worker of Channels in the greenlet that calls :meth:`run`."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._greenlet: Any = None
+
+    def run(self) -> None:
+        self._greenlet = gevent.getcurrent()
+        self._worker.run()
+
+    def stop(self) -> None:
+        self._worker.termed = True
+        # The layers of this package lose nothing when a wait is cut short; with others the worker notices when its wait is over.
+        if hasattr(self._worker.channel_layer, "receive_batch"):
+            gevent.get_hub().loop.run_callback(self._interrupt)
+
+    def _interrupt(self) -> None:
+        # Called by the hub, so that no message can arrive between the look and the throw.  Idle, it waits in the layer's receive.
+        if self._greenlet is not None and not self._worker.in_job and not self._greenlet.dead:
+            self._greenlet.throw(gevent.GreenletExit)
+
+
+class _ChannelsThread:
+    """A worker of Channels in a native thread, for a process that is not monkey-patched."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+
+    def run(self) -> None:
+        pool = ThreadPool(1)
+        try:
+            error = pool.spawn(self._try_to_run).get()
+            if error is not None:
+                raise error
+        finally:
+            self._worker.termed = True
+            gevent.spawn(pool.kill)
+
+    def stop(self) -> None:
+        self._worker.termed = True
+
+    def _try_to_run(self) -> Exception | None:
+        # gevent prints what a task in a thread raises, so the error is returned.
+        try:
+            self._worker.run()
+        except Exception as error:  # noqa: BLE001 - raised again in the greenlet
+            return error
+        return None

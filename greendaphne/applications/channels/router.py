@@ -1,0 +1,124 @@
+"""The one greenlet that waits on the process' reply channels and hands each reply to its client's mailbox.
+
+All clients of a process share one list in the channel layer, or a few, with a small capacity, so the router only ever moves messages: it
+takes them in batches, touches no socket and waits for no client.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import Any
+
+import gevent
+
+from ...layers.reader import Reader
+from .mailbox import Mailbox
+from .names import ReplyChannels
+from .watch import LayerWatch
+
+logger = logging.getLogger("daphne.server")
+
+#: Seconds between attempts to reach a layer that fails: the first, and the most it grows to.
+_FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
+
+#: Where every receive costs a round trip and brings several replies, the next ones may gather first: for this part of the time that clients
+#: wait in any case, so that it does not tell, and at most so many seconds.  Less than the last number is not worth a timer, and a batch
+#: larger than the first one is worth its round trip as it is.
+_GATHER_BATCH = 32
+_GATHER_PART, _GATHER_LIMIT, _GATHER_LEAST = 1 / 5, 0.004, 0.0002
+#: What a longer or shorter time to a first reply makes of the usual one: three in four are longer, and slow views do not count for others.
+_LONGER, _SHORTER = 1.03, 0.915
+
+
+class ReplyRouter:
+    """Routes replies by channel name.
+
+    :param layer: the channel layer.
+    :param watch: told of failures and successes.
+    :param force_sync: poll the layer even where it can wait.
+    :param channels: lists that the clients are spread over.
+    """
+
+    def __init__(self, layer: Any, watch: LayerWatch, force_sync: bool = False, channels: int = 1) -> None:
+        self.channels = ReplyChannels(channels)
+        #: Mailboxes by reply channel.
+        self.clients: dict[str, Mailbox] = {}
+        self._reader = Reader(layer, self.channels.prefixes, force_sync=force_sync)
+        self._gathers: bool = getattr(layer, "receives_remotely", False)
+        # The layer has commands gather likewise.
+        self._set_patience = getattr(layer, "set_patience", None) if self._gathers else None
+        # The seconds after which a client usually has its first reply.
+        self._usual = _GATHER_LEAST
+        self._watch = watch
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    @property
+    def mode(self) -> str:
+        """How the layer is waited for, for the log."""
+        mode: str = self._reader.mode
+        return mode
+
+    def start(self) -> None:
+        self._greenlet = gevent.spawn(self._run)
+
+    def stop(self) -> None:
+        if self._greenlet is not None:
+            self._greenlet.kill()
+            self._greenlet = None
+            self._reader.close()
+
+    def register(self, mailbox: Mailbox) -> str:
+        """Give ``mailbox`` a reply channel of its own."""
+        channel = self.channels.new()
+        if self._gathers:
+            mailbox.since = monotonic()
+        self.clients[channel] = mailbox
+        return channel
+
+    def unregister(self, channel: str) -> None:
+        """Later replies to ``channel`` are dropped."""
+        mailbox = self.clients.pop(channel, None)
+        if mailbox is not None:
+            mailbox.close()
+
+    def _run(self) -> None:
+        pause = 0.0
+        while True:
+            try:
+                batch: list[tuple[str, Any]] = self._reader.receive()
+            except Exception as error:  # noqa: BLE001 - a layer may fail with anything, and every client depends on this greenlet
+                self._watch.failed("receive", error)
+                pause = min(pause * 2 or _FIRST_PAUSE, _LAST_PAUSE)
+                gevent.sleep(pause)
+                continue
+            pause = 0.0
+            if self._watch.down:
+                self._watch.succeeded()
+            self._route(batch)
+            number = len(batch)
+            # Nothing of it is kept while this waits for the next.
+            del batch
+            if self._gathers:
+                patience = min(self._usual * _GATHER_PART, _GATHER_LIMIT)
+                if self._set_patience is not None:
+                    self._set_patience(patience)
+                if 1 < number <= _GATHER_BATCH and patience >= _GATHER_LEAST:
+                    gevent.sleep(patience)
+
+    def _route(self, batch: list[tuple[str, Any]]) -> None:
+        """Hand replies to their clients."""
+        clients = self.clients
+        now = monotonic() if self._gathers else 0.0
+        for channel, message in batch:
+            mailbox = clients.get(channel)
+            if mailbox is None:
+                # Usual for a client that left while it is still in a group.
+                logger.debug("Message on unknown channel %r - discarding", channel)
+            elif isinstance(message, dict):
+                if mailbox.since:
+                    self._usual *= _LONGER if now - mailbox.since > self._usual else _SHORTER
+                    mailbox.since = 0.0
+                mailbox.put(message)
+            else:
+                logger.error("HTTP/WS send decode error: the message on %s is %s, not dict", channel, type(message).__name__)

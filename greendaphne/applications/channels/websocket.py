@@ -1,0 +1,459 @@
+"""One WebSocket through the channel layer: ``websocket.connect``, ``.receive`` and ``.disconnect`` out, frames and closes back.
+
+The connection's greenlet reads frames.  Replies are written by a second greenlet that exists only while there are any, so a silent
+WebSocket costs one.  ``websocket.disconnect`` is sent exactly once for every ``websocket.connect`` that was delivered, on every way out.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import Final
+
+import gevent
+
+from ...config import Limits, Timeouts
+from ...core import causes
+from ...core.message import ClientDisconnected, HTTPError, Request, ResponseError
+from ...core.observer import Observer
+from ...serving.troubles import Troubles
+from ...websocket import CloseCode, WebSocket, WebSocketClosed
+from .gate import Gate, LayerDown
+from .mailbox import Mailbox, Message, Overflow
+from .notifier import Notifier
+from .requests import RequestMessages, decode_path
+from .router import ReplyRouter
+from .watch import OnLayerLoss
+from .writers import Writers
+
+logger = logging.getLogger("daphne.ws_protocol")
+_http_logger = logging.getLogger("daphne.http_protocol")
+_server_logger = logging.getLogger("daphne.server")
+
+#: Seconds for which a frame that finds the channel full is offered again while the connection is not read, and between attempts.
+RECEIVE_PATIENCE = 2.0
+_FIRST_PAUSE, _LAST_PAUSE = 0.002, 0.05
+_RETRY_SOON = [(b"Retry-After", b"1")]
+#: Seconds for which ``websocket.disconnect`` is offered again to a full channel.
+DISCONNECT_PATIENCE = 10.0
+#: All WebSockets are closed over this time in seconds, few of them over as much less: their clients shall not all come back at once.
+SPREAD: Final = 2.0
+SPREAD_EACH: Final = 0.02
+#: Seconds between looks whether a client that waits to be accepted is still there.
+_LOOK = 1.0
+
+#: What a reply may contain; ``subprotocol`` is an extension: the application's choice in an accepting message.
+_KEYS = frozenset(("accept", "text", "bytes", "close", "subprotocol"))
+
+
+class Leaving(Exception):
+    """The client is to come back later: the server is stopping, or groups may be lost.
+
+    :param cause: which of the two.
+    """
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+class WebSocketBridge:
+    """Serves WebSockets from the channel layer.
+
+    :param observer: told of every change of a WebSocket's state, or ``None``.
+    :param on_loss: what is done once messages may have been lost.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        router: ReplyRouter,
+        notifier: Notifier,
+        messages: RequestMessages,
+        limits: Limits,
+        timeouts: Timeouts,
+        observer: Observer | None,
+        on_loss: OnLayerLoss = OnLayerLoss.SHED,
+    ) -> None:
+        #: Whether WebSockets outlive a loss of messages.
+        self.keeps = on_loss is OnLayerLoss.KEEP
+        self.gate = gate
+        self.timeouts = timeouts
+        self._router = router
+        self._notifier = notifier
+        self._messages = messages
+        self._limits = limits
+        self._observer = observer
+        #: Request fields that are kept as long as a WebSocket lives.
+        self.kept_fields = frozenset() if observer is None else frozenset(observer.websocket_fields)
+        self._mailboxes: set[Mailbox] = set()
+        self.writers = Writers()
+        #: Tells of WebSockets that fail because the layer is full, so that not each of them has a line.
+        self.troubles = Troubles("WebSockets")
+        self.draining = False
+        #: How many times messages may have been lost.
+        self.losses = 0
+
+    def serve(self, request: Request, websocket: WebSocket) -> None:
+        """Serve one WebSocket whose opening handshake is sound; errors as :class:`greendaphne.serving.exchange.Exchange` translates them."""
+        mailbox = Mailbox(self._limits.reply_queue)
+        websocket.stream.watch(mailbox.abandon)
+        channel = self._router.register(mailbox)
+        self._mailboxes.add(mailbox)
+        if _http_logger.isEnabledFor(logging.DEBUG):
+            # An upgraded request has no reply channel of its own here; daphne's line names one all the same.
+            _http_logger.debug("Upgraded connection %s to WebSocket %s", self._router.channels.new(), channel)
+        try:
+            if self._connect(request, websocket, channel):
+                path = decode_path(request.path)
+                # Little of it is needed behind the handshake, and a WebSocket may live for a day.
+                del request
+                self._converse(websocket, mailbox, channel, path)
+        finally:
+            self._mailboxes.discard(mailbox)
+            self._router.unregister(channel)
+
+    def level_of_full_layer(self) -> int:
+        """The level to log at that a WebSocket fails because the layer is full: the first of many counts."""
+        return logging.WARNING if self.troubles.count(causes.LAYER_FULL) else logging.DEBUG
+
+    def _refuse(self, websocket: WebSocket, reason: str, cause: str) -> None:
+        """Answer a WebSocket that the application does not learn of with 503."""
+        started = monotonic()
+        try:
+            websocket.reject(503, reason)
+        finally:
+            if self._observer is not None:
+                self._observer.refused(websocket.stream, monotonic() - started, cause)
+
+    def start(self) -> None:
+        """Take WebSockets, again behind :meth:`stop`."""
+        self.draining = False
+        self.writers = Writers()
+
+    def stop(self) -> None:
+        """Release what was kept for replies."""
+        self.writers.close()
+        self.troubles.close()
+
+    def drain(self) -> None:
+        """Close every WebSocket with 1012, behind the replies that are there already.
+
+        One that waits to be accepted is closed once it is: its client learns that it should connect again, which 503 does not say.
+        """
+        self.draining = True
+        self._close_all(causes.DRAINING, min(SPREAD, self.timeouts.graceful / 2), connecting=False)
+
+    def shed(self) -> int:
+        """Close every WebSocket that is open now with 1012, an active one at once; refuse those that wait to be accepted.
+
+        Returns how many there are.
+        """
+        self.losses += 1
+        return self._close_all(causes.SHED, SPREAD, connecting=True)
+
+    def _close_all(self, cause: str, seconds: float, *, connecting: bool) -> int:
+        # Nobody is notified of replies until the WebSocket is open.
+        mailboxes = [mailbox for mailbox in self._mailboxes if connecting or mailbox.notify is not None]
+        if mailboxes:
+            gevent.spawn(_fail_each, mailboxes, cause, min(seconds / len(mailboxes), SPREAD_EACH))
+        return len(mailboxes)
+
+    def _connect(self, request: Request, websocket: WebSocket, channel: str) -> bool:
+        """Tell the application; whether it was told."""
+        gate = self.gate
+        try:
+            gate.send("websocket.connect", self._messages.websocket(request, channel))
+        except gate.channel_full:
+            logger.log(self.level_of_full_layer(), "WebSocket force closed for %s due to connect backpressure", channel)
+            self._refuse(websocket, "Connection queue at capacity", causes.LAYER_FULL)
+            return False
+        except gate.message_too_large:
+            raise HTTPError(431, "The request is larger than the channel layer accepts.", close=True) from None
+        except LayerDown as error:
+            if error.maybe_stored:
+                # Should the application see the one, it sees the other.
+                self._notifier.add("websocket.disconnect", disconnect_message(channel, decode_path(request.path)), DISCONNECT_PATIENCE)
+            raise HTTPError(503, "The channel layer is out of reach.", _RETRY_SOON, close=True, cause=causes.LAYER_DOWN) from error
+        return True
+
+    def _converse(self, websocket: WebSocket, mailbox: Mailbox, channel: str, path: str) -> None:
+        observer = self._observer
+        stream = websocket.stream
+        if observer is not None:
+            observer.websocket_connecting(stream)
+        conversation = Conversation(self, websocket, mailbox, channel, path)
+        code: int | None = None
+        try:
+            if conversation.connecting():
+                code = int(CloseCode.ABNORMAL_CLOSURE)
+                if observer is not None:
+                    observer.websocket_connected(stream, conversation.age)
+                conversation.open()
+                code = conversation.code
+            elif observer is not None:
+                observer.websocket_rejected(stream, conversation.age, websocket.cause)
+        except BaseException as error:
+            websocket.cause = websocket.cause or causes.of_exception(error)
+            raise
+        finally:
+            logger.debug("WebSocket closed for %s", channel)
+            self._notifier.add("websocket.disconnect", conversation.disconnect(), DISCONNECT_PATIENCE)
+            if observer is not None:
+                observer.websocket_disconnected(stream, conversation.age, websocket.cause, code)
+
+
+def _fail_each(mailboxes: list[Mailbox], cause: str, pause: float) -> None:
+    """Let the WebSockets of ``mailboxes`` end one after the other."""
+    begun = monotonic()
+    for number, mailbox in enumerate(mailboxes):
+        mailbox.fail(Leaving(cause))
+        ahead = begun + (number + 1) * pause - monotonic()
+        if ahead > 0:
+            gevent.sleep(ahead)
+
+
+def disconnect_message(channel: str, path: str, order: int = 1, code: int = CloseCode.ABNORMAL_CLOSURE) -> Message:
+    """The ``websocket.disconnect`` message."""
+    return {"reply_channel": channel, "code": int(code), "path": path, "order": order}
+
+
+class Conversation:
+    """One WebSocket between its connect and its disconnect message."""
+
+    __slots__ = ("_born", "_bridge", "_channel", "_losses", "_mailbox", "_order", "_path", "_websocket", "_writing", "code")
+
+    def __init__(self, bridge: WebSocketBridge, websocket: WebSocket, mailbox: Mailbox, channel: str, path: str) -> None:
+        self._bridge = bridge
+        self._websocket = websocket
+        self._mailbox = mailbox
+        self._channel = channel
+        self._path = path
+        self._order = 0
+        self._losses = bridge.losses
+        #: The close code that the application is told.
+        self.code = int(CloseCode.ABNORMAL_CLOSURE)
+        self._writing = False
+        self._born = monotonic()
+
+    def disconnect(self) -> Message:
+        """The ``websocket.disconnect`` message."""
+        return disconnect_message(self._channel, self._path, self._order + 1, self.code)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the application was told of it."""
+        return monotonic() - self._born
+
+    # ---- connecting
+
+    def connecting(self) -> bool:
+        """Wait for the application to accept; whether it did.  Frames stay unread until then.
+
+        :raises ClientDisconnected: when the client left.
+        :raises ResponseError: when the application accepts with something that cannot be sent.
+        """
+        websocket = self._websocket
+        patience = self._bridge.timeouts.websocket_connect
+        deadline = None if patience < 0 else self._born + patience
+        while True:
+            left = _LOOK if deadline is None else min(deadline - monotonic(), _LOOK)
+            try:
+                message = self._mailbox.get(max(left, 0))
+                self._check(message)
+            except TimeoutError:
+                if websocket.stream.gone(half_closed=True):
+                    raise ClientDisconnected from None
+                if deadline is not None and monotonic() >= deadline:
+                    logger.info("WebSocket %s was not accepted within %g seconds", self._channel, patience)
+                    websocket.cause = causes.ACCEPT_TIMEOUT
+                    websocket.reject()
+                    return False
+                continue
+            except Leaving as leaving:
+                websocket.cause = leaving.cause
+                websocket.reject(503, "Service Unavailable")
+                return False
+            except Overflow:
+                websocket.cause = causes.CLIENT_SLOW
+                websocket.reject(503, "Service Unavailable")
+                return False
+            except ValueError as error:
+                _server_logger.error("HTTP/WS send decode error: %s", error)
+                continue
+            accept = message.get("accept")
+            data = message.get("text") or message.get("bytes")
+            if (accept is not None and not accept) or (message.get("close") and not data and not accept):
+                logger.debug("WebSocket %s rejected by application", self._channel)
+                websocket.cause = causes.REJECTED
+                websocket.reject()
+                return False
+            if accept or data:
+                websocket.accept(message.get("subprotocol"))
+                # The header section is no longer needed, and a WebSocket may live for a day.
+                kept = self._bridge.kept_fields
+                headers = [field for field in websocket.request.headers if field[0] in kept] if kept else []
+                websocket.stream.request = websocket.request._replace(headers=headers)
+                logger.debug("WebSocket %s accepted by application", self._channel)
+                if data or message.get("close"):
+                    try:
+                        self._try_reply(message, skip_empty=True)
+                    except WebSocketClosed:
+                        pass  # whoever receives learns of it too
+                return True
+
+    # ---- open
+
+    def open(self) -> None:
+        """Pass frames on until the WebSocket is over."""
+        logger.debug("WebSocket %s open and established", self._channel)
+        bridge = self._bridge
+        websocket = self._websocket
+        mailbox = self._mailbox
+        mailbox.notify = self._on_reply
+        if bridge.draining:
+            mailbox.fail(Leaving(causes.DRAINING))
+        self._on_reply()
+        lifetime = bridge.timeouts.websocket
+        deadline = None if lifetime < 0 else self._born + lifetime
+        try:
+            while True:
+                try:
+                    data = websocket.receive(None if deadline is None else max(deadline - monotonic(), 0))
+                except TimeoutError:
+                    logger.info("WebSocket %s closed after %g seconds, its longest life", self._channel, lifetime)
+                    websocket.close(CloseCode.NORMAL_CLOSURE, cause=causes.LIFETIME)
+                    deadline = None
+                else:
+                    self._receive(data)
+        except WebSocketClosed as closed:
+            self.code = int(closed.code)
+        finally:
+            mailbox.notify = None
+
+    def _receive(self, data: str | bytes) -> None:
+        """Send one message from the client to the application; closes the WebSocket where that is not possible."""
+        bridge = self._bridge
+        gate = bridge.gate
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("WebSocket incoming frame on %s", self._channel)
+        message = {
+            "reply_channel": self._channel,
+            "path": self._path,
+            "order": self._order + 1,
+            "text" if isinstance(data, str) else "bytes": data,
+        }
+        pause = 0.0
+        deadline = 0.0
+        while True:
+            if bridge.losses != self._losses:
+                # Behind what may have been lost there is nothing that the application could make sense of.
+                self._websocket.close(CloseCode.SERVICE_RESTART, cause=causes.SHED)
+                return
+            try:
+                gate.send("websocket.receive", message)
+            except gate.message_too_large:
+                logger.warning("WebSocket force closed for %s: a message is larger than the channel layer accepts", self._channel)
+                self._websocket.close(CloseCode.MESSAGE_TOO_BIG, cause=causes.LIMIT)
+                return
+            except (gate.channel_full, LayerDown) as error:
+                if isinstance(error, LayerDown) and error.maybe_stored:
+                    # At most once.
+                    self._give_up()
+                    return
+                now = monotonic()
+                if not pause:
+                    deadline = now + RECEIVE_PATIENCE
+                elif now >= deadline:
+                    if isinstance(error, LayerDown):
+                        self._give_up()
+                    else:
+                        level = bridge.level_of_full_layer()
+                        logger.log(level, "WebSocket force closed for %s due to receive backpressure", self._channel)
+                        logger.debug("Muting incoming frame on %s", self._channel)
+                        self._websocket.close(CloseCode.TRY_AGAIN_LATER, cause=causes.LAYER_FULL)
+                    return
+                pause = min(pause * 2 or _FIRST_PAUSE, _LAST_PAUSE)
+                gevent.sleep(pause)
+                if self._websocket.closed:
+                    return
+            else:
+                self._order += 1
+                return
+
+    def _give_up(self) -> None:
+        """The application misses a message, which must show unless WebSockets outlive such a loss; ``order`` has no gap in any case."""
+        if self._bridge.keeps:
+            logger.warning("A message of WebSocket %s is dropped: the channel layer is out of reach", self._channel)
+        else:
+            self._websocket.close(CloseCode.SERVICE_RESTART, cause=causes.LAYER_DOWN)
+
+    # ---- replies
+
+    def _on_reply(self) -> None:
+        """A reply is there: have it written, unless somebody is at it already."""
+        if not self._writing:
+            self._writing = True
+            self._bridge.writers.add(self._write_replies)
+
+    def _write_replies(self) -> None:
+        try:
+            while (message := self._mailbox.poll()) is not None:
+                self._try_reply(message)
+        except Leaving as leaving:
+            self._websocket.close(CloseCode.SERVICE_RESTART, cause=leaving.cause)
+        except Overflow:
+            logger.warning("WebSocket force closed for %s: it reads too slowly", self._channel)
+            self._websocket.close(CloseCode.TRY_AGAIN_LATER, cause=causes.CLIENT_SLOW)
+        except (WebSocketClosed, ClientDisconnected):
+            pass  # whoever receives learns of it too
+        except Exception:
+            logger.exception("Error writing to WebSocket %s", self._channel)
+            self._websocket.close(CloseCode.INTERNAL_ERROR, cause=causes.ERROR)
+        finally:
+            self._writing = False
+
+    def _try_reply(self, message: Message, skip_empty: bool = False) -> None:
+        """Do what a reply says, or log why that is not possible."""
+        try:
+            self._check(message)
+            self._reply(message, skip_empty)
+        except (ValueError, ResponseError) as error:
+            _server_logger.error("HTTP/WS send decode error: %s", error)
+
+    def _check(self, message: Message) -> None:
+        """Refuse a reply that says nothing usable as a whole.
+
+        :raises ValueError: with daphne's sentence.
+        """
+        if not _KEYS.issuperset(message):
+            raise ValueError(
+                f"Got invalid WebSocket reply message on {self._channel} - contains unknown keys {set(message) - _KEYS} "
+                "(looking for either {'accept', 'text', 'bytes', 'close'})"
+            )
+        text, data = message.get("text"), message.get("bytes")
+        if text is not None and data is not None and (text or data or "accept" not in message):
+            raise ValueError(f"Got invalid WebSocket reply message on {self._channel} - contains both bytes and text keys")
+        if not isinstance(text, str | None) or not isinstance(data, bytes | None):
+            raise ValueError(f"Got invalid WebSocket reply message on {self._channel} - text must be str and bytes must be bytes")
+
+    def _reply(self, message: Message, skip_empty: bool) -> None:
+        """Send what a reply says, then close where it says so.
+
+        :param skip_empty: whether an empty message is none.
+
+        :raises ValueError: for a close code that must not be sent; the WebSocket stays open.
+        """
+        data: str | bytes | None = message.get("text")
+        if data is None:
+            data = message.get("bytes")
+        if data is not None and (data or not skip_empty):
+            self._websocket.send(data)
+            if logger.isEnabledFor(logging.DEBUG):
+                logger.debug("Sent WebSocket packet to client for %s", self._channel)
+        close = message.get("close")
+        if close:
+            code = 1000 if close is True else close
+            if not isinstance(code, int) or not (code == 1000 or 3000 <= code <= 4999):
+                raise ValueError(f"invalid close code {code} (must be 1000 or from [3000, 4999])")
+            self._websocket.close(code)

@@ -1,0 +1,123 @@
+"""The names that legacy code imports from ``daphne``, where no daphne is installed.
+
+``channels`` 1.x imports its protocol server by name (``from daphne.server import Server``), and so do settings, scripts and subclasses of
+older projects.  :func:`install` lets these imports find greendaphne: it appends a finder to ``sys.meta_path``, so that an installed daphne
+always wins, and the modules it makes import what they offer when it is asked for, not before.  The command line and the Django application
+(``"greendaphne"`` in ``INSTALLED_APPS``) call it; without it ``import daphne`` fails as it should.
+
+======================  ===================================================================
+Module                  Names
+======================  ===================================================================
+``daphne``              ``__version__``, the version of daphne whose interface this is
+``daphne.server``       ``Server``, ``build_endpoint_description_strings``
+``daphne.access``       ``AccessLogGenerator``
+``daphne.utils``        ``parse_x_forwarded_for``
+``daphne.cli``          ``CommandLineInterface``
+======================  ===================================================================
+
+daphne's other modules are made of Twisted's protocols and have no counterpart: importing them raises :class:`ModuleNotFoundError`.
+What the live-server test case of ``channels.test`` needs beyond these names is in ``liveserver``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
+
+#: The daphne whose interface and behaviour this is; projects compare it.
+DAPHNE_VERSION = "1.4.2"
+
+#: For each module the place of every name it offers: another module and the name there.
+NAMES: dict[str, dict[str, tuple[str, str]]] = {
+    "daphne": {"__version__": (__name__, "DAPHNE_VERSION")},
+    "daphne.server": {
+        "Server": ("greendaphne.server", "Server"),
+        "build_endpoint_description_strings": ("greendaphne.net.endpoints", "build_endpoint_description_strings"),
+    },
+    "daphne.access": {"AccessLogGenerator": ("greendaphne.logs.access", "AccessLogGenerator")},
+    "daphne.utils": {"parse_x_forwarded_for": ("greendaphne.serving.forwarded", "parse_x_forwarded_for")},
+    "daphne.cli": {"CommandLineInterface": (__name__, "CommandLineInterface")},
+}
+
+#: The one module that gets something else: the test case that serves a live site, see ``liveserver``.
+LIVE_SERVER_MODULE = "channels.test.liveserver"
+#: The name in it that says it is imported completely.
+LIVE_SERVER_CLASS = "ChannelLiveServerTestCase"
+#: What it imports of Twisted.
+TWISTED_MODULES = frozenset(("twisted", "twisted.internet"))
+
+
+def is_live_server_being_imported() -> bool:
+    """Whether the import that runs just now is the live-server test case's."""
+    module = sys.modules.get(LIVE_SERVER_MODULE)
+    return module is not None and LIVE_SERVER_CLASS not in module.__dict__
+
+
+class DaphneFinder(MetaPathFinder, Loader):
+    """Finds and fills the modules of :data:`NAMES` and, for the live-server test case alone, :data:`TWISTED_MODULES`."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Describe one of the modules; ``None`` for all others, and for daphne's where a real ``daphne`` is loaded."""
+        if fullname not in NAMES and not (fullname in TWISTED_MODULES and is_live_server_being_imported()):
+            return None
+        package, _, module = fullname.partition(".")
+        if module and getattr(sys.modules.get(package), "__loader__", None) is not self:
+            return None
+        return spec_from_loader(fullname, self, origin="greendaphne", is_package=not module)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give ``module`` its names, to be resolved when they are used."""
+        if module.__name__ in TWISTED_MODULES:
+            import_module("greendaphne.compat.liveserver").fill_twisted(module)
+            return
+        names = NAMES[module.__name__]
+        module.__doc__ = f"greendaphne under the name of {module.__name__}."
+        module.__dict__["__all__"] = sorted(names)
+        module.__dict__["__dir__"] = lambda: sorted({*module.__dict__, *names})
+        module.__dict__["__getattr__"] = resolver(module)
+
+
+def resolver(module: ModuleType) -> Callable[[str], object]:
+    """The ``__getattr__`` (PEP 562) of a module of :data:`NAMES`."""
+    names = NAMES[module.__name__]
+
+    def resolve(name: str) -> object:
+        if name not in names:
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        place, attribute = names[name]
+        if attribute == "Server" and is_live_server_being_imported():
+            place, attribute = "greendaphne.compat.liveserver", "LiveServer"
+        return getattr(import_module(place), attribute)
+
+    return resolve
+
+
+class CommandLineInterface:
+    """``daphne.cli.CommandLineInterface``: the ``greendaphne`` command as an object."""
+
+    description = "Django HTTP/WebSocket server"
+
+    @classmethod
+    def entrypoint(cls) -> None:
+        """Run the command with the arguments of the process."""
+        cls().run(sys.argv[1:])
+
+    def run(self, args: Sequence[str]) -> None:
+        """Serve with these arguments until told to stop.
+
+        :raises SystemExit: where the command ends with an error; its code is 2 for wrong arguments and 1 otherwise.
+        """
+        code = import_module("greendaphne.cli").main(list(args))
+        if code:
+            raise SystemExit(code)
+
+
+def install() -> None:
+    """Let ``import daphne`` find greendaphne where no daphne is installed; once is enough, more does nothing."""
+    if not any(isinstance(finder, DaphneFinder) for finder in sys.meta_path):
+        sys.meta_path.append(DaphneFinder())

@@ -1,0 +1,86 @@
+r"""The grammar of endpoint strings: fields, quoting and the values of arguments.
+
+A string is ``kind:field:field…``.  Only ``:`` and the first ``=`` of a field are operators and a backslash quotes the next character.  A
+field without ``=`` is a positional argument, one with it a keyword argument.  What kinds there are, and their arguments, is said
+elsewhere.  The converters are of the sort that :mod:`greendaphne.core.converters` describes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ...core.converters import whole_number
+
+
+class EndpointError(ValueError):
+    """An endpoint string that cannot be used, or an address that cannot be listened on; its text is one line."""
+
+
+class Field(NamedTuple):
+    """One field of an endpoint string; ``name`` is ``None`` for a positional argument, ``raw`` is the field as written."""
+
+    name: str | None
+    value: str
+    raw: str
+
+
+def quote(text: str) -> str:
+    """Return ``text`` with a backslash before every character that means something in an endpoint string."""
+    return text.replace("\\", "\\\\").replace(":", "\\:").replace("=", "\\=")
+
+
+def split(description: str) -> list[Field]:
+    """Return the fields of ``description``; there is always one at least.
+
+    :raises EndpointError: when the string ends within a quotation.
+    """
+    fields: list[Field] = []
+    name: str | None = None
+    value: list[str] = []
+    start = 0
+    characters = enumerate(description)
+    for position, character in characters:
+        if character == ":":
+            fields.append(Field(name, "".join(value), description[start:position]))
+            name, value, start = None, [], position + 1
+        elif character == "=" and name is None:
+            name, value = "".join(value), []
+        elif character == "\\":
+            _, quoted = next(characters, (position, None))
+            if quoted is None:
+                raise EndpointError(f"Endpoint {description!r} ends with a backslash that quotes nothing.")
+            value.append(quoted)
+        else:
+            value.append(character)
+    fields.append(Field(name, "".join(value), description[start:]))
+    return fields
+
+
+def octal_mode(text: str) -> int:
+    """Convert a file mode in octal digits, such as ``660``."""
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise ValueError("must be a file mode in octal digits, such as 660")
+    return mode
+
+
+def flag(text: str) -> bool:
+    """Convert ``yes`` or ``no``, or Twisted's ``1`` or ``0``."""
+    if text not in ("yes", "no", "1", "0"):
+        raise ValueError("must be yes or no")
+    return text in ("yes", "1")
+
+
+def path(text: str) -> str:
+    """Return ``text`` when it can name a file."""
+    if not text or "\0" in text:
+        raise ValueError("must be a path")
+    return text
+
+
+port_number = whole_number(0, 65535)
+backlog_size = whole_number(1, 2**31 - 1)
+file_number = whole_number(0, 2**31 - 1)

@@ -1,0 +1,308 @@
+"""The PROXY protocol, versions 1 and 2: what a load balancer in front says about the client, ahead of everything else on a connection.
+
+https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt is the specification; "section" refers to it.  :class:`ProxyProtocol` reads the
+header from an accepted socket, before TLS, or refuses the connection: a peer that is not trusted, a header that does not come in time
+or is malformed.  It takes exactly the header's bytes from the socket, so that TLS or HTTP finds all that follows.
+
+Whether a connection has a header is never guessed (section 5 forbids it): where one is asked for, it must be there.
+
+* The command LOCAL, the family UNSPEC and ``UNKNOWN`` leave the connection its own addresses; load balancers check a server's health
+  with them.
+* Of the additional fields (section 2.2) SSL says whether the client spoke TLS with the proxy, and CRC32C is checked; others are skipped.
+"""
+
+from __future__ import annotations
+
+import _socket
+import logging
+import struct
+from collections.abc import Iterator
+from functools import cache
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from time import monotonic
+from typing import Final, NamedTuple
+
+from gevent.socket import wait_read
+
+from ..core.addresses import LOCAL, AddressList
+from ..core.message import Address, ClientDisconnected, TLSInfo
+
+logger = logging.getLogger("daphne.server")
+
+V1_PREFIX: Final = b"PROXY "
+#: The longest header of version 1 with its CRLF, in bytes (section 2.1).
+V1_MAX: Final = 107
+V2_SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
+#: Signature, version and command, family and transport, length of the rest.
+V2_HEAD: Final = 16
+#: The longest rest of version 2 that is read, in bytes.  Addresses take 216 at most; a client certificate (``PP2_SUBTYPE_SSL_CLIENT_CERT``)
+#: some thousand.
+V2_MAX: Final = 16 * 1024
+
+#: Seconds between two lines in the log about the same peer.
+LOG_INTERVAL: Final = 60.0
+#: Peers that the log hears of in that time, a number; one line each.
+LOG_PEERS: Final = 100
+
+_LOCAL, _PROXY = 0x20, 0x21
+_UNSPEC = 0
+#: By the high half of the byte behind the command: the length of the addresses in bytes.
+_LENGTHS: Final = {0: 0, 1: 12, 2: 36, 3: 216}
+_FAMILIES: Final = {1: AF_INET, 2: AF_INET6}
+#: The low half: unspecified, stream and datagram.  A proxy that takes HTTP/3 says datagram.
+_TRANSPORTS: Final = (0, 1, 2)
+
+_TLV_CRC32C, _TLV_SSL = 0x03, 0x20
+_SSL_VERSION, _SSL_CIPHER = 0x21, 0x23
+#: No name of a version or a cipher is longer, in bytes; each is held as long as the connection.
+_SSL_NAME = 64
+_CLIENT_SSL = 0x01
+#: Behind the client's bits the verification's result.
+_SSL_HEAD = 5
+_TLV_HEAD = 3
+
+
+class ProxyError(Exception):
+    """A header that is none; the text says why, in words that continue "closed: "."""
+
+
+class ProxyHeader(NamedTuple):
+    """What a header says: the client's and the server's address, ``None`` for UNIX sockets, and the TLS between client and proxy."""
+
+    client: Address
+    server: Address
+    tls: TLSInfo | None = None
+
+
+class ProxyProtocol:
+    """Takes PROXY headers from peers that are trusted.
+
+    :param allowed: the trusted peers; by default :data:`~.addresses.LOCAL`.
+    """
+
+    def __init__(self, allowed: AddressList | None = None) -> None:
+        self._allowed = AddressList(LOCAL) if allowed is None else allowed
+        # By peer, when the log had its last line about it.
+        self._logged: dict[str, float] = {}
+
+    def read(self, reader: HeaderReader, host: str | None) -> ProxyHeader | None:
+        """Return what the header says; ``None`` where the connection's own addresses count.
+
+        :param host: the peer's address, ``None`` for a UNIX socket.
+        :raises ClientDisconnected: where the connection is to be closed.
+        """
+        try:
+            if host not in self._allowed:
+                raise ProxyError("PROXY headers are not taken from it (--proxy-allow-from)")
+            return reader.read()
+        except ProxyError as error:
+            self._log("a UNIX socket" if host is None else host, str(error))
+            raise ClientDisconnected from None
+        except OSError:
+            raise ClientDisconnected from None
+
+    def _log(self, peer: str, text: str) -> None:
+        now = monotonic()
+        logged = self._logged
+        if now - logged.get(peer, -LOG_INTERVAL) < LOG_INTERVAL:
+            return
+        if len(logged) >= LOG_PEERS:
+            self._logged = logged = {name: at for name, at in logged.items() if now - at < LOG_INTERVAL}
+            if len(logged) >= LOG_PEERS:
+                return
+        logged[peer] = now
+        logger.warning("Connection from %s closed: %s", peer, text)
+
+
+class HeaderReader:
+    """Reads one header from a connected socket.
+
+    :param sock: made non-blocking here.
+    :param versions: those that are taken.
+    :param timeout: seconds for the whole header, counted from here.
+    """
+
+    def __init__(self, sock: _socket.socket, versions: frozenset[int], timeout: float) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._versions = versions
+        self._timeout = timeout
+        self._deadline = monotonic() + timeout
+
+    def read(self) -> ProxyHeader | None:
+        """Take the header from the socket and return what it says; ``None`` where the connection's own addresses count.
+
+        :raises ProxyError: where there is none, or none in time, or one that is malformed.
+        :raises ClientDisconnected: where the peer left without a byte, as a load balancer does that checks whether the port is open.
+        """
+        start = self._start()
+        if start == V2_SIGNATURE:
+            head = start + self._exactly(V2_HEAD - len(start))
+            size = int.from_bytes(head[-2:], "big")
+            if size > V2_MAX:
+                raise ProxyError(f"its PROXY header is longer than {V2_MAX} bytes")
+            return parse_v2(head + self._exactly(size))
+        return parse_v1(self._line(start))
+
+    def _start(self) -> bytes:
+        """As many bytes as any header has, once they begin one."""
+        data = b""
+        while len(data) < len(V2_SIGNATURE):
+            more = self._recv(len(V2_SIGNATURE) - len(data))
+            if not more:
+                if not data:
+                    raise ClientDisconnected
+                raise ProxyError("it ended within its PROXY header")
+            data += more
+            if V2_SIGNATURE.startswith(data):
+                version = 2
+            elif V1_PREFIX.startswith(data[: len(V1_PREFIX)]):
+                version = 1
+            else:
+                raise ProxyError("it does not begin with a PROXY header")
+            if version not in self._versions and len(data) >= len(V1_PREFIX):
+                raise ProxyError(f"its PROXY header has version {version}, which is not the one that is asked for")
+        return data
+
+    def _exactly(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            more = self._recv(size - len(data))
+            if not more:
+                raise ProxyError("it ended within its PROXY header")
+            data += more
+        return bytes(data)
+
+    def _line(self, line: bytes) -> bytes:
+        """The rest of a line that begins with ``line``, which has no line end yet in a well-formed header."""
+        while b"\n" not in line:
+            if len(line) >= V1_MAX:
+                raise ProxyError(f"its PROXY header is longer than {V1_MAX} bytes")
+            # What follows the line is not this function's, and only a look tells where that begins.
+            seen = self._recv(V1_MAX - len(line), _socket.MSG_PEEK)
+            if not seen:
+                raise ProxyError("it ended within its PROXY header")
+            end = seen.find(b"\n")
+            line += self._recv(len(seen) if end < 0 else end + 1)
+        return line
+
+    def _recv(self, n: int, flags: int = 0) -> bytes:
+        while True:
+            try:
+                return self._sock.recv(n, flags)
+            except BlockingIOError:
+                pass
+            try:
+                wait_read(self._sock.fileno(), max(0.0, self._deadline - monotonic()), TimeoutError)
+            except TimeoutError:
+                raise ProxyError(f"its PROXY header did not come within {self._timeout:g} seconds") from None
+
+
+def parse_v1(line: bytes) -> ProxyHeader | None:
+    """Return what a header of version 1 says (section 2.1); ``None`` for ``UNKNOWN``.
+
+    :param line: with its CRLF.
+    :raises ProxyError: for a malformed one.
+    """
+    fields = line.removesuffix(b"\r\n").split(b" ")
+    if line.endswith(b"\r\n") and line.count(b"\n") == 1 and len(line) <= V1_MAX and fields[0] == b"PROXY":
+        # Whatever follows UNKNOWN is ignored.
+        if fields[1:2] == [b"UNKNOWN"]:
+            return None
+        family = {b"TCP4": AF_INET, b"TCP6": AF_INET6}.get(fields[1]) if len(fields) == 6 else None
+        if family is not None:
+            try:
+                hosts = [inet_ntop(family, inet_pton(family, field.decode("ascii"))) for field in fields[2:4]]
+                ports = [_port(field) for field in fields[4:]]
+            except (OSError, ValueError):
+                pass
+            else:
+                return ProxyHeader([hosts[0], ports[0]], [hosts[1], ports[1]])
+    raise ProxyError("its PROXY header is malformed")
+
+
+def _port(field: bytes) -> int:
+    # int() takes signs, blanks and underscores.
+    if not field.isdigit() or len(field) > 5 or (field.startswith(b"0") and field != b"0") or int(field) > 65535:
+        raise ValueError
+    return int(field)
+
+
+def parse_v2(data: bytes) -> ProxyHeader | None:
+    """Return what a header of version 2 says (section 2.2); ``None`` for LOCAL and for an unspecified family.
+
+    :param data: the whole header.
+    :raises ProxyError: for a malformed one.
+    """
+    signature, command, protocol, size = struct.unpack_from("!12sBBH", data) if len(data) >= V2_HEAD else (b"", 0, 0, 0)
+    if signature != V2_SIGNATURE or command not in (_LOCAL, _PROXY) or len(data) != V2_HEAD + size:
+        raise ProxyError("its PROXY header is malformed")
+    if command == _LOCAL:
+        return None
+    family, transport = protocol >> 4, protocol & 15
+    length = _LENGTHS.get(family)
+    if length is None or transport not in _TRANSPORTS or size < length:
+        raise ProxyError("its PROXY header is malformed")
+    tls = None
+    checked = False
+    for kind, start, value in _tlvs(data, V2_HEAD + length):
+        if kind == _TLV_SSL:
+            tls = _tls(value)
+        elif kind == _TLV_CRC32C:
+            # Section 2.2.3.  One only: each takes milliseconds of a long header.
+            if checked or len(value) != 4 or crc32c(data[:start] + bytes(4) + data[start + 4 :]) != int.from_bytes(value, "big"):
+                raise ProxyError("the checksum of its PROXY header is wrong")
+            checked = True
+    # Either half may be unspecified, and then neither counts.
+    if _UNSPEC in (family, transport):
+        return None
+    if family not in _FAMILIES:
+        return ProxyHeader(None, None, tls)
+    half = (length - 4) // 2
+    client, server, client_port, server_port = struct.unpack_from(f"!{half}s{half}sHH", data, V2_HEAD)
+    name = _FAMILIES[family]
+    return ProxyHeader([inet_ntop(name, client), client_port], [inet_ntop(name, server), server_port], tls)
+
+
+def _tlvs(data: bytes, position: int) -> Iterator[tuple[int, int, bytes]]:
+    """The additional fields from ``position`` on: type, place of the value, value."""
+    while position < len(data):
+        if len(data) - position < _TLV_HEAD:
+            raise ProxyError("its PROXY header is malformed")
+        kind, size = struct.unpack_from("!BH", data, position)
+        start = position + _TLV_HEAD
+        position = start + size
+        if position > len(data):
+            raise ProxyError("its PROXY header is malformed")
+        yield kind, start, data[start:position]
+
+
+def _tls(value: bytes) -> TLSInfo | None:
+    """What the SSL field says (section 2.2.6); ``None`` where the client spoke no TLS."""
+    if len(value) < _SSL_HEAD:
+        raise ProxyError("its PROXY header is malformed")
+    fields = {kind: field for kind, _, field in _tlvs(value, _SSL_HEAD)}
+    if not value[0] & _CLIENT_SSL:
+        return None
+    version, cipher = (fields.get(kind, b"")[:_SSL_NAME].decode("ascii", "replace") for kind in (_SSL_VERSION, _SSL_CIPHER))
+    return TLSInfo(version, cipher)
+
+
+def crc32c(data: bytes) -> int:
+    """The CRC-32C of ``data`` (RFC 3720 appendix B.4)."""
+    table = _crc_table()
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return crc ^ 0xFFFFFFFF
+
+
+@cache
+def _crc_table() -> tuple[int, ...]:
+    table = []
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+        table.append(crc)
+    return tuple(table)

@@ -1,0 +1,195 @@
+"""What happens to an accepted connection: a PROXY header and TLS where the endpoint has them, then the protocol it turns out to speak."""
+
+from __future__ import annotations
+
+import _socket
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Protocol
+
+from gevent import Greenlet, spawn_later
+from gevent.pool import Pool
+
+from ..config import Limits, Timeouts
+from ..core.message import Address, ClientDisconnected, ConnectionInfo, TLSInfo
+from ..http1.connection import DRAIN_MOMENT, Http1Connection
+from ..http2 import PREFACE, Http2Connection, Http2Limits
+from ..net.endpoints import Endpoint
+from ..net.proxy_protocol import HeaderReader, ProxyProtocol
+from ..net.transport import RECV_SIZE, ByteStream, Transport
+from .exchange import Exchange
+
+logger = logging.getLogger("daphne.server")
+
+_INTERNET = (_socket.AF_INET, _socket.AF_INET6)
+
+
+class Connection(Protocol):
+    """One connection of either protocol version."""
+
+    def run(self) -> None:
+        """Serve until the connection ends."""
+
+    def drain(self) -> None:
+        """Finish what is open and end."""
+
+    def end_if_idle(self) -> None:
+        """End where nothing has come in the moment since :meth:`drain`."""
+
+
+class Connections:
+    """The open connections of one server.
+
+    :param exchange: serves their streams.
+    :param http2_cleartext: whether a plain connection may begin with HTTP/2's preface (RFC 9113 section 3.3).
+    :param proxy_protocol: takes PROXY headers, on endpoints that have them.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        limits: Limits,
+        timeouts: Timeouts,
+        http2_limits: Http2Limits,
+        http2_cleartext: bool = False,
+        proxy_protocol: ProxyProtocol | None = None,
+    ) -> None:
+        self._exchange = exchange
+        self._limits = limits
+        self._timeouts = timeouts
+        self._http2_limits = http2_limits
+        self._http2_cleartext = http2_cleartext
+        self._proxy_protocol = proxy_protocol or ProxyProtocol()
+        self._open: set[Connection] = set()
+        # The sockets of those that have not said yet which protocol they speak.
+        self._undecided: set[_socket.socket] = set()
+        self._draining = False
+        # Sends away, a moment after the drain began, who is silent then.
+        self._moment: Greenlet[..., None] | None = None
+        #: The greenlets of all connections.
+        self.pool = Pool(limits.connections or None)
+
+    def handler(self, endpoint: Endpoint) -> Callable[[_socket.socket, Any], None]:
+        """What serves the connections that ``endpoint`` accepts."""
+
+        def handle(sock: _socket.socket, address: Any) -> None:
+            self._undecided.add(sock)
+            try:
+                connection = self._connect(sock, address, endpoint)
+            except (ClientDisconnected, OSError):
+                sock.close()
+                return
+            finally:
+                self._undecided.discard(sock)
+            if self._draining:
+                connection.drain()
+            self._open.add(connection)
+            try:
+                connection.run()
+            except Exception:
+                logger.exception("Error in a connection")
+            finally:
+                self._open.discard(connection)
+
+        return handle
+
+    def _connect(self, sock: _socket.socket, address: Any, endpoint: Endpoint) -> Connection:
+        """Find out what the peer speaks.
+
+        :raises ClientDisconnected: when the peer leaves before that is known; also for a failed handshake.
+        """
+        client: Address = None
+        server: Address = None
+        if sock.family in _INTERNET:
+            # Small responses must not wait for the peer's acknowledgement of the last one.
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+            client = [address[0], address[1]]
+            server = list(sock.getsockname()[:2])
+        peer: Address = None
+        client_tls: TLSInfo | None = None
+        if endpoint.proxy_protocol:
+            reader = HeaderReader(sock, endpoint.proxy_protocol, self._patience(self._timeouts.header))
+            header = self._proxy_protocol.read(reader, None if client is None else address[0])
+            if header is not None:
+                peer = client or []
+                client, server, client_tls = header
+        if endpoint.tls is not None:
+            # The import brings OpenSSL in, which a server without TLS can do without.
+            from ..net.tls import handshake
+
+            secure = handshake(sock, endpoint.tls, timeout=self._patience(self._timeouts.tls_handshake), send_timeout=self._timeouts.send)
+            info = ConnectionInfo("https", client, server, secure.info, peer)
+            return self._http2(secure, info, b"") if secure.alpn == "h2" else self._http1(secure, info, b"")
+        transport = Transport(sock, self._timeouts.send)
+        info = ConnectionInfo("http" if client_tls is None else "https", client, server, client_tls, peer)
+        if not self._http2_cleartext:
+            return self._http1(transport, info, b"")
+        try:
+            initial = self._first_bytes(transport)
+        except BaseException:
+            transport.close()
+            raise
+        return self._http2(transport, info, initial) if initial.startswith(PREFACE) else self._http1(transport, info, initial)
+
+    def _patience(self, seconds: float) -> float:
+        """The time that a connection has to say what it speaks, ``seconds`` outside of a drain."""
+        return min(seconds, DRAIN_MOMENT) if self._draining else seconds
+
+    def _first_bytes(self, transport: ByteStream) -> bytes:
+        """Enough of what the peer sends first to tell whether it is HTTP/2's preface."""
+        data = b""
+        deadline = monotonic() + self._patience(self._timeouts.keep_alive)
+        try:
+            while PREFACE.startswith(data) and len(data) < len(PREFACE):
+                more = transport.recv(RECV_SIZE, max(deadline - monotonic(), 0))
+                if not more:
+                    raise ClientDisconnected
+                if not data:
+                    # Absolute, so that a drip does not extend it.
+                    deadline = monotonic() + self._timeouts.header
+                data += more
+        except TimeoutError:
+            raise ClientDisconnected from None
+        return data
+
+    def _http2(self, transport: ByteStream, info: ConnectionInfo, initial: bytes) -> Connection:
+        exchange = self._exchange
+        return Http2Connection(transport, info, self._limits, self._timeouts, self._http2_limits, exchange.serve, exchange.refuse, initial)
+
+    def _http1(self, transport: ByteStream, info: ConnectionInfo, initial: bytes) -> Connection:
+        exchange = self._exchange
+        return Http1Connection(transport, info, self._limits, self._timeouts, exchange.serve, exchange.refuse, initial)
+
+    def start(self) -> None:
+        """Serve new connections, again behind :meth:`drain`."""
+        self._draining = False
+
+    def drain(self) -> None:
+        """Have every connection finish what it has begun and end."""
+        self._draining = True
+        connections = list(self._open)
+        for connection in connections:
+            connection.drain()
+        self._moment = spawn_later(DRAIN_MOMENT, self._end_silent, connections, list(self._undecided))
+
+    def kill(self, timeout: float) -> None:
+        """Cut short what is left and wait for it to release what it holds, for ``timeout`` seconds at most."""
+        if self._moment is not None:
+            self._moment.kill(block=False)
+            self._moment = None
+        self.pool.kill(timeout=timeout)
+
+    def _end_silent(self, connections: list[Connection], socks: list[_socket.socket]) -> None:
+        for connection in self._open.intersection(connections):
+            connection.end_if_idle()
+        # No request of theirs is lost: whoever has not got through a handshake yet has sent none.
+        for sock in self._undecided.intersection(socks):
+            try:
+                # Whatever reads from it sees the end.
+                sock.shutdown(_socket.SHUT_RD)
+            except OSError:
+                pass  # the peer was quicker
+
+    def __len__(self) -> int:
+        return len(self.pool)

@@ -1,0 +1,134 @@
+"""Serves one stream: calls the application, turns what goes wrong into a response, and reports the outcome to the observer.
+
+This is the one place where exceptions become statuses.  A peer's fault costs one line at most; the application's and the server's own
+faults are logged with what is needed to find them, and the client learns no more than a fixed sentence.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+
+from gevent import GreenletExit
+
+from ..core import causes
+from ..core.errors import CONTENT_TYPE, error_page
+from ..core.message import Application, ClientDisconnected, Headers, HTTPError, Request, ResponseError, Stream, Unreported
+from ..core.observer import Observer
+from ..websocket import WebSocket
+from .troubles import Troubles
+
+logger = logging.getLogger("daphne.http_protocol")
+
+#: What the client is told about a fault that is not its own; daphne's sentence.
+PROCESSING_ERROR = "HTTP processing error"
+
+
+class Exchange:
+    """Brings streams and the application together.
+
+    :param application: what answers.
+    :param websockets: makes the WebSocket of a stream that asks for one.
+    :param observer: told of what became of requests, or ``None``.
+    :param locate: returns the request as it is seen behind trusted proxies, or ``None`` where none are configured.
+    :param extra_headers: fields that every response of the server's own carries.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        websockets: Callable[[Stream], WebSocket],
+        observer: Observer | None = None,
+        locate: Callable[[Request], Request] | None = None,
+        extra_headers: Headers = (),
+    ) -> None:
+        self._application = application
+        self._websockets = websockets
+        self._observer = observer
+        self._locate = locate
+        self._extra_headers = extra_headers
+        #: Tells of requests that fail because of the server; to be closed.
+        self.troubles = Troubles()
+
+    def serve(self, stream: Stream) -> None:
+        """Answer ``stream``; never raises for what a peer or the application did."""
+        started = monotonic()
+        cause = causes.NONE
+        try:
+            if self._locate is not None:
+                stream.request = self._locate(stream.request)
+            if stream.request.upgrade == b"websocket":
+                self._websocket(stream)
+                return
+            self._application.http(stream.request, stream)
+        except Unreported:
+            return
+        except ClientDisconnected as error:
+            cause = error.cause
+        except HTTPError as error:
+            cause = error.cause
+            self.troubles.count(cause)
+            self._answer(stream, error)
+            if stream.request.upgrade == b"websocket" and self._observer is not None:
+                self._observer.refused(stream, monotonic() - started, cause)
+        except ResponseError as error:
+            cause = error.cause
+            if cause == causes.BAD_RESPONSE:
+                logger.error("Bad response to %s: %s", _name(stream), error)
+            else:
+                logger.debug("Response to %s is cut short: %s", _name(stream), error)
+                self.troubles.count(cause)
+            self._answer(stream, HTTPError(500, PROCESSING_ERROR))
+        except Exception:
+            cause = causes.ERROR
+            logger.exception("Error processing %s", _name(stream))
+            self._answer(stream, HTTPError(500, PROCESSING_ERROR, close=True))
+        except GreenletExit:
+            self._completed(stream, started, causes.DRAINING)
+            raise
+        self._completed(stream, started, cause)
+
+    def _completed(self, stream: Stream, started: float, cause: str) -> None:
+        observer = self._observer
+        # What becomes of a WebSocket the application tells.
+        if observer is not None and stream.request.upgrade != b"websocket":
+            observer.completed(stream, monotonic() - started, cause)
+
+    def _websocket(self, stream: Stream) -> None:
+        # The request is in no variable here: it could not be released while the WebSocket lives.
+        websocket = self._websockets(stream)
+        try:
+            websocket.check()
+        except HTTPError:
+            logger.debug("Connection %s did not get successful WS handshake.", stream.request.connection.client)
+            raise
+        self._application.websocket(stream.request, websocket)
+
+    def refuse(self, stream: Stream, error: HTTPError) -> None:
+        """Answer a stream whose request head was in error; no request was served."""
+        logger.debug("Request refused: %s %s", error.status, error.detail)
+        started = monotonic()
+        self._answer(stream, error)
+        if self._observer is not None:
+            self._observer.refused(stream, monotonic() - started, error.cause)
+
+    def _answer(self, stream: Stream, error: HTTPError) -> None:
+        """Answer with ``error``, or abort where a response has begun."""
+        if stream.status:
+            stream.reset()
+            return
+        page = error_page(error.status, error.detail)
+        headers = [CONTENT_TYPE, (b"Content-Length", b"%d" % len(page)), *error.headers, *self._extra_headers]
+        if error.close:
+            headers.append((b"Connection", b"close"))
+        try:
+            stream.start(error.status, headers)
+            stream.finish(page)
+        except ClientDisconnected:
+            pass
+
+
+def _name(stream: Stream) -> str:
+    """The request's method and target, for the log."""
+    return f"{stream.request.method} {stream.request.target.decode('ascii', 'backslashreplace')}"

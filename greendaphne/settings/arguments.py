@@ -1,0 +1,246 @@
+"""Reads a command line the way daphne's did, and lets docopt check it against the usage.
+
+daphne 1.4.2 read its command line with argparse, whose habits are in people's start scripts and differ from docopt's: a repeated option
+overrides, ``-p=80`` is ``-p 80``, a value may be a negative number but not look like an option, ``--ws-protocol`` takes all that follows
+up to the next option, and unique prefixes stand for options.  :func:`normalise` takes a command line with those habits and writes it out
+in full; docopt then reads that by the grammar of the help text.
+
+:func:`read` adds what the environment and a configuration file say (``settings``).  An option on the command line counts before one in the
+environment, that before one in the file, and that before the default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import docopt
+
+from .help import help_text
+from .option import Option, Takes, UsageError
+from .options import OPTIONS, Options
+from .sources import CHANNEL_LAYER, CONFIG_VARIABLE, Setting, from_environment, from_file, literal
+
+#: A word that looks like this is a value although it starts with a hyphen.
+_NEGATIVE_NUMBER: Final = re.compile(r"-\d+|-\d*\.\d+")
+
+
+#: What :attr:`Setting.origin` says of the command line.
+COMMAND_LINE: Final = "command line"
+
+
+class Command(NamedTuple):
+    """What is asked for: ``options`` to serve with, and by field those that are set, each with its place."""
+
+    options: Options
+    settings: Mapping[str, Setting]
+
+
+def _information(name: str, short: str, legacy: bool) -> Option:
+    return Option(name, (f"--{name}",), short, (f"--{name}",) if legacy else (), Takes.NOTHING, "", str, None, "", "")
+
+
+HELP: Final = _information("help", "-h", legacy=True)
+VERSION: Final = _information("version", "", legacy=False)
+
+_ALL: Final = (HELP, VERSION, *OPTIONS)
+_LONG: Final = {name: item for item in _ALL for name in item.names}
+_LEGACY: Final = {name: item for item in _ALL for name in item.legacy}
+_SHORT: Final = {item.short: item for item in _ALL if item.short}
+
+
+class _Word(NamedTuple):
+    """A word of the command line that is an option: which, ``None`` for an unknown one, and the value that is attached to it."""
+
+    option: Option | None
+    value: str | None = None
+    #: Whether the value follows a single-letter form directly, as in ``-p80``; behind a flag it is further flags.
+    joined: bool = False
+
+
+def normalise(argv: Sequence[str]) -> list[str]:
+    """Return the same command line with full option names, ``=`` before every value, no repetitions, and the channel layer, if any, last.
+
+    :raises UsageError: for what argparse refused too.
+    """
+    given, layer = _given(argv)
+    for information in (HELP, VERSION):
+        if information in given:
+            return [information.name]
+    return [*_written(given), *(("--", layer) if layer is not None else ())]
+
+
+def _given(argv: Sequence[str]) -> tuple[dict[Option, list[str]], str | None]:
+    """The options of a command line with their values, and the channel layer."""
+    words = list(argv)
+    # The first "--" ends the options; what follows are values whatever they look like.
+    end = words.index("--") if "--" in words else len(words)
+    options = {position: word for position, word in enumerate(map(_classify, words[:end])) if word is not None}
+    given: dict[Option, list[str]] = {}
+    positional: list[str] = []
+    unknown: list[str] = []
+    position = 0
+    while position < end:
+        word = options.get(position)
+        position += 1
+        if word is None:
+            positional.append(words[position - 1])
+        elif word.option is None:
+            unknown.append(words[position - 1])
+        elif word.option.takes is Takes.NOTHING:
+            given.update((flag, []) for flag in _flags(word.option, word.value, word.joined))
+        else:
+            if word.value is not None:
+                values = [word.value]
+            else:
+                values, position = _values(word.option, words, position, end, options)
+            for value in values:
+                # Also those that another one overrides.
+                _converted(word.option, value)
+            if word.option.takes is Takes.EACH:
+                values = given.get(word.option, []) + values
+            given[word.option] = values
+        if HELP in given or VERSION in given:
+            return given, None
+    positional += words[end + 1 :]
+    unknown += positional[1:]
+    if unknown:
+        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}")
+    return given, positional[0] if positional else None
+
+
+def _classify(word: str) -> _Word | None:
+    """What option ``word`` is, or ``None`` when it is a value."""
+    if not word.startswith("-") or word == "-":
+        return None
+    name, equals, text = word.partition("=")
+    value = text if equals else None
+    if word in _LONG or word in _SHORT:
+        return _Word(_LONG.get(word) or _SHORT.get(word))
+    if name in _LONG or name in _SHORT:
+        return _Word(_LONG.get(name) or _SHORT.get(name), value)
+    if word.startswith("--"):
+        item = _by_prefix(name)
+        if item is not None:
+            return _Word(item, value)
+    elif word[:2] in _SHORT:
+        return _Word(_SHORT[word[:2]], word[2:], joined=True)
+    if _NEGATIVE_NUMBER.fullmatch(word) or " " in word:
+        return None
+    return _Word(None)
+
+
+def _by_prefix(prefix: str) -> Option | None:
+    """The option that ``prefix`` abbreviates.
+
+    daphne's own options come first and alone, so that no further option can take an abbreviation away that someone uses.
+
+    :raises UsageError: when there are several.
+    """
+    for names in (_LEGACY, _LONG):
+        matches = {item: name for name, item in names.items() if name.startswith(prefix)}
+        if len(matches) > 1:
+            raise UsageError(f"ambiguous option: {prefix} could match {', '.join(matches.values())}")
+        if matches:
+            return next(iter(matches))
+    return None
+
+
+def _flags(item: Option, value: str | None, joined: bool) -> list[Option]:
+    """The flag ``item`` and those that ``value`` consists of when it is ``joined``.
+
+    :raises UsageError: when it is anything else, as a flag has no value.
+    """
+    if value is None:
+        return [item]
+    further = _SHORT.get(f"-{value[:1]}") if joined else None
+    if further is None or further.takes is not Takes.NOTHING:
+        raise UsageError(f"argument {item.spelling}: ignored explicit argument {value!r}")
+    return [item, *_flags(further, value[1:] or None, joined)]
+
+
+def _values(item: Option, words: list[str], position: int, end: int, options: dict[int, _Word]) -> tuple[list[str], int]:
+    """The values of ``item`` that begin at ``position``, and where the words go on behind them."""
+    start = position
+    limit = end if item.takes is Takes.MANY else min(end, start + 1)
+    while position < limit and position not in options:
+        position += 1
+    if position == start and item.takes is not Takes.MANY:
+        raise UsageError(f"argument {item.spelling}: expected one argument")
+    return words[start:position], position
+
+
+def _converted(item: Option, value: str) -> Any:
+    """What ``value`` is converted to.
+
+    :raises UsageError: when it cannot be.
+    """
+    try:
+        return item.convert(value)
+    except ValueError as error:
+        raise UsageError(f"argument {item.spelling}: {error}, not {value!r}") from None
+
+
+def _written(given: dict[Option, list[str]]) -> list[str]:
+    written: list[str] = []
+    for item, values in given.items():
+        if item.takes is Takes.NOTHING:
+            written.append(item.name)
+        else:
+            written.extend(f"{item.name}={value}" for value in values)
+    return written
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Options | Option:
+    """Return the options that :func:`read` returns, alone."""
+    command = read(argv, environ or {})
+    return command.options if isinstance(command, Command) else command
+
+
+def read(argv: Sequence[str], environ: Mapping[str, str]) -> Command | Option:
+    """Return what is asked for: options to serve with, or :data:`HELP` or :data:`VERSION`.
+
+    :param argv: a command line without the program's name.
+    :param environ: environment variables; with ``GREENDAPHNE_CONFIG`` they may name a configuration file, as ``--config`` does.
+    :raises UsageError: for options that cannot be used.
+    """
+    line = _command_line(argv)
+    if isinstance(line, Option):
+        return line
+    path = line["config"].value if "config" in line else environ.get(CONFIG_VARIABLE)
+    settings: dict[str, Setting] = from_file(path) if path else {}
+    settings |= from_environment(environ)
+    settings |= line
+    if path and "config" not in line:
+        settings["config"] = Setting(path, literal(CHANNEL_LAYER, [path]), CONFIG_VARIABLE)
+    if CHANNEL_LAYER.field not in settings:
+        raise UsageError("the following arguments are required: channel_layer")
+    return Command(Options(**{field: setting.value for field, setting in settings.items()}), settings)
+
+
+def _command_line(argv: Sequence[str]) -> dict[str, Setting] | Option:
+    """The options that a command line sets, by field, or the information that it asks for."""
+    given, _ = _given(argv)
+    try:
+        arguments = docopt.docopt(help_text(given), normalise(argv), False)
+    except docopt.DocoptExit as error:
+        # normalise() leaves nothing that the grammar refuses; should it, one line is still what the user sees.
+        raise UsageError(str(error).partition("\n")[0]) from None
+    for information in (HELP, VERSION):
+        if arguments[information.name]:
+            return information
+    settings: dict[str, Setting] = {}
+    for item in given:
+        # docopt fills in the defaults of all others.
+        value = arguments[item.name]
+        if item.takes is Takes.NOTHING:
+            settings[item.field] = Setting(value, literal(item, value), COMMAND_LINE)
+        elif item.takes is Takes.ONE:
+            settings[item.field] = Setting(_converted(item, value), literal(item, [value]), COMMAND_LINE)
+        else:
+            settings[item.field] = Setting(tuple(_converted(item, each) for each in value), literal(item, value), COMMAND_LINE)
+    layer = arguments["<channel_layer>"]
+    if layer is not None:
+        settings[CHANNEL_LAYER.field] = Setting(layer, literal(CHANNEL_LAYER, [layer]), COMMAND_LINE)
+    return settings

@@ -1,0 +1,595 @@
+"""What the server does when its channel layer fails: a layer that fails on demand, and a real Redis that is killed, stopped and emptied."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+import websocket
+
+from greendaphne.applications.channels import notifier, watch
+from greendaphne.config import Timeouts
+from greendaphne.layers import LayerUnavailable
+from greendaphne.layers.memory import MemoryChannelLayer
+from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer
+from tests.applications.channels.test_websocket_bridge import frame, handshake, open_websocket, read_frame
+from tests.layers.test_redis_chaos import Sentinels
+from tests.support.redis_server import RedisServer, redis_server, redis_servers
+from tests.support.server import Client, Message, RunningServer, serve
+from tests.support.websocket import CLOSE, TEXT
+
+PATIENCE = 30.0
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def wait_until(condition: Callable[[], bool], subject: object = None) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain: {subject}"
+        time.sleep(0.01)
+
+
+class Unsteady(MemoryChannelLayer):
+    """A layer whose sends fail with ``error`` while it is set; it counts the attempts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        #: Whether what fails is stored all the same.
+        self.stores = False
+        self.attempts: Counter[str] = Counter()
+        self.reached = threading.Event()
+
+    def send(self, channel: str, message: Any) -> None:
+        if channel.startswith("daphne.response"):
+            super().send(channel, message)
+            return
+        self.attempts[channel] += 1
+        if self.error is None or self.stores:
+            super().send(channel, message)
+        if self.error is not None:
+            self.reached.set()
+            raise self.error
+
+
+class Reporting(Unsteady):
+    """The same, and it tells of its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listeners: list[Callable[[str, bool], None]] = []
+
+    def add_listener(self, listener: Callable[[str, bool], None]) -> None:
+        self.listeners.append(listener)
+
+    def remove_listener(self, listener: Callable[[str, bool], None]) -> None:
+        self.listeners.remove(listener)
+
+    def report(self, event: str, data_lost: bool) -> None:
+        for listener in list(self.listeners):
+            listener(event, data_lost)
+
+
+def close_code(client: Client) -> int:
+    opcode, payload = read_frame(client)
+    assert opcode == CLOSE, (opcode, payload)
+    return int.from_bytes(payload[:2], "big")
+
+
+def shut(client: Client, code: int = 1012) -> None:
+    """Take the server's close frame and answer it."""
+    assert close_code(client) == code
+    client.send(frame(CLOSE, code.to_bytes(2, "big")))
+    assert client.at_eof()
+
+
+# ---- what may have been stored is not sent again
+
+
+def test_message_that_may_have_been_stored_is_sent_once() -> None:
+    layer = Reporting()
+    with serve(layer) as server, server.connect() as client:
+        open_websocket(server, client)
+        layer.error = LayerUnavailable("no answer")
+        layer.stores = True
+        client.send(frame(TEXT, b"one"))
+        assert close_code(client) == 1012
+        layer.error = None
+        client.send(frame(CLOSE, b"\x03\xf4"))
+        assert server.app.receive("websocket.disconnect")[1]["order"] == 1
+        assert [message["text"] for message in server.app.drain("websocket.receive")] == ["one"]
+    assert layer.attempts["websocket.receive"] == layer.attempts["websocket.disconnect"] == 1
+
+
+def test_message_that_was_not_stored_is_sent_when_the_layer_is_back() -> None:
+    layer = Reporting()
+    with serve(layer) as server, server.connect() as client:
+        open_websocket(server, client)
+        layer.error = LayerUnavailable("refused", maybe_stored=False)
+        client.send(frame(TEXT, b"one"))
+        assert layer.reached.wait(PATIENCE)
+        layer.error = None
+        assert server.app.receive("websocket.receive")[1]["order"] == 1
+    assert layer.attempts["websocket.receive"] > 1
+
+
+@pytest.mark.parametrize("maybe_stored", [True, False])
+def test_kept_websocket_drops_what_cannot_be_sent(
+    maybe_stored: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("greendaphne.applications.channels.websocket.RECEIVE_PATIENCE", 0.1)
+    layer = Reporting()
+    with serve(layer, on_layer_loss="keep") as server, server.connect() as client:
+        open_websocket(server, client)
+        client.send(frame(TEXT, b"one"))
+        assert server.app.receive("websocket.receive")[1]["order"] == 1
+        layer.error = LayerUnavailable("gone", maybe_stored=maybe_stored)
+        client.send(frame(TEXT, b"two"))
+        wait_until(lambda: "is dropped" in caplog.text)
+        layer.error = None
+        layer.report("restored", True)
+        client.send(frame(TEXT, b"three"))
+        message = server.app.receive("websocket.receive")[1]
+        assert (message["text"], message["order"]) == ("three", 2)
+        server.app.reply(message, text="still here")
+        assert read_frame(client) == (TEXT, b"still here")
+    assert "10.0.0.1" not in caplog.text
+
+
+@pytest.mark.parametrize("maybe_stored", [True, False])
+def test_disconnect_is_sent_once_or_given_up(maybe_stored: bool) -> None:
+    """Where it may have been stored it is not sent again, and otherwise until the layer is back."""
+    layer = Reporting()
+    with serve(layer) as server, server.connect() as client:
+        message = open_websocket(server, client)
+        layer.error = LayerUnavailable("gone", maybe_stored=maybe_stored)
+        client.send(frame(CLOSE, b"\x03\xe8"))
+        assert layer.reached.wait(PATIENCE)
+        if not maybe_stored:
+            wait_until(lambda: layer.attempts["websocket.disconnect"] > 2)
+        layer.error = None
+        if not maybe_stored:
+            disconnect = server.app.receive("websocket.disconnect")[1]
+            assert (disconnect["reply_channel"], disconnect["code"]) == (message["reply_channel"], 1000)
+        assert server.app.drain("websocket.disconnect") == []
+    if maybe_stored:
+        assert layer.attempts["websocket.disconnect"] == 1
+
+
+def test_disconnect_does_not_outlive_its_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Reporting()
+    layer.group_expiry = 1
+    with serve(layer) as server, server.connect() as client:
+        open_websocket(server, client)
+        layer.error = LayerUnavailable("gone", maybe_stored=False)
+        client.send(frame(CLOSE, b"\x03\xe8"))
+        pending = server.server._application.notifier
+        assert layer.reached.wait(PATIENCE)
+        wait_until(lambda: not len(pending))
+        assert layer.attempts["websocket.disconnect"] > 1
+
+
+def test_too_many_disconnects_drop_the_oldest(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(notifier, "LIMIT", 10)
+    layer = Reporting()
+    with serve(layer) as server:
+        clients = [server.connect() for _ in range(14)]
+        for client in clients:
+            open_websocket(server, client)
+        layer.error = LayerUnavailable("gone", maybe_stored=False)
+        for client in clients:
+            client.send(frame(CLOSE, b"\x03\xe8"))
+            assert close_code(client) == 1000
+            assert client.at_eof()
+            client.close()
+        layer.error = None
+        for _ in range(10):
+            server.app.receive("websocket.disconnect")
+        wait_until(lambda: not len(server.server._application.notifier))
+        assert server.app.drain("websocket.disconnect") == []
+    assert "1 disconnect messages are given up" in caplog.text
+
+
+def test_connect_that_may_have_been_stored_gets_its_disconnect() -> None:
+    layer = Reporting()
+    with serve(layer) as server, server.connect() as client:
+        layer.stores = True
+        layer.error = LayerUnavailable("no answer")
+        client.send(handshake())
+        assert client.read_response().status == 503
+        wait_until(lambda: layer.attempts["websocket.disconnect"] == 1)
+        layer.error = None
+        connect = server.app.receive("websocket.connect")[1]
+        disconnect = server.app.receive("websocket.disconnect")[1]
+        assert (disconnect["reply_channel"], disconnect["order"]) == (connect["reply_channel"], 1)
+
+
+def test_connect_that_was_not_stored_gets_none() -> None:
+    layer = Reporting()
+    with serve(layer) as server, server.connect() as client:
+        layer.error = LayerUnavailable("refused", maybe_stored=False)
+        client.send(handshake())
+        response = client.read_response()
+        assert (response.status, response.header("Retry-After")) == (503, "1")
+        layer.error = None
+    assert not layer.attempts["websocket.disconnect"]
+
+
+# ---- what a loss means for those who are connected
+
+
+@pytest.mark.parametrize("layer_type", [Reporting, Unsteady])
+def test_shed(layer_type: type[Unsteady], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """All are closed, those that wait are refused, each is reported once; afterwards new ones stay."""
+    monkeypatch.setattr(watch, "QUIET", 0.1)
+    caplog.set_level(logging.WARNING)
+    layer = layer_type()
+    with serve(layer) as server:
+        clients = [server.connect() for _ in range(5)]
+        channels = {open_websocket(server, client)["reply_channel"] for client in clients}
+        waiting = server.connect()
+        waiting.send(handshake())
+        channels.add(server.app.receive("websocket.connect")[1]["reply_channel"])
+        if isinstance(layer, Reporting):
+            layer.report("lost", False)
+            layer.report("restored", False)
+            layer.report("restored", True)
+        else:
+            # Two failures and two successes are one outage.
+            with server.connect() as other:
+                for error in (OSError("gone"), None, OSError("gone"), None):
+                    layer.error = error
+                    other.send(GET)
+                    if error is None:
+                        server.app.answer()
+                    assert other.read_response().status == (200 if error is None else 503)
+        for client in clients:
+            shut(client)
+            client.close()
+        assert waiting.read_response().status == 503
+        waiting.close()
+        assert {server.app.receive("websocket.disconnect")[1]["reply_channel"] for _ in channels} == channels
+        with server.connect() as client:
+            open_websocket(server, client)
+            client.send(frame(TEXT, b"again"))
+            assert server.app.receive("websocket.receive")[1]["order"] == 1
+        server.app.receive("websocket.disconnect")
+        assert server.app.drain("websocket.disconnect") == []
+    lines = [record.getMessage() for record in caplog.records if record.name == "daphne.server"]
+    if isinstance(layer, Reporting):
+        assert layer.listeners == []
+    else:
+        assert lines[:2] == ["Error trying to send messages: gone", "The channel layer is back; its data may be lost"]
+        del lines[:2]
+    assert lines == ["Messages and groups may be lost; 6 WebSockets are closed, for their clients to come back"]
+
+
+def test_shedding_many_takes_its_time(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """They are closed one after the other; one that sends is closed at once, and what it sends is not passed on."""
+    monkeypatch.setattr("greendaphne.applications.channels.websocket.SPREAD_EACH", PATIENCE)
+    monkeypatch.setattr("greendaphne.applications.channels.websocket.SPREAD", 10 * PATIENCE)
+    layer = Reporting()
+    with serve(layer) as server:
+        clients = [server.connect() for _ in range(10)]
+        for client in clients:
+            open_websocket(server, client)
+        layer.report("restored", True)
+        wait_until(lambda: "10 WebSockets are closed" in caplog.text)
+        # One was closed, and the others still are open and closed by what they send.
+        for client in clients:
+            client.send(frame(TEXT, b"hello"))
+            shut(client)
+            client.close()
+        assert server.app.drain("websocket.receive") == []
+
+
+def test_exit(tmp_path: Path) -> None:
+    """The process ends in good order, with an exit code and one line for whoever starts it again."""
+    with redis_server() as server:
+        (tmp_path / "site.py").write_text(
+            f"from greendaphne.layers.redis import RedisChannelLayer\nchannel_layer = RedisChannelLayer(hosts=[{server.url!r}])\n"
+        )
+        command = [sys.executable, "-m", "greendaphne", "--on-layer-loss", "exit", "-v", "0", "-p", "0", "site:channel_layer"]
+        (tmp_path / "site.py").rename(tmp_path / "project.py")
+        command[-1] = "project:channel_layer"
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        try:
+            wait_until(lambda: server.info("clients")["blocked_clients"] > 0)
+            server.kill()
+            server.restart()
+            _, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+            process.wait()
+    assert process.returncode == 1, errors
+    lines = errors.splitlines()
+    assert sum("ERROR" in line for line in lines) == 1, errors
+    assert "Traceback" not in errors
+
+
+# ---- replies over several lists
+
+
+def test_reply_channels() -> None:
+    with redis_server() as redis_process:
+        layer = RedisChannelLayer(hosts=[redis_process.url], capacity=5)
+        with serve(layer, reply_channels=3) as server:
+            with server.connect() as client:
+                prefixes = []
+                for number in range(6):
+                    client.send(GET)
+                    message = server.app.answer(b"%d" % number)
+                    assert client.read_response().body == b"%d" % number
+                    prefixes.append(message["reply_channel"].partition("!")[0])
+            assert len(set(prefixes)) == 3
+            assert prefixes[:3] == prefixes[3:]
+            # Beside the test's own connection, which plays the worker: one that sends and one that receives.
+            assert redis_process.connections("greendaphne:receive") <= 2
+        layer.close()
+
+
+# ---- a real Redis, under load
+
+
+class Worker:
+    """The application: answers requests, accepts and echoes WebSockets, and keeps what it was told."""
+
+    CHANNELS = ("http.request", "websocket.connect", "websocket.receive", "websocket.disconnect")
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self.layer.blpop_timeout = 1
+        self.connects: Counter[str] = Counter()
+        self.disconnects: Counter[str] = Counter()
+        self.orders: defaultdict[str, list[int]] = defaultdict(list)
+        self.stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self.stopping.is_set():
+            for channel, message in self.layer.receive_batch(self.CHANNELS, 1, 0.5):
+                answer = self._answer(channel, message)
+                if answer is not None:
+                    try:
+                        self.layer.send(message["reply_channel"], answer)
+                    except (LayerUnavailable, self.layer.ChannelFull):
+                        pass
+        self.layer.close()
+
+    def _answer(self, channel: str, message: Message) -> Message | None:
+        name = message["reply_channel"]
+        if channel == "http.request":
+            return {"status": 200, "content": b"ok"}
+        if channel == "websocket.disconnect":
+            self.disconnects[name] += 1
+            return None
+        self.orders[name].append(message.get("order", 0))
+        if channel == "websocket.connect":
+            self.connects[name] += 1
+            return {"accept": True}
+        return {"text": message["text"]}
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+
+Layer = RedisChannelLayer | RedisSentinelChannelLayer
+#: Short, so that a Redis that hangs is noticed soon.
+TIMEOUTS = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
+
+
+def make_layer(server: RedisServer) -> Layer:
+    return RedisChannelLayer(hosts=[server.url], capacity=1000, connection_kwargs=TIMEOUTS)
+
+
+class Load:
+    """Clients that never give up: they keep what they saw."""
+
+    REQUESTERS = 6
+    SOCKETS = 10
+
+    def __init__(self, server: RunningServer, redis_process: RedisServer, worker: Worker) -> None:
+        self.server = server
+        self.redis = redis_process
+        self.worker = worker
+        self.statuses: Counter[int] = Counter()
+        self.codes: Counter[int] = Counter()
+        self.handshakes: Counter[int] = Counter()
+        self.echoes = 0
+        self.errors: list[BaseException] = []
+        self.stopping = threading.Event()
+        self.threads = [threading.Thread(target=self._guard, args=(self._request,)) for _ in range(self.REQUESTERS)]
+        self.threads += [threading.Thread(target=self._guard, args=(self._talk,)) for _ in range(self.SOCKETS)]
+        for thread in self.threads:
+            thread.start()
+
+    def _guard(self, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 - raised in the test
+            self.errors.append(error)
+
+    def _request(self) -> None:
+        while not self.stopping.is_set():
+            with self.server.connect() as client:
+                client.send(GET)
+                response = client.read_response()
+                assert response.status == 200 or response.header("Retry-After") is not None, response
+                self.statuses[response.status] += 1
+            time.sleep(0.01)
+
+    def _talk(self) -> None:
+        number = 0
+        while not self.stopping.is_set():
+            try:
+                socket = websocket.create_connection(f"ws://{self.server.host}:{self.server.port}/", timeout=PATIENCE)
+            except websocket.WebSocketBadStatusException as error:
+                self.handshakes[error.status_code] += 1
+                time.sleep(0.02)
+                continue
+            self.handshakes[101] += 1
+            try:
+                while not self.stopping.is_set():
+                    number += 1
+                    socket.send(str(number))
+                    socket.settimeout(0.05)
+                    try:
+                        opcode, data = socket.recv_data()
+                    except websocket.WebSocketTimeoutException:
+                        continue
+                    if opcode == websocket.ABNF.OPCODE_CLOSE:
+                        self.codes[int.from_bytes(data[:2], "big")] += 1
+                        break
+                    self.echoes += 1
+                    time.sleep(0.02)
+                else:
+                    socket.settimeout(PATIENCE)
+                    socket.close(timeout=PATIENCE)
+            except (BrokenPipeError, ConnectionResetError, websocket.WebSocketConnectionClosedException):
+                # It sent something while the server had closed already.
+                self.codes[0] += 1
+            finally:
+                socket.shutdown()  # type: ignore[no-untyped-call]
+
+    def wait_for_service(self) -> None:
+        """Wait until requests are answered and every WebSocket talks again."""
+        goals = self.statuses[200] + 2 * self.REQUESTERS, self.echoes + 3 * self.SOCKETS
+        wait_until(lambda: bool(self.errors) or (self.statuses[200] >= goals[0] and self.echoes >= goals[1]), self)
+        assert self.errors == []
+
+    def stop(self) -> None:
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+        assert self.errors == []
+
+    def __repr__(self) -> str:
+        return f"<{dict(self.statuses)} {dict(self.codes)} {dict(self.handshakes)} {self.echoes} echoes>"
+
+
+def greenlets() -> int:
+    gc.collect()
+    return sum(isinstance(item, gevent.Greenlet) and bool(item) and not item.dead for item in gc.get_objects())
+
+
+@contextmanager
+def chaos(on_layer_loss: str = "shed", sentinels: Sentinels | None = None) -> Iterator[Load]:
+    """A server under load; afterwards nothing is missing, doubled or left."""
+
+    def new_layer() -> Layer:
+        if sentinels is None:
+            return make_layer(redis_process)
+        port = sentinels.sentinel.port
+        return RedisSentinelChannelLayer(hosts=[("127.0.0.1", port)], services=["chat"], capacity=1000, connection_kwargs=TIMEOUTS)
+
+    with redis_server() if sentinels is None else nullcontext(sentinels.replica) as redis_process:
+        worker = Worker(new_layer())
+        layer = new_layer()
+        with serve(layer, http_timeout=2, on_layer_loss=on_layer_loss, timeouts=Timeouts(graceful=5, websocket_close=1)) as server:
+            with server.connect() as client:
+                client.send(GET)
+                assert client.read_response().status == 200
+            wait_until(lambda: server.server.connections == 0)
+            before = greenlets()
+            load = Load(server, redis_process, worker)
+            try:
+                load.wait_for_service()
+                yield load
+                load.wait_for_service()
+            finally:
+                load.stop()
+            wait_until(lambda: server.server.connections == 0)
+            wait_until(lambda: worker.connects.keys() <= worker.disconnects.keys(), worker.connects.keys() - worker.disconnects.keys())
+            assert set(load.statuses) <= {200, 503}
+            assert set(load.handshakes) <= {101, 503}
+            assert max(worker.connects.values()) == max(worker.disconnects.values()) == 1
+            assert server.server.factory.reply_protocols == {}
+            # One more may be about to sum up, once a minute, what requests failed for.
+            wait_until(lambda: greenlets() <= before + 1, (greenlets(), before))
+            # The server's two, and the worker's two.
+            assert redis_process.connections() <= 4
+        worker.stop()
+
+
+def assert_no_gaps(worker: Worker) -> None:
+    for orders in worker.orders.values():
+        assert sorted(orders) == list(range(max(orders) + 1)), orders
+
+
+def test_redis_is_killed_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
+    rounds = 4
+    with chaos() as load:
+        for _ in range(rounds):
+            load.redis.kill()
+            goal = load.statuses[503] + load.REQUESTERS
+            wait_until(lambda goal=goal: load.statuses[503] >= goal, load)  # type: ignore[misc]
+            load.redis.restart()
+            load.wait_for_service()
+        assert load.codes[1012] + load.codes[0] >= rounds * load.SOCKETS
+    # Messages that were with Redis are gone, so that there may be gaps.
+    for orders in load.worker.orders.values():
+        assert len(set(orders)) == len(orders)
+    lines = [record.getMessage() for record in caplog.records if record.name == "greendaphne.layers.redis"]
+    # The server's and the worker's.
+    assert sum("is out of reach" in line for line in lines) == 2 * rounds
+    assert sum("is back; its data may be lost" in line for line in lines) == 2 * rounds
+    assert sum("for their clients to come back" in record.getMessage() for record in caplog.records) == rounds
+
+
+def test_sentinel_fails_over() -> None:
+    """The master crashes and its replica takes its place: it may lack the last messages, so that all are to connect again."""
+    with redis_servers(2) as (master, replica):
+        sentinels = Sentinels(master, replica)
+        try:
+            with chaos(sentinels=sentinels) as load:
+                master.kill()
+                wait_until(lambda: load.codes[1012] + load.codes[0] >= load.SOCKETS, load)
+                load.wait_for_service()
+        finally:
+            sentinels.sentinel.stop()
+
+
+@pytest.mark.parametrize("on_layer_loss", ["shed", "keep"])
+def test_redis_is_emptied(on_layer_loss: str) -> None:
+    with chaos(on_layer_loss) as load:
+        load.redis.client.flushall()
+        if on_layer_loss == "shed":
+            wait_until(lambda: load.codes[1012] + load.codes[0] >= load.SOCKETS, load)
+        load.wait_for_service()
+        if on_layer_loss == "keep":
+            assert not load.codes
+
+
+def test_scripts_are_flushed() -> None:
+    with chaos() as load:
+        for _ in range(10):
+            load.redis.client.script_flush()
+            load.wait_for_service()
+        assert not load.codes
+        assert set(load.statuses) == {200}
+    assert_no_gaps(load.worker)
+
+
+def test_redis_is_out_of_memory() -> None:
+    with chaos() as load:
+        load.redis.client.config_set("maxmemory", 1)
+        goal = load.statuses[503] + 5 * load.REQUESTERS
+        wait_until(lambda: load.statuses[503] >= goal, load)
+        load.redis.client.config_set("maxmemory", 0)
+        load.wait_for_service()
+    assert_no_gaps(load.worker)

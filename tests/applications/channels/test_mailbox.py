@@ -1,0 +1,258 @@
+"""Replies on their way to clients: those that wait while the disk is slow, and how long others may be left to gather in the layer."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from greendaphne.applications.channels.mailbox import Allowance, Mailbox, Overflow
+from greendaphne.applications.channels.router import ReplyRouter
+from greendaphne.applications.channels.watch import LayerWatch
+from greendaphne.config import Limits
+from greendaphne.core.message import ClientDisconnected
+from greendaphne.layers.memory import MemoryChannelLayer
+from tests.support.redis_server import in_hub
+from tests.support.server import PATIENCE, serve
+
+LAST_CHUNK = b"0\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class SlowDisk:
+    """Writes that have begun wait in their threads until they are let go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        write = os.pwrite
+
+        def slow(descriptor: int, data: bytes, offset: int) -> int:
+            self.begun.set()
+            assert self.go_on.wait(PATIENCE)
+            return write(descriptor, data, offset)
+
+        monkeypatch.setattr(os, "pwrite", slow)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
+    return SlowDisk(monkeypatch)
+
+
+def piece(number: int, size: int = 1_500) -> dict[str, Any]:
+    return {"content": bytes([number]) * size, "number": number}
+
+
+def while_writing(disk: SlowDisk, meanwhile: Callable[[Mailbox], None]) -> tuple[Mailbox, Allowance]:
+    """Fill a mailbox until the disk is asked, do something else as long as that takes, and let the disk go on."""
+    allowance = Allowance(1_000_000)
+    box = Mailbox(2_000, allowance)
+
+    def fill() -> None:
+        for number in range(4):
+            box.put(piece(number))
+
+    router = gevent.spawn(fill)
+    while not disk.begun.is_set():
+        gevent.sleep(0.001)
+    assert not router.ready()
+    meanwhile(box)
+    disk.go_on.set()
+    router.get(timeout=PATIENCE)
+    return box, allowance
+
+
+def test_a_slow_disk_keeps_the_order(disk: SlowDisk) -> None:
+    def run() -> None:
+        box, allowance = while_writing(disk, lambda box: None)
+        assert [box.get(0) for _ in range(4)] == [piece(number) for number in range(4)]
+        assert allowance.left == allowance.size
+
+    in_hub(run)
+
+
+def test_a_reply_is_taken_while_it_is_written(disk: SlowDisk) -> None:
+    """It is still in memory, and what is on disk then serves nobody."""
+
+    def run() -> None:
+        received: list[Any] = []
+        box, allowance = while_writing(disk, lambda box: received.extend(box.get(0) for _ in range(2)))
+        received.extend(box.get(0) for _ in range(2))
+        assert received == [piece(number) for number in range(4)]
+        assert allowance.left == allowance.size
+
+    in_hub(run)
+
+
+def test_a_client_waits_while_its_reply_is_written(disk: SlowDisk) -> None:
+    def run() -> None:
+        received: list[Any] = []
+        waiting: list[gevent.Greenlet[..., None]] = []
+
+        def take(box: Mailbox) -> None:
+            def take_all() -> None:
+                received.extend(box.get(PATIENCE) for _ in range(4))
+
+            waiting.append(gevent.spawn(take_all))
+            gevent.sleep(0)
+
+        _, allowance = while_writing(disk, take)
+        waiting[0].get(timeout=PATIENCE)
+        assert received == [piece(number) for number in range(4)]
+        assert allowance.left == allowance.size
+
+    in_hub(run)
+
+
+@pytest.mark.parametrize("how", ["close", "abandon"])
+def test_a_client_leaves_while_its_reply_is_written(disk: SlowDisk, how: str) -> None:
+    def run() -> None:
+        box, allowance = while_writing(disk, lambda box: getattr(box, how)())
+        if how == "abandon":
+            assert [box.get(0)["number"] for _ in range(2)] == [0, 1]
+            with pytest.raises(ClientDisconnected):
+                box.get(0)
+            box.close()
+        assert allowance.left == allowance.size
+        box.put(piece(9))
+        assert box.poll() is None
+
+    in_hub(run)
+
+
+def test_a_write_that_fails_late_is_an_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was there is delivered before it."""
+
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+
+    def run() -> None:
+        allowance = Allowance(1_000_000)
+        box = Mailbox(2_000, allowance)
+        for number in range(4):
+            box.put(piece(number))
+        assert [box.get(0)["number"] for _ in range(2)] == [0, 1]
+        with pytest.raises(Overflow):
+            box.get(0)
+        box.close()
+        assert allowance.left == allowance.size
+
+    in_hub(run)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.one_of(st.integers(0, 3_000), st.none()), max_size=60))
+def test_whatever_is_put_and_taken_comes_in_order(steps: list[int | None]) -> None:
+    """A number puts a piece of that size, ``None`` takes what is next."""
+    wanted, found = b"", b""
+
+    def run() -> None:
+        nonlocal wanted, found
+        allowance = Allowance(1_000_000)
+        box = Mailbox(4_000, allowance)
+        for number, size in enumerate(steps):
+            if size is None:
+                found += (box.poll() or {}).get("content", b"")
+            else:
+                content = bytes([number]) * size
+                wanted += content
+                box.put({"content": content, "more_content": True})
+        while (message := box.poll()) is not None:
+            found += message["content"]
+        assert allowance.left == allowance.size
+
+    in_hub(run)
+    assert found == wanted
+
+
+def test_a_slow_disk_holds_up_no_other_work(disk: SlowDisk) -> None:
+    """A download waits for it, and the replies behind it; the server still reads and refuses, and loses nothing."""
+    with serve(limits=Limits(reply_queue=100_000)) as server, server.connect() as slow, server.connect() as other:
+        slow.send(GET)
+        message = server.app.request()
+        server.app.reply(message, status=200, more_content=True)
+        slow.read_head()
+        # More than the sockets between take while nobody reads.
+        content = bytes(range(256)) * 4_000
+        sent = 0
+        while not disk.begun.is_set():
+            try:
+                server.app.reply(message, content=content, more_content=True)
+                sent += 1
+            except server.layer.ChannelFull:
+                assert disk.begun.wait(PATIENCE)
+        other.send(b"nonsense\r\n\r\n")
+        assert other.read_response().status == 400
+        disk.go_on.set()
+        received = bytearray(slow.buffer)
+        while len(received) < sent * len(content):
+            received += slow.sock.recv(1 << 20)
+        server.app.reply(message, content=b"")
+        while not received.endswith(LAST_CHUNK):
+            received += slow.sock.recv(1 << 20)
+        chunk = b"%x\r\n%b\r\n" % (len(content), content)
+        assert received == chunk * sent + LAST_CHUNK
+
+
+class Remote(MemoryChannelLayer):
+    """A layer that is far away, as far as the router knows."""
+
+    receives_remotely = True
+    patience = 0.0
+
+    def set_patience(self, seconds: float) -> None:
+        self.patience = seconds
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.016, 1.0])
+def test_replies_gather_for_a_part_of_the_usual_time(seconds: float) -> None:
+    """A few that are much slower make no difference."""
+
+    def run() -> None:
+        layer = Remote()
+        router = ReplyRouter(layer, LayerWatch(layer, lambda: None))
+        for number in range(1_000):
+            box = Mailbox(1_000)
+            channel = router.register(box)
+            box.since = monotonic() - (10 * seconds if number % 10 == 0 else seconds)
+            router._route([(channel, {}), (channel, {})])
+            router.unregister(channel)
+        assert 0.5 * seconds < router._usual < 2 * seconds
+
+    in_hub(run)
+
+
+def test_the_layer_learns_how_long_its_commands_may_gather() -> None:
+    def run() -> None:
+        layer = Remote()
+        router = ReplyRouter(layer, LayerWatch(layer, lambda: None))
+        router.start()
+        box = Mailbox(1_000)
+        channel = router.register(box)
+        layer.send(channel, {"text": "here"})
+        assert box.get(PATIENCE) == {"text": "here"}
+        gevent.sleep(0)
+        router.stop()
+        assert 0 < layer.patience < 0.004
+
+    in_hub(run)
+
+
+def test_nobody_asks_the_time_where_nothing_is_to_gather() -> None:
+    def run() -> None:
+        layer = MemoryChannelLayer()
+        box = Mailbox(1_000)
+        ReplyRouter(layer, LayerWatch(layer, lambda: None)).register(box)
+        assert box.since == 0
+
+    in_hub(run)

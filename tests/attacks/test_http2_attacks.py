@@ -1,0 +1,484 @@
+"""What HTTP/2 lets a hostile client try, each on the wire: the connection ends, everything is released, and others are served at once."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from gevent import sleep
+from h2.errors import ErrorCodes
+from hyperframe.frame import (
+    ContinuationFrame,
+    DataFrame,
+    Frame,
+    GoAwayFrame,
+    HeadersFrame,
+    PingFrame,
+    PriorityFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
+
+from greendaphne.config import Limits, Timeouts
+from greendaphne.http2 import PREFACE, Http2Connection, Http2Stream
+from tests.support.http2 import GET, POST, Fields, Http2Server, Peer, RawPeer, echo, eventually, forever, hello, live, serve_http2
+
+ENHANCE_YOUR_CALM = ErrorCodes.ENHANCE_YOUR_CALM
+OPEN = ("END_HEADERS",)
+
+
+def check_released(server: Http2Server) -> None:
+    """Nothing is left of the attack, and a new connection is answered."""
+    with Peer(server) as peer:
+        server.application = hello
+        assert peer.get()[2] == b"hello"
+    eventually(lambda: not server.connections, "the end of all connections")
+    eventually(lambda: live(Http2Stream) == 0, "the release of all streams")
+    eventually(lambda: live(Http2Connection) == 0, "the release of all connections")
+
+
+@contextmanager
+def attacked(application: Any = hello, **options: Any) -> Iterator[Http2Server]:
+    with serve_http2(application, **options) as server:
+        yield server
+        check_released(server)
+
+
+def calmed(peer: RawPeer) -> None:
+    """The server has ended the connection with ENHANCE_YOUR_CALM."""
+    frame = peer.goaway()
+    assert frame.error_code == ENHANCE_YOUR_CALM, frame
+
+
+def raw(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
+    return struct.pack(">HBBBL", len(payload) >> 8, len(payload) & 0xFF, kind, flags, stream_id) + payload
+
+
+# --- streams
+
+
+def test_rapid_reset() -> None:
+    with attacked(forever) as server:
+        with RawPeer(server) as peer:
+            for stream_id in range(1, 3000, 2):
+                if not peer.try_send(peer.headers(stream_id), RstStreamFrame(stream_id, error_code=ErrorCodes.CANCEL)):
+                    break
+            calmed(peer)
+        # No more work was begun than the budget allows, and all of it was told to stop.
+        assert server.served <= 201
+        eventually(lambda: server.disconnected == server.served)
+
+
+def test_rapid_reset_in_one_segment() -> None:
+    with attacked(forever) as server, RawPeer(server) as peer:
+        frames: list[Frame] = []
+        for stream_id in range(1, 1000, 2):
+            frames += [peer.headers(stream_id), RstStreamFrame(stream_id)]
+        peer.send(*frames)
+        calmed(peer)
+        # Such requests are gone before their greenlets begin.
+        assert server.served <= 100
+
+
+MADE_RESETS: dict[str, tuple[Fields, tuple[str, ...], Callable[[int], bytes]]] = {
+    "WINDOW_UPDATE of zero": (POST, OPEN, lambda stream_id: raw(0x8, 0, stream_id, bytes(4))),
+    "WINDOW_UPDATE too large": (POST, OPEN, lambda stream_id: WindowUpdateFrame(stream_id, 2**31 - 1).serialize()),
+    "DATA on a half-closed stream": (GET, ("END_HEADERS", "END_STREAM"), lambda stream_id: DataFrame(stream_id, b"x").serialize()),
+    "HEADERS on a half-closed stream": (GET, ("END_HEADERS", "END_STREAM"), lambda stream_id: raw(0x1, 0x5, stream_id, b"\x82\x86\x84")),
+    "more body than announced": ([*POST, (b"content-length", b"1")], OPEN, lambda stream_id: DataFrame(stream_id, b"xy").serialize()),
+    "trailers without an end": (POST, OPEN, lambda stream_id: raw(0x1, 0x4, stream_id, b"\x00\x01a\x01b")),
+}
+
+
+@pytest.mark.parametrize("case", MADE_RESETS)
+def test_made_you_reset(case: str) -> None:
+    fields, flags, trigger = MADE_RESETS[case]
+    with attacked(forever) as server:
+        with RawPeer(server) as peer:
+            for stream_id in range(1, 1000, 2):
+                try:
+                    peer.sock.sendall(peer.headers(stream_id, fields, flags).serialize() + trigger(stream_id))
+                except (BrokenPipeError, ConnectionResetError):
+                    break
+            calmed(peer)
+        assert server.served <= 201
+        eventually(lambda: server.disconnected == server.served)
+
+
+@pytest.mark.parametrize("payload", [b"\0\0\0\0", b"\0\0\0\x01\0"], ids=["wrong size", "depends on itself"])
+def test_made_you_reset_with_priority_ends_the_connection(payload: bytes) -> None:
+    with attacked(forever) as server, RawPeer(server) as peer:
+        peer.sock.sendall(peer.headers(1).serialize() + raw(0x2, 0, 1, payload))
+        assert peer.goaway().error_code in (ErrorCodes.PROTOCOL_ERROR, ErrorCodes.FRAME_SIZE_ERROR)
+
+
+def test_malformed_requests_are_counted() -> None:
+    with attacked() as server, RawPeer(server) as peer:
+        peer.send(*[peer.headers(stream_id, [*GET, (b"connection", b"close")]) for stream_id in range(1, 500, 2)])
+        calmed(peer)
+        assert server.served == 0
+
+
+def test_a_reset_stream_counts_until_its_work_has_ended() -> None:
+    release = threading.Event()
+
+    def stubborn(stream: Http2Stream) -> None:
+        while not release.is_set():
+            sleep(0.01)
+        hello(stream)
+
+    with attacked(stubborn, max_concurrent_streams=5) as server, RawPeer(server) as peer:
+        for stream_id in (1, 3, 5, 7, 9):
+            peer.send(peer.headers(stream_id))
+        eventually(lambda: server.served == 5)
+        for stream_id in (1, 3, 5, 7, 9):
+            peer.send(RstStreamFrame(stream_id))
+        peer.send(peer.headers(11))
+        assert peer.reset(11) == ErrorCodes.REFUSED_STREAM
+        release.set()
+        eventually(lambda: server.connections[0].idle)
+        peer.send(peer.headers(13))
+        assert peer.status(13) == 200
+
+
+def test_refused_streams_are_counted() -> None:
+    with attacked(forever, max_concurrent_streams=5) as server, RawPeer(server) as peer:
+        peer.send(*[peer.headers(stream_id) for stream_id in range(1, 1000, 2)])
+        calmed(peer)
+        assert server.served <= 5
+
+
+def test_many_closed_streams_leave_nothing_behind() -> None:
+    with attacked() as server, Peer(server) as peer:
+        for _ in range(600):
+            assert peer.get()[0] == 200
+        engine = server.connections[0].engine
+        assert len(engine.streams) == 0
+        assert len(engine._closed_streams) <= 512
+        del engine
+
+
+# --- control frames
+
+FLOODS: dict[str, list[bytes]] = {
+    "PING": [PingFrame(opaque_data=b"12345678").serialize()],
+    "PING answers": [PingFrame(opaque_data=b"12345678", flags=["ACK"]).serialize()],
+    "SETTINGS": [SettingsFrame().serialize()],
+    "SETTINGS that move all windows": [SettingsFrame(settings={4: size}).serialize() for size in (0, 65535)],
+    "SETTINGS answers": [SettingsFrame(flags=["ACK"]).serialize()],
+    "PRIORITY": [PriorityFrame(1, stream_weight=7).serialize(), PriorityFrame(99, depends_on=1).serialize()],
+    "PRIORITY_UPDATE": [raw(0x10, 0, 0, struct.pack(">L", stream_id) + b"u=1") for stream_id in range(1, 999, 2)],
+    "unknown frames": [raw(0x99, 0, 0, b"x" * 100)],
+    "WINDOW_UPDATE on the connection": [WindowUpdateFrame(0, 1).serialize()],
+    "WINDOW_UPDATE on a stream": [WindowUpdateFrame(1, 1).serialize()],
+    "GOAWAY": [GoAwayFrame(0).serialize()],
+    "empty DATA": [DataFrame(1, b"").serialize()],
+    "DATA of padding": [DataFrame(1, b"", pad_length=3, flags=["PADDED"]).serialize()],
+}
+
+
+@pytest.mark.parametrize("case", FLOODS)
+def test_floods_of_control_frames(case: str) -> None:
+    frames = FLOODS[case]
+    with attacked(forever) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, POST, OPEN))
+        data = b"".join(frames) * (1001 // len(frames) + 1)
+        try:
+            peer.sock.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        calmed(peer)
+
+
+def test_a_busy_download_may_send_many_window_updates() -> None:
+    def long(stream: Http2Stream) -> None:
+        stream.start(200, [])
+        for _ in range(3000):
+            stream.write(b"x" * 1000)
+        stream.finish()
+
+    with attacked(long) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1))
+        received = 0
+        while received < 3_000_000:
+            frame = peer.wait(DataFrame)
+            received += len(frame.data)
+            if frame.data:
+                peer.send(WindowUpdateFrame(0, len(frame.data)), WindowUpdateFrame(1, len(frame.data)))
+        peer.alive()
+
+
+def test_resets_below_the_budget_cost_nobody_anything() -> None:
+    with attacked(forever) as server, RawPeer(server) as peer:
+        for stream_id in range(1, 2 * 199, 2):
+            peer.send(peer.headers(stream_id), RstStreamFrame(stream_id))
+        peer.alive()
+
+
+def test_budgets_are_for_a_period() -> None:
+    with attacked(period=0, client_resets=10, control_frames=10) as server, RawPeer(server) as peer:
+        for stream_id in range(1, 101, 2):
+            peer.send(peer.headers(stream_id), RstStreamFrame(stream_id))
+            peer.alive()
+
+
+def test_answers_that_nobody_reads() -> None:
+    with attacked(control_frames=10**9, control_buffer=64 * 1024) as server:
+        with RawPeer(server) as peer:
+            pings = [PingFrame(opaque_data=b"12345678")] * 1000
+            while peer.try_send(*pings):
+                pass
+        eventually(lambda: not server.connections)
+
+
+# --- header sections
+
+
+def test_endless_continuation_frames() -> None:
+    with attacked() as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, GET, flags=()), *[ContinuationFrame(1, b"")] * 17)
+        calmed(peer)
+
+
+def test_large_continuation_frames() -> None:
+    with attacked() as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, GET, flags=()))
+        peer.send(*[ContinuationFrame(1, b"\x00\x01a\x7f\x00" + b"b" * 16000)] * 17)
+        calmed(peer)
+
+
+def bomb(peer: RawPeer, stream_id: int, references: int) -> HeadersFrame:
+    """A header section of a few bytes for each of ``references`` fields of 4 KB."""
+    entry = b"\x40\x01a\x7f" + bytes((0x80 | (3900 - 127) & 0x7F, (3900 - 127) >> 7)) + b"x" * 3900
+    block = b"\x82\x86\x84\x01\x09localhost" + entry + b"\xbe" * references
+    return HeadersFrame(stream_id, block, flags=["END_HEADERS", "END_STREAM"])
+
+
+def test_hpack_bomb() -> None:
+    with attacked() as server, RawPeer(server) as peer:
+        peer.send(bomb(peer, 1, 10_000))
+        calmed(peer)
+        assert server.served == 0
+
+
+def test_a_header_list_a_little_too_large_is_answered() -> None:
+    with attacked() as server, RawPeer(server) as peer:
+        peer.send(bomb(peer, 1, 30))
+        assert peer.status(1) == 431
+        # The tables are still in step.
+        peer.send(HeadersFrame(3, b"\x82\x86\x84\x01\x09localhost\xbe", flags=["END_HEADERS", "END_STREAM"]))
+        assert peer.status(3) == 200
+
+
+def test_too_many_fields() -> None:
+    with attacked(limits=Limits(request_fields=50)) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, [*GET, *[(b"x-%d" % n, b"1") for n in range(50)]]))
+        assert peer.status(1) == 431
+
+
+def test_a_field_too_long() -> None:
+    with attacked(limits=Limits(request_field_size=1000)) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, [*GET, (b"x-long", b"x" * 993)]), peer.headers(3, [*GET, (b"x-long", b"x" * 992)]))
+        assert (peer.status(1), peer.status(3)) == (431, 200)
+
+
+def test_made_up_field_names_are_not_collected() -> None:
+    from greendaphne.http2 import compression, fields
+
+    with attacked() as server, RawPeer(server) as peer:
+        for stream_id in range(1, 41, 2):
+            names = [(b"x-%d-%d" % (stream_id, n), b"1") for n in range(150)]
+            peer.send(HeadersFrame(stream_id, peer.encoder.encode([*GET, *names]), flags=["END_HEADERS", "END_STREAM"]))
+            assert peer.status(stream_id) == 200
+    assert len(fields._names) <= 1024
+    assert compression._remembered_huffman.cache_info().currsize <= 4096
+
+
+# --- flow control
+
+
+def test_zero_window_stall() -> None:
+    def big(stream: Http2Stream) -> None:
+        stream.start(200, [])
+        stream.finish(b"x" * 10_000_000)
+
+    with attacked(big, timeouts=Timeouts(send=0.2)) as server, RawPeer(server, settings={4: 0}) as peer:
+        peer.send(*[peer.headers(stream_id) for stream_id in range(1, 21, 2)])
+        for stream_id in range(1, 21, 2):
+            assert peer.reset(stream_id) == ErrorCodes.CANCEL
+        eventually(lambda: server.connections[0].idle)
+        assert server.disconnected == 10
+        peer.alive()
+
+
+def test_a_window_that_opens_by_single_bytes() -> None:
+    def big(stream: Http2Stream) -> None:
+        stream.start(200, [])
+        stream.finish(b"x" * 100_000)
+
+    with attacked(big, timeouts=Timeouts(send=0.2), control_frames=10**9) as server, RawPeer(server, settings={4: 0}) as peer:
+        peer.send(peer.headers(1))
+        eventually(lambda: server.served == 1)
+        received = 0
+        while True:
+            peer.send(WindowUpdateFrame(1, 1))
+            frame = peer.wait(Frame, lambda frame: isinstance(frame, (DataFrame, RstStreamFrame)))
+            if isinstance(frame, RstStreamFrame):
+                break
+            received += len(frame.data)  # type: ignore[attr-defined]
+            sleep_a_little()
+        assert frame.error_code == ErrorCodes.CANCEL
+        assert received < 100_000
+
+
+def sleep_a_little() -> None:
+    threading.Event().wait(0.02)
+
+
+def test_a_client_that_reads_nothing() -> None:
+    def endless(stream: Http2Stream) -> None:
+        stream.start(200, [])
+        while True:
+            stream.write(b"x" * 65536)
+
+    with attacked(endless, timeouts=Timeouts(send=0.3)) as server:
+        with RawPeer(server, settings={4: 2**31 - 1}) as peer:
+            peer.send(WindowUpdateFrame(0, 2**30))
+            peer.send(*[peer.headers(stream_id) for stream_id in range(1, 21, 2)])
+            eventually(lambda: server.served == 10)
+            # What waits for it is bounded while it lasts, and all of it goes when the time is over.
+            connection = server.connections[0]
+            assert connection.engine.pending < 200_000
+            eventually(lambda: server.disconnected == 10)
+        del connection
+
+
+def test_bodies_that_nobody_reads_hold_up_no_other_stream() -> None:
+    def application(stream: Http2Stream) -> None:
+        if stream.request.path == b"/read":
+            echo(stream)
+        else:
+            forever(stream)
+
+    with attacked(application) as server, Peer(server) as peer:
+        for _ in range(99):
+            stream_id = peer.request(POST, end=False)
+            peer.send(stream_id, b"x" * 65535)
+        status, _, body = peer.get([POST[0], POST[1], (b":path", b"/read"), POST[3]], b"y" * 300_000)
+        assert (status, len(body)) == (200, 300_000)
+
+
+def test_what_resets_throw_away_is_given_back_to_the_connection() -> None:
+    with attacked(forever) as server, Peer(server) as peer:
+        window = server.http2_limits.connection_window
+        for _ in range(2 * window // 65535 // 2):
+            stream_id = peer.request(POST, end=False)
+            peer.send(stream_id, b"x" * 65535)
+            peer.h2.reset_stream(stream_id)
+        server.application = echo
+        for _ in range(5):
+            assert len(peer.get(POST, b"y" * 2_000_000)[2]) == 2_000_000
+
+
+def test_single_bytes_of_body_are_held_without_overhead() -> None:
+    def slow(stream: Http2Stream) -> None:
+        if stream.request.path == b"/":
+            forever(stream)
+        else:
+            hello(stream)
+
+    with attacked(slow) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, POST, OPEN))
+        peer.sock.sendall(DataFrame(1, b"x").serialize() * 20_000)
+        peer.alive()
+        (stream,) = server.connections[0]._streams.values()
+        assert stream._inbox is not None
+        assert len(stream._inbox) == 20_000
+        del stream
+
+
+# --- time
+
+
+def test_no_preface() -> None:
+    with attacked(timeouts=Timeouts(header=0.2)) as server, RawPeer(server, preface=False) as peer:
+        peer.sock.sendall(PREFACE[:5])
+        peer.goaway()
+
+
+def test_no_settings() -> None:
+    with attacked(timeouts=Timeouts(header=0.2)) as server, RawPeer(server, preface=False) as peer:
+        peer.sock.sendall(PREFACE)
+        peer.goaway()
+
+
+@pytest.mark.parametrize("part", [b"\0\0\x20\x01\x05\0\0\0\x01", b"\0\0\x20\x01\x05\0\0\0\x01\x82", raw(0x1, 0x1, 1, b"\x82")])
+def test_a_header_section_that_never_ends(part: bytes) -> None:
+    with attacked(timeouts=Timeouts(header=0.2)) as server, RawPeer(server) as peer:
+        peer.sock.sendall(part)
+        peer.goaway()
+
+
+def test_an_idle_connection_is_ended() -> None:
+    with attacked(timeouts=Timeouts(keep_alive=0.2)) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1))
+        assert peer.status(1) == 200
+        frame = peer.goaway()
+        assert (frame.error_code, frame.last_stream_id) == (ErrorCodes.NO_ERROR, 1)
+
+
+def test_pings_do_not_keep_an_idle_connection() -> None:
+    with attacked(timeouts=Timeouts(keep_alive=0.3)) as server, RawPeer(server) as peer:
+        while peer.try_send(PingFrame(opaque_data=b"12345678")):
+            frame = peer.recv()
+            if frame is None or isinstance(frame, GoAwayFrame):
+                break
+            sleep_a_little()
+        peer.sock.shutdown(socket.SHUT_WR)
+
+
+def test_a_connection_with_work_is_not_idle() -> None:
+    def slow(stream: Http2Stream) -> None:
+        sleep(0.5)
+        hello(stream)
+
+    with attacked(slow, timeouts=Timeouts(keep_alive=0.1)) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1))
+        assert peer.status(1) == 200
+
+
+@pytest.mark.parametrize("data", [b"", b"some"])
+def test_a_body_that_stops(data: bytes) -> None:
+    with attacked(echo_after, timeouts=Timeouts(body=0.2, linger=0.1)) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, POST, OPEN), DataFrame(1, data or b"x"))
+        assert peer.status(1) == 408
+        assert peer.reset(1) == ErrorCodes.NO_ERROR
+        peer.alive()
+
+
+def test_a_body_that_drips() -> None:
+    with attacked(echo_after, timeouts=Timeouts(body=0.3, body_rate=10_000)) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, POST, OPEN))
+        peer.sock.settimeout(0.05)
+        while True:
+            peer.send(DataFrame(1, b"x"))
+            try:
+                assert peer.status(1) == 408
+                break
+            except TimeoutError:
+                continue
+
+
+def echo_after(stream: Http2Stream) -> None:
+    """Reads the whole body first."""
+    body = b""
+    while data := stream.read(1000):
+        body += data
+    stream.start(200, [])
+    stream.finish(body)

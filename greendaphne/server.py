@@ -20,7 +20,7 @@ from gevent import get_hub
 from gevent.event import Event
 
 from .applications.channels import ChannelLayerApplication, OnLayerLoss
-from .applications.channels.inline import check_workers, start_workers, stop_workers
+from .applications.channels.inline import all_down, check_workers, start_workers, stop_workers
 from .applications.channels.mailbox import Mailbox
 from .config import Limits, Timeouts
 from .core.addresses import AddressList
@@ -53,6 +53,8 @@ logger = logging.getLogger("daphne.server")
 
 #: Seconds that a WebSocket may live where the channel layer does not say how long a group membership lasts.
 _WEBSOCKET_TIMEOUT = 86400
+#: Seconds for workers in this process to begin to read a layer inside of it, before it is an error that there are none.
+_UNSERVED_PATIENCE = 2.0
 #: Seconds for connections that are cut short to release what they hold.
 _KILL_PATIENCE = 5.0
 
@@ -226,7 +228,7 @@ class Server:
         if self.certificates is not None:
             self.certificates.add_pages(pages)
         if self._monitor is not None:
-            self._monitor.attach(self._application, channel_layer, self._endpoints, pages)
+            self._monitor.attach(self._application, channel_layer, self._endpoints, pages, self._down)
         exchange = self._parts.exchange(pages or self._application, self._make_websocket, observer, locate, extra)
         self._troubles = exchange.troubles
         self._http2_cleartext = http2_cleartext
@@ -242,6 +244,7 @@ class Server:
         #: Gives ``reply_protocols``, the reply channels of all clients, under daphne's name.
         self.factory = _Factory(self._application)
         self._workers: list[gevent.Greenlet[..., Any]] = []
+        self._unserved_warning: gevent.Greenlet[..., None] | None = None
         self._stop: Event | None = None
         self._life: Lifetime | None = None
         # Whether start() is at work, and whether stop() was called until then.
@@ -264,6 +267,29 @@ class Server:
             compression=self._compression,
             server_name=self._websocket_server_name,
         )
+
+    def _down(self) -> list[str]:
+        """The names of the parts that do not run, for health checks."""
+        down = self._application.supervisor.down()
+        if all_down(self._workers):
+            down.append("inline workers")
+        if self._unserved():
+            down.append("no worker reads the channel layer")
+        return down
+
+    def _unserved(self) -> bool:
+        """Whether no worker can ever have taken a request: the layer is inside this process, and no reader of it has come."""
+        return not self._inline_workers and bool(
+            getattr(getattr(self.channel_layer, "channel_layer", self.channel_layer), "unserved", False)
+        )
+
+    def _warn_unserved(self) -> None:
+        gevent.sleep(_UNSERVED_PATIENCE)
+        if self._unserved() and self._stop is not None and not self._stop.is_set():
+            logger.error(
+                "No worker reads the channel layer, and none outside of this process can: requests are not answered. "
+                "Run workers inside the server (--inline-workers)."
+            )
 
     def check(self) -> None:
         """Look for what would keep :meth:`start` from listening; opens no socket.
@@ -321,6 +347,8 @@ class Server:
             self._connections.start()
             if self._inline_workers:
                 self._workers = start_workers(self.channel_layer, self._inline_workers)
+            elif self._unserved():
+                self._unserved_warning = gevent.spawn(self._warn_unserved)
             self._listeners.accept(self._connections)
             if self.certificates is not None:
                 self.certificates.start()
@@ -494,6 +522,9 @@ class Server:
         if self.certificates is not None:
             self.certificates.stop()
         self._listeners.close()
+        if self._unserved_warning is not None:
+            self._unserved_warning.kill(block=False)
+            self._unserved_warning = None
         self._connections.kill(_KILL_PATIENCE)
         if self.connections:
             logger.warning("%d connections did not end", self.connections)

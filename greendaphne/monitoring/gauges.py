@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..applications.channels import ChannelLayerApplication
+from ..layers.tally import REPLY
 from ..net.endpoints import Endpoint
-from .families import Family, counter, gauge, gauges
+from .families import Family, counter, counters, gauge, gauges
 
 if TYPE_CHECKING:
     from .instruments import MeteredConnections
@@ -38,6 +39,7 @@ class State:
         yield gauge("greendaphne_draining", "1 while the server is about to end.", self.draining)
         yield from self._open()
         yield from self._layer()
+        yield from self._parts()
         yield from self._waiting()
         yield from self._certificates()
 
@@ -56,6 +58,16 @@ class State:
         yield gauge("greendaphne_layer_up", "1 while the channel layer is in reach, as far as traffic has shown.", watch.reachable)
         yield counter("greendaphne_layer_outages", "Times that the channel layer went out of reach.", watch.outages)
         yield counter("greendaphne_layer_losses", "Times that messages and groups may have been lost.", watch.losses)
+        tally = self._application.tally
+        yield counters("greendaphne_layer_bad_messages", "Messages that cannot be used and were dropped.", ("channel",), _kinds(tally.bad))
+        yield counters(
+            "greendaphne_layer_dropped", "Messages to groups that a member had no room for.", ("channel",), _kinds(tally.dropped)
+        )
+
+    def _parts(self) -> Iterable[Family]:
+        supervisor = self._application.supervisor
+        restarts = {(name.replace(" ", "-").lower(),): number for name, number in supervisor.restarts.items()}
+        yield counters("greendaphne_part_failures", "Times that a part of the server ended by itself or failed.", ("part",), restarts)
 
     def _waiting(self) -> Iterable[Family]:
         application = self._application
@@ -97,3 +109,8 @@ class State:
                 ("file", "name"),
                 values,
             )
+
+
+def _kinds(numbers: Mapping[str, int]) -> dict[tuple[str], int]:
+    """Numbers by kind of channel; those of replies are there from the start, since a counter that appears shows no increase."""
+    return {(kind,): number for kind, number in {REPLY: 0, **numbers}.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any, Final
 
@@ -123,11 +123,13 @@ class Health:
     """The page for health checks: 200, or 503 and why.
 
     :param watch: what traffic has shown about the channel layer.
+    :param down: returns the names of the server's parts that do not run, each a few words in ASCII.
     """
 
-    def __init__(self, probe: LayerProbe, watch: LayerWatch) -> None:
+    def __init__(self, probe: LayerProbe, watch: LayerWatch, down: Callable[[], Sequence[str]] = tuple) -> None:
         self._probe = probe
         self._watch = watch
+        self._down = down
         #: Whether the server is about to end.
         self.draining = False
 
@@ -135,7 +137,12 @@ class Health:
         """Answer a check; see :data:`greendaphne.serving.localpages.Handler`."""
         if self.draining:
             return _DRAINING
-        page = _OUT_OF_REACH if self._watch.troubled or not self._probe.check() else _OK
+        if self._watch.troubled or not self._probe.check():
+            page = _OUT_OF_REACH
+        elif down := self._down():
+            page = 503, _FIELDS, f"down: {', '.join(down)}\n".encode("ascii")
+        else:
+            page = _OK
         # It may have begun while the layer was waited for.
         return self._unless_draining(page)
 

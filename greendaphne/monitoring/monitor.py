@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from ..applications.channels import ChannelLayerApplication
@@ -101,17 +101,25 @@ class Monitor:
             self.metrics.add_source(self._watchdog.families)
         self.metrics.add_source(process_families)
 
-    def attach(self, application: ChannelLayerApplication, layer: object, endpoints: Sequence[Endpoint], pages: LocalPages) -> None:
+    def attach(
+        self,
+        application: ChannelLayerApplication,
+        layer: object,
+        endpoints: Sequence[Endpoint],
+        pages: LocalPages,
+        down: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         """Make the pages for a server.
 
         :param pages: those of its ordinary endpoints.
+        :param down: returns the names of the server's parts that do not run.
         :raises ValueError: for one path for two pages.
         """
         self._application = application
         self._endpoints = endpoints
         if self._health_path is not None or self.endpoint is not None:
             self._probe = LayerProbe(layer, application.router.channels.prefixes)
-            self._health = Health(self._probe, application.watch)
+            self._health = Health(self._probe, application.watch, down)
         if self._health_path is not None and self._health is not None:
             pages.add(self._health_path.encode(), self._health, reported=False)
         if self._metrics_path is not None:

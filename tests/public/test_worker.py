@@ -256,7 +256,7 @@ def test_a_failure_is_logged_answered_and_survived(
     assert layer.receive(["reply!"]) == (None, None)
 
 
-def test_a_failure_after_the_reply_sends_nothing_more(layer: MemoryChannelLayer, run: Callable[..., Worker]) -> None:
+def test_a_failure_after_the_reply_is_told_to_the_server(layer: MemoryChannelLayer, run: Callable[..., Worker]) -> None:
     def consume(message: Message) -> None:
         message.reply({"status": 200, "content": b"x", "more_content": True})
         raise Gone
@@ -267,6 +267,8 @@ def test_a_failure_after_the_reply_sends_nothing_more(layer: MemoryChannelLayer,
     assert reply(layer)["status"] == 200
     layer.send("next", {})
     done.wait()
+    answer = reply(layer)
+    assert (answer["status"], answer["abort"]) == (500, True)
     assert layer.receive(["reply!"]) == (None, None)
 
 

@@ -1,8 +1,8 @@
 """The application that answers from a channel layer: requests and frames become messages, replies become responses and frames.
 
 :class:`ChannelLayerApplication` puts the parts together; it knows no socket.  ``gate`` sends, ``router`` receives, ``notifier`` sends
-disconnect messages, ``watch`` knows when the layer may have lost something, ``mailbox`` holds replies for one client, ``bodies`` holds
-request bodies, ``http`` and ``websocket`` each hold one client's conversation.
+disconnect messages, ``watch`` knows when the layer may have lost something, ``supervisor`` restarts what ends by an error, ``mailbox``
+holds replies for one client, ``bodies`` holds request bodies, ``http`` and ``websocket`` each hold one client's conversation.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from ...config import Limits, Timeouts
 from ...core.message import Headers, Request, Stream
 from ...core.observer import Observer
+from ...layers.tally import tally_of
 from ...websocket import WebSocket
 from .bodies import Bodies
 from .gate import Gate
@@ -22,6 +23,7 @@ from .http import HTTPBridge
 from .notifier import OUTAGE_PATIENCE, Notifier
 from .requests import RequestMessages
 from .router import ReplyRouter
+from .supervisor import Supervisor
 from .watch import LayerWatch, OnLayerLoss
 from .websocket import WebSocketBridge
 
@@ -60,19 +62,26 @@ class ChannelLayerApplication:
         reply_channels: int = 1,
         on_exit: Callable[[], None] | None = None,
         gate: Callable[[Any, LayerWatch], Gate] = Gate,
-        router: Callable[[Any, LayerWatch, bool, int], ReplyRouter] = ReplyRouter,
+        router: Callable[[Any, LayerWatch, bool, int, Supervisor], ReplyRouter] = ReplyRouter,
     ) -> None:
         self._layer = layer
         self._on_layer_loss = on_layer_loss
         self._on_exit = on_exit
-        self.watch = LayerWatch(layer, self._layer_lost)
+        #: Restarts the parts that all clients depend on, and knows which are down.
+        self.supervisor = Supervisor()
+        #: The messages that the layer lost.
+        self.tally = tally_of(layer)
+        self.watch = LayerWatch(layer, self._layer_lost, self.supervisor)
         sender = gate(layer, self.watch)
         messages = RequestMessages(unquote(root_path), tls_info=getattr(layer, "tls_info", False))
         self.bodies = Bodies(limits, stream_request_body)
-        self.router = router(layer, self.watch, force_sync, reply_channels)
-        self.notifier = Notifier(sender, min(OUTAGE_PATIENCE, getattr(layer, "group_expiry", None) or OUTAGE_PATIENCE))
-        self._http = HTTPBridge(sender, self.router, self.notifier, messages, self.bodies, limits, timeouts, extra_headers)
-        self._websocket = WebSocketBridge(sender, self.router, self.notifier, messages, limits, timeouts, observer, on_layer_loss)
+        self.router = router(layer, self.watch, force_sync, reply_channels, self.supervisor)
+        patience = min(OUTAGE_PATIENCE, getattr(layer, "group_expiry", None) or OUTAGE_PATIENCE)
+        self.notifier = Notifier(sender, patience, self.supervisor)
+        self._http = HTTPBridge(sender, self.router, self.notifier, messages, self.bodies, limits, timeouts, extra_headers, self.tally)
+        self._websocket = WebSocketBridge(
+            sender, self.router, self.notifier, messages, limits, timeouts, observer, on_layer_loss, self.tally, self.supervisor
+        )
         #: What slow clients' replies may hold on disk.
         self.replies_on_disk = self._http.disk
         self.http: Callable[[Request, Stream], None] = self._http.serve

@@ -86,7 +86,7 @@ class RunningServer:
     def inline_workers(self) -> list[Any]:
         """The workers inside the server."""
         workers = self.channels.workers
-        return [] if workers is None else list(workers._workers)
+        return [] if workers is None else workers._workers
 
     @property
     def address(self) -> tuple[str, int]:

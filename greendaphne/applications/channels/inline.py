@@ -24,6 +24,9 @@ from gevent.monkey import is_module_patched
 from gevent.threadpool import ThreadPool
 
 from ...layers import LayerUnavailable
+from ...layers.capabilities import Ending, capabilities
+from ...layers.reader import Reader
+from ...layers.wake import Wake
 from ...worker import Worker
 
 logger = logging.getLogger("greendaphne.worker")
@@ -33,11 +36,14 @@ FIRST_PAUSE = 0.1
 LAST_PAUSE = 10.0
 #: A worker that ran for so many seconds was well; its next death counts as the first.
 WELL_AFTER = 60.0
-#: Seconds for which :func:`stop_workers` lets messages in process finish, unless it is told otherwise.
-STOP_TIMEOUT = 5.0
+#: Seconds for which :func:`stop_workers` lets messages in process finish, unless it is told otherwise: longer than asgi_redis waits for a
+#: message, since such a wait can only end by itself.
+STOP_TIMEOUT = 6.0
 #: Seconds for a worker that was killed to end; one that does not is left behind.
 KILL_TIMEOUT = 1.0
 
+#: Seconds for which a worker of Channels waits for a message, and then looks whether it is to end.
+RECEIVE_LIMIT = 5.0
 #: Seconds that a worker of Channels pauses after a blocking receive that brought nothing.
 EMPTY_PAUSE = 0.001
 
@@ -186,63 +192,95 @@ class _ChannelsWorkers:
 
         # The stores of Channels and Django are local to a thread, which is a greenlet only where threading is patched.
         cooperative = is_module_patched("threading")
-        worker = ChannelsWorker(_YieldingLayer(self._wrapper) if cooperative else self._wrapper, signal_handlers=False)
+        layer = _WorkerLayer(self._wrapper, cooperative)
+        worker = ChannelsWorker(layer, signal_handlers=False)
         if not self._announced:
             self._announced = True
             worker_process_ready.send(sender=worker)
         worker.ready()
-        return _ChannelsGreenlet(worker) if cooperative else _ChannelsThread(worker)
+        return _ChannelsGreenlet(worker, layer) if cooperative else _ChannelsThread(worker, layer)
 
 
-class _YieldingLayer:
-    """A layer of Channels whose blocking receive lets other greenlets run even where the layer's own returns at once.
+class _WorkerLayer:
+    """The layer of one worker of Channels: its wait can be ended, and always lets other greenlets run.
 
-    Channels collects a request's body in a loop of such receives without a pause: it would keep the server, which sends that body, from
-    ever running.
+    Channels collects a request's body in a loop of blocking receives without a pause: where the layer's own returns at once, it would keep
+    the server, which sends that body, from ever running.
     """
 
-    def __init__(self, wrapper: Any) -> None:
+    def __init__(self, wrapper: Any, cooperative: bool) -> None:
         self._wrapper = wrapper
+        self._cooperative = cooperative
+        self._capabilities = capabilities(wrapper)
+        self._wake = Wake()
+        #: Waits in layers of others, whose waits no exception may cut off.
+        self._reader: Reader | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wrapper, name)
 
     def receive_many(self, channels: Iterable[str], block: bool = False) -> tuple[str | None, dict[str, Any] | None]:
         """Receive as the layer does; an empty return of a blocking receive takes at least :data:`EMPTY_PAUSE`."""
-        received: tuple[str | None, dict[str, Any] | None] = self._wrapper.receive_many(channels, block=block)
-        if block and received[0] is None:
+        if not block:
+            received: tuple[str | None, dict[str, Any] | None] = self._wrapper.receive_many(channels)
+            return received
+        channels = list(channels)
+        # The consumer of a message that came before the end may still wait for the rest of its request.
+        idle = not any("?" in channel or "!" in channel for channel in channels)
+        received = self._receive_waiting(channels, idle)
+        if received[0] is None and self._cooperative:
             gevent.sleep(EMPTY_PAUSE)
         return received
+
+    def _receive_waiting(self, channels: list[str], idle: bool) -> tuple[str | None, dict[str, Any] | None]:
+        if self._capabilities.ending is Ending.WAKE:
+            batch = self._wrapper.receive_batch(channels, 1, RECEIVE_LIMIT, wake=self._wake if idle else None)
+            return batch[0] if batch else (None, None)
+        if idle and self._cooperative and self._capabilities.ending is Ending.LIMIT:
+            if self._reader is None:
+                self._reader = Reader(self._wrapper, channels, limit=1)
+            batch = self._reader.receive(wake=self._wake)
+            return batch[0] if batch else (None, None)
+        received: tuple[str | None, dict[str, Any] | None] = self._wrapper.receive_many(channels, block=True)
+        return received
+
+    def end_waits(self) -> None:
+        """Have the wait for the next message return; from any thread."""
+        self._wake.set()
+
+    def close(self, worker: Any) -> None:
+        """Settle what ``worker`` had taken: its last message is handled where it ended by itself, and goes back where it failed."""
+        if self._capabilities.acknowledges:
+            if worker.termed and not worker.failed:
+                self._wrapper.acknowledge()
+            else:
+                self._wrapper.release()
+            self._wrapper.settle()
+        if self._reader is not None:
+            self._reader.close()
 
 
 class _ChannelsGreenlet:
     """A worker of Channels in the greenlet that calls :meth:`run`."""
 
-    def __init__(self, worker: Any) -> None:
+    def __init__(self, worker: Any, layer: _WorkerLayer) -> None:
         self._worker = worker
-        self._greenlet: Any = None
+        self._layer = layer
 
     def run(self) -> None:
-        self._greenlet = gevent.getcurrent()
-        self._worker.run()
+        _run_to_the_end(self._worker, self._layer)
 
     def stop(self) -> None:
         self._worker.termed = True
-        # The layers of this package lose nothing when a wait is cut short; with others the worker notices when its wait is over.
-        if hasattr(self._worker.channel_layer, "receive_batch"):
-            gevent.get_hub().loop.run_callback(self._interrupt)
-
-    def _interrupt(self) -> None:
-        # Called by the hub, so that no message can arrive between the look and the throw.  Idle, it waits in the layer's receive.
-        if self._greenlet is not None and not self._worker.in_job and not self._greenlet.dead:
-            self._greenlet.throw(gevent.GreenletExit)
+        self._layer.end_waits()
 
 
 class _ChannelsThread:
     """A worker of Channels in a native thread, for a process that is not monkey-patched."""
 
-    def __init__(self, worker: Any) -> None:
+    def __init__(self, worker: Any, layer: _WorkerLayer) -> None:
         self._worker = worker
+        self._layer = layer
 
     def run(self) -> None:
         pool = ThreadPool(1)
@@ -251,16 +289,27 @@ class _ChannelsThread:
             if error is not None:
                 raise error
         finally:
-            self._worker.termed = True
+            self.stop()
             gevent.spawn(pool.kill)
 
     def stop(self) -> None:
         self._worker.termed = True
+        self._layer.end_waits()
 
     def _try_to_run(self) -> Exception | None:
         # gevent prints what a task in a thread raises, so the error is returned.
         try:
-            self._worker.run()
+            _run_to_the_end(self._worker, self._layer)
         except Exception as error:  # noqa: BLE001 - raised again in the greenlet
             return error
         return None
+
+
+def _run_to_the_end(worker: Any, layer: _WorkerLayer) -> None:
+    """Run ``worker``, then settle what it had taken."""
+    worker.failed = True
+    try:
+        worker.run()
+        worker.failed = False
+    finally:
+        layer.close(worker)

@@ -252,7 +252,7 @@ class Odd(MemoryChannelLayer):
         super().__init__()
         self.odd: dict[str, deque[Any]] = {"reply": deque(), "http.request": deque()}
 
-    def receive_batch(self, channels: Any, limit: int, timeout: float | None = None) -> list[Any]:
+    def receive_batch(self, channels: Any, limit: int, timeout: float | None = None, wake: Any = None) -> list[Any]:
         odd = self.odd["reply" if channels[0].endswith("!") else "http.request"]
         if odd:
             if isinstance(odd[0], Exception):

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-from asgiref.base_layer import BaseChannelLayer
 from gevent.monkey import get_original
 
+from .base import BaseChannelLayer
 from .groups import GROUP_HEADROOM, Groups, headroom
 from .tally import Tally
 from .values import copy_message, message_size
@@ -79,7 +79,7 @@ class _Channel:
         self.refused = 0
 
 
-class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
+class MemoryChannelLayer(BaseChannelLayer):
     """See the module's documentation.
 
     :param expiry: seconds after which a message that nobody took is dropped.

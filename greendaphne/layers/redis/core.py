@@ -17,9 +17,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
-from asgiref.base_layer import BaseChannelLayer
-
 from .. import LayerUnavailable
+from ..base import BaseChannelLayer
 from ..groups import GROUP_HEADROOM, headroom
 from ..runworker import attend
 from ..tally import Tally
@@ -56,7 +55,7 @@ class Plan(NamedTuple):
     reliable: bool
 
 
-class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
+class CoreLayer(BaseChannelLayer):
     """Messages and state; subclasses find the shards."""
 
     LayerUnavailable = LayerUnavailable

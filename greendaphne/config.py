@@ -54,9 +54,10 @@ class Timeouts:
     keep_alive: float = 60
     #: From the first byte of a head to its end, absolute so that a drip does not extend it; 408.
     header: float = 30
-    #: Without a byte of the body; 408.
+    #: Without a byte of the body; 408.  Also the window of ``body_rate``.
     body: float = 60
-    #: Bytes a second that a body must come in with on average once it is slower than ``body`` allows; 408.
+    #: Bytes a second that must come in over every ``body`` seconds of waiting for a body, whatever came before; 408.  Likewise, over every
+    #: ``send`` seconds, what an HTTP/2 client must take of a response that waits for its window.
     body_rate: float = 256
     #: Without progress in sending; the connection is reset.
     send: float = 60
@@ -72,6 +73,10 @@ class Timeouts:
     ping_interval: float = 20
     #: ``--ping-timeout``: for the answer to a ping; 1011 and the socket is closed.  0 means for ever.
     ping_timeout: float = 30
+    #: ``--websocket-message-timeout``: from the first byte of a WebSocket message, or of a fragment sequence, to its last; 1008.
+    #: Absolute so that a drip does not extend it; begins when the server waits for the client.  1 MiB in this time is 70 kbit/s, a mobile
+    #: line of 2005.  0 means never.
+    websocket_message: float = 120
     #: For the peer's half of the WebSocket closing handshake.
     websocket_close: float = 5
     #: ``--graceful-timeout``: for open requests after SIGTERM.

@@ -48,9 +48,22 @@ class Http2Limits:
     client_resets: int = 200
     #: RST_STREAM frames that the peer's errors made the server send in ``period`` (a number), CVE-2025-8671.
     server_resets: int = 200
-    #: PING, SETTINGS, PRIORITY, PRIORITY_UPDATE, GOAWAY, unknown and empty DATA frames, and WINDOW_UPDATE frames beyond two for every
-    #: DATA frame sent, received in ``period`` (a number).  gRPC clients ping a few times a second at most; gunicorn's default.
+    #: PING, SETTINGS, PRIORITY, PRIORITY_UPDATE, GOAWAY, unknown and empty DATA frames, and WINDOW_UPDATE frames beyond those that the
+    #: server's own DATA frames explain, received in ``period`` (a number).  gRPC clients ping a few times a second at most; gunicorn's
+    #: default.
     control_frames: int = 1000
+    #: Bytes of DATA sent that explain one WINDOW_UPDATE frame, besides two for every DATA frame.  Go's client returns its windows in steps
+    #: of 4 KiB, for the stream and for the connection.
+    window_update_step: int = 2 * KIB
+    #: DATA frames on streams that are closed, received in ``period`` (a number); a header section counts for 16.  After the server's reset
+    #: of an upload frames are still on their way: its whole window, which is 64 frames of 16 KiB, or a thousand of 1 KiB.
+    late_frames: int = 4096
+    #: DATA frames of 1 to 7 bytes, without END_STREAM, received in ``period`` (a number).  Interactive uploads send some tens a second, and
+    #: a body that is sent octet by octet, 64 KiB of it, must still pass; a WebSocket frame of a client has 6 bytes and its payload.
+    small_data_frames: int = 100_000
+    #: Settings in one SETTINGS frame (a number).  Fewer than ten are defined; the reserved ones that clients send to keep servers tolerant
+    #: (RFC 8701) are one or two more.
+    settings: int = 64
     #: The time in which resets and control frames are counted, in seconds.
     period: float = 10
     #: Bytes that wait for a client that reads slowly before its streams have to wait: with 16 KiB frames four of the writer's turns.

@@ -447,6 +447,14 @@ class Options:
         convert=size,
         default=size_text(_LIMITS.websocket_frame),
     )
+    websocket_message_timeout: float = option(
+        WEBSOCKET,
+        "--websocket-message-timeout",
+        "For a message that has begun to come in completely; 0 is no limit.",
+        metavar="SECONDS",
+        convert=seconds_or_zero,
+        default=f"{_TIMEOUTS.websocket_message:g}",
+    )
     websocket_compression: bool = option(
         WEBSOCKET, "--websocket-compression", "Compress messages for clients that offer it (permessage-deflate)."
     )
@@ -596,6 +604,7 @@ class Options:
             body=self.body_timeout,
             send=self.send_timeout,
             tls_handshake=self.tls_handshake_timeout,
+            websocket_message=self.websocket_message_timeout,
             graceful=self.graceful_timeout,
         )
 

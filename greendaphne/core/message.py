@@ -73,6 +73,14 @@ class Request(NamedTuple):
     connection: ConnectionInfo
     root_path: str = ""
 
+    @property
+    def by_extended_connect(self) -> bool:
+        """Whether a tunnel on this request is opened by extended CONNECT (RFC 8441, on HTTP/2), and not by Upgrade (HTTP/1.1).
+
+        Then its answer is 200 instead of 101, it has no ``Upgrade`` and ``Connection`` fields, and it does not end the connection.
+        """
+        return self.http_version == "2"
+
 
 class HTTPError(Exception):
     """A request that is answered with an error of the server's own.

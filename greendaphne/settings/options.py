@@ -199,6 +199,8 @@ OPTIONS: Final = (
         help="The longest message; 0 is no limit."),
     option(WEBSOCKET, "--websocket-max-frame-size", to="limits.websocket_frame", metavar="SIZE", convert=size,
         help="The longest frame; 0 is no limit."),
+    option(WEBSOCKET, "--websocket-message-timeout", to="timeouts.websocket_message", metavar="SECONDS", convert=seconds_or_zero,
+        help="For a message that has begun to come in completely; 0 is no limit."),
     option(WEBSOCKET, "--websocket-compression", to="websockets.compression",
         help="Compress messages for clients that offer it (permessage-deflate)."),
 

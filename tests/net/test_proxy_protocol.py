@@ -139,6 +139,7 @@ MALFORMED_V2 = [
     v2_raw(PROXY, 0x41, bytes(12)),
     v2_raw(PROXY, 0x13, bytes(12)),
     v2(CLIENT, SERVER, tlvs=b"\x04"),
+    v2(CLIENT, SERVER, tlvs=tlv(4, b"") * 65),
     v2(CLIENT, SERVER, tlvs=b"\x04\x00\x01"),
     v2(CLIENT, SERVER, tlvs=tlv(0x20, b"\x01")),
     v2(CLIENT, SERVER, tlvs=tlv(0x20, b"\x01" + bytes(4) + b"\x21\x00\x05")),

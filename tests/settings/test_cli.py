@@ -353,7 +353,8 @@ def test_limits_and_timeouts() -> None:
         websocket_frame=8,
     )
     argv = "--keep-alive-timeout 1 --header-timeout 2 --body-timeout 3 --send-timeout 4 --graceful-timeout 5"
-    assert configured(*argv.split()).timeouts == Timeouts(keep_alive=1, header=2, body=3, send=4, graceful=5)
+    argv += " --websocket-message-timeout 6"
+    assert configured(*argv.split()).timeouts == Timeouts(keep_alive=1, header=2, body=3, send=4, graceful=5, websocket_message=6)
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("1", 1), ("1K", 1024), ("1k", 1024), ("3M", 3 * 1024**2), ("2g", 2 * 1024**3)])

@@ -260,7 +260,7 @@ def _return_after_each_message(connection: SSL.Connection) -> None:
 
     pyOpenSSL sets SSL_MODE_AUTO_RETRY on every connection, and OpenSSL then goes on reading for as long as there is anything to read: a
     peer that sends KeyUpdates as fast as they are processed would keep the process in that one call.  pyOpenSSL has no way to clear it,
-    so this goes behind its back; without its internals the connection works all the same.
+    so this uses its private members ``SSL._lib`` and ``Connection._ssl``; without them the connection works all the same, and a test fails.
     """
     clear_mode = getattr(getattr(SSL, "_lib", None), "SSL_clear_mode", None)
     ssl = getattr(connection, "_ssl", None)

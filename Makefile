@@ -23,7 +23,7 @@ help:
 	@echo 'make run-redis  serve the chat site with Redis, two servers and three workers'
 	@echo 'make test       run all tests; with ARGS="-k name" for pytest, those of the main environment'
 	@echo 'make test-modern  run the tests with Django 5 and asgiref 3; ARGS is passed to pytest'
-	@echo 'make soak       ask servers while they are reloaded and restarted hundreds of times; takes an hour'
+	@echo 'make soak       reload and restart servers under load; takes hours (ARGS=--help)'
 	@echo 'make lint       check style and types'
 	@echo 'make bench      measure the server beside others'
 	@echo 'make clean      remove everything that these targets made'

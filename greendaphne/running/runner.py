@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gevent import get_hub
@@ -59,8 +60,14 @@ class Runner:
         self._stopped_early = False
         # Whether what still runs is cut short instead of being waited for.
         self._at_once = False
+        # Whether the graceful time was over before all requests were answered.
+        self._cut_short = False
         # Whether connections that wait at sockets of others are accepted in the end.
         self._take_waiting = False
+        # Whether other processes serve the same site while this one ends.
+        self._succeeded = False
+        # When the graceful time is over, on the monotonic clock.
+        self._deadline = 0.0
         # Whether it ends for a reason of its own.
         self._failed = False
         self._hub: Any = None
@@ -80,7 +87,8 @@ class Runner:
         if self._life is not None:
             # It was for an earlier life.
             self._stopped_early = False
-        self._at_once = self._failed = False
+        self._at_once = self._cut_short = self._failed = False
+        self._deadline = monotonic() + self.timeouts.graceful
         if self._parts.http2_cleartext or any(each.tls is not None and "h2" in each.tls.options.alpn for each in self._endpoints):
             logger.info("HTTP/2 support enabled")
         else:
@@ -159,6 +167,7 @@ class Runner:
         logger.info("Stopping at once")
         self._at_once = True
         self._connections.pool.kill(block=False)
+        self._application.end_now()
 
     def _give_up(self) -> None:
         assert self._stop is not None
@@ -193,17 +202,27 @@ class Runner:
         for each in self._lifecycle:
             each.reloaded()
 
-    def stop(self, *, take_waiting: bool = False) -> None:
+    def stop(self, *, take_waiting: bool = False, succeeded: bool = False) -> None:
         """Begin to end in good order, as soon as it starts where it never did; from any thread, and as often as one likes.
 
         :param take_waiting: accept also what has connected at sockets that other processes opened, since none of them will.
+        :param succeeded: whether other processes serve the same site meanwhile, with workers of theirs.  The inline workers then take no
+            further message from a layer that these processes share: what comes is theirs, also the requests of this server's clients.
         """
         self._take_waiting = take_waiting
+        self._succeeded = succeeded
         if self._stop is None or self._starting:
             self._stopped_early = True
         # start() may have ended meanwhile, in another thread.
         if self._stop is not None and self._life is not None and not self._starting:
-            self._life.call(self._stop.set)
+            self._life.call(self._stop_serving)
+
+    def _stop_serving(self) -> None:
+        """Begin to end, or take note that the processes that were to serve on end as well."""
+        assert self._stop is not None
+        if self._stop.is_set() and not self._succeeded:
+            self._application.drain()
+        self._stop.set()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until it has ended; from any thread.  Returns whether it has within ``timeout`` seconds, which are unlimited by default."""
@@ -211,18 +230,19 @@ class Runner:
 
     def _drain(self) -> None:
         """Stop accepting and let what is in flight finish, within the graceful time limit."""
+        self._deadline = monotonic() + self.timeouts.graceful
+        self._application.drain(succeeded=self._succeeded)
         if self.certificates is not None:
             self.certificates.drain()
         if self._monitor is not None:
             self._monitor.drain()
         self._listeners.take_waiting(shared=self._take_waiting)
         self._listeners.close()
-        self._application.drain()
         self._parts.sessions.drain()
         self._connections.drain()
-        if not self._connections.pool.join(timeout=self.timeouts.graceful):
+        if not self._connections.pool.join(timeout=self.timeouts.graceful) and not self._at_once:
             logger.warning("Requests in flight are cut short after %g seconds", self.timeouts.graceful)
-            self._at_once = True
+            self._cut_short = True
 
     def _end(self) -> None:
         if self.certificates is not None:
@@ -231,7 +251,8 @@ class Runner:
         self._connections.kill(_KILL_PATIENCE)
         if self.connections:
             logger.warning("%d connections did not end", self.connections)
-        self._application.stop(at_once=self._at_once)
+        patience = 0 if self._cut_short else max(self._deadline - monotonic(), 0)
+        self._application.stop(patience, at_once=self._at_once)
         self._parts.exchange.troubles.close()
         if self._monitor is not None:
-            self._monitor.stop(at_once=self._at_once)
+            self._monitor.stop(at_once=self._at_once or self._cut_short)

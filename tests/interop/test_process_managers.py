@@ -15,8 +15,10 @@ import pytest
 
 from tests.soak import http1
 from tests.soak.load import Context, Report, Target, load, wait_until
-from tests.soak.managers import APPLICATION, ROOT, Circus, Process, free_port, running, signal_of
+from tests.soak.managers import ROOT, Circus, Process, free_port, running, signal_of
+from tests.soak.run import Run
 from tests.soak.scenarios import SCENARIOS
+from tests.soak.sites import APPLICATION, site
 from tests.support.server import PATIENCE
 
 EXAMPLES = ROOT / "examples"
@@ -137,11 +139,28 @@ def test_supervisor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scenario", "rounds"),
-    [("workers-reload", 1), ("workers-end", 2), ("workers-recycle", 2), ("sigterm", 2), ("systemd-restart", 2), ("circus-restart", 1)],
+    ("scenario", "layer", "rounds"),
+    [
+        ("workers-reload", "memory", 1),
+        ("workers-end", "memory", 2),
+        ("workers-recycle", "memory", 2),
+        ("sigterm", "memory", 2),
+        ("systemd-restart", "memory", 2),
+        ("circus-restart", "memory", 1),
+        ("workers-reload", "redis", 2),
+        ("workers-storm", "redis", 3),
+        ("sigterm", "redis", 2),
+        ("systemd-reload", "redis", 1),
+        ("circus-reload", "redis", 1),
+        ("workers-reload", "redis-channels", 1),
+        ("consumers-restart", "redis-workers", 2),
+        ("consumers-restart", "redis-runworker", 2),
+        ("workers-reload", "legacy", 1),
+    ],
 )
-def test_no_request_fails(tmp_path: Path, scenario: str, rounds: int) -> None:
-    report = SCENARIOS[scenario](tmp_path, rounds)
+def test_no_request_fails(tmp_path: Path, scenario: str, layer: str, rounds: int) -> None:
+    with site(layer) as found:
+        report = SCENARIOS[scenario](Run(tmp_path, rounds, found))
     kinds = {"keep-alive", "new", "upload", "stream", "websocket", "http2"}
     assert {kind for kind, number in report.requests.items() if number} == kinds
     assert not report.failures, str(report)

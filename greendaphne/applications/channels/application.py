@@ -10,13 +10,14 @@ import gevent
 
 from ...config import Channels, Limits, Timeouts
 from ...core.message import Request, Stream
+from ...layers.sharing import is_local
 from ...layers.tally import tally_of
 from ...serving.session import Session
 from ..base import Application
 from .bodies import Bodies
 from .gate import Gate
 from .http import HTTPBridge
-from .inline import InlineWorkers, check_workers
+from .inline import STOP_TIMEOUT, InlineWorkers, check_workers
 from .notifier import OUTAGE_PATIENCE, Notifier
 from .probe import LayerProbe
 from .requests import RequestMessages
@@ -102,7 +103,21 @@ class ChannelLayerApplication(Application):
         elif self._unserved():
             self._unserved_warning = gevent.spawn(self._warn_unserved)
 
-    def stop(self, *, at_once: bool = False) -> None:
+    def drain(self, *, succeeded: bool = False) -> None:
+        if self.workers is None:
+            return
+        if not succeeded:
+            # Requests of this server's clients may wait in the layer, and no other process would take them.
+            self.workers.resume()
+        elif not is_local(self.layer):
+            # First of all: what a worker takes from here on would only make the end later.
+            self.workers.retire()
+
+    def end_now(self) -> None:
+        if self.workers is not None:
+            self.workers.end_now()
+
+    def stop(self, patience: float = 0, *, at_once: bool = False) -> None:
         """End; notices that wait are sent first, and inline workers finish the messages that they have unless it is to end ``at_once``."""
         if self._unserved_warning is not None:
             self._unserved_warning.kill(block=False)
@@ -114,10 +129,19 @@ class ChannelLayerApplication(Application):
         self._websocket.stop()
         self.watch.stop()
         if self.workers is not None:
-            self.workers.stop(at_once=at_once)
+            self.workers.stop(self._workers_patience(patience, at_once))
         # This hub's connections to a layer that has them; what it still holds is sent first.
         if hasattr(self.layer, "send_later"):
             self.layer.close()
+
+    def _workers_patience(self, patience: float, at_once: bool) -> float:
+        if at_once:
+            return 0
+        if is_local(self.layer):
+            # All clients have ended, in time or not.
+            return STOP_TIMEOUT if patience > 0 else 0
+        # The workers may be at requests of other processes' clients, which have the same time as those of this one.
+        return max(patience, STOP_TIMEOUT)
 
     def health(self) -> str:
         if self._probe is None:

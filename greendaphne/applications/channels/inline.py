@@ -133,18 +133,33 @@ class InlineWorkers:
         self._layer = layer
         self.number = number
         self._workers: list[gevent.Greenlet[..., None]] = []
+        # Whether they take nothing any more because other processes serve on.
+        self._retired = False
 
     def start(self) -> None:
         """Start them; errors as :func:`start_workers`."""
         self._workers = start_workers(self._layer, self.number)
 
-    def stop(self, *, at_once: bool) -> None:
-        """Let them finish the messages that they have, unless they are to end ``at_once``."""
-        workers, self._workers = self._workers, []
-        if at_once:
-            stop_workers(workers, timeout=0)
-        else:
-            stop_workers(workers)
+    def retire(self) -> None:
+        """Have them take no further message; they finish those that they have.  Does not wait."""
+        retire_workers(self._workers)
+        self._retired = bool(self._workers)
+
+    def resume(self) -> None:
+        """Have as many new ones take messages, where those before were retired."""
+        if self._retired:
+            self._retired = False
+            self._workers += start_workers(self._layer, self.number)
+
+    def end_now(self) -> None:
+        """Kill them; does not wait."""
+        gevent.killall(self._workers, block=False)
+
+    def stop(self, timeout: float) -> None:
+        """Let them finish the messages that they have, for ``timeout`` seconds at most."""
+        self._retired = False
+        stop_workers(self._workers, timeout)
+        self._workers = []
 
     def all_down(self) -> bool:
         """Whether there are workers, and none of them runs."""
@@ -202,12 +217,17 @@ def _runner(layer: Any, n: int, application: object) -> Callable[[], _Runner]:
     return make
 
 
-def stop_workers(workers: Iterable[gevent.Greenlet[..., None]], timeout: float = STOP_TIMEOUT) -> None:
-    """Stop what :func:`start_workers` returned; after ``timeout`` seconds kill what is left."""
-    workers = list(workers)
+def retire_workers(workers: Iterable[gevent.Greenlet[..., None]]) -> None:
+    """Have what :func:`start_workers` returned take no further message and end after those in process; returns at once."""
     for worker in workers:
         if isinstance(worker, InlineWorker):
             worker.stop()
+
+
+def stop_workers(workers: Iterable[gevent.Greenlet[..., None]], timeout: float = STOP_TIMEOUT) -> None:
+    """Stop what :func:`start_workers` returned; after ``timeout`` seconds kill what is left."""
+    workers = list(workers)
+    retire_workers(workers)
     gevent.joinall(workers, timeout=timeout)
     gevent.killall(workers, timeout=KILL_TIMEOUT)
 

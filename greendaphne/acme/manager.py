@@ -251,7 +251,13 @@ class Manager:
 
     @staticmethod
     def _is_to_report(entry: Entry, record: Record, now: float) -> bool:
-        return in_danger(entry, now) and not schedule.is_ahead(record.reported_at + schedule.REPORT_INTERVAL, now)
+        certificate = entry.certificate
+        if certificate is None or not in_danger(entry, now):
+            return False
+        if record.reported_at < certificate.not_after <= now:
+            # It expired after the last line, which said only that it would.
+            return True
+        return not schedule.is_ahead(record.reported_at + schedule.REPORT_INTERVAL, now)
 
     def _is_due(self, entry: Entry, record: Record, now: float) -> bool:
         certificate = entry.certificate

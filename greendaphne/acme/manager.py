@@ -8,6 +8,7 @@ stays there, the reason is logged, and it is tried again later (:func:`.schedule
 from __future__ import annotations
 
 import logging
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -279,6 +280,8 @@ class Manager:
         snapshot, state = self.run(self._scan)
         self._snapshot, self._state = snapshot, state
         self._claimed, state.authority = True, self.url
+        # For commands by hand, which speak with the same authority.
+        state.ca = "" if self._options.ca is None else os.path.abspath(self._options.ca)
         for host, entry in snapshot.entries.items():
             record = state.records.get(host)
             if record is not None and record.begun:

@@ -1,21 +1,17 @@
-"""The options of the command line: :class:`Options`, and for each of its fields how it is written and what it means.
+"""The table of options: for each one how it is written, what it means, and which value of the configuration it sets.
 
-This is the one place to add an option: a field of :class:`Options` made with :func:`~greendaphne.settings.option.option`.  The help text
-(``usage``), the reading of the command line and the abbreviations (``arguments``), and the environment and the configuration file
-(``settings``) all come from it.  ``cli`` acts on the result.
+A new option is a row of :data:`OPTIONS` with the value of :class:`greendaphne.config.Config` that it sets, the consumer of that value, and
+the documentation.  The help text (``help``), the reading of the command line and the abbreviations (``arguments``), and the environment and
+the configuration file (``sources``) all come from the row.  Its default is that of the configuration.
 
 Nothing is imported here that the application's environment could mind: the command line is read before gevent patches the process.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import re
-from dataclasses import dataclass
 from typing import Final
 
-from ..config import Limits, Timeouts
-from ..core.addresses import LOCAL, AddressList
+from ..core.addresses import AddressList
 from ..core.converters import (
     choice,
     field_value,
@@ -25,20 +21,11 @@ from ..core.converters import (
     seconds_or_zero,
     size,
     size_above_zero,
-    size_text,
     url_path,
     whole_number,
 )
-from ..serving.forwarded import DEFAULT_FIELDS, ForwardedFields, forwarded_fields
-from .option import Option, Takes, option
-
-_LIMITS: Final = Limits()
-_TIMEOUTS: Final = Timeouts()
-
-#: Where to listen when no option says it, and the half that is missing where only one is given.
-DEFAULT_HOST: Final = "127.0.0.1"
-DEFAULT_PORT: Final = 8000
-
+from ..core.forwarded import forwarded_fields
+from .option import Takes, option
 
 CONFIGURATION: Final = "Configuration"
 LISTENING: Final = "Where to listen (http://127.0.0.1:8000 when none of these is given)"
@@ -75,538 +62,576 @@ GROUPS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """A command line, checked and converted.  Sizes are in bytes, times in seconds."""
+def _names(text: str) -> tuple[str, ...]:
+    """Names with commas between them."""
+    return tuple(name for name in text.split(",") if name.strip())
 
-    #: ``module.path:attribute.path``.
-    channel_layer: str
 
-    config: str | None = option(
+#: Every option.  The order within a group is that of the help text.
+OPTIONS: Final = (
+    option(
         CONFIGURATION,
         "-c --config",
         "Read options from this file, written in TOML.",
         metavar="FILE",
         command_line_only=True,
-    )
-    check_config: bool = option(
+    ),
+    option(
         CONFIGURATION,
         "--check-config",
         "Check all options, import the application, show what is in force and why, and end without listening.",
         command_line_only=True,
-    )
-
-    port: int | None = option(
+    ),
+    option(
         LISTENING,
         "-p --port",
         "Listen on this TCP port; 8000 where only --bind is given, and 0 lets the system choose one.",
+        to="listening.port",
         metavar="PORT",
         convert=whole_number(0, 65535),
         legacy=True,
-    )
-    host: str | None = option(
+    ),
+    option(
         LISTENING,
         "-b --bind",
         "Listen on this address or host name; 127.0.0.1 where only --port is given, and :: is every address.",
+        to="listening.host",
         metavar="HOST",
         legacy=True,
-    )
-    unix_socket: str | None = option(LISTENING, "-u --unix-socket", "Listen on a UNIX socket at this path.", metavar="PATH", legacy=True)
-    file_descriptor: int | None = option(
+        known_as="host",
+    ),
+    option(
+        LISTENING,
+        "-u --unix-socket",
+        "Listen on a UNIX socket at this path.",
+        to="listening.unix_socket",
+        metavar="PATH",
+        legacy=True,
+    ),
+    option(
         LISTENING,
         "--fd",
         "Listen on a socket that the parent process opened, by the number of its file descriptor.",
+        to="listening.file_descriptor",
         metavar="NUMBER",
         convert=whole_number(0),
         legacy=True,
-    )
-    socket_strings: tuple[str, ...] = option(
+        known_as="file_descriptor",
+    ),
+    option(
         LISTENING,
         "-e --endpoint",
         "Listen on an endpoint such as tcp:8000 or unix:/run/app.sock:mode=660; may be repeated.",
+        to="endpoints",
         metavar="STRING",
         takes=Takes.EACH,
         legacy=True,
-    )
-    # The default is that of greendaphne.net.endpoints, which cannot be imported this early.
-    backlog: int = option(
+        known_as="socket_strings",
+    ),
+    option(
         LISTENING,
         "--backlog",
         "Connections that may wait to be accepted, for endpoints that do not say it themselves.",
+        to="listening.backlog",
         metavar="NUMBER",
         convert=whole_number(1, 2**31 - 1),
-        default="2048",
-    )
-    reuse_port: bool = option(
-        LISTENING, "--reuse-port", "Let several servers listen on the same TCP port; the system spreads connections over them."
-    )
-
-    certfile: str | None = option(
+    ),
+    option(
+        LISTENING,
+        "--reuse-port",
+        "Let several servers listen on the same TCP port; the system spreads connections over them.",
+        to="listening.reuse_port",
+    ),
+    option(
         TLS,
         "--certfile",
         "Serve every endpoint that has no TLS of its own with this certificate and its chain.",
+        to="tls.certfile",
         metavar="FILE",
-    )
-    keyfile: str | None = option(TLS, "--keyfile", "Its private key, where it is not in the same file.", metavar="FILE")
-    tls_client_ca: str | None = option(TLS, "--tls-client-ca", "Ask clients for a certificate of one of these authorities.", metavar="FILE")
-    tls_verify: str | None = option(
+    ),
+    option(
+        TLS,
+        "--keyfile",
+        "Its private key, where it is not in the same file.",
+        to="tls.keyfile",
+        metavar="FILE",
+    ),
+    option(
+        TLS,
+        "--tls-client-ca",
+        "Ask clients for a certificate of one of these authorities.",
+        to="tls.client_ca",
+        metavar="FILE",
+    ),
+    option(
         TLS,
         "--tls-verify",
         "What to ask of client certificates: none, optional or require, the default with --tls-client-ca.",
+        to="tls.verify",
         metavar="MODE",
         convert=choice("none", "optional", "require"),
-    )
-    tls_dev: bool = option(TLS, "--tls-dev", "Make and use a self-signed certificate for localhost; for development only.")
-    tls_handshake_timeout: float = option(
+    ),
+    option(TLS, "--tls-dev", "Make and use a self-signed certificate for localhost; for development only.", to="tls.dev"),
+    option(
         TLS,
         "--tls-handshake-timeout",
         "Seconds from the connection to the end of its TLS handshake.",
+        to="timeouts.tls_handshake",
         metavar="SECONDS",
         convert=seconds,
-        default=f"{_TIMEOUTS.tls_handshake:g}",
-    )
-
-    acme_email: str | None = option(
-        ACME, "--acme-email", "Where the authority may write to; several with commas between them.", metavar="ADDRESS"
-    )
-    acme_agree_tos: bool = option(ACME, "--acme-agree-tos", "Agree to the authority's terms of service; no certificate is issued without.")
-    acme_domains: str | None = option(
+    ),
+    option(
+        ACME,
+        "--acme-email",
+        "Where the authority may write to; several with commas between them.",
+        to="acme.email",
+        metavar="ADDRESS",
+    ),
+    option(ACME, "--acme-agree-tos", "Agree to the authority's terms of service; no certificate is issued without.", to="acme.agree_tos"),
+    option(
         ACME,
         "--acme-domains",
         "Obtain certificates for these host names, with commas between them, besides those that have a file.",
+        to="acme.domains",
         metavar="NAMES",
-    )
-    acme_challenge: str | None = option(
+        convert=_names,
+    ),
+    option(
         ACME,
         "--acme-challenge",
         "Prove control of a name by tls-alpn-01 or http-01 only; by default whichever the endpoints allow.",
+        to="acme.challenge",
         metavar="KIND",
         convert=choice("tls-alpn-01", "http-01"),
-    )
-    acme_eab_kid: str | None = option(
-        ACME, "--acme-eab-kid", "The identifier of an account that the authority wants to see (external account binding).", metavar="ID"
-    )
-    acme_eab_hmac_key: str | None = option(
-        ACME, "--acme-eab-hmac-key", "The key that goes with it, in base64url; better kept in a file.", metavar="KEY", secret=True
-    )
-    acme_eab_hmac_key_file: str | None = option(ACME, "--acme-eab-hmac-key-file", "The file with that key.", metavar="FILE")
-    acme_ca: str | None = option(
-        ACME, "--acme-ca", "Trust the authorities in this PEM file, and no others, for HTTPS to the ACME server.", metavar="FILE"
-    )
-
-    inline_workers: int = option(
+    ),
+    option(
+        ACME,
+        "--acme-eab-kid",
+        "The identifier of an account that the authority wants to see (external account binding).",
+        to="acme.eab_kid",
+        metavar="ID",
+    ),
+    option(
+        ACME,
+        "--acme-eab-hmac-key",
+        "The key that goes with it, in base64url; better kept in a file.",
+        to="acme.eab_hmac_key",
+        metavar="KEY",
+        secret=True,
+    ),
+    option(
+        ACME,
+        "--acme-eab-hmac-key-file",
+        "The file with that key.",
+        to="acme.eab_hmac_key_file",
+        metavar="FILE",
+    ),
+    option(
+        ACME,
+        "--acme-ca",
+        "Trust the authorities in this PEM file, and no others, for HTTPS to the ACME server.",
+        to="acme.ca",
+        metavar="FILE",
+    ),
+    option(
         APPLICATION,
         "--inline-workers",
         "Run this many workers of the application in the server itself; 0 leaves them to other processes.",
+        to="channels.inline_workers",
         metavar="NUMBER",
         convert=whole_number(0, 1024),
-        default="0",
-    )
-    force_sync: bool = option(
-        APPLICATION, "--force-sync", "Ask the channel layer for replies at intervals instead of waiting in it.", legacy=True
-    )
-    on_layer_loss: str = option(
+    ),
+    option(
+        APPLICATION,
+        "--force-sync",
+        "Ask the channel layer for replies at intervals instead of waiting in it.",
+        to="channels.force_sync",
+        legacy=True,
+    ),
+    option(
         APPLICATION,
         "--on-layer-loss",
         "Once the channel layer may have lost messages and groups: shed closes all WebSockets with 1012, keep keeps them, exit ends the "
         "server with code 1.",
+        to="channels.on_layer_loss",
         metavar="ACTION",
         convert=choice("shed", "keep", "exit"),
-        default="shed",
-    )
-    reply_channels: int = option(
+    ),
+    option(
         APPLICATION,
         "--reply-channels",
         "Spread replies over this many lists of the channel layer, each of which has the layer's capacity.",
+        to="channels.reply_channels",
         metavar="NUMBER",
         convert=whole_number(1, 64),
-        default="1",
-    )
-
-    verbosity: int = option(
+    ),
+    option(
         LOGGING,
         "-v --verbosity",
         "0 logs warnings only and no accesses, 1 what happens as well, 2 every message too.",
+        to="logging.verbosity",
         metavar="LEVEL",
         convert=integer,
-        default="1",
         legacy=True,
-    )
-    access_log: str | None = option(
+    ),
+    option(
         LOGGING,
         "--access-log",
         "Append accesses to this file, whatever the verbosity; a hyphen is the standard output, the default, and logging: is the logger "
         "daphne.access.",
+        to="logging.access_log",
         metavar="FILE",
         legacy=True,
-    )
-    access_log_format: str | None = option(
+    ),
+    option(
         LOGGING,
         "--access-log-format",
         "How an access is written: daphne, the default, json, common, combined, or text with atoms such as %(h)s.",
+        to="logging.access_log_format",
         metavar="FORMAT",
-    )
-    log_level: str | None = option(
+    ),
+    option(
         LOGGING,
         "--log-level",
         "Log what is at least this important: debug, info, warning, error or critical; the default follows from --verbosity.",
+        to="logging.level",
         metavar="LEVEL",
         convert=choice("debug", "info", "warning", "error", "critical"),
-    )
-    log_format: str | None = option(
+    ),
+    option(
         LOGGING,
         "--log-format",
         "How the log is written: text, json, or a format such as %(levelname)s %(message)s.",
+        to="logging.format",
         metavar="FORMAT",
-    )
-    log_config: str | None = option(
-        LOGGING, "--log-config", "Configure the log by this file, in Python's INI format, JSON or TOML.", metavar="FILE"
-    )
-
-    root_path: str = option(
+    ),
+    option(
+        LOGGING,
+        "--log-config",
+        "Configure the log by this file, in Python's INI format, JSON or TOML.",
+        to="logging.config",
+        metavar="FILE",
+    ),
+    option(
         PROXIES,
         "--root-path",
         "The path below which the application is mounted, URL-encoded; a Daphne-Root-Path header overrides it.",
+        to="root_path",
         metavar="PATH",
-        default="",
         legacy=True,
-    )
-    proxy_headers: bool = option(
+    ),
+    option(
         PROXIES,
         "--proxy-headers",
         "Believe X-Forwarded-For, X-Forwarded-Port and X-Forwarded-Proto; only for use behind a proxy.",
+        to="proxies.headers",
         legacy=True,
-    )
-    forwarded_allow_ips: AddressList | None = option(  # noqa: RUF009 -- a field, of an immutable type
+    ),
+    option(
         PROXIES,
         "--forwarded-allow-ips",
         "Believe only these about the client: addresses, networks, unix, or * for all, separated by commas.",
+        to="proxies.forwarded_allow_ips",
         metavar="LIST",
         convert=AddressList,
-    )
-    forwarded_headers: ForwardedFields = option(  # noqa: RUF009 -- a field, of an immutable type
+    ),
+    option(
         PROXIES,
         "--forwarded-headers",
         "The headers that the proxy sets: some of these, or forwarded.",
+        to="proxies.forwarded_headers",
         metavar="LIST",
         convert=forwarded_fields,
-        default=DEFAULT_FIELDS,
-    )
-    proxy_protocol: str = option(
+    ),
+    option(
         PROXIES,
         "--proxy-protocol",
         "The PROXY header that every connection has to begin with: v1, v2, auto for either, or off; haproxy: endpoints are auto.",
+        to="listening.proxy_protocol",
         metavar="VERSION",
         convert=choice("off", "v1", "v2", "auto"),
-        default="off",
-    )
-    proxy_allow_from: AddressList = option(  # noqa: RUF009 - nothing changes an address list
+    ),
+    option(
         PROXIES,
         "--proxy-allow-from",
         "Who may send PROXY headers: addresses, networks, unix for UNIX sockets, * for everybody; other connections are closed.",
+        to="proxies.allow_from",
         metavar="LIST",
         convert=AddressList,
-        default=LOCAL,
-    )
-    server_name: str | None = option(
+    ),
+    option(
         PROXIES,
         "--server-name",
         "Send this as the Server header; without it only WebSocket handshakes have one, Daphne.",
+        to="server_name",
         metavar="NAME",
         convert=field_value,
-    )
-
-    http_timeout: float = option(
+    ),
+    option(
         HTTP,
         "-t --http-timeout",
         "For a worker to begin its response, and then between its parts; 503 after that.",
+        to="timeouts.http",
         metavar="SECONDS",
         convert=seconds,
-        default=f"{_TIMEOUTS.http:g}",
         legacy=True,
-    )
-    keep_alive_timeout: float = option(
+    ),
+    option(
         HTTP,
         "--keep-alive-timeout",
         "For the next request on an idle connection.",
+        to="timeouts.keep_alive",
         metavar="SECONDS",
         convert=seconds_or_zero,
-        default=f"{_TIMEOUTS.keep_alive:g}",
-    )
-    header_timeout: float = option(
+    ),
+    option(
         HTTP,
         "--header-timeout",
         "For a whole request head to arrive.",
+        to="timeouts.header",
         metavar="SECONDS",
         convert=seconds,
-        default=f"{_TIMEOUTS.header:g}",
-    )
-    body_timeout: float = option(
+    ),
+    option(
         HTTP,
         "--body-timeout",
         "Without a byte of a request body.",
+        to="timeouts.body",
         metavar="SECONDS",
         convert=seconds,
-        default=f"{_TIMEOUTS.body:g}",
-    )
-    send_timeout: float = option(
+    ),
+    option(
         HTTP,
         "--send-timeout",
         "Without progress in sending to a client.",
+        to="timeouts.send",
         metavar="SECONDS",
         convert=seconds,
-        default=f"{_TIMEOUTS.send:g}",
-    )
-
-    # The defaults are those of greendaphne.http2.Http2Limits, which cannot be imported this early.
-    http2_max_concurrent_streams: int = option(
+    ),
+    option(
         HTTP2,
         "--http2-max-concurrent-streams",
         "Requests at a time on one connection; more are refused.",
+        to="http2.max_concurrent_streams",
         metavar="NUMBER",
         convert=whole_number(1, 1_000_000),
-        default="100",
-    )
-    http2_initial_window_size: int = option(
+    ),
+    option(
         HTTP2,
         "--http2-initial-window-size",
         "What a client may send of a body before the application reads.",
+        to="http2.initial_window_size",
         metavar="SIZE",
         convert=size_above_zero,
-        default="65535",
-    )
-    http2_max_frame_size: int = option(
-        HTTP2, "--http2-max-frame-size", "The longest frame, 16K to 16M.", metavar="SIZE", convert=size_above_zero, default="16K"
-    )
-    http2_max_header_list_size: int = option(
+    ),
+    option(
+        HTTP2,
+        "--http2-max-frame-size",
+        "The longest frame, 16K to 16M.",
+        to="http2.max_frame_size",
+        metavar="SIZE",
+        convert=size_above_zero,
+    ),
+    option(
         HTTP2,
         "--http2-max-header-list-size",
         "The longest header section after decompression; 431 above it.",
+        to="http2.max_header_list_size",
         metavar="SIZE",
         convert=size_above_zero,
-        default="64K",
-    )
-    http2_cleartext: bool = option(HTTP2, "--http2-cleartext", "Also accept HTTP/2 without TLS, from clients that know of it beforehand.")
-
-    websocket_timeout: float | None = option(
+    ),
+    option(HTTP2, "--http2-cleartext", "Also accept HTTP/2 without TLS, from clients that know of it beforehand.", to="http2.cleartext"),
+    option(
         WEBSOCKET,
         "--websocket_timeout --websocket-timeout",
         "The longest life of a connection; a negative number is no limit, and the default is the channel layer's group expiry.",
+        to="timeouts.websocket",
         metavar="SECONDS",
         convert=seconds_or_never,
         legacy=True,
-    )
-    websocket_connect_timeout: float = option(
+    ),
+    option(
         WEBSOCKET,
         "--websocket_connect_timeout --websocket-connect-timeout",
         "For the application to accept a connection; a negative number is no limit.",
+        to="timeouts.websocket_connect",
         metavar="SECONDS",
         convert=seconds_or_never,
-        default=f"{_TIMEOUTS.websocket_connect:g}",
         legacy=True,
-    )
-    ping_interval: float = option(
+    ),
+    option(
         WEBSOCKET,
         "--ping-interval",
         "Ping a client that has been silent for this long; 0 is never.",
+        to="timeouts.ping_interval",
         metavar="SECONDS",
         convert=seconds_or_zero,
-        default=f"{_TIMEOUTS.ping_interval:g}",
         legacy=True,
-    )
-    ping_timeout: float = option(
+    ),
+    option(
         WEBSOCKET,
         "--ping-timeout",
         "For the answer to a ping, before the connection is closed; 0 is no limit.",
+        to="timeouts.ping_timeout",
         metavar="SECONDS",
         convert=seconds_or_zero,
-        default=f"{_TIMEOUTS.ping_timeout:g}",
         legacy=True,
-    )
-    ws_protocols: tuple[str, ...] = option(
+    ),
+    option(
         WEBSOCKET,
         "--ws-protocol",
         "The subprotocols to offer, one or several names; write -- or another option behind the last of them.",
+        to="websockets.protocols",
         metavar="NAME",
         takes=Takes.MANY,
         legacy=True,
-    )
-    websocket_max_message_size: int = option(
+        known_as="ws_protocols",
+    ),
+    option(
         WEBSOCKET,
         "--websocket-max-message-size",
         "The longest message; 0 is no limit.",
+        to="limits.websocket_message",
         metavar="SIZE",
         convert=size,
-        default=size_text(_LIMITS.websocket_message),
-    )
-    websocket_max_frame_size: int = option(
+    ),
+    option(
         WEBSOCKET,
         "--websocket-max-frame-size",
         "The longest frame; 0 is no limit.",
+        to="limits.websocket_frame",
         metavar="SIZE",
         convert=size,
-        default=size_text(_LIMITS.websocket_frame),
-    )
-    websocket_compression: bool = option(
-        WEBSOCKET, "--websocket-compression", "Compress messages for clients that offer it (permessage-deflate)."
-    )
-
-    limit_request_body: int = option(
+    ),
+    option(
+        WEBSOCKET,
+        "--websocket-compression",
+        "Compress messages for clients that offer it (permessage-deflate).",
+        to="websockets.compression",
+    ),
+    option(
         BODIES,
         "--limit-request-body",
         "Refuse longer bodies with 413; 0 is no limit.",
+        to="limits.request_body",
         metavar="SIZE",
         convert=size,
-        default=size_text(_LIMITS.request_body),
-    )
-    limit_inline_body: int = option(
+    ),
+    option(
         BODIES,
         "--limit-inline-body",
         "Hand over longer bodies in pieces, through body_channel; 0 always hands them over whole.",
+        to="limits.inline_body",
         metavar="SIZE",
         convert=size,
-        default=size_text(_LIMITS.inline_body),
-    )
-    stream_request_body: bool = option(
-        BODIES, "--stream-request-body", "Hand over the pieces while the client still sends, instead of when the body is complete."
-    )
-
-    limit_request_line: int = option(
+    ),
+    option(
+        BODIES,
+        "--stream-request-body",
+        "Hand over the pieces while the client still sends, instead of when the body is complete.",
+        to="channels.stream_request_body",
+    ),
+    option(
         LIMITS,
         "--limit-request-line",
         "The longest request line; 414 above it.",
+        to="limits.request_line",
         metavar="SIZE",
         convert=size_above_zero,
-        default=size_text(_LIMITS.request_line),
-    )
-    limit_request_fields: int = option(
+    ),
+    option(
         LIMITS,
         "--limit-request-fields",
         "The greatest number of header fields; 431 above it.",
+        to="limits.request_fields",
         metavar="NUMBER",
         convert=whole_number(1),
-        default=str(_LIMITS.request_fields),
-    )
-    limit_request_field_size: int = option(
+    ),
+    option(
         LIMITS,
         "--limit-request-field-size",
         "The longest header field; 431 above it.",
+        to="limits.request_field_size",
         metavar="SIZE",
         convert=size_above_zero,
-        default=size_text(_LIMITS.request_field_size),
-    )
-    limit_connections: int = option(
+    ),
+    option(
         LIMITS,
         "--limit-connections",
         "The greatest number of open connections, further ones wait; 0 is as many as there are descriptors.",
+        to="limits.connections",
         metavar="NUMBER",
         convert=whole_number(0),
-        default=str(_LIMITS.connections),
-    )
-
-    graceful_timeout: float = option(
+    ),
+    option(
         SHUTDOWN,
         "--graceful-timeout",
         "For open requests to end after SIGTERM or SIGINT.",
+        to="timeouts.graceful",
         metavar="SECONDS",
         convert=seconds_or_zero,
-        default=f"{_TIMEOUTS.graceful:g}",
-    )
-
-    workers: int = option(
+    ),
+    option(
         PROCESSES,
         "-w --workers",
         "Run this many processes on the same sockets, under a master that replaces those that end; 0 serves in this process alone.",
+        to="processes.workers",
         metavar="NUMBER",
         convert=whole_number(0, 1024),
-        default="0",
-    )
-    max_requests: int = option(
+    ),
+    option(
         PROCESSES,
         "--max-requests",
         "Replace a process, or end it in good order where there is no master, after this many requests; 0 is never.",
+        to="processes.max_requests",
         metavar="NUMBER",
         convert=whole_number(0),
-        default="0",
-    )
-    max_requests_jitter: int = option(
+    ),
+    option(
         PROCESSES,
         "--max-requests-jitter",
         "Up to so many requests more, by chance, so that not all processes end at once.",
+        to="processes.max_requests_jitter",
         metavar="NUMBER",
         convert=whole_number(0),
-        default="0",
-    )
-    max_rss: int = option(
+    ),
+    option(
         PROCESSES,
         "--max-rss",
         "The same once it occupies more memory than that; 0 is never.",
+        to="processes.max_rss",
         metavar="SIZE",
         convert=size,
-        default="0",
-    )
-
-    health_path: str | None = option(
+    ),
+    option(
         MONITORING,
         "--health-path",
         "Answer health checks at this path without the application: 200, or 503 and why.",
+        to="monitoring.health_path",
         metavar="PATH",
         convert=url_path,
-    )
-    metrics_path: str | None = option(
+    ),
+    option(
         MONITORING,
         "--metrics-path",
         "Answer Prometheus at this path; whoever can reach the server can read it.",
+        to="monitoring.metrics_path",
         metavar="PATH",
         convert=url_path,
-    )
-    metrics: str | None = option(
+    ),
+    option(
         MONITORING,
         "--metrics",
         "Listen on this endpoint for nothing but metrics and health checks, at /metrics and /health unless these options say otherwise.",
+        to="monitoring.metrics",
         metavar="STRING",
-    )
-    watchdog: float = option(
+    ),
+    option(
         MONITORING,
         "--watchdog",
         "Log what blocks the whole process for longer than so many seconds; 0 is never.",
+        to="monitoring.watchdog",
         metavar="SECONDS",
         convert=seconds_or_zero,
-        default="1",
-    )
-
-    def limits(self) -> Limits:
-        """The limits that the command line sets, and the defaults of the others."""
-        return Limits(
-            request_line=self.limit_request_line,
-            request_fields=self.limit_request_fields,
-            request_field_size=self.limit_request_field_size,
-            request_body=self.limit_request_body,
-            inline_body=self.limit_inline_body,
-            websocket_message=self.websocket_max_message_size,
-            websocket_frame=self.websocket_max_frame_size,
-            connections=self.limit_connections,
-        )
-
-    def timeouts(self) -> Timeouts:
-        """The time limits that the command line sets and that have no keyword argument of daphne's."""
-        return Timeouts(
-            keep_alive=self.keep_alive_timeout,
-            header=self.header_timeout,
-            body=self.body_timeout,
-            send=self.send_timeout,
-            tls_handshake=self.tls_handshake_timeout,
-            graceful=self.graceful_timeout,
-        )
-
-
-def _table() -> tuple[Option, ...]:
-    fields = [field for field in dataclasses.fields(Options) if "option" in field.metadata]
-    return tuple(
-        field.metadata["option"]._replace(field=field.name, number=re.search(r"\b(int|float)\b", str(field.type)) is not None)
-        for field in fields
-    )
-
-
-#: Every option, in the order of :class:`Options`.
-OPTIONS: Final = _table()
+    ),
+)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..applications.channels import ChannelLayerApplication
+from ..logs.sink import lost_lines
 from ..net.endpoints import Endpoint
-from .families import Family, counter, gauge, gauges
+from .families import Family, counter, counters, gauge, gauges
 
 if TYPE_CHECKING:
     from .instruments import MeteredConnections
@@ -97,3 +98,14 @@ class State:
                 ("file", "name"),
                 values,
             )
+
+
+#: What a log is called in its sink, and in metrics.
+_LOGS: Final = {"the log": "error", "the access log": "access"}
+
+
+def log_families() -> Iterable[Family]:
+    """A source of metrics on the logs of this process."""
+    lost = lost_lines()
+    values = {(label,): lost.get(name, 0) for name, label in _LOGS.items()}
+    yield counters("greendaphne_log_lines_dropped", "Lines of a log that could not be written, or not in time.", ("log",), values)

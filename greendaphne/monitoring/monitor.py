@@ -88,6 +88,7 @@ class Monitor:
 
     def _count(self) -> None:
         from .exposition import process_families
+        from .gauges import log_families
         from .instruments import MetricsObserver, metered
         from .lag import HubLag
         from .metrics import Metrics
@@ -100,6 +101,7 @@ class Monitor:
         if self._watchdog is not None:
             self.metrics.add_source(self._watchdog.families)
         self.metrics.add_source(process_families)
+        self.metrics.add_source(log_families)
 
     def attach(self, application: ChannelLayerApplication, layer: object, endpoints: Sequence[Endpoint], pages: LocalPages) -> None:
         """Make the pages for a server.

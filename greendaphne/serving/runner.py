@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -15,9 +16,11 @@ from gevent.event import Event
 
 from ..applications.channels.inline import start_workers, stop_workers
 from ..net.listeners import Listener, Listeners
+from ..processes.control import WORKER
 from ..processes.lifecycle import Lifecycle
 from ..processes.signals import handle_signals
 from .lifetime import Lifetime
+from .tempdir import temporary_directory_problem
 
 if TYPE_CHECKING:
     from .assembly import Assembly
@@ -59,7 +62,9 @@ class Runner:
         self._lifecycle = lifecycle
         #: The time limits that hold, with the lifetime of WebSockets that the channel layer suggests.
         self.timeouts = parts.timeouts
-        self._listeners = Listeners()
+        # Of the workers of one master the first speaks for all of what they share.
+        self._speaks = os.environ.get(WORKER, "0") == "0"
+        self._listeners = Listeners(watch_certificates=self._speaks)
         self._workers: list[gevent.Greenlet[..., Any]] = []
         self._stop: Event | None = None
         self._life: Lifetime | None = None
@@ -94,6 +99,8 @@ class Runner:
             logger.info("HTTP/2 support enabled")
         else:
             logger.info("HTTP/2 support not enabled (no endpoint has TLS, and --http2-cleartext is not given)")
+        if self._speaks and (problem := temporary_directory_problem()) is not None:
+            logger.warning("%s", problem)
         logger.info("Using %s on channel layer", self._application.router.mode)
         try:
             self._listeners.open(self._endpoints)

@@ -158,6 +158,21 @@ OPTIONS: Final = (
     ),
     option(
         TLS,
+        "--keyfile-password",
+        "The password of encrypted private keys; better kept in a file, because every user sees command lines.",
+        to="tls.keyfile_password",
+        metavar="TEXT",
+        secret=True,
+    ),
+    option(
+        TLS,
+        "--keyfile-password-file",
+        "The file with that password.",
+        to="tls.keyfile_password_file",
+        metavar="FILE",
+    ),
+    option(
+        TLS,
         "--tls-client-ca",
         "Ask clients for a certificate of one of these authorities.",
         to="tls.client_ca",

@@ -1,7 +1,7 @@
 """Looks at the start whether the temporary directory can hold what does not fit in memory.
 
-Large request bodies and replies to slow clients are stored there.  Where it is full or cannot be written to, the server works until the first
-large upload, and then refuses each of them, so the operator is told at the start.
+Large request bodies and replies to slow clients are stored there.  Where it is full or cannot be written to, the server works until the
+first large upload and then refuses each of them, so the operator is told at the start.
 """
 
 from __future__ import annotations

@@ -21,8 +21,9 @@ NOT_HERE = {
     "needs a systemd that runs": r"systemctl |journalctl ",
     "needs a public host name": r".*www\.example\.com|greendaphne -e le:|python -m greendaphne\.acme",
 }
-#: Commands that something else stands in for: pip needs the network.
+#: Commands that something else stands in for: pip needs the network, and to install pip itself takes as long as all the rest.
 INSTEAD = [
+    (r"python3 -m venv (.*)", r"python3 -m venv --without-pip \1"),
     (r"(/srv/\w+/venv)/bin/pip install .*", r"install_here \1"),
 ]
 #: After these a program that was started in the background gets ready.
@@ -165,7 +166,7 @@ def test_the_commands_of_the_image() -> None:
         if name == "RUN" and "pip install" in rest:
             lines.append("install_here /srv/mysite/venv")
         elif name == "RUN":
-            lines.append(rest.replace("python -m venv", "python3 -m venv"))
+            lines.append(rest.replace("python -m venv", "python3 -m venv --without-pip"))
         elif name == "COPY" and rest.startswith("examples"):
             lines.append("cp -r /mnt/checkout/" + rest)
         elif name == "WORKDIR" and rest.startswith("/srv"):

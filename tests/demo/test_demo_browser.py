@@ -261,6 +261,5 @@ def test_the_tour_leads_to_its_parts(browser: Chromium, server: RunningServer) -
     window = show(browser, server, 375)
     for target in window.run("[...document.querySelectorAll('.tour a')].map((each) => each.hash)"):
         window.click(f".tour a[href='{target}']")
-        window.wait(
-            f"location.hash === {json.dumps(target)} && document.querySelector({json.dumps(target)}).getBoundingClientRect().top < innerHeight"
-        )
+        window.wait(f"location.hash === {json.dumps(target)}")
+        window.wait(f"document.querySelector({json.dumps(target)}).getBoundingClientRect().top < innerHeight")

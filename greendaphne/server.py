@@ -11,22 +11,20 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .applications.channels.inline import check_workers
-from .compat.keywords import OBJECTS, configuration
 from .config import Config
 from .logs.access import ActionLogger, ActionObserver, guarded
 from .net.endpoints import EndpointError, build_endpoint_description_strings
 from .net.endpoints.check import check_endpoints
 from .net.endpoints.descriptions import descriptions
 from .net.listeners import ListeningAddress
-from .serving.assembly import assemble
-from .serving.runner import Runner
+from .running.assembly import assemble
+from .running.runner import Runner
+from .settings.keywords import OBJECTS, configuration
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .applications.channels import ChannelLayerApplication
-    from .applications.channels.mailbox import Mailbox
+    from .applications.base import Application
     from .monitoring.metrics import Metrics
 
 logger = logging.getLogger("daphne.server")
@@ -35,13 +33,14 @@ logger = logging.getLogger("daphne.server")
 class Factory:
     """What of daphne's factory other code looks at."""
 
-    def __init__(self, application: ChannelLayerApplication) -> None:
+    def __init__(self, application: Application) -> None:
         self._application = application
 
     @property
-    def reply_protocols(self) -> dict[str, Mailbox]:
-        """The clients by reply channel."""
-        return self._application.router.clients
+    def reply_protocols(self) -> dict[str, Any]:
+        """The clients by reply channel; empty for an application without a channel layer."""
+        router = getattr(self._application, "router", None)
+        return {} if router is None else router.clients
 
 
 class Server(Runner):
@@ -62,11 +61,11 @@ class Server(Runner):
     :param proxy_forwarded_address_header: name of the field with the client's address, likewise port and scheme; believed from every
         peer unless ``config.proxies.forwarded_allow_ips`` names some.
     :param force_sync: poll the channel layer even where it can wait.
-    :param application: an application to serve in the place of a channel layer.
+    :param application: an application to serve in the place of a channel layer; see :mod:`greendaphne.applications.base`.
     :param config: everything else; see :class:`greendaphne.config.Config`.
     :param keywords: ``observers``, which are told what becomes of requests and WebSockets (:mod:`greendaphne.core.observer`);
         ``lifecycle``, which hear of the stages of :meth:`serve_forever`; ``reopen_logs``, called by :meth:`reopen`; and the keywords of
-        version 1.0, see :mod:`greendaphne.compat.keywords`.
+        version 1.0, see :mod:`greendaphne.settings.keywords`.
     :raises TypeError: for an unknown keyword, and unless there is either a channel layer or an application.
     :raises UserWarning: without any endpoint, as daphne does.
     :raises EndpointError: for a malformed endpoint string.
@@ -97,7 +96,7 @@ class Server(Runner):
         verbosity: int | None = None,
         websocket_handshake_timeout: float | None = None,
         *,
-        application: Any = None,
+        application: Application | None = None,
         config: Config | None = None,
         **keywords: Any,
     ) -> None:
@@ -136,7 +135,9 @@ class Server(Runner):
         if action_logger is not None:
             everyone.insert(0, ActionObserver(guarded(action_logger)))
         parts = assemble(self.config, self.endpoints, channel_layer, application, everyone, self._give_up)
-        super().__init__(parts, self.config.channels.inline_workers, channel_layer, tuple(lifecycle or ()), reopen_logs)
+        super().__init__(parts, tuple(lifecycle or ()), reopen_logs)
+        #: The channel layer, ``None`` for another application.
+        self.channel_layer = channel_layer
         self.limits = self.config.limits
         #: Gives ``reply_protocols``, the reply channels of all clients, under daphne's name.
         self.factory = Factory(parts.application)
@@ -145,13 +146,12 @@ class Server(Runner):
         """Look for what would keep :meth:`start` from listening; opens no socket.
 
         :raises EndpointError: as :func:`greendaphne.net.endpoints.check.check_endpoints`.
-        :raises ConfigurationError: where the application has no consumers for inline workers.
+        :raises ConfigurationError: where the application cannot serve.
         """
         check_endpoints(self._endpoints)
         if self._monitor is not None:
             check_endpoints(self._monitor.endpoints)
-        if self._inline_workers:
-            check_workers(self.channel_layer, self._inline_workers)
+        self._application.check()
 
     def run(self) -> None:
         """Serve until a signal or :meth:`stop`, then end in good order.

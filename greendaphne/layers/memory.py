@@ -23,14 +23,18 @@ from typing import Any, ClassVar
 from asgiref.base_layer import BaseChannelLayer
 from gevent.monkey import get_original
 
-from .groups import Groups
+from .groups import GROUP_HEADROOM, Groups, headroom
+from .tally import Tally
 from .values import copy_message, message_size
 from .waiter import FOREVER, GreenletWaiter, ThreadWaiter, new_waiter
 
+#: Channels that a reader of has to exist for an application to answer.
+SERVED = frozenset(("http.request", "websocket.connect", "websocket.receive"))
+
+_NO_ROOM = "the channel holds its capacity and group_headroom for each member of the group"
+
 #: Seconds after which ``receive(block=True)`` returns ``(None, None)``, as asgi_redis does, so that a worker can look at its stop flag.
 BLOCK_LIMIT = 5.0
-#: Messages of one ``send_group`` call that a process-specific channel takes beyond its capacity, per member of the group.
-GROUP_BACKLOG = 10
 #: A sweep looks at this many channels and groups and comes at most every ``SWEEP_INTERVAL`` seconds, within a ``send`` or a ``receive``.
 SWEEP_BATCH = 100
 SWEEP_INTERVAL = 0.05
@@ -82,6 +86,8 @@ class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     :param channel_capacity: other capacities by channel name: a dict of globs or compiled expressions, the first match counts.
     :param max_message_size: bytes, measured as MessagePack; ``send`` raises ``MessageTooLarge`` beyond.  ``None``, the default, means no
         limit: a message costs no more than the sender spent on it already.
+    :param group_headroom: messages per member of a group that a process-specific channel takes from groups beyond its capacity; see
+        :data:`greendaphne.layers.groups.GROUP_HEADROOM`.
     """
 
     extensions: ClassVar[list[str]] = ["groups", "flush", "statistics"]
@@ -102,6 +108,7 @@ class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         capacity: int = 100,
         channel_capacity: Mapping[Any, int] | None = None,
         max_message_size: int | None = None,
+        group_headroom: int = GROUP_HEADROOM,
     ) -> None:
         self._lock = _new_lock()
         #: By the name that readers listen on; the order is that of the sweep.
@@ -113,6 +120,11 @@ class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         self._sent_before = 0
         self._refused_before = 0
         self.max_message_size = max_message_size
+        self.group_headroom = headroom(group_headroom)
+        #: The messages that were lost.
+        self.tally = Tally()
+        #: Whether no reader has ever looked for a request or a WebSocket.
+        self.unserved = True
         super().__init__(expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity)
 
     @property
@@ -228,21 +240,28 @@ class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """Send ``message`` to every member of ``group``; a member whose channel is full misses it.
 
         All clients of one server process share one queue, and nothing drains it while this runs: their channels take
-        :data:`GROUP_BACKLOG` messages per member beyond their capacity here, so that a group larger than the capacity is served.
+        ``group_headroom`` messages per member beyond their capacity here, so that a group larger than the capacity is served.  What is
+        beyond that is counted in :attr:`tally`, which warns of it.
         """
         self.valid_group_name(group)
         # Validated once even where nobody listens: a mistake must not wait for the first member to show.
         copy: _Message | None = self._copy(message)
         with self._lock:
             members = list(self._groups.members(group, time.monotonic() - self.group_expiry))
-        slack = GROUP_BACKLOG * len(members)
+        slack = self.group_headroom * len(members)
+        # Counted when all have been sent to, so that one line has the number.
+        dropped: dict[str, int] = {}
         for channel in members:
             head, local, _ = channel.partition("!")
             if copy is None:
                 copy = copy_message(message)
             with self._lock:
-                self._put(head + local, channel, copy, slack if local else 0)
+                stored = self._put(head + local, channel, copy, slack if local else 0)
+            if not stored:
+                dropped[head + local] = dropped.get(head + local, 0) + 1
             copy = None
+        for name, number in dropped.items():
+            self.tally.dropped_message(name, _NO_ROOM, number)
 
     # Flush and statistics
 
@@ -384,6 +403,8 @@ class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
 
     def _take(self, channels: list[str], limit: int, now: float) -> list[tuple[str, _Message]]:
         """Take up to ``limit`` messages of ``channels``, beginning with another channel every time."""
+        if self.unserved and not SERVED.isdisjoint(channels):
+            self.unserved = False
         count = len(channels)
         start = 0
         if count != 1:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from enum import Enum
 from math import inf
 from time import monotonic
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 from gevent import Timeout, get_hub, getcurrent, sleep
 from gevent.lock import Semaphore
@@ -73,6 +73,16 @@ class _Wake(BaseException):
     """Thrown into the owner where it waits for bytes, because the WebSocket's state has changed."""
 
 
+class MessageMeter(Protocol):
+    """Hooks for what metrics count about WebSocket messages."""
+
+    def received(self, message: str | bytes) -> None:
+        """A message came from the client."""
+
+    def sent(self, message: str | bytes) -> None:
+        """A message went to the client."""
+
+
 class WebSocket(_GeventWebSocket):  # type: ignore[misc]
     """A server's end of a WebSocket.
 
@@ -82,6 +92,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
     :param protocols: the subprotocols that the server speaks; the client's order decides.
     :param compression: whether permessage-deflate is accepted where the client offers it.
     :param server_name: the ``Server`` field of the accepting answer; ``None`` for none.
+    :param meter: counts messages; ``None`` for a server without metrics.
     """
 
     __slots__ = (
@@ -93,6 +104,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         "_deflate",
         "_limits",
         "_lock",
+        "_meter",
         "_pinged",
         "_pongs",
         "_protocols",
@@ -116,6 +128,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         protocols: Sequence[str] = (),
         compression: bool = False,
         server_name: bytes | None = b"Daphne",
+        meter: MessageMeter | None = None,
     ) -> None:
         # The superclass's constructor would only make the parts that this class does without.
         self.stream: Stream = stream  # type: ignore[misc]
@@ -134,6 +147,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self._protocols = protocols
         self._compression = compression
         self._server_name = server_name
+        self._meter = meter
         self._deflate: Deflate | None = None
         self._reader: MessageReader | None = None
         self._lock = Semaphore(1)
@@ -278,6 +292,8 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
                     if self._burst == _BURST:
                         self._burst = 0
                         sleep(0)
+                    if self._meter is not None:
+                        self._meter.received(event)  # type: ignore[arg-type]
                     return event  # type: ignore[return-value]
                 continue
             if self._pongs:
@@ -381,12 +397,16 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
                 # They have to be copied together in any case, so the header can be among them.
                 parts.insert(0, encode_header(first, sum(map(len, parts))))
                 self._write(b"".join(parts))
+                if self._meter is not None:
+                    self._meter.sent(message)
                 return
             payload = b"".join(parts)
         else:
             first = _TEXT_FRAME if binary is False else _BINARY_FRAME
             payload = bytes(message)
         self._send_frame(first, payload)
+        if self._meter is not None:
+            self._meter.sent(message)
 
     def send_frame(self, message: str | bytes, opcode: int) -> None:
         """gevent-websocket's way to send one unfragmented frame."""

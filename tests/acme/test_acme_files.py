@@ -30,7 +30,7 @@ from greendaphne.acme.store import Record, State, Store
 from greendaphne.config import ConfigurationError
 from greendaphne.net.endpoints import EndpointError, parse, quote
 from greendaphne.net.tls.sni import host_name
-from greendaphne.serving.assembly import acme_options
+from greendaphne.running.assembly import acme_options
 from tests.support.certificates import Authority
 from tests.support.settings import configured
 

@@ -213,7 +213,7 @@ def test_of_several_servers_the_one_with_the_replies_counts() -> None:
     with redis_servers(2) as servers:
         layer = layer_of(*servers)
         with serve(layer, health_path="/health") as server:
-            application: Any = server.server._application
+            application: Any = server.channels
             (prefix,) = application.router.channels.prefixes
             index = layer.consistent_hash(prefix)
             assert answer(server) == OK

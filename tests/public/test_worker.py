@@ -20,7 +20,8 @@ from gevent.event import Event
 
 from greendaphne import worker as worker_module
 from greendaphne.applications.channels import inline
-from greendaphne.applications.channels.inline import ConfigurationError, start_workers, stop_workers
+from greendaphne.applications.channels.inline import start_workers, stop_workers
+from greendaphne.config import ConfigurationError
 from greendaphne.core.message import ClientDisconnected, HTTPError
 from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.memory import MemoryChannelLayer
@@ -256,7 +257,7 @@ def test_a_failure_is_logged_answered_and_survived(
     assert layer.receive(["reply!"]) == (None, None)
 
 
-def test_a_failure_after_the_reply_sends_nothing_more(layer: MemoryChannelLayer, run: Callable[..., Worker]) -> None:
+def test_a_failure_after_the_reply_is_told_to_the_server(layer: MemoryChannelLayer, run: Callable[..., Worker]) -> None:
     def consume(message: Message) -> None:
         message.reply({"status": 200, "content": b"x", "more_content": True})
         raise Gone
@@ -267,6 +268,8 @@ def test_a_failure_after_the_reply_sends_nothing_more(layer: MemoryChannelLayer,
     assert reply(layer)["status"] == 200
     layer.send("next", {})
     done.wait()
+    answer = reply(layer)
+    assert (answer["status"], answer["abort"]) == (500, True)
     assert layer.receive(["reply!"]) == (None, None)
 
 
@@ -516,7 +519,8 @@ CHANNELS = """
 
     import logging
     from greendaphne.applications.channels import inline
-    from greendaphne.applications.channels.inline import ConfigurationError, start_workers, stop_workers
+    from greendaphne.applications.channels.inline import start_workers, stop_workers
+    from greendaphne.config import ConfigurationError
     from greendaphne.layers import memory
     if not patched:
         memory.BLOCK_LIMIT = 0.1  # a thread that waits cannot be told to stop

@@ -26,7 +26,7 @@ from greendaphne.config import COMMAND, ConfigurationError, Limits, Timeouts
 from greendaphne.core import converters as values
 from greendaphne.core.addresses import AddressList
 from greendaphne.net.endpoints.descriptions import command_descriptions
-from greendaphne.serving.assembly import http2_limits, with_tls
+from greendaphne.running.assembly import http2_limits, with_tls
 from greendaphne.settings.arguments import HELP, VERSION, Command, normalise, read
 from greendaphne.settings.check import check_options, spelled
 from greendaphne.settings.help import help_text

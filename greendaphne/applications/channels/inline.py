@@ -16,6 +16,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import WRAPPER_ASSIGNMENTS, partial, wraps
 from typing import Any, Protocol
 
 import gevent
@@ -23,8 +24,11 @@ from gevent.event import Event
 from gevent.monkey import is_module_patched
 from gevent.threadpool import ThreadPool
 
+from ...config import ConfigurationError
 from ...layers import LayerUnavailable
-from ...worker import Worker
+from ...layers.tally import Tally, tally_of
+from ...layers.unreadable import LIMIT, describe, is_unreadable
+from ...worker import FAILED, Worker, fault
 
 logger = logging.getLogger("greendaphne.worker")
 
@@ -33,6 +37,8 @@ FIRST_PAUSE = 0.1
 LAST_PAUSE = 10.0
 #: A worker that ran for so many seconds was well; its next death counts as the first.
 WELL_AFTER = 60.0
+#: Seconds that a worker which has died has to run before it counts as up.
+SETTLED = 1.0
 #: Seconds for which :func:`stop_workers` lets messages in process finish, unless it is told otherwise.
 STOP_TIMEOUT = 5.0
 #: Seconds for a worker that was killed to end; one that does not is left behind.
@@ -40,10 +46,6 @@ KILL_TIMEOUT = 1.0
 
 #: Seconds that a worker of Channels pauses after a blocking receive that brought nothing.
 EMPTY_PAUSE = 0.001
-
-
-class ConfigurationError(ValueError):
-    """There is nothing for an inline worker to run; the text is one line for the operator."""
 
 
 class _Runner(Protocol):
@@ -61,14 +63,29 @@ class InlineWorker(gevent.Greenlet):  # type: ignore[type-arg]  # only generic i
 
     :param name: for the log.
     :param make: makes the worker of the next life.
+    :param on_end: called in a greenlet of its own, with this worker, where this greenlet ends though it was not stopped.
     """
 
-    def __init__(self, name: str, make: Callable[[], _Runner]) -> None:
+    def __init__(self, name: str, make: Callable[[], _Runner], on_end: Callable[[InlineWorker], None] | None = None) -> None:
         super().__init__()
-        self._worker_name = name
+        self._worker_name = self.name_in_log = name
+        self.on_end = on_end
+        self.rawlink(self._ended)
         self._make = make
         self._runner: _Runner | None = None
         self._stopping = Event()
+        self._born = 0.0
+        #: How many times its worker has died.
+        self.deaths = 0
+
+    @property
+    def up(self) -> bool:
+        """Whether its worker runs; one that has died counts after :data:`SETTLED` seconds of its next life."""
+        return self._runner is not None and (not self.deaths or time.monotonic() - self._born >= SETTLED)
+
+    def _ended(self, greenlet: object) -> None:
+        if self.on_end is not None and not self._stopping.is_set():
+            gevent.spawn(self.on_end, self)
 
     def stop(self) -> None:
         """End after the message in process."""
@@ -79,7 +96,7 @@ class InlineWorker(gevent.Greenlet):  # type: ignore[type-arg]  # only generic i
     def _run(self) -> None:
         pause = FIRST_PAUSE
         while not self._stopping.is_set():
-            started = time.monotonic()
+            started = self._born = time.monotonic()
             try:
                 self._runner = self._make()
                 self._runner.run()
@@ -91,11 +108,41 @@ class InlineWorker(gevent.Greenlet):  # type: ignore[type-arg]  # only generic i
                 self._runner = None
             if self._stopping.is_set():
                 return
+            self.deaths += 1
             if time.monotonic() - started >= WELL_AFTER:
                 pause = FIRST_PAUSE
             logger.warning("Inline worker %s starts again in %g s", self._worker_name, pause)
             self._stopping.wait(pause)
             pause = min(pause * 2, LAST_PAUSE)
+
+
+class InlineWorkers:
+    """The workers of one server.
+
+    :param layer: the raw channel layer, or the wrapper that Channels has around it.
+    :param number: how many there are to be.
+    """
+
+    def __init__(self, layer: Any, number: int) -> None:
+        self._layer = layer
+        self.number = number
+        self._workers: list[gevent.Greenlet[..., None]] = []
+
+    def start(self) -> None:
+        """Start them; errors as :func:`start_workers`."""
+        self._workers = start_workers(self._layer, self.number)
+
+    def stop(self, *, at_once: bool) -> None:
+        """Let them finish the messages that they have, unless they are to end ``at_once``."""
+        workers, self._workers = self._workers, []
+        if at_once:
+            stop_workers(workers, timeout=0)
+        else:
+            stop_workers(workers)
+
+    def all_down(self) -> bool:
+        """Whether there are workers, and none of them runs."""
+        return all_down(self._workers)
 
 
 def start_workers(layer: Any, n: int, application: object = None) -> list[gevent.Greenlet[..., None]]:
@@ -106,10 +153,27 @@ def start_workers(layer: Any, n: int, application: object = None) -> list[gevent
     :raises ConfigurationError: neither Channels nor ``routes`` says what to run.
     """
     make = _runner(layer, n, application)
-    workers = [InlineWorker(f"{number} of {n}", make) for number in range(1, n + 1)]
+    workers: list[gevent.Greenlet[..., None]] = []
+    for number in range(1, n + 1):
+        workers.append(InlineWorker(f"{number} of {n}", make, partial(_replace, workers, make)))
     for worker in workers:
         worker.start()
-    return list(workers)
+    return workers
+
+
+def _replace(workers: list[gevent.Greenlet[..., None]], make: Callable[[], _Runner], ended: InlineWorker) -> None:
+    """Put another in the place of a worker whose greenlet has ended though it was not stopped: it was killed."""
+    logger.error("Inline worker %s was killed; another takes its place in %g s", ended.name_in_log, FIRST_PAUSE)
+    worker = InlineWorker(ended.name_in_log, make, ended.on_end)
+    worker.deaths = ended.deaths + 1
+    workers[workers.index(ended)] = worker
+    worker.start_later(FIRST_PAUSE)
+
+
+def all_down(workers: Iterable[gevent.Greenlet[..., None]]) -> bool:
+    """Whether there are inline workers among ``workers``, and none of them runs."""
+    states = [worker.up for worker in workers if isinstance(worker, InlineWorker)]
+    return bool(states) and not any(states)
 
 
 def check_workers(layer: Any, n: int) -> None:
@@ -185,7 +249,7 @@ class _ChannelsWorkers:
 
         # The stores of Channels and Django are local to a thread, which is a greenlet only where threading is patched.
         cooperative = is_module_patched("threading")
-        worker = ChannelsWorker(_YieldingLayer(self._wrapper) if cooperative else self._wrapper, signal_handlers=False)
+        worker = ChannelsWorker(_CheckedLayer(self._wrapper, EMPTY_PAUSE if cooperative else 0), signal_handlers=False)
         if not self._announced:
             self._announced = True
             worker_process_ready.send(sender=worker)
@@ -193,25 +257,97 @@ class _ChannelsWorkers:
         return _ChannelsGreenlet(worker) if cooperative else _ChannelsThread(worker)
 
 
-class _YieldingLayer:
-    """A layer of Channels whose blocking receive lets other greenlets run even where the layer's own returns at once.
+class _CheckedLayer:
+    """A layer of Channels for Channels' own worker, which no message must end.
 
-    Channels collects a request's body in a loop of such receives without a pause: it would keep the server, which sends that body, from
-    ever running.
+    It drops what is no message, and tells a client at once that its consumer failed.  A blocking receive lets other greenlets run even
+    where the layer's own returns at once: Channels collects a request's body in a loop of such receives without a pause, and would keep
+    the server, which sends that body, from ever running.
+
+    :param pause: seconds that an empty return of a blocking receive takes at least.
     """
 
-    def __init__(self, wrapper: Any) -> None:
+    def __init__(self, wrapper: Any, pause: float) -> None:
         self._wrapper = wrapper
+        self._pause = pause
+        self._tally = tally_of(wrapper)
+        self._unreadable = 0
+        #: What Channels' worker asks for the consumer of a message.
+        self.router = _CheckedRouter(wrapper.router, self._tally)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wrapper, name)
 
     def receive_many(self, channels: Iterable[str], block: bool = False) -> tuple[str | None, dict[str, Any] | None]:
-        """Receive as the layer does; an empty return of a blocking receive takes at least :data:`EMPTY_PAUSE`."""
-        received: tuple[str | None, dict[str, Any] | None] = self._wrapper.receive_many(channels, block=block)
-        if block and received[0] is None:
-            gevent.sleep(EMPTY_PAUSE)
-        return received
+        """Receive as the layer does; ``(None, None)`` for what is no message."""
+        channel, content = self._receive(channels, block)
+        if block and channel is None and self._pause:
+            gevent.sleep(self._pause)
+        return channel, content
+
+    def _receive(self, channels: Iterable[str], block: bool) -> tuple[str | None, dict[str, Any] | None]:
+        try:
+            received = self._wrapper.receive_many(channels, block=block)
+        except Exception as error:
+            if not is_unreadable(error) or self._unreadable >= LIMIT:
+                raise
+            self._unreadable += 1
+            self._tally.bad_message(next(iter(channels), None), describe(error))
+            return None, None
+        self._unreadable = 0
+        if received[0] is not None and (reason := fault(received) or _content_fault(received[1])) is not None:
+            self._tally.bad_message(received[0], reason)
+            return None, None
+        channel, content = received
+        return channel, content
+
+
+def _content_fault(content: dict[str, Any]) -> str | None:
+    """What Channels' worker cannot do with ``content`` outside of the consumer, whose errors it catches."""
+    if not isinstance(content.get("reply_channel"), str | bytes | None):
+        return "its reply_channel is no name"
+    return None if isinstance(content.get("__retries__", 0), int) else "its __retries__ is no number"
+
+
+class _CheckedRouter:
+    """A project's routing, whose consumers tell a client that they failed."""
+
+    def __init__(self, router: Any, tally: Tally) -> None:
+        self._router = router
+        self._tally = tally
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._router, name)
+
+    def match(self, message: Any) -> tuple[Callable[..., object], dict[str, Any]] | None:
+        """The consumer of ``message`` and its arguments; ``None`` where there is none or the message cannot be looked at."""
+        try:
+            match = self._router.match(message)
+        except Exception as error:  # noqa: BLE001 - a filter on a value of another type, whatever it raises
+            self._tally.bad_message(message.channel.name, f"the routing raised {type(error).__name__}")
+            return None
+        if match is None or message.channel.name != "http.request" or message.reply_channel is None:
+            return match  # type: ignore[no-any-return]
+        consumer, arguments = match
+        return _answering(consumer), arguments
+
+
+def _answering(consumer: Callable[..., object]) -> Callable[..., object]:
+    """``consumer`` of ``http.request``, whose client is answered with 500, or cut off within a response, where it raises."""
+    from channels.exceptions import ChannelSocketException, ConsumeLater, DenyConnection
+
+    @wraps(consumer, assigned=[name for name in WRAPPER_ASSIGNMENTS if hasattr(consumer, name)], updated=())
+    def call(message: Any, **arguments: Any) -> object:
+        try:
+            return consumer(message, **arguments)
+        except (ChannelSocketException, ConsumeLater, DenyConnection):
+            raise
+        except BaseException:
+            # In its turn behind what the consumer has sent: Channels holds that back until the consumer has ended.
+            message.reply_channel.send(FAILED)
+            raise
+
+    return call
 
 
 class _ChannelsGreenlet:

@@ -20,6 +20,8 @@ from typing import Any
 from asgiref.base_layer import BaseChannelLayer
 
 from .. import LayerUnavailable
+from ..groups import GROUP_HEADROOM, headroom
+from ..tally import Tally
 from . import receiving, wire
 from .hubs import current_hub, native_lock
 from .lanes import THREAD_CONNECTIONS, Call, HubLane, Lane, ThreadLane
@@ -76,6 +78,7 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         symmetric_encryption_keys: Iterable[str | bytes] | None = None,
         stats_prefix: str = "asgi-meta:",
         connection_kwargs: Mapping[str, Any] | None = None,
+        group_headroom: int = GROUP_HEADROOM,
     ) -> None:
         """
         :param expiry: life of a message in seconds.
@@ -89,12 +92,17 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         :param connection_kwargs: options for redis-py's connections.  ``socket_timeout`` (default 3 s) and
             ``socket_connect_timeout`` (2 s) bound the time in which an outage is noticed; ``max_connections`` (8) is what plain
             threads share per server.
+        :param group_headroom: messages per member of a group that a process-specific channel takes from groups beyond its capacity; see
+            :data:`greendaphne.layers.groups.GROUP_HEADROOM`.
         :raises ValueError: for hosts or options that make no sense.
         """
         if not isinstance(prefix, str):
             raise TypeError("Prefix must be unicode")
         super().__init__(expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity)
         self.prefix = prefix
+        self.group_headroom = headroom(group_headroom)
+        #: The messages that this layer lost, as far as this process knows.
+        self.tally = Tally()
         self.stats_prefix = stats_prefix
         self.crypter = wire.make_crypter(symmetric_encryption_keys)
         self._options = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT, **(connection_kwargs or {})}
@@ -305,11 +313,9 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         :raises ValueError: where it is none, or was encrypted under an unknown key or too long ago.
         """
         if self.crypter:
-            from cryptography.fernet import InvalidToken
-
             try:
                 data = self.crypter.decrypt(data, self.expiry + wire.ENCRYPTION_GRACE)
-            except InvalidToken:
+            except Exception:  # noqa: BLE001 - InvalidToken, and whatever a damaged token leads to
                 raise ValueError("not encrypted under a known key, or too old") from None
         return wire.unpack_message(data)
 
@@ -394,11 +400,14 @@ class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
         for key, body in bodies:
             channel = key[len(self.prefix) :]
             try:
+                if body is None:
+                    raise ValueError("its key in Redis was no list, and is deleted")
                 message = self.deserialize(body)
+                name = wire.full_name(message, channel)
             except ValueError as error:
-                logger.error("Dropped a message on %s that cannot be read: %s", channel, error)
+                self.tally.bad_message(channel, str(error))
                 continue
-            received.append((message.pop(wire.FULL_NAME, channel), message))
+            received.append((name, message))
         return received
 
     def new_channel(self, pattern: str) -> str:

@@ -33,8 +33,8 @@ WATCH_VERSION = (6, 2)
 FRACTION_VERSION = (6,)
 UNBLOCK_VERSION = (5,)
 
-#: A list's key and a message's body.
-Body = tuple[str, bytes]
+#: A list's key and a message's body; ``None`` where the key held something else than a list.
+Body = tuple[str, bytes | None]
 #: Where to look: a lane and lists on its shard.
 Source = tuple[Lane, list[str]]
 
@@ -151,6 +151,9 @@ def _wait_one(source: Source, link: Link, limit: int, timeout: float, shared: bo
         # Out of memory it is refused, since it might store something; BLPOP is not.
         if woken.code in FATAL_CODES:
             raise shard.refused(woken)
+        if woken.code == "WRONGTYPE":
+            # The key came between the wait and the look; the next look deletes it.
+            return found
         if woken.code != "OOM":
             shard.cannot_watch(woken)
     try:
@@ -159,6 +162,9 @@ def _wait_one(source: Source, link: Link, limit: int, timeout: float, shared: bo
     except LinkError as error:
         raise shard.broken(error) from None
     if isinstance(popped, ErrorReply):
+        if popped.code == "WRONGTYPE":
+            # One of the keys is no list; the look deletes it.
+            return _observed(source, link, _perform(source, link, _take_call(source, limit)))
         raise shard.refused(popped)
     return _fetch(source, link, limit, popped)
 

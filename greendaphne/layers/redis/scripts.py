@@ -68,6 +68,7 @@ SEND = Script("""
 """)
 
 #: Take messages out of lists.  Answers {marker, position of the list, body, position, body …}; expired messages are passed over.
+#: A key of another type than a list holds no messages and would refuse all that come: it is deleted, and its body is nil.
 #: KEYS: lists.
 #: ARGV: most messages, bytes after which no further ones are taken, marker's key or '', marker for a Redis without one, its life,
 #: key of a message that was already popped or '', its list's position.
@@ -104,7 +105,15 @@ TAKE = Script("""
     end
     for position = 1, #KEYS do
         while limit > 0 and bytes > 0 do
-            local keys = redis.call('lrange', KEYS[position], 0, math.min(limit, 16) - 1)
+            local keys = redis.pcall('lrange', KEYS[position], 0, math.min(limit, 16) - 1)
+            if keys.err then
+                if redis.call('type', KEYS[position]).ok ~= 'list' then
+                    redis.call('del', KEYS[position])
+                    reply[#reply + 1] = position
+                    reply[#reply + 1] = false
+                end
+                break
+            end
             if #keys == 0 then
                 break
             end
@@ -125,19 +134,19 @@ RETURN = Script("""
 #: Members above which :data:`SEND_GROUP` leaves the group alone, so that one script never occupies Redis for long.
 GROUP_SCRIPT_LIMIT = 5000
 
-#: Messages per member that a group may put into a process-specific list beyond its capacity.  All clients of a server share that list
-#: and its reader cannot come in between, so the plain capacity would cut a large group off; asgi_redis sends one by one and hopes.
-GROUP_BACKLOG = 10
-
-#: Send one message to many channels.  Answers the number stored, or -1 for a group with too many members (nothing was sent then).
+#: Send one message to many channels.  Answers -1 for a group with too many members (nothing was sent then), else {number stored, number
+#: of members that are no channel names, list, number of messages that it had no room for, list, number …}.  Members that are no names are
+#: taken out of the group.  A process-specific list, which all clients of a server share, takes some messages per member beyond its
+#: capacity: its reader cannot come in between, so the plain capacity would cut a large group off; asgi_redis sends one by one and hopes.
 #: KEYS: the group's set, or none to send to the channels in ARGV.
 #: ARGV: open body (see :func:`wire.open_body`), body, expiry, prefix, prefix of counters, 24 hexadecimal digits for message keys,
-#: life of a channel's counters, life of the global counters, score up to which memberships are over, capacity,
-#: then with no KEYS: channel, capacity, channel, capacity …
+#: life of a channel's counters, life of the global counters, score up to which memberships are over, capacity, messages per member beyond
+#: it, then with no KEYS: channel, capacity, channel, capacity …
 SEND_GROUP = Script(
     """
     local names = {}
     local capacities = {}
+    local bad = 0
     if #KEYS == 1 then
         redis.call('zremrangebyscore', KEYS[1], 0, ARGV[9])
         if redis.call('zcard', KEYS[1]) > GROUP_LIMIT then
@@ -145,38 +154,51 @@ SEND_GROUP = Script(
         end
         names = redis.call('zrange', KEYS[1], 0, -1)
     else
-        for i = 11, #ARGV, 2 do
+        for i = 12, #ARGV, 2 do
             names[#names + 1] = ARGV[i]
             capacities[#names] = ARGV[i + 1]
         end
     end
+    local places = {}
     local members = {}
-    if #KEYS == 1 then
-        for _, name in ipairs(names) do
-            local cut = string.find(name, '!', 1, true)
-            if cut then
-                local list = string.sub(name, 1, cut)
-                members[list] = (members[list] or 0) + 1
+    for i, name in ipairs(names) do
+        local cut, mark = string.match(name, '^[%w%-_.]+()([!?]?)[%w%-_.]*$')
+        if not cut or #name > 99 then
+            bad = bad + 1
+            if #KEYS == 1 then
+                redis.call('zrem', KEYS[1], name)
             end
+        elseif mark == '!' then
+            local list = string.sub(name, 1, cut)
+            places[i] = list
+            members[list] = (members[list] or 0) + 1
+        else
+            places[i] = name
         end
     end
     local lists = {}
     local order = {}
     for i, name in ipairs(names) do
-        local cut = string.find(name, '!', 1, true)
-        local list = cut and string.sub(name, 1, cut) or name
-        local entry = lists[list]
-        if not entry then
-            local capacity = tonumber(capacities[i] or ARGV[10]) + GROUP_BACKLOG * (members[list] or 0)
-            entry = {room = capacity - redis.call('llen', ARGV[4] .. list), keys = {}, full = 0}
+        local list = places[i]
+        local entry = list and lists[list]
+        if list and not entry then
+            local capacity = tonumber(capacities[i])
+            if not capacity then
+                capacity = ARGV[10] + ARGV[11] * (members[list] or 0)
+            end
+            local length = redis.pcall('llen', ARGV[4] .. list)
+            if type(length) ~= 'number' then
+                length = capacity
+            end
+            entry = {room = capacity - length, keys = {}, full = 0, shared = members[list]}
             lists[list] = entry
             order[#order + 1] = list
         end
-        if entry.room <= 0 then
+        if entry and entry.room <= 0 then
             entry.full = entry.full + 1
-        else
+        elseif entry then
             local body = ARGV[2]
-            if cut then
+            if entry.shared then
                 local head = string.char(160 + #name)
                 if #name > 31 then
                     head = string.char(217, #name)
@@ -198,6 +220,7 @@ SEND_GROUP = Script(
     end
     local sent = 0
     local full = 0
+    local reply = {0, bad}
     for _, list in ipairs(order) do
         local entry = lists[list]
         local key = ARGV[4] .. list
@@ -211,11 +234,16 @@ SEND_GROUP = Script(
         count(list, 'channel_full_count', entry.full, ARGV[7])
         sent = sent + #entry.keys
         full = full + entry.full
+        if entry.full > 0 then
+            reply[#reply + 1] = list
+            reply[#reply + 1] = entry.full
+        end
     end
     count('#global#', 'messages_count', sent, ARGV[8])
     count('#global#', 'channel_full_count', full, ARGV[8])
-    return sent
-""".replace("GROUP_LIMIT", str(GROUP_SCRIPT_LIMIT)).replace("GROUP_BACKLOG", str(GROUP_BACKLOG))
+    reply[1] = sent
+    return reply
+""".replace("GROUP_LIMIT", str(GROUP_SCRIPT_LIMIT))
 )
 
 #: All scripts, for loading them together.

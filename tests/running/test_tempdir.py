@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from greendaphne.serving.tempdir import temporary_directory_problem
+from greendaphne.running.tempdir import temporary_directory_problem
 from tests.support.server import serve
 
 
@@ -62,7 +62,7 @@ def test_no_directory_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 _FULL = """
 import sys, tempfile
 from pathlib import Path
-from greendaphne.serving.tempdir import temporary_directory_problem
+from greendaphne.running.tempdir import temporary_directory_problem
 place = Path(sys.argv[1])
 tempfile.tempdir = str(place)
 print(temporary_directory_problem())

@@ -10,11 +10,9 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-import gevent
 from gevent import get_hub
 from gevent.event import Event
 
-from ..applications.channels.inline import start_workers, stop_workers
 from ..net.listeners import Listener, Listeners
 from ..processes.control import WORKER
 from ..processes.lifecycle import Lifecycle
@@ -35,8 +33,6 @@ class Runner:
     """The life of a server, in greenlets of the hub of the thread that starts it.
 
     :param parts: what it consists of.
-    :param inline_workers: number of workers of the application that run inside the server.
-    :param channel_layer: what these workers serve.
     :param lifecycle: what hears of the stages of :meth:`serve_forever`.
     :param reopen_logs: called by :meth:`reopen`.
     """
@@ -44,8 +40,6 @@ class Runner:
     def __init__(
         self,
         parts: Assembly,
-        inline_workers: int,
-        channel_layer: Any,
         lifecycle: Sequence[Lifecycle],
         reopen_logs: Callable[[], None] | None = None,
     ) -> None:
@@ -57,15 +51,12 @@ class Runner:
         #: What obtains certificates from an authority, ``None`` where no endpoint asks for it.
         self.certificates = parts.certificates
         self._reopen_logs = reopen_logs
-        self._inline_workers = inline_workers
-        self.channel_layer = channel_layer
         self._lifecycle = lifecycle
         #: The time limits that hold, with the lifetime of WebSockets that the channel layer suggests.
         self.timeouts = parts.timeouts
         # Of the workers of one master the first speaks for all of what they share.
         self._speaks = os.environ.get(WORKER, "0") == "0"
         self._listeners = Listeners(watch_certificates=self._speaks)
-        self._workers: list[gevent.Greenlet[..., Any]] = []
         self._stop: Event | None = None
         self._life: Lifetime | None = None
         # Whether start() is at work, and whether stop() was called until then.
@@ -83,7 +74,7 @@ class Runner:
         """Listen and begin to serve, in greenlets of this thread's hub; returns at once.  Once it has ended it may be started again.
 
         :raises EndpointError: where an endpoint cannot be listened on; nothing is left open then.
-        :raises ConfigurationError: where the application has no consumers for inline workers.
+        :raises ConfigurationError: where the application cannot serve.
         :raises RuntimeError: where it serves already.
         """
         if self._life is not None and not self._life.ended:
@@ -101,7 +92,6 @@ class Runner:
             logger.info("HTTP/2 support not enabled (no endpoint has TLS, and --http2-cleartext is not given)")
         if self._speaks and (problem := temporary_directory_problem()) is not None:
             logger.warning("%s", problem)
-        logger.info("Using %s on channel layer", self._application.router.mode)
         try:
             self._listeners.open(self._endpoints)
             if self._monitor is not None:
@@ -109,8 +99,6 @@ class Runner:
             self._application.start()
             self._parts.sessions.start()
             self._connections.start()
-            if self._inline_workers:
-                self._workers = start_workers(self.channel_layer, self._inline_workers)
             self._listeners.accept(self._connections)
             if self.certificates is not None:
                 self.certificates.start()
@@ -250,13 +238,7 @@ class Runner:
         self._connections.kill(_KILL_PATIENCE)
         if self.connections:
             logger.warning("%d connections did not end", self.connections)
-        self._application.stop()
+        self._application.stop(at_once=self._at_once)
         self._parts.exchange.troubles.close()
-        if self._at_once:
-            stop_workers(self._workers, timeout=0)
-        else:
-            stop_workers(self._workers)
-        self._workers = []
-        self._application.close()
         if self._monitor is not None:
             self._monitor.stop(at_once=self._at_once)

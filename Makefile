@@ -64,7 +64,7 @@ $(BIN)/python:
 	@echo '==> making $(VENV)'
 	@$(PYTHON) -m venv $(VENV)
 
-$(RUNTIME): setup.py pyproject.toml requirements.txt | $(BIN)/python
+$(RUNTIME): setup.py pyproject.toml | $(BIN)/python
 	@echo '==> installing greendaphne and what it needs'
 	@$(PIP) install --editable '.[redis]'
 	@touch $@

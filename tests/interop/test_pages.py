@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,10 @@ NOT_HERE = {
 #: Commands that something else stands in for: pip needs the network, and to install pip itself takes as long as all the rest.
 INSTEAD = [
     (r"python3 -m venv (.*)", r"python3 -m venv --without-pip \1"),
+    (r"python3\.11 -m venv (.*)", r"python3 -m venv --without-pip \1"),
     (r"(/srv/\w+/venv)/bin/pip install .*", r"install_here \1"),
+    # The environment of the page's reader.
+    (r"pip install .*", r"python3 -m venv --without-pip /srv/venv && install_here /srv/venv && export PATH=/srv/venv/bin:$PATH"),
 ]
 #: After these a program that was started in the background gets ready.
 PAUSES = [
@@ -104,6 +108,77 @@ def test_the_operations_of_a_site() -> None:
     lines = runnable(text[: text.index("systemctl daemon-reload")])
     result = run_on_a_machine([REDIS, *lines])
     assert "Nothing is wrong" in result.stderr
+
+
+def between(page: Path, first: str, last: str) -> list[str]:
+    """The commands of ``page`` from the one that begins with ``first`` to the first after it that begins with ``last``."""
+    lines = commands(page.read_text(encoding="utf-8"))
+    start = next(index for index, line in enumerate(lines) if line.startswith(first))
+    end = next(index for index, line in enumerate(lines) if index >= start and line.startswith(last))
+    return lines[start : end + 1]
+
+
+#: An environment with greendaphne, and an empty directory.
+READER = [
+    "python3 -m venv --without-pip /srv/venv",
+    "install_here /srv/venv",
+    "export PATH=/srv/venv/bin:$PATH",
+    "mkdir /srv/empty",
+    "cd /srv/empty",
+]
+
+
+@machine
+def test_an_encrypted_key_from_nothing() -> None:
+    lines = runnable(between(DOCS / "tls.rst", "(umask 077", "curl --cacert fullchain.pem"))
+    assert "It works." in run_on_a_machine([*READER, *lines]).stdout
+
+
+@machine
+@pytest.mark.skipif(shutil.which("pebble") is None, reason="there is no pebble")
+def test_a_certificate_of_pebble_from_nothing() -> None:
+    lines = runnable(between(DOCS / "tls.rst", "openssl req -x509 -newkey rsa", "curl --cacert pebble.pem"))
+    assert "It works." in run_on_a_machine([*READER, *lines]).stdout
+
+
+@machine
+def test_monitoring_from_nothing() -> None:
+    install, serve = between(DOCS / "monitoring.rst", "pip install", "greendaphne --health-path")
+    lines = [
+        *READER,
+        *runnable([install]),
+        f"{serve} &",
+        "eventually curl -s http://127.0.0.1:9100/metrics",
+        "curl -s http://127.0.0.1:8000/health",
+    ]
+    result = run_on_a_machine(lines)
+    assert "greendaphne_log_lines_dropped_total" in result.stdout
+    assert output_of(result, lines[-1]) == "ok\n"
+
+
+@machine
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Django 2.2 ends with Python 3.11")
+def test_the_chat_on_redis_from_nothing() -> None:
+    """Units are started by hand, as they say it."""
+    page = ROOT / "examples" / "redis" / "README.rst"
+    lines = runnable(between(page, "apt-get install redis-server", "systemctl status"))
+    start = "runuser -u parlour -- $(sed -n 's/^ExecStart=//p' /etc/systemd/system/parlour-{}@.service) {} > /var/log/{} 2>&1 &"
+    ask = "eventually curl -sf -o /dev/null -w '%{http_code}' -H 'Host: chat.example.com' -H 'X-Forwarded-Proto: https' -H 'X-Forwarded-For: 9.9.9.9'"
+    result = run_on_a_machine(
+        [
+            "cd examples/redis",
+            REDIS,
+            *lines,
+            "cd /srv/parlour/current",
+            start.format("server", "-p 8001", "server"),
+            start.format("worker", "", "worker"),
+            f"{ask} http://127.0.0.1:8001/accounts/login/",
+            "cat /var/log/server /var/log/worker",
+        ]
+    )
+    assert "200" in result.stdout
+    assert "9.9.9.9:0 - -" in result.stdout
+    assert "Traceback" not in result.stdout
 
 
 # ---- The container

@@ -32,6 +32,7 @@ INSTEAD = [
 ]
 #: After these a program that was started in the background gets ready.
 PAUSES = [
+    (r"(curl .*) && (curl .*)", r"eventually \1 && eventually \2"),
     (r"(curl .*)", r"eventually \1"),
     (r"(.*circusctl .* status)", r"eventually \1"),
 ]
@@ -163,7 +164,8 @@ def test_the_chat_on_redis_from_nothing() -> None:
     page = ROOT / "examples" / "redis" / "README.rst"
     lines = runnable(between(page, "apt-get install redis-server", "systemctl status"))
     start = "runuser -u parlour -- $(sed -n 's/^ExecStart=//p' /etc/systemd/system/parlour-{}@.service) {} > /var/log/{} 2>&1 &"
-    ask = "eventually curl -sf -o /dev/null -w '%{http_code}' -H 'Host: chat.example.com' -H 'X-Forwarded-Proto: https' -H 'X-Forwarded-For: 9.9.9.9'"
+    fields = "-H 'Host: chat.example.com' -H 'X-Forwarded-Proto: https' -H 'X-Forwarded-For: 9.9.9.9'"
+    ask = f"eventually curl -sf -o /dev/null -w '%{{http_code}}' {fields}"
     result = run_on_a_machine(
         [
             "cd examples/redis",

@@ -79,9 +79,21 @@ def literal_blocks(text: str) -> list[str]:
 
 
 def commands(text: str) -> list[str]:
-    """The commands of the page ``text``, one for each line that is not continued; lines that are no commands are among them."""
-    lines = "\n".join(literal_blocks(text)).replace("\\\n", " ").split("\n")
-    return [" ".join(line.split()) if "'" not in line and '"' not in line else line.strip() for line in lines if line.strip()]
+    """The commands of the page ``text``; those of several lines, by a backslash or within quotes, are one."""
+    found: list[str] = []
+    begun = ""
+    for line in "\n".join(literal_blocks(text)).replace("\\\n", " ").split("\n"):
+        begun = f"{begun}\n{line}" if begun else line.strip()
+        try:
+            shlex.split(begun, comments=True)
+        except ValueError:
+            # A quotation is open.  Output of programs, which is no command, may have an apostrophe.
+            if begun.count("\n") < 5:
+                continue
+        if begun:
+            found.append(re.sub(" +", " ", begun))
+        begun = ""
+    return found
 
 
 def why_no_machine() -> str:

@@ -30,6 +30,7 @@ from .core.message import ClientDisconnected, Headers, HTTPError
 from .layers.reader import Reader
 from .layers.tally import tally_of
 from .layers.unreadable import LIMIT, describe, is_unreadable
+from .layers.wake import Wake
 
 logger = logging.getLogger("greendaphne.worker")
 
@@ -207,7 +208,6 @@ class Worker:
         self._lock = threading.RLock()
         self._stopping = False
         self._wake: Callable[[], object] | None = None
-        self._waiting: set[Any] = set()
         self._failure: Exception | None = None
         self._killed = False
 
@@ -219,27 +219,32 @@ class Worker:
         """
         hub = get_hub()
         stop = Event()
+        wake = Wake()
+
+        def end() -> None:
+            wake.set()
+            hub.loop.run_callback_threadsafe(stop.set)
+
         with self._lock:
             if self._wake is not None:
                 raise RuntimeError("this worker runs already")
-            self._wake = lambda: hub.loop.run_callback_threadsafe(stop.set)
+            self._wake = end
             if self._stopping:
-                stop.set()
+                end()
         self._failure = None
         self._killed = False
         logger.info("Listening on channels %s", ", ".join(sorted(self.routes)))
-        greenlets = [gevent.spawn(self._serve, stop) for _ in range(self.concurrency)]
+        greenlets = [gevent.spawn(self._serve, wake, end) for _ in range(self.concurrency)]
 
         def ended(greenlet: object) -> None:
-            if not stop.is_set():
+            if not wake.is_set:
                 self._failure = RuntimeError("a greenlet of the worker was killed")
-                stop.set()
+                end()
 
         for greenlet in greenlets:
             greenlet.rawlink(ended)
         try:
             stop.wait()
-            hub.loop.run_callback(self._interrupt)
             gevent.joinall(greenlets)
         except BaseException:
             self._killed = True
@@ -255,25 +260,22 @@ class Worker:
     def stop(self) -> None:
         """Make :meth:`run`, or the next one, return once the messages in process are finished; from any thread or greenlet.
 
-        A wait for messages is cut short where the layer loses none by it; otherwise it may last some seconds more.
+        A wait for messages ends at once where the layer can end it, and what it has handed over by then is handled; otherwise it may last
+        some seconds more.
         """
         with self._lock:
             self._stopping = True
             if self._wake is not None:
                 self._wake()
 
-    def _serve(self, stop: Event) -> None:
+    def _serve(self, wake: Wake, end: Callable[[], object]) -> None:
         reader = Reader(self.layer, self.routes, self._force_sync, limit=1)
-        greenlet = gevent.getcurrent()
+        acknowledges = reader.capabilities.acknowledges
         unreadable = 0
         try:
-            while not stop.is_set():
-                if reader.interruptible:
-                    self._waiting.add(greenlet)
+            while not wake.is_set:
                 try:
-                    batch = reader.receive()
-                except gevent.GreenletExit:
-                    return
+                    batch = reader.receive(wake=wake)
                 except Exception as error:  # noqa: BLE001 - raised by run()
                     if is_unreadable(error) and unreadable < LIMIT:
                         # One message is lost, and the layer is there.
@@ -282,10 +284,8 @@ class Worker:
                         gevent.sleep(0)
                         continue
                     self._failure = error
-                    stop.set()
+                    end()
                     return
-                finally:
-                    self._waiting.discard(greenlet)
                 unreadable = 0
                 item: Any
                 for item in batch:
@@ -296,13 +296,15 @@ class Worker:
                         self._tally.bad_message(next(iter(self.routes)), reason)
                     else:
                         self._handle(*item)
+                if acknowledges:
+                    # Redis is told by the next receive.
+                    self.layer.acknowledge()
         finally:
+            if acknowledges:
+                # A consumer that was killed has not handled its message.
+                self.layer.release()
+                self.layer.settle()
             reader.close()
-
-    def _interrupt(self) -> None:
-        """End the waits for messages.  Called by the hub, so that no message can arrive between the look and the throw."""
-        for greenlet in list(self._waiting):
-            greenlet.throw(gevent.GreenletExit)
 
     def _handle(self, channel: str, content: dict[str, Any]) -> None:
         consumer = self.routes.get(channel)

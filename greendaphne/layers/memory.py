@@ -18,6 +18,7 @@ import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from asgiref.base_layer import BaseChannelLayer
@@ -27,6 +28,7 @@ from .groups import GROUP_HEADROOM, Groups, headroom
 from .tally import Tally
 from .values import copy_message, message_size
 from .waiter import FOREVER, GreenletWaiter, ThreadWaiter, new_waiter
+from .wake import Wake
 
 #: Channels that a reader of has to exist for an application to answer.
 SERVED = frozenset(("http.request", "websocket.connect", "websocket.receive"))
@@ -186,20 +188,25 @@ class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
         """The old name of :meth:`receive`, which the workers of Channels 1 call; without the warning of the base class."""
         return self.receive(channels, block)
 
-    def receive_batch(self, channels: Iterable[str], limit: int, timeout: float | None = None) -> list[tuple[str, _Message]]:
+    def receive_batch(
+        self, channels: Iterable[str], limit: int, timeout: float | None = None, wake: Wake | None = None
+    ) -> list[tuple[str, _Message]]:
         """Take up to ``limit`` messages; wait up to ``timeout`` seconds (``None``: as long as it takes) for the first.
 
-        Not part of the specification.  The order within a channel is kept.  Returns an empty list after ``timeout``.
+        Not part of the specification.  The order within a channel is kept.  Returns an empty list after ``timeout``, or once ``wake`` is
+        set.  A message is taken when the wait is over, so an exception that is thrown into it loses none.
         """
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
         names = _list(channels)
+        if wake is not None and wake.is_set:
+            return []
         now = time.monotonic()
         with self._lock:
             batch = self._take(names, limit, now)
         if batch or (timeout is not None and timeout <= 0):
             return batch
-        return self._wait(names, limit, None if timeout is None else now + timeout)
+        return self._wait(names, limit, None if timeout is None else now + timeout, wake)
 
     def new_channel(self, pattern: Any) -> str:
         """An unused single-reader channel name that starts with ``pattern``, which must end in ``?``."""
@@ -329,8 +336,8 @@ class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
         return copy
 
-    def _wait(self, channels: list[str], limit: int, deadline: float | None) -> list[tuple[str, _Message]]:
-        """Sleep until there are messages, then take up to ``limit``; an empty list after ``deadline`` (monotonic)."""
+    def _wait(self, channels: list[str], limit: int, deadline: float | None, wake: Wake | None = None) -> list[tuple[str, _Message]]:
+        """Sleep until there are messages, then take up to ``limit``; an empty list after ``deadline`` (monotonic) or ``wake``."""
         now = time.monotonic()
         while deadline is None or now < deadline:
             waiter = new_waiter()
@@ -341,20 +348,30 @@ class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
                     return batch
                 for name in channels:
                     self._channel(name).waiters[waiter] = None
+            attachment = None if wake is None else wake.attach(waiter.hub, partial(self._end_wait, waiter))
             try:
                 waiter.wait(FOREVER if deadline is None else min(deadline - now, FOREVER))
             except BaseException:  # a timeout or a kill: nothing was taken, only the word is passed on
                 with self._lock:
                     self._leave(waiter, channels)
                 raise
+            finally:
+                if wake is not None:
+                    wake.detach(attachment)
             now = time.monotonic()
             with self._lock:
                 # Taken before the word is passed on, or another would be woken for this message.
                 batch = self._take(channels, limit, now)
                 self._leave(waiter, channels)
-            if batch:
+            if batch or (wake is not None and wake.is_set):
                 return batch
         return []
+
+    def _end_wait(self, waiter: _Waiter) -> None:
+        with self._lock:
+            if not waiter.signalled:
+                waiter.signalled = True
+                waiter.wake()
 
     # Below: called with the lock held
 

@@ -25,6 +25,7 @@ from greendaphne.config import ConfigurationError
 from greendaphne.core.message import ClientDisconnected, HTTPError
 from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.memory import MemoryChannelLayer
+from greendaphne.layers.wake import Wake
 from greendaphne.worker import Message, Worker
 
 PATIENCE = 30.0
@@ -304,8 +305,10 @@ def test_no_answer_can_be_sent(run: Callable[..., Worker], caplog: pytest.LogCap
 
 def test_a_message_without_a_consumer_is_an_error_in_the_log(run: Callable[..., Worker], caplog: pytest.LogCaptureFixture) -> None:
     class Strange(MemoryChannelLayer):
-        def receive_batch(self, channels: Any, limit: int, timeout: float | None = None) -> list[tuple[str, dict[str, Any]]]:
-            return [("strange", {}), *super().receive_batch(channels, limit, timeout)]
+        def receive_batch(
+            self, channels: Any, limit: int, timeout: float | None = None, wake: Wake | None = None
+        ) -> list[tuple[str, dict[str, Any]]]:
+            return [("strange", {}), *super().receive_batch(channels, limit, timeout, wake)]
 
     layer = Strange()
     done = Event()
@@ -318,10 +321,12 @@ def test_a_message_without_a_consumer_is_an_error_in_the_log(run: Callable[..., 
 class Failing(MemoryChannelLayer):
     """A layer that is lost after its first message."""
 
-    def receive_batch(self, channels: Any, limit: int, timeout: float | None = None) -> list[tuple[str, dict[str, Any]]]:
+    def receive_batch(
+        self, channels: Any, limit: int, timeout: float | None = None, wake: Wake | None = None
+    ) -> list[tuple[str, dict[str, Any]]]:
         if self.global_statistics()["messages_count"]:
             raise LayerUnavailable("no route to layer")
-        return super().receive_batch(channels, limit, 0.001)
+        return super().receive_batch(channels, limit, 0.001, wake)
 
 
 def test_what_the_layer_raises_ends_the_run() -> None:
@@ -430,11 +435,13 @@ def test_a_worker_that_dies_is_started_again(
     class Unsteady(MemoryChannelLayer):
         deaths = 0
 
-        def receive_batch(self, channels: Any, limit: int, timeout: float | None = None) -> list[tuple[str, dict[str, Any]]]:
+        def receive_batch(
+            self, channels: Any, limit: int, timeout: float | None = None, wake: Wake | None = None
+        ) -> list[tuple[str, dict[str, Any]]]:
             if self.deaths < 5:
                 self.deaths += 1
                 raise error
-            return super().receive_batch(channels, limit, timeout)
+            return super().receive_batch(channels, limit, timeout, wake)
 
     layer = Unsteady()
     layer.routes = {"http.request": lambda message: message.reply({"status": 200})}
@@ -532,16 +539,17 @@ CHANNELS = """
 
     logging.getLogger("greendaphne.worker").addHandler(Handler())
     inline.FIRST_PAUSE = 0.01
-    receive_many = layer.receive_many
+    receive_batch = layer.receive_batch
     lives = []
 
-    def die_once(channels, block=False):
-        lives.append(1)
-        if len(lives) == 1:
-            raise RuntimeError("the first worker dies")
-        return receive_many(channels, block)
+    def die_once(channels, limit, timeout, wake=None):
+        if "http.request" in channels:
+            lives.append(1)
+            if len(lives) == 1:
+                raise RuntimeError("the first worker dies")
+        return receive_batch(channels, limit, timeout, wake)
 
-    layer.receive_many = die_once
+    layer.receive_batch = die_once
     try:
         start_workers(memory.MemoryChannelLayer(), 1)
     except ConfigurationError as error:

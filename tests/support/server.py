@@ -83,6 +83,12 @@ class RunningServer:
         return application
 
     @property
+    def inline_workers(self) -> list[Any]:
+        """The workers inside the server."""
+        workers = self.channels.workers
+        return [] if workers is None else workers._workers
+
+    @property
     def address(self) -> tuple[str, int]:
         return self.host, self.port
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import gevent
 
 from ...config import Channels, Limits, Timeouts
 from ...core.message import Request, Stream
 from ...layers.tally import tally_of
-from ...monitoring.families import Family
 from ...serving.session import Session
 from ..base import Application
 from .bodies import Bodies
-from .families import families
 from .gate import Gate
 from .http import HTTPBridge
 from .inline import InlineWorkers, check_workers
-from .meter import LayerMeter
 from .notifier import OUTAGE_PATIENCE, Notifier
 from .probe import LayerProbe
 from .requests import RequestMessages
@@ -28,6 +25,10 @@ from .site import SiteWatch
 from .supervisor import Supervisor
 from .watch import LayerWatch, OnLayerLoss
 from .websocket import WebSocketBridge
+
+if TYPE_CHECKING:
+    from ...monitoring.families import Family
+    from .meter import LayerMeter
 
 logger = logging.getLogger("daphne.server")
 
@@ -135,6 +136,9 @@ class ChannelLayerApplication(Application):
         return f"down: {', '.join(down)}" if down else ""
 
     def metric_families(self) -> Iterable[Family]:
+        # Only a server with metrics needs what this imports.
+        from .families import families
+
         return families(self)
 
     def _unserved(self) -> bool:

@@ -26,8 +26,11 @@ from gevent.threadpool import ThreadPool
 
 from ...config import ConfigurationError
 from ...layers import LayerUnavailable
+from ...layers.capabilities import Ending, capabilities
+from ...layers.reader import Reader
 from ...layers.tally import Tally, tally_of
 from ...layers.unreadable import LIMIT, describe, is_unreadable
+from ...layers.wake import Wake
 from ...worker import FAILED, Worker, fault
 
 logger = logging.getLogger("greendaphne.worker")
@@ -39,11 +42,14 @@ LAST_PAUSE = 10.0
 WELL_AFTER = 60.0
 #: Seconds that a worker which has died has to run before it counts as up.
 SETTLED = 1.0
-#: Seconds for which :func:`stop_workers` lets messages in process finish, unless it is told otherwise.
-STOP_TIMEOUT = 5.0
+#: Seconds for which :func:`stop_workers` lets messages in process finish, unless it is told otherwise: longer than asgi_redis waits for a
+#: message, since such a wait can only end by itself.
+STOP_TIMEOUT = 6.0
 #: Seconds for a worker that was killed to end; one that does not is left behind.
 KILL_TIMEOUT = 1.0
 
+#: Seconds for which a worker of Channels waits for a message, and then looks whether it is to end.
+RECEIVE_LIMIT = 5.0
 #: Seconds that a worker of Channels pauses after a blocking receive that brought nothing.
 EMPTY_PAUSE = 0.001
 
@@ -249,29 +255,32 @@ class _ChannelsWorkers:
 
         # The stores of Channels and Django are local to a thread, which is a greenlet only where threading is patched.
         cooperative = is_module_patched("threading")
-        worker = ChannelsWorker(_CheckedLayer(self._wrapper, EMPTY_PAUSE if cooperative else 0), signal_handlers=False)
+        layer = _WorkerLayer(self._wrapper, cooperative)
+        worker = ChannelsWorker(layer, signal_handlers=False)
         if not self._announced:
             self._announced = True
             worker_process_ready.send(sender=worker)
         worker.ready()
-        return _ChannelsGreenlet(worker) if cooperative else _ChannelsThread(worker)
+        return _ChannelsGreenlet(worker, layer) if cooperative else _ChannelsThread(worker, layer)
 
 
-class _CheckedLayer:
-    """A layer of Channels for Channels' own worker, which no message must end.
+class _WorkerLayer:
+    """The layer of one worker of Channels: its wait can be ended, no message ends the worker, and other greenlets always run.
 
-    It drops what is no message, and tells a client at once that its consumer failed.  A blocking receive lets other greenlets run even
-    where the layer's own returns at once: Channels collects a request's body in a loop of such receives without a pause, and would keep
-    the server, which sends that body, from ever running.
-
-    :param pause: seconds that an empty return of a blocking receive takes at least.
+    It drops what is no message, and tells a client at once that its consumer failed.  Channels collects a request's body in a loop of
+    blocking receives without a pause: where the layer's own returns at once, it would keep the server, which sends that body, from ever
+    running.
     """
 
-    def __init__(self, wrapper: Any, pause: float) -> None:
+    def __init__(self, wrapper: Any, cooperative: bool) -> None:
         self._wrapper = wrapper
-        self._pause = pause
+        self._cooperative = cooperative
+        self._capabilities = capabilities(wrapper)
+        self._wake = Wake()
         self._tally = tally_of(wrapper)
         self._unreadable = 0
+        #: Waits in layers of others, whose waits no exception may cut off.
+        self._reader: Reader | None = None
         #: What Channels' worker asks for the consumer of a message.
         self.router = _CheckedRouter(wrapper.router, self._tally)
 
@@ -279,27 +288,60 @@ class _CheckedLayer:
         return getattr(self._wrapper, name)
 
     def receive_many(self, channels: Iterable[str], block: bool = False) -> tuple[str | None, dict[str, Any] | None]:
-        """Receive as the layer does; ``(None, None)`` for what is no message."""
-        channel, content = self._receive(channels, block)
-        if block and channel is None and self._pause:
-            gevent.sleep(self._pause)
-        return channel, content
+        """Receive as the layer does; ``(None, None)`` for what is no message.
 
-    def _receive(self, channels: Iterable[str], block: bool) -> tuple[str | None, dict[str, Any] | None]:
+        An empty return of a blocking receive takes at least :data:`EMPTY_PAUSE`.
+        """
+        channels = list(channels)
         try:
-            received = self._wrapper.receive_many(channels, block=block)
+            received = self._receive(channels, block)
         except Exception as error:
             if not is_unreadable(error) or self._unreadable >= LIMIT:
                 raise
             self._unreadable += 1
-            self._tally.bad_message(next(iter(channels), None), describe(error))
+            self._tally.bad_message(channels[0] if channels else None, describe(error))
             return None, None
         self._unreadable = 0
         if received[0] is not None and (reason := fault(received) or _content_fault(received[1])) is not None:
             self._tally.bad_message(received[0], reason)
-            return None, None
+            received = None, None
+        if block and received[0] is None and self._cooperative:
+            gevent.sleep(EMPTY_PAUSE)
         channel, content = received
         return channel, content
+
+    def _receive(self, channels: list[str], block: bool) -> Any:
+        if not block:
+            return self._wrapper.receive_many(channels)
+        # The consumer of a message that came before the end may still wait for the rest of its request.
+        idle = not any("?" in channel or "!" in channel for channel in channels)
+        return self._receive_waiting(channels, idle)
+
+    def _receive_waiting(self, channels: list[str], idle: bool) -> Any:
+        if self._capabilities.ending is Ending.WAKE:
+            batch = self._wrapper.receive_batch(channels, 1, RECEIVE_LIMIT, wake=self._wake if idle else None)
+            return batch[0] if batch else (None, None)
+        if idle and self._cooperative and self._capabilities.ending is Ending.LIMIT:
+            if self._reader is None:
+                self._reader = Reader(self._wrapper, channels, limit=1)
+            batch = self._reader.receive(wake=self._wake)
+            return batch[0] if batch else (None, None)
+        return self._wrapper.receive_many(channels, block=True)
+
+    def end_waits(self) -> None:
+        """Have the wait for the next message return; from any thread."""
+        self._wake.set()
+
+    def close(self, worker: Any) -> None:
+        """Settle what ``worker`` had taken: its last message is handled where it ended by itself, and goes back where it failed."""
+        if self._capabilities.acknowledges:
+            if worker.termed and not worker.failed:
+                self._wrapper.acknowledge()
+            else:
+                self._wrapper.release()
+            self._wrapper.settle()
+        if self._reader is not None:
+            self._reader.close()
 
 
 def _content_fault(content: dict[str, Any]) -> str | None:
@@ -353,31 +395,24 @@ def _answering(consumer: Callable[..., object]) -> Callable[..., object]:
 class _ChannelsGreenlet:
     """A worker of Channels in the greenlet that calls :meth:`run`."""
 
-    def __init__(self, worker: Any) -> None:
+    def __init__(self, worker: Any, layer: _WorkerLayer) -> None:
         self._worker = worker
-        self._greenlet: Any = None
+        self._layer = layer
 
     def run(self) -> None:
-        self._greenlet = gevent.getcurrent()
-        self._worker.run()
+        _run_to_the_end(self._worker, self._layer)
 
     def stop(self) -> None:
         self._worker.termed = True
-        # The layers of this package lose nothing when a wait is cut short; with others the worker notices when its wait is over.
-        if hasattr(self._worker.channel_layer, "receive_batch"):
-            gevent.get_hub().loop.run_callback(self._interrupt)
-
-    def _interrupt(self) -> None:
-        # Called by the hub, so that no message can arrive between the look and the throw.  Idle, it waits in the layer's receive.
-        if self._greenlet is not None and not self._worker.in_job and not self._greenlet.dead:
-            self._greenlet.throw(gevent.GreenletExit)
+        self._layer.end_waits()
 
 
 class _ChannelsThread:
     """A worker of Channels in a native thread, for a process that is not monkey-patched."""
 
-    def __init__(self, worker: Any) -> None:
+    def __init__(self, worker: Any, layer: _WorkerLayer) -> None:
         self._worker = worker
+        self._layer = layer
 
     def run(self) -> None:
         pool = ThreadPool(1)
@@ -386,16 +421,27 @@ class _ChannelsThread:
             if error is not None:
                 raise error
         finally:
-            self._worker.termed = True
+            self.stop()
             gevent.spawn(pool.kill)
 
     def stop(self) -> None:
         self._worker.termed = True
+        self._layer.end_waits()
 
     def _try_to_run(self) -> Exception | None:
         # gevent prints what a task in a thread raises, so the error is returned.
         try:
-            self._worker.run()
+            _run_to_the_end(self._worker, self._layer)
         except Exception as error:  # noqa: BLE001 - raised again in the greenlet
             return error
         return None
+
+
+def _run_to_the_end(worker: Any, layer: _WorkerLayer) -> None:
+    """Run ``worker``, then settle what it had taken."""
+    worker.failed = True
+    try:
+        worker.run()
+        worker.failed = False
+    finally:
+        layer.close(worker)

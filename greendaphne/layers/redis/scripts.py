@@ -48,7 +48,8 @@ class Script:
 
 
 #: Store a message and count it.  Answers 1, or 0 for a full channel.
-#: KEYS: message, list, prefix of the channel's counters, prefix of the global counters.
+#: KEYS: message, list, prefix of the channel's counters, prefix of the global counters, and for a message that is kept until it is
+#: acknowledged the hash of those that are not yet recorded.
 #: ARGV: body, expiry, capacity, life of the channel's counters, life of the global counters.
 SEND = Script("""
     local counter = 'channel_full_count'
@@ -57,6 +58,10 @@ SEND = Script("""
         redis.call('setex', KEYS[1], ARGV[2], ARGV[1])
         redis.call('rpush', KEYS[2], KEYS[1])
         redis.call('expire', KEYS[2], ARGV[2] + 1)
+        if KEYS[5] then
+            redis.call('hset', KEYS[5], KEYS[1], KEYS[2])
+            redis.call('expire', KEYS[5], ARGV[2] + 1)
+        end
         counter = 'messages_count'
         stored = 1
     end
@@ -67,13 +72,15 @@ SEND = Script("""
     return stored
 """)
 
-#: Take messages out of lists.  Answers {marker, position of the list, body, position, body …}; expired messages are passed over.
-#: A key of another type than a list holds no messages and would refuse all that come: it is deleted, and its body is nil.
+#: Take messages out of lists.  Answers {marker, position of the list, body, milliseconds that it had left, position, body …}; expired
+#: messages are passed over.  A key of another type than a list holds no messages and would refuse all that come: it is deleted, and its
+#: body is nil.
 #: KEYS: lists.
 #: ARGV: most messages, bytes after which no further ones are taken, marker's key or '', marker for a Redis without one, its life,
 #: key of a message that was already popped or '', its list's position.
 #: The marker may be refused for want of memory; receiving goes on without it.
 TAKE = Script("""
+    redis.replicate_commands()
     local limit = tonumber(ARGV[1])
     local bytes = tonumber(ARGV[2])
     local reply = {''}
@@ -89,16 +96,18 @@ TAKE = Script("""
     end
     local function consume(position, keys)
         local bodies = redis.call('mget', unpack(keys))
-        redis.call('del', unpack(keys))
         for i = 1, #keys do
             local body = bodies[i]
             if body then
-                reply[#reply + 1] = position
-                reply[#reply + 1] = body
+                local size = #reply
+                reply[size + 1] = position
+                reply[size + 2] = body
+                reply[size + 3] = redis.call('pttl', keys[i])
                 limit = limit - 1
                 bytes = bytes - #body
             end
         end
+        redis.call('del', unpack(keys))
     end
     if ARGV[6] ~= '' then
         consume(tonumber(ARGV[7]), {ARGV[6]})
@@ -109,8 +118,10 @@ TAKE = Script("""
             if keys.err then
                 if redis.call('type', KEYS[position]).ok ~= 'list' then
                     redis.call('del', KEYS[position])
-                    reply[#reply + 1] = position
-                    reply[#reply + 1] = false
+                    local size = #reply
+                    reply[size + 1] = position
+                    reply[size + 2] = false
+                    reply[size + 3] = 0
                 end
                 break
             end
@@ -130,6 +141,201 @@ RETURN = Script("""
     redis.call('expire', KEYS[1], ARGV[2] + 1)
     return 1
 """)
+
+#: Store messages again that :data:`TAKE` took, at the head of their list, in their order and for the time that they had left.
+#: KEYS: list.  ARGV: expiry, then of each message, the oldest first: key, body, milliseconds left.
+PUT_BACK = Script("""
+    local stored = 0
+    for i = #ARGV - 2, 2, -3 do
+        local life = tonumber(ARGV[i + 2])
+        if life < 0 then
+            life = ARGV[1] * 1000
+        end
+        if life > 0 then
+            redis.call('psetex', ARGV[i], life, ARGV[i + 1])
+            redis.call('lpush', KEYS[1], ARGV[i])
+            stored = stored + 1
+        end
+    end
+    redis.call('expire', KEYS[1], ARGV[1] + 1)
+    return stored
+""")
+
+#: Take messages out of lists and record those that are to be acknowledged, which stay where they are.  Answers like :data:`TAKE`, without a
+#: marker, and with the message's key in place of the milliseconds where it is recorded.
+#: KEYS: lists.
+#: ARGV: most messages, bytes after which no further ones are taken, hash of this process' records, hash of messages that are not recorded,
+#: number of this take, for each list ``1`` where its messages are to be acknowledged, key of a message that was already popped or '',
+#: its list's position.
+CLAIM = Script("""
+    redis.replicate_commands()
+    local limit = tonumber(ARGV[1])
+    local bytes = tonumber(ARGV[2])
+    local reply = {''}
+    local place = 0
+    local function consume(position, keys)
+        local recorded = string.sub(ARGV[6], position, position) == '1'
+        local bodies = redis.call('mget', unpack(keys))
+        for i = 1, #keys do
+            local body = bodies[i]
+            if body then
+                local size = #reply
+                reply[size + 1] = position
+                reply[size + 2] = body
+                if recorded then
+                    place = place + 1
+                    redis.call('hset', ARGV[3], keys[i], ARGV[5] .. ' ' .. place .. ' ' .. KEYS[position])
+                    reply[size + 3] = keys[i]
+                else
+                    reply[size + 3] = redis.call('pttl', keys[i])
+                    redis.call('del', keys[i])
+                end
+                limit = limit - 1
+                bytes = bytes - #body
+            end
+        end
+        if recorded then
+            redis.call('hdel', ARGV[4], unpack(keys))
+        end
+    end
+    if ARGV[7] ~= '' then
+        consume(tonumber(ARGV[8]), {ARGV[7]})
+    end
+    for position = 1, #KEYS do
+        while limit > 0 and bytes > 0 do
+            local keys = redis.pcall('lrange', KEYS[position], 0, math.min(limit, 16) - 1)
+            if keys.err then
+                if redis.call('type', KEYS[position]).ok ~= 'list' then
+                    redis.call('del', KEYS[position])
+                    local size = #reply
+                    reply[size + 1] = position
+                    reply[size + 2] = false
+                    reply[size + 3] = false
+                end
+                break
+            end
+            if #keys == 0 then
+                break
+            end
+            redis.call('ltrim', KEYS[position], #keys, -1)
+            consume(position, keys)
+        end
+    end
+    return reply
+""")
+
+#: Put recorded messages back at the head of their lists, in the order in which they were taken; those that have expired are forgotten.
+_RESTORE = """
+    redis.replicate_commands()
+    local restored = 0
+    local function put_back(key, list, unclaimed, expiry)
+        if redis.call('exists', key) == 1 then
+            redis.call('lpush', list, key)
+            redis.call('expire', list, expiry + 1)
+            redis.call('hset', unclaimed, key, list)
+            redis.call('expire', unclaimed, expiry + 1)
+            restored = restored + 1
+        end
+    end
+    local function restore(taken, unclaimed, expiry, wanted)
+        local records = redis.call('hgetall', taken)
+        local found = {}
+        for i = 1, #records, 2 do
+            local number, place, list = string.match(records[i + 1], '^(%d+) (%d+) (.*)$')
+            if not wanted or wanted[records[i]] or wanted[number] then
+                found[#found + 1] = {tonumber(number), tonumber(place), list, records[i]}
+            end
+        end
+        table.sort(found, function(a, b)
+            if a[1] == b[1] then
+                return a[2] > b[2]
+            end
+            return a[1] > b[1]
+        end)
+        for _, record in ipairs(found) do
+            redis.call('hdel', taken, record[4])
+            put_back(record[4], record[3], unclaimed, expiry)
+        end
+    end
+"""
+
+#: Put some of a process' recorded messages back.  Answers how many.
+#: KEYS: hash of its records, hash of messages that are not recorded.  ARGV: expiry, then keys of messages and numbers of takes.
+RELEASE = Script(
+    _RESTORE
+    + """
+    local wanted = {}
+    for i = 2, #ARGV do
+        wanted[ARGV[i]] = true
+    end
+    restore(KEYS[1], KEYS[2], ARGV[1], wanted)
+    return restored
+"""
+)
+
+#: End a process' lease and put back what it did not acknowledge.  Answers how many messages.
+#: KEYS: set of processes, its records, hash of messages that are not recorded, its lease.  ARGV: its name, expiry.
+BYE = Script(
+    _RESTORE
+    + """
+    restore(KEYS[2], KEYS[3], ARGV[2])
+    redis.call('srem', KEYS[1], ARGV[1])
+    redis.call('del', KEYS[4])
+    return restored
+"""
+)
+
+#: Renew a process' lease, and put back what processes without one had taken, and what a wait popped that ended before it took.  Answers how
+#: many messages.
+#: KEYS: set of processes, hash of messages that are not recorded, hash of suspects.
+#: ARGV: the process' name, what the keys of leases begin with, what those of records begin with, the lease in milliseconds, milliseconds
+#: between two looks at the messages that are not recorded, expiry.
+TICK = Script(
+    _RESTORE
+    + """
+    redis.call('set', ARGV[2] .. ARGV[1], '1', 'px', ARGV[4])
+    redis.call('sadd', KEYS[1], ARGV[1])
+    for _, name in ipairs(redis.call('smembers', KEYS[1])) do
+        if redis.call('exists', ARGV[2] .. name) == 0 then
+            restore(ARGV[3] .. name, KEYS[2], ARGV[6])
+            redis.call('srem', KEYS[1], name)
+        end
+    end
+    if not redis.call('set', KEYS[3] .. ':look', '1', 'px', ARGV[5], 'nx') then
+        return restored
+    end
+    local sent = redis.call('hgetall', KEYS[2])
+    local listed = {}
+    local suspects = {}
+    for i = 1, #sent, 2 do
+        local key = sent[i]
+        local list = sent[i + 1]
+        if not listed[list] then
+            listed[list] = {}
+            for _, other in ipairs(redis.call('lrange', list, 0, -1)) do
+                listed[list][other] = true
+            end
+        end
+        if not listed[list][key] then
+            if redis.call('exists', key) == 0 then
+                redis.call('hdel', KEYS[2], key)
+            elseif redis.call('hexists', KEYS[3], key) == 1 then
+                put_back(key, list, KEYS[2], ARGV[6])
+            else
+                suspects[#suspects + 1] = key
+            end
+        end
+    end
+    redis.call('del', KEYS[3])
+    for _, key in ipairs(suspects) do
+        redis.call('hset', KEYS[3], key, '1')
+    end
+    if #suspects > 0 then
+        redis.call('pexpire', KEYS[3], ARGV[4] * 3)
+    end
+    return restored
+"""
+)
 
 #: Members above which :data:`SEND_GROUP` leaves the group alone, so that one script never occupies Redis for long.
 GROUP_SCRIPT_LIMIT = 5000
@@ -247,4 +453,6 @@ SEND_GROUP = Script(
 )
 
 #: All scripts, for loading them together.
-SCRIPTS = (SEND, TAKE, RETURN, SEND_GROUP)
+SCRIPTS = (SEND, TAKE, RETURN, PUT_BACK, SEND_GROUP)
+#: Those that only a reliable layer calls, which are loaded when they are called first.
+RELIABLE_SCRIPTS = (CLAIM, RELEASE, BYE, TICK)

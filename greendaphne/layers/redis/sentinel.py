@@ -11,6 +11,7 @@ from ..groups import GROUP_HEADROOM
 from .connection import LinkError, Target, make_target
 from .extensions import BaseRedisChannelLayer
 from .hubs import current_hub
+from .reliable import LEASE
 from .resp import Reply
 from .scripts import pack
 
@@ -78,6 +79,8 @@ class RedisSentinelChannelLayer(BaseRedisChannelLayer):
         services: Iterable[str] | None = None,
         sentinel_refresh_interval: float = 0,
         group_headroom: int = GROUP_HEADROOM,
+        reliable: bool = False,
+        lease: float = LEASE,
     ) -> None:
         """
         Parameters as for :class:`~greendaphne.layers.redis.RedisChannelLayer`, except:
@@ -109,7 +112,9 @@ class RedisSentinelChannelLayer(BaseRedisChannelLayer):
             symmetric_encryption_keys,
             stats_prefix,
             options,
-            group_headroom=group_headroom,
+            group_headroom,
+            reliable,
+            lease,
         )
 
     def _addresses(self, hosts: Iterable[tuple[str, int]] | None) -> list[SentinelAddress]:

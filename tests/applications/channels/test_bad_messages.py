@@ -252,7 +252,7 @@ class Odd(MemoryChannelLayer):
         super().__init__()
         self.odd: dict[str, deque[Any]] = {"reply": deque(), "http.request": deque()}
 
-    def receive_batch(self, channels: Any, limit: int, timeout: float | None = None) -> list[Any]:
+    def receive_batch(self, channels: Any, limit: int, timeout: float | None = None, wake: Any = None) -> list[Any]:
         odd = self.odd["reply" if channels[0].endswith("!") else "http.request"]
         if odd:
             if isinstance(odd[0], Exception):
@@ -297,9 +297,7 @@ def test_a_router_and_workers_outlive_whatever_a_layer_hands_out(caplog: pytest.
         assert numbers("layer_bad_messages_total", channel="reply") > len(ODD_ITEMS)
         assert numbers.sum("part_failures_total") == 0
         assert health(server)[0] == 200
-        workers: Any = server.channels.workers
-        assert workers is not None
-        workers = workers._workers
+        workers: list[Any] = server.inline_workers
         assert [worker.deaths for worker in workers] == [0, 0]
     assert not [record for record in caplog.records if "dropped" in record.getMessage().lower() and SECRET[:10] in record.getMessage()]
 
@@ -329,7 +327,7 @@ def test_a_layer_that_raises_for_a_message_is_no_outage(caplog: pytest.LogCaptur
             assert client.read_response().body == b"/%d" % number
         assert server.channels.watch.outages == 0
         assert health(server)[0] == 200
-        lost += [str(worker.deaths) for worker in server.server._workers]  # type: ignore[attr-defined]
+        lost += [str(worker.deaths) for worker in server.inline_workers]
     assert lost == ["0"]
     assert tally.tally_of(layer).bad == {"reply": 40, "http.request": 40}
     assert SECRET[:10] not in caplog.text
@@ -550,7 +548,7 @@ def test_fuzz(redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
         assert numbers("layer_bad_messages_total", channel="http.request") > 1000
         assert numbers("layer_losses_total") == numbers("layer_outages_total") == 0
         assert health(server) == (200, "ok\n")
-        assert [worker.deaths for worker in server.server._workers] == [0] * 4  # type: ignore[attr-defined]
+        assert [worker.deaths for worker in server.inline_workers] == [0] * 4
     lines = [record for record in caplog.records if record.name == "greendaphne.layers"]
     assert len(lines) <= 4
 

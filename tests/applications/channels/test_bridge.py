@@ -15,6 +15,7 @@ import pytest
 from greendaphne.applications.channels.mailbox import Allowance, Mailbox, Overflow
 from greendaphne.applications.channels.names import ReplyChannels
 from greendaphne.layers.memory import MemoryChannelLayer
+from greendaphne.layers.wake import Wake
 from tests.support.server import RunningServer, serve
 
 GET = b"GET /p%20q HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -164,12 +165,14 @@ def test_layer_that_cannot_be_received_from(caplog: pytest.LogCaptureFixture) ->
     failed = threading.Event()
 
     class Layer(MemoryChannelLayer):
-        def receive_batch(self, channels: Iterable[str], limit: int, timeout: float | None = None) -> list[tuple[str, dict[str, Any]]]:
+        def receive_batch(
+            self, channels: Iterable[str], limit: int, timeout: float | None = None, wake: Wake | None = None
+        ) -> list[tuple[str, dict[str, Any]]]:
             channels = list(channels)
             if broken.is_set() and channels[0].startswith("daphne.response"):
                 failed.set()
                 raise OSError("gone")
-            return super().receive_batch(channels, limit, timeout)
+            return super().receive_batch(channels, limit, timeout, wake)
 
     layer = Layer()
     with serve(layer) as server, server.connect() as client:

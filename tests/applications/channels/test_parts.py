@@ -10,12 +10,12 @@ from typing import Any
 import gevent
 import pytest
 
-from greendaphne import server as server_module
+from greendaphne.applications.channels import application as server_module
 from greendaphne.applications.channels import inline
+from greendaphne.applications.channels import probe as health_module
 from greendaphne.applications.channels import supervisor as module
 from greendaphne.applications.channels.supervisor import Supervisor
 from greendaphne.layers.memory import MemoryChannelLayer
-from greendaphne.monitoring import health as health_module
 from greendaphne.worker import Message, Worker
 from tests.support.monitoring import GET, health, scrape, wait_until
 from tests.support.server import PATIENCE, RunningServer, serve
@@ -231,9 +231,7 @@ def test_all_inline_workers_dead(layer: MemoryChannelLayer, monkeypatch: pytest.
     with serve(layer, inline_workers=3, **MONITORING) as server:
         exchange(server)
         assert is_up(server)
-        workers: Any = server.channels.workers
-        assert workers is not None
-        workers = workers._workers
+        workers: list[Any] = server.inline_workers
         broken.set()
         in_server(server, workers[0].kill)
         wait_until(lambda: workers[0].deaths == 1)
@@ -259,7 +257,7 @@ def test_a_worker_whose_greenlets_are_killed(layer: MemoryChannelLayer) -> None:
         exchange(server)
         in_server(server, seen[0].kill)
         exchange(server)
-        assert server.server._workers[0].deaths == 1  # type: ignore[attr-defined]
+        assert server.inline_workers[0].deaths == 1
 
 
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit, gevent.GreenletExit, gevent.Timeout])

@@ -82,7 +82,7 @@ echo '==> making $(1)'; \
 $(PYTHON) -m venv $(1)
 endef
 
-$(RUNTIME): setup.py pyproject.toml requirements.txt | $(BIN)/python
+$(RUNTIME): setup.py pyproject.toml | $(BIN)/python
 	@echo '==> installing greendaphne and what it needs'
 	@$(PIP) install --editable '.[redis]'
 	@touch $@

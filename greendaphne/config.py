@@ -224,6 +224,10 @@ class Tls:
     #: ``none``, ``optional`` (a certificate, where sent, must be valid) or ``require``; ``None`` means ``require`` where ``client_ca`` is
     #: given and ``none`` otherwise.
     verify: str | None = None
+    #: Password of encrypted private keys.
+    keyfile_password: str | None = field(default=None, repr=False)
+    #: File with that password, in its place; a line feed at its end does not count.
+    keyfile_password_file: str | None = None
     #: Whether endpoints without TLS of their own get a self-signed certificate for localhost, for development.
     dev: bool = False
     #: ALPN protocols to offer (RFC 7301), the preferred first; empty offers none.

@@ -18,19 +18,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from . import causes
+from .tlsinfo import TLSInfo
 
 #: A header section: lower-case names, values without surrounding blanks, order and duplicates kept (RFC 9110 section 5.2).
 Headers = Sequence[tuple[bytes, bytes]]
 
 #: ``[host, port]`` as the channel layer carries it, or ``None`` where the socket has no such address (UNIX sockets).
 Address = list[object] | None
-
-
-class TLSInfo(NamedTuple):
-    """What was negotiated on a TLS connection: ``version`` such as ``"TLSv1.3"``, ``cipher`` by its OpenSSL name."""
-
-    version: str
-    cipher: str
 
 
 class ConnectionInfo(NamedTuple):

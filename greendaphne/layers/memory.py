@@ -97,7 +97,7 @@ class MemoryChannelLayer(BaseChannelLayer):
     #: ``{channel: consumer}`` for ``--inline-workers`` without Channels; see :mod:`greendaphne.applications.channels.inline`.
     routes: Mapping[str, Callable[[Any], object]] | None = None
 
-    #: Whether the server adds a key ``tls`` to messages from TLS connections, with their ``version`` and ``cipher``.
+    #: Whether the server adds a key ``tls`` to messages from TLS connections; see docs/messages.rst.
     tls_info: bool = False
 
     #: Seconds for which ``receive(block=True)`` waits, where it is not :data:`BLOCK_LIMIT`.

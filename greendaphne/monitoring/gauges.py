@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from typing import Final
 
+from ..logs.sink import lost_lines
 from ..net.endpoints import Endpoint
 from ..serving.connections import Connections
-from .families import Family, gauge, gauges
+from .families import Family, counters, gauge, gauges
 
 logger = logging.getLogger("greendaphne.monitoring")
 
@@ -65,3 +67,14 @@ class State:
                 ("file", "name"),
                 values,
             )
+
+
+#: What a log is called in its sink, and in metrics.
+_LOGS: Final = {"the log": "error", "the access log": "access"}
+
+
+def log_families() -> Iterable[Family]:
+    """A source of metrics on the logs of this process."""
+    lost = lost_lines()
+    values = {(label,): lost.get(name, 0) for name, label in _LOGS.items()}
+    yield counters("greendaphne_log_lines_dropped", "Lines of a log that could not be written, or not in time.", ("log",), values)

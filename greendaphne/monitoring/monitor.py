@@ -82,6 +82,7 @@ class Monitor:
 
     def _count(self) -> None:
         from .exposition import process_families
+        from .gauges import log_families
         from .instruments import MetricsObserver
         from .lag import HubLag
         from .metrics import Metrics
@@ -93,6 +94,7 @@ class Monitor:
         if self._watchdog is not None:
             self.metrics.add_source(self._watchdog.families)
         self.metrics.add_source(process_families)
+        self.metrics.add_source(log_families)
 
     def add_pages(self, pages: LocalPages, health: Callable[[], str]) -> None:
         """Add the pages for health checks and scrapes.

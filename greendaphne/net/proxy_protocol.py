@@ -25,7 +25,8 @@ from typing import Final, NamedTuple
 from gevent.socket import wait_read
 
 from ..core.addresses import LOCAL, AddressList
-from ..core.message import Address, ClientDisconnected, TLSInfo
+from ..core.message import Address, ClientDisconnected
+from ..core.tlsinfo import TLSInfo
 from ..core.turns import Turn
 
 logger = logging.getLogger("daphne.server")

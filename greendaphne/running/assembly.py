@@ -89,7 +89,7 @@ def assemble(
     if monitor is not None:
         monitor.add_pages(pages, application.health)
     sessions = Sessions(websocket_maker(config, limits, timeouts, metrics), timeouts, observer)
-    exchange = Exchange(pages or application, sessions, policy(config), observer)
+    exchange = Exchange(pages or application, sessions, policy(config, compatible=channel_layer is not None), observer)
     connection_meter = None
     if metrics is not None:
         from ..monitoring.instruments import ConnectionMeter, metered_serve
@@ -152,11 +152,16 @@ def timeouts_for(timeouts: Timeouts, channel_layer: Any) -> Timeouts:
     return replace(timeouts, websocket=timeouts.websocket or getattr(channel_layer, "group_expiry", None) or timeouts.websocket_lifetime)
 
 
-def policy(config: Config) -> RequestPolicy:
-    """What holds for every request."""
+def policy(config: Config, *, compatible: bool = True) -> RequestPolicy:
+    """What holds for every request.
+
+    :param compatible: whether error pages are daphne's where daphne has them.
+    """
     extra: Headers = [(b"Server", config.server_name.encode("ascii"))] if config.server_name else ()
     listed = config.proxies.forwarded_allow_ips is not None
-    return RequestPolicy(config.limits.request_body, config.root_path, locate(config), listed, extra)
+    return RequestPolicy(
+        config.limits.request_body, config.root_path, locate(config), listed, extra, config.server_name or (None if compatible else "")
+    )
 
 
 def locate(config: Config) -> Any:
@@ -215,11 +220,11 @@ def with_tls(endpoints: list[Endpoint], tls: Tls) -> list[Endpoint]:
         from ..net.tls.endpoints import wrap
 
         endpoints = [wrap(endpoint, certfile, keyfile) for endpoint in endpoints]
-    if (tls.alpn, tls.client_ca, tls.verify) != (Tls().alpn, None, None):
+    if replace(tls, certfile=None, keyfile=None, dev=False) != Tls():
         from ..net.tls import TLSError, TLSOptions
 
         try:
-            options = TLSOptions(tls.alpn, tls.client_ca, tls.verify)
+            options = TLSOptions(tls.alpn, tls.client_ca, tls.verify, tls.keyfile_password, tls.keyfile_password_file)
         except TLSError as error:
             raise ConfigurationError(f"{error}.") from None
         for endpoint in endpoints:

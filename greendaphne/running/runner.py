@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -14,9 +15,11 @@ from gevent import get_hub
 from gevent.event import Event
 
 from ..net.listeners import Listener, Listeners
+from ..processes.control import WORKER
 from ..processes.lifecycle import Lifecycle
 from ..processes.signals import handle_signals
 from .lifetime import Lifetime
+from .tempdir import temporary_directory_problem
 
 if TYPE_CHECKING:
     from .assembly import Assembly
@@ -52,7 +55,9 @@ class Runner:
         self._lifecycle = lifecycle
         #: The time limits that hold, with the lifetime of WebSockets that the channel layer suggests.
         self.timeouts = parts.timeouts
-        self._listeners = Listeners()
+        # Of the workers of one master the first speaks for all of what they share.
+        self._speaks = os.environ.get(WORKER, "0") == "0"
+        self._listeners = Listeners(watch_certificates=self._speaks)
         self._stop: Event | None = None
         self._life: Lifetime | None = None
         # Whether start() is at work, and whether stop() was called until then.
@@ -93,6 +98,8 @@ class Runner:
             logger.info("HTTP/2 support enabled")
         else:
             logger.info("HTTP/2 support not enabled (no endpoint has TLS, and --http2-cleartext is not given)")
+        if self._speaks and (problem := temporary_directory_problem()) is not None:
+            logger.warning("%s", problem)
         try:
             self._listeners.open(self._endpoints)
             if self._monitor is not None:

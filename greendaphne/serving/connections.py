@@ -12,7 +12,8 @@ from gevent import Greenlet, spawn_later
 from gevent.pool import Pool
 
 from ..config import Limits, Timeouts
-from ..core.message import Address, ClientDisconnected, ConnectionInfo, TLSInfo
+from ..core.message import Address, ClientDisconnected, ConnectionInfo
+from ..core.tlsinfo import TLSInfo
 from ..http1.connection import DRAIN_MOMENT, Http1Connection
 from ..http2 import PREFACE, Http2Connection, Http2Limits
 from ..net.endpoints import Endpoint

@@ -22,13 +22,13 @@ from tests.soak.sites import APPLICATION, site
 from tests.support.server import PATIENCE
 
 EXAMPLES = ROOT / "examples"
-#: What stands in the examples and is somewhere else here.  The servers have the application inside, its workers have nothing to do.
+#: What stands in the examples and is somewhere else here; tests/interop/test_pages.py runs them as they stand.
 REPLACED = {
-    r"/srv/mysite/venv/bin/greendaphne": f"{sys.executable} -m greendaphne --inline-workers 2",
-    r"/srv/mysite/venv/bin/python manage.py runworker": "sleep 1000",
+    r"/srv/mysite/venv/bin/greendaphne": f"{sys.executable} -m greendaphne",
     r"project\.asgi:channel_layer": APPLICATION,
-    r"(working_dir|directory) = /srv/mysite": rf"\1 = {ROOT}",
-    r"(numprocs|numprocesses) = 8": r"\1 = 1",
+    r"(working_dir|directory) = /srv/mysite/current": rf"\1 = {ROOT}",
+    r"--inline-workers 8": "--inline-workers 2",
+    r"--access-log /var/log/mysite/access\.log ": "",
 }
 
 
@@ -68,8 +68,12 @@ def circus(tmp_path: Path) -> Iterator[tuple[Process, Circus, int]]:
             "circus/circus.ini",
             {
                 r"port = 8000": "port = 0",
-                r"\[circus\]\ncheck_delay = 5": f"[circus]\ncheck_delay = 0.5\nendpoint = ipc://{tmp_path}/control\n"
-                f"pubsub_endpoint = ipc://{tmp_path}/events\n[env]\nPYTHONPATH = {ROOT}",
+                r"check_delay = 5": "check_delay = 0.5",
+                r"ipc:///run/mysite\.circus-events": f"ipc://{tmp_path}/events\n[env]\nPYTHONPATH = {ROOT}",
+                r"ipc:///run/mysite\.circus\n": f"ipc://{tmp_path}/control\n",
+                r"uid = mysite\ngid = mysite\n": "",
+                # To Circus' own output, which the test reads.
+                r"std\w+_stream.*\n": "",
             },
         )
     )
@@ -112,7 +116,7 @@ def supervisor(tmp_path: Path) -> Iterator[tuple[Process, int]]:
             {
                 r"tcp://127\.0\.0\.1:8000": f"tcp://127.0.0.1:{port}",
                 r"/run/mysite|/var/log/mysite": str(tmp_path),
-                r"minfds = 65536": "nodaemon = true",
+                r"user = mysite": "nodaemon = true",
             },
         )
     )

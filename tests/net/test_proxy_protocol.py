@@ -25,7 +25,8 @@ from websockets.sync.client import connect as connect_websocket
 
 from greendaphne.config import Timeouts
 from greendaphne.core.addresses import AddressList
-from greendaphne.core.message import ClientDisconnected, TLSInfo
+from greendaphne.core.message import ClientDisconnected
+from greendaphne.core.tlsinfo import TLSInfo
 from greendaphne.net.endpoints import PROXY_PROTOCOL, ListeningOptions
 from greendaphne.net.proxy_protocol import (
     LOG_PEERS,

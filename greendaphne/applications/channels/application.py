@@ -22,6 +22,7 @@ from .notifier import OUTAGE_PATIENCE, Notifier
 from .probe import LayerProbe
 from .requests import RequestMessages
 from .router import ReplyRouter
+from .site import SiteWatch
 from .supervisor import Supervisor
 from .watch import LayerWatch, OnLayerLoss
 from .websocket import WebSocketBridge
@@ -85,6 +86,7 @@ class ChannelLayerApplication(Application):
         self.websocket: Callable[[Request, Session], None] = self._websocket.serve  # type: ignore[assignment]
         #: Workers of the application inside this process; ``None`` where there are to be none.
         self.workers = InlineWorkers(layer, config.inline_workers) if config.inline_workers else None
+        self._site = SiteWatch(layer)
         self._unserved_warning: gevent.Greenlet[..., None] | None = None
         self._probe: LayerProbe | None = None
 
@@ -98,6 +100,7 @@ class ChannelLayerApplication(Application):
         self.router.start()
         self.notifier.start()
         self._websocket.start()
+        self._site.start()
         if self.workers is not None:
             self.workers.start()
         elif self._unserved():
@@ -122,6 +125,7 @@ class ChannelLayerApplication(Application):
         if self._unserved_warning is not None:
             self._unserved_warning.kill(block=False)
             self._unserved_warning = None
+        self._site.stop()
         if self._probe is not None:
             self._probe.close()
         self.notifier.stop(timeout=2)

@@ -29,6 +29,7 @@ from .lanes import THREAD_CONNECTIONS, Call, HubLane, Lane, ThreadLane
 from .reliable import LEASE, Reliable, is_reliable, unclaimed_key
 from .scripts import SEND, pack, pack_arguments
 from .shard import Address, Listener, Shard, State
+from .site import claim_site
 from .wire import Message
 
 logger = logging.getLogger("greendaphne.layers.redis")
@@ -192,6 +193,13 @@ class CoreLayer(BaseChannelLayer):
         A server sets it to a part of the time that its clients wait in any case, again and again.
         """
         self._state.patience = seconds
+
+    def claim_site(self, name: str) -> str | None:
+        """Mark this Redis and prefix as used by the site ``name``; returns the name of another site that uses them, or ``None``.
+
+        :raises LayerUnavailable: where a server is out of reach.
+        """
+        return claim_site(self._lanes(), self.prefix, name)
 
     def close(self) -> None:
         """Send what :meth:`send_later` still holds and close the calling hub's (or all plain threads') connections.

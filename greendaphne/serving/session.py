@@ -95,8 +95,15 @@ class Session:
 
     # ---- the opening handshake
 
+    def begin(self) -> None:
+        """Start the accept deadline, and look for a client that leaves before it is accepted."""
+        patience = self._sessions.timeouts.websocket_connect
+        self._deadline = None if patience < 0 else self._born + patience
+        self._timer = get_hub().loop.timer(_LOOK if patience < 0 else min(patience, _LOOK), _LOOK)
+        self._timer.start(self._look)
+
     def offer(self) -> None:
-        """Tell the observers that the application knows of the WebSocket and start the accept deadline; further calls do nothing.
+        """Tell the observers that the application knows of the WebSocket; further calls do nothing.
 
         Every other method does so itself.  An application that may fail to be told calls it once that succeeded.
         """
@@ -107,11 +114,6 @@ class Session:
         observer = self._sessions.observer
         if observer is not None:
             observer.websocket_connecting(self.stream)
-        if self.websocket.connecting:
-            patience = self._sessions.timeouts.websocket_connect
-            self._deadline = None if patience < 0 else self._born + patience
-            self._timer = get_hub().loop.timer(_LOOK if patience < 0 else min(patience, _LOOK), _LOOK)
-            self._timer.start(self._look)
 
     def accept(self, subprotocol: str | None = None, headers: Headers = ()) -> None:
         """Open the WebSocket; parameters and errors as :meth:`greendaphne.websocket.WebSocket.accept`.
@@ -308,6 +310,7 @@ class Sessions:
             raise
         session = Session(self, websocket)
         self._open.add(session)
+        session.begin()
         try:
             # The application takes the request over: nothing here keeps it in memory while the WebSocket lives.
             arguments = [request, session]

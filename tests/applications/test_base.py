@@ -18,6 +18,7 @@ from greendaphne.core.observer import Observer
 from greendaphne.server import Server
 from greendaphne.serving.session import Session
 from greendaphne.threaded import ServerThread
+from tests.support.monitoring import wait_until
 from tests.support.server import PATIENCE, Client
 from tests.support.websocket import CLOSE, TEXT, frame
 
@@ -121,6 +122,8 @@ def test_requests(server: Server, notes: Notes) -> None:
             with connect(server) as other:
                 other.send(b"POST /b HTTP/1.1\r\nHost: a\r\n" + head)
                 assert other.read_response().status == 413
+    # The observer is told after the client has the answer.
+    wait_until(lambda: len(notes.lines) == 3)
     assert notes.lines == ["POST 200", "POST 413 limit", "POST 413 limit"]
 
 

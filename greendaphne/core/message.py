@@ -15,7 +15,7 @@ Exceptions::
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from . import causes
 
@@ -27,10 +27,14 @@ Address = list[object] | None
 
 
 class TLSInfo(NamedTuple):
-    """What was negotiated on a TLS connection: ``version`` such as ``"TLSv1.3"``, ``cipher`` by its OpenSSL name."""
+    """What was negotiated on a TLS connection: ``version`` such as ``"TLSv1.3"``, ``cipher`` by its OpenSSL name.
+
+    ``certificate`` is the client's verified certificate as an ``x509.Certificate`` of ``cryptography``, ``None`` where it sent none.
+    """
 
     version: str
     cipher: str
+    certificate: Any = None
 
 
 class ConnectionInfo(NamedTuple):
@@ -145,6 +149,22 @@ class Stream(Protocol):
 
         Waits at most ``timeout`` seconds where one is given, raises :class:`TimeoutError` then and loses nothing.  Before
         :meth:`switch` the body's own time limits hold and raise :class:`HTTPError` (408).
+        """
+
+    def inform(self, status: int, headers: Headers) -> None:
+        """Send an interim response (RFC 9110 section 15.2), such as 103 with ``Link`` fields.
+
+        Does nothing for HTTP/1.0, whose clients do not know them, and after the response's head has left.
+
+        :param status: 102 to 199; 100 and 101 are the server's own.
+        :raises ResponseError: for a status or a field that must not be sent; nothing was sent then.
+        """
+
+    def sendfile(self, descriptor: int, offset: int, count: int) -> bool:
+        """Send ``count`` body bytes of a regular file by the kernel's ``sendfile``; the position of the descriptor does not change.
+
+        :returns: whether the stream can; where not, nothing was sent and the caller reads the file itself.
+        :raises ResponseError: where the file is shorter, or ``count`` is more than the announced length allows.
         """
 
     def start(self, status: int, headers: Headers, reason: str | None = None) -> None:

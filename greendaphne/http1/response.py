@@ -63,7 +63,9 @@ class Head(NamedTuple):
 
 def _status_line(status: int, http_version: str, reason: str | None) -> bytes:
     if reason is not None:
-        return f"HTTP/{http_version} {status} {reason}\r\n".encode("ascii")
+        if not 200 <= status <= 999:
+            raise ResponseError(f"the status {status!r} is not that of a final response (200 to 999)")
+        return f"HTTP/{http_version} {status} {reason}\r\n".encode("latin-1")
     key = (status, http_version)
     line = _status_lines.get(key)
     if line is None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import _socket
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from gevent.exceptions import ConcurrentObjectUseError
 from gevent.socket import wait_read, wait_write
@@ -49,6 +49,8 @@ class TLSTransport(Transport):
     """
 
     __slots__ = ("_connection", "_context", "_ended", "_failed", "_said_goodbye", "_stalled", "alpn", "info", "server_name")
+
+    can_sendfile: ClassVar[bool] = False
 
     def __init__(self, sock: _socket.socket, context: SSL.Context, send_timeout: float) -> None:
         super().__init__(sock, send_timeout)
@@ -94,7 +96,7 @@ class TLSTransport(Transport):
             self._failed = True
             raise
         self.alpn = connection.get_alpn_proto_negotiated().decode("ascii", "replace")
-        self.info = TLSInfo(connection.get_protocol_version_name(), connection.get_cipher_name() or "")
+        self.info = TLSInfo(connection.get_protocol_version_name(), connection.get_cipher_name() or "", self.peer_certificate())
         self.server_name = (connection.get_servername() or b"").decode("ascii", "replace")
 
     def peer_certificate(self) -> x509.Certificate | None:

@@ -258,7 +258,7 @@ class DiskFile(NamedTuple):
 
     descriptor: int
     offset: int
-    count: int
+    size: int
 
 
 _FILES: Final = (io.BufferedReader, io.BufferedRandom)

@@ -55,17 +55,15 @@ def parse_status(status: str) -> tuple[int, str | None]:
     code = int(match[1])
     if code < 200:
         raise ResponseError(f"the status {status!r} is not that of a final response (200 to 999)")
-    reason: str | None = (match[2] or "").strip(" \t")
-    assert reason is not None
+    reason = (match[2] or "").strip(" \t")
     if _CONTROL.search(reason) is not None:
         raise ResponseError(f"the status {status!r} has a control character")
-    if not reason or reason == reason_phrase(code):
-        reason = None
-    elif not _is_latin(reason):
+    if not _is_latin(reason):
         raise ResponseError(f"the status {status!r} has characters above U+00FF")
+    parsed = (code, None if not reason or reason == reason_phrase(code) else reason)
     if len(_statuses) < _REMEMBERED_STATUSES:
-        _statuses[status] = code, reason
-    return code, reason
+        _statuses[status] = parsed
+    return parsed
 
 
 def parse_field(name: str, value: str) -> tuple[bytes, bytes]:
@@ -241,7 +239,7 @@ class Response:
             self._send_pieces(wrapper.pieces(max(wrapper.block_size, PIECE)))
             return
         announced = self._length
-        count = file.count if announced is None else min(file.count, announced)
+        count = file.size if announced is None else min(file.size, announced)
         if not stream.status:
             self._begin(count)
         if not stream.sendfile(file.descriptor, file.offset, count):

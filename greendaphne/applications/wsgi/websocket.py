@@ -193,6 +193,9 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
 
     __slots__ = ("_ended", "_handshake", "_open", "_session")
 
+    environ: Any
+    handler: Any
+
     def __init__(self, handshake: Handshake, environ: dict[str, Any], handler: Handler) -> None:
         # The superclass's constructor would only make the parts that this class does without.
         self._handshake = handshake

@@ -69,7 +69,8 @@ def live_server(
     from .server import Server
     from .threaded import ServerThread
 
-    options.setdefault("timeouts", Timeouts(graceful=GRACEFUL_TIMEOUT))
+    if "config" not in options:
+        options.setdefault("timeouts", Timeouts(graceful=GRACEFUL_TIMEOUT))
     options.setdefault("endpoints", [f"tcp:0:interface={HOST}"])
     encrypted = bool(options.get("certfile") or options.get("tls_dev"))
     with ExitStack() as stack:

@@ -6,9 +6,10 @@ import base64
 import binascii
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
+from ..config import Acme
 from .names import NameRefused, to_host
 
 #: The challenges that the server can answer, by the names of RFC 8555 section 8.3 and RFC 8737.
@@ -25,32 +26,25 @@ class AcmeError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class AcmeOptions:
-    """What holds for all endpoints that obtain certificates.
+class AcmeOptions(Acme):
+    """What holds for all endpoints that obtain certificates: :class:`greendaphne.config.Acme`, checked.
 
-    :param email: where the authority may write to; several with commas between them, ``None`` for none.
-    :param agree_tos: whether the operator agrees to the authority's terms of service; nothing is issued without.
-    :param domains: host names to obtain certificates for, besides those that have a file.
-    :param eab_kid: the key identifier of an account at the authority that the ACME account is bound to (RFC 8555 section 7.3.4).
-    :param eab_hmac_key: the key that goes with it, in base64url.
-    :param ca: PEM file with the authorities to trust for HTTPS to the ACME server; by default those that ``requests`` trusts.
-    :param challenge: ``http-01`` or ``tls-alpn-01``; by default whichever the server's endpoints suggest.
+    With ``eab_hmac_key_file`` the key is read from that file.
+
     :raises AcmeError: for a value that cannot be used.
     """
-
-    email: str | None = None
-    agree_tos: bool = False
-    domains: tuple[str, ...] = ()
-    eab_kid: str | None = None
-    eab_hmac_key: str | None = field(default=None, repr=False)
-    ca: str | None = None
-    challenge: str | None = None
 
     def __post_init__(self) -> None:
         if self.email is not None and not all(map(_EMAIL.fullmatch, self.email.split(","))):
             raise AcmeError(f"{self.email!r} is no e-mail address (--acme-email)")
         if self.challenge not in (None, HTTP_01, TLS_ALPN_01):
             raise AcmeError(f"Challenges are {HTTP_01} and {TLS_ALPN_01}, not {self.challenge!r}")
+        if self.eab_hmac_key_file is not None:
+            if self.eab_hmac_key is not None:
+                raise AcmeError("--acme-eab-hmac-key and --acme-eab-hmac-key-file cannot both be given")
+            # The dataclass is frozen for everyone else.
+            object.__setattr__(self, "eab_hmac_key", read_hmac_key(self.eab_hmac_key_file))
+            object.__setattr__(self, "eab_hmac_key_file", None)
         if (self.eab_kid is None) != (self.eab_hmac_key is None):
             raise AcmeError("An external account binding needs both --acme-eab-kid and --acme-eab-hmac-key (or --acme-eab-hmac-key-file)")
         if self.eab_hmac_key is not None:
@@ -61,7 +55,6 @@ class AcmeOptions:
             hosts = tuple(to_host(name) for name in self.domains)
         except NameRefused as error:
             raise AcmeError(f"--acme-domains: {error}") from None
-        # The dataclass is frozen for everyone else.
         object.__setattr__(self, "domains", tuple(dict.fromkeys(hosts)))
 
 

@@ -43,13 +43,13 @@ class Application:
     def check(self) -> None:
         """Find what would keep the application from serving, without starting it (``--check-config``).
 
-        :raises greendaphne.core.message.ConfigurationError: for a configuration in which the application cannot answer.
+        :raises greendaphne.config.ConfigurationError: for a configuration in which the application cannot answer.
         """
 
     def start(self) -> None:
         """Get ready, before the first connection is accepted; called again where the server is started again.
 
-        :raises greendaphne.core.message.ConfigurationError: where it cannot; the server does not start then.
+        :raises greendaphne.config.ConfigurationError: where it cannot; the server does not start then.
         """
 
     def drain(self) -> None:

@@ -214,10 +214,6 @@ def body_too_large() -> HTTPError:
     return HTTPError(413, "The request body is larger than this server accepts.", close=True)
 
 
-class ConfigurationError(ValueError):
-    """The server or its application cannot serve as it is configured; the text is one line for the operator."""
-
-
 def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     """All values of the field ``name`` (lower case), in order."""
     return [value for key, value in headers if key == name]

@@ -1,14 +1,14 @@
 """The limits that exist only in HTTP/2: what is advertised to the peer, and budgets for what the protocol lets a peer do for nothing.
 
-The names are those of gunicorn's ``--http2-*`` options where it has one.  :class:`Http2Limits` is frozen and refuses unknown names and
-values that RFC 9113 section 6.5.2 rules out.
+The values, their defaults and reasons are :class:`greendaphne.config.Http2`'s.  :class:`Http2Limits` adds what the protocol asks of them:
+it refuses values that RFC 9113 section 6.5.2 rules out.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import KIB, MIB
+from ..config import KIB, Http2
 
 #: Bounds of RFC 9113 section 6.5.2.
 MAX_WINDOW = 2**31 - 1
@@ -18,45 +18,11 @@ MAX_FRAME_SIZE = 2**24 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Http2Limits:
+class Http2Limits(Http2):
     """What a peer may do on one HTTP/2 connection; bytes unless stated otherwise.
 
     :raises ValueError: for a value out of the protocol's range.
     """
-
-    #: Requests at a time (a number).  A stream counts until the work for it has ended, so resetting it makes no room; one more is
-    #: answered with REFUSED_STREAM.  The number RFC 9113 section 6.5.2 recommends as the least, and gunicorn's default.
-    max_concurrent_streams: int = 100
-    #: Request body that a client may send before the application reads.  RFC 9113's own default, and gunicorn's; never less, because a
-    #: client uses the default until it has seen the settings.
-    initial_window_size: int = DEFAULT_WINDOW
-    #: The window of a stream whose application reads as fast as the client sends grows to this: 1 MiB fills 20 MB/s at 50 ms.
-    upload_window_size: int = 1 * MIB
-    #: What the grown windows of one connection may add up to beyond ``initial_window_size`` each.  The connection's window is made large
-    #: enough for all streams' windows together, so that no stream that is not read can hold up another.
-    upload_windows: int = 2 * MIB
-    #: One frame's payload.  RFC 9113's smallest, and gunicorn's default: larger ones let one stream hold up the others.
-    max_frame_size: int = 16 * KIB
-    #: A request's fields after decompression, 32 bytes more for each (RFC 9113 section 6.5.2); over it 431.
-    max_header_list_size: int = 64 * KIB
-    #: A header list this many times too large is no mistake but an attack: ENHANCE_YOUR_CALM.
-    header_list_excess: int = 4
-    #: CONTINUATION frames for one header section (a number).  Five of 16 KiB hold any list within the limits.
-    continuation_frames: int = 16
-    #: RST_STREAM frames received in ``period`` (a number), CVE-2023-44487.  A browser sends as many as it has requests open when its
-    #: user leaves the page, so two pages' worth; gunicorn's default.
-    client_resets: int = 200
-    #: RST_STREAM frames that the peer's errors made the server send in ``period`` (a number), CVE-2025-8671.
-    server_resets: int = 200
-    #: PING, SETTINGS, PRIORITY, PRIORITY_UPDATE, GOAWAY, unknown and empty DATA frames, and WINDOW_UPDATE frames beyond two for every
-    #: DATA frame sent, received in ``period`` (a number).  gRPC clients ping a few times a second at most; gunicorn's default.
-    control_frames: int = 1000
-    #: The time in which resets and control frames are counted, in seconds.
-    period: float = 10
-    #: Bytes that wait for a client that reads slowly before its streams have to wait: with 16 KiB frames four of the writer's turns.
-    write_buffer: int = 64 * KIB
-    #: Answers to control frames that wait for a client that does not read at all; over it ENHANCE_YOUR_CALM.
-    control_buffer: int = 256 * KIB
 
     def __post_init__(self) -> None:
         for name, least, most in (

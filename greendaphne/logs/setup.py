@@ -28,7 +28,7 @@ from .formatters import JSONFormatter, SinkHandler, TextFormatter, descriptor
 from .sink import GATHER, Report, Sink
 
 if TYPE_CHECKING:
-    from ..settings.options import Options
+    from ..config import Logging
 
 logger = logging.getLogger("daphne.server")
 
@@ -58,26 +58,27 @@ class Logs:
 
     Making one sets up ``logging``, unless its root logger has handlers already.
 
+    :param options: what the command logs, and where.
     :raises LogError: where the options cannot be followed.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Logging) -> None:
         self._options = options
         self._handler: logging.Handler | None = None
         self._access: Sink | None = None
         # What the access log's thread has to tell: level and text.
         self._news: deque[tuple[int, str]] = deque()
         root = logging.getLogger()
-        level = options.log_level.upper() if options.log_level is not None else LEVELS[min(max(options.verbosity, 0), 2)]
-        if options.log_config is not None:
-            if options.log_format is not None:
+        level = options.level.upper() if options.level is not None else LEVELS[min(max(options.verbosity, 0), 2)]
+        if options.config is not None:
+            if options.format is not None:
                 raise LogError("--log-format has no meaning with --log-config, which has formats of its own.")
-            use_config(options.log_config)
-            if options.log_level is not None:
+            use_config(options.config)
+            if options.level is not None:
                 root.setLevel(level)
         elif not root.handlers:
             handler = _error_handler()
-            handler.setFormatter(formatter(options.log_format))
+            handler.setFormatter(formatter(options.format))
             root.addHandler(handler)
             root.setLevel(level)
             self._handler = handler
@@ -89,7 +90,7 @@ class Logs:
         """
         options = self._options
         target = options.access_log
-        records = target == LOGGING or (not target and options.log_config is not None and logging.getLogger(ACCESS_LOGGER).handlers)
+        records = target == LOGGING or (not target and options.config is not None and logging.getLogger(ACCESS_LOGGER).handlers)
         try:
             # daphne's has no line for some, and there were no records before that must look the same.
             access_format = compile_format(options.access_log_format or (COMMON if records else DAPHNE))

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from ..server import Server
+
+class RunningServer(Protocol):
+    """What a :class:`Lifecycle` uses of :class:`greendaphne.server.Server`."""
+
+    timeouts: Any
+
+    @property
+    def connections(self) -> int:
+        """The number of open connections."""
+
+    @property
+    def listeners(self) -> Sequence[Any]:
+        """What is listened on, in the order of the endpoints."""
+
+    def stop(self, *, take_waiting: bool = False) -> None:
+        """Begin to end in good order; from any thread."""
+
+    def end_now(self) -> None:
+        """Cut short what is left of a drain."""
+
+    def reopen(self) -> None:
+        """Open the log files anew."""
 
 
 class Lifecycle(Protocol):
     """Hears of the stages of a server that runs as a process' job.  Each method returns at once and raises nothing."""
 
-    def started(self, server: Server) -> None:
+    def started(self, server: RunningServer) -> None:
         """``server`` listens, and signals are handled."""
 
     def reloading(self) -> None:

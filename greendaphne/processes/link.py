@@ -14,7 +14,7 @@ from . import control
 from .control import Inheritance, Lines
 
 if TYPE_CHECKING:
-    from ..server import Server
+    from .lifecycle import RunningServer
 
 logger = logging.getLogger("greendaphne.processes")
 
@@ -28,12 +28,12 @@ class MasterLink:
         self._sock = socket.socket(fileno=given.control)
         self._sock.set_inheritable(False)
         self._heartbeat = given.heartbeat
-        self._server: Server | None = None
+        self._server: RunningServer | None = None
         self._told_to_stop = False
         # Whether the master is gone without a word.
         self._orphaned = False
 
-    def started(self, server: Server) -> None:
+    def started(self, server: RunningServer) -> None:
         self._server = server
         gevent.spawn(self._listen, server)
         self._say(control.READY)
@@ -45,7 +45,7 @@ class MasterLink:
             self._say(control.ALIVE)
             gevent.sleep(self._heartbeat)
 
-    def _listen(self, server: Server) -> None:
+    def _listen(self, server: RunningServer) -> None:
         lines = Lines()
         try:
             while data := self._sock.recv(_RECEIVE):
@@ -58,7 +58,7 @@ class MasterLink:
             self._told_to_stop = self._orphaned = True
             server.stop(take_waiting=True)
 
-    def _obey(self, line: bytes, server: Server) -> None:
+    def _obey(self, line: bytes, server: RunningServer) -> None:
         if line in (control.RETIRE, control.STOP):
             if not self._told_to_stop:
                 logger.info("Stopping; %d connections have %g seconds to finish", server.connections, server.timeouts.graceful)

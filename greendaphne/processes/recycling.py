@@ -18,7 +18,7 @@ from ..core.message import Stream
 from ..core.observer import Observer
 
 if TYPE_CHECKING:
-    from ..server import Server
+    from .lifecycle import RunningServer
 
 logger = logging.getLogger("greendaphne.processes")
 
@@ -46,7 +46,7 @@ class Recycler(Observer):
         self._left = self._max_requests
         self._max_rss = max_rss
         self._replace = replace
-        self._server: Server | None = None
+        self._server: RunningServer | None = None
 
     def completed(self, stream: Stream, seconds: float, cause: str) -> None:
         self._count()
@@ -62,7 +62,7 @@ class Recycler(Observer):
         if not self._left:
             self._end(f"{self._max_requests} requests")
 
-    def started(self, server: Server) -> None:
+    def started(self, server: RunningServer) -> None:
         self._server = server
         if self._max_rss:
             gevent.spawn(self._watch)

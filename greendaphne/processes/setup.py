@@ -13,9 +13,8 @@ from .lifecycle import Lifecycle
 from .systemd import Notifier, service_manager
 
 if TYPE_CHECKING:
+    from ..config import Config
     from ..core.observer import Observer
-    from ..net.endpoints import ListeningOptions
-    from ..settings.options import Options
 
 logger = logging.getLogger("greendaphne.processes")
 
@@ -29,7 +28,7 @@ class Process(NamedTuple):
     observers: list[Observer]
 
 
-def prepare(options: Options, descriptions: Sequence[str], channel_layer: Any) -> Process:
+def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any) -> Process:
     """Set up this process for the server at the endpoints ``descriptions``.
 
     :raises EndpointError: in a worker, when these are not the endpoints that its master opened.
@@ -42,16 +41,16 @@ def prepare(options: Options, descriptions: Sequence[str], channel_layer: Any) -
         from ..net.endpoints import inherit
         from .link import MasterLink
 
-        control.check(given.sockets, _all(options, descriptions))
+        control.check(given.sockets, _all(config, descriptions))
         sockets: dict[str, list[int]] = {}
         for description, number in given.sockets:
             sockets.setdefault(description, []).append(number)
         inherit(sockets)
-        if given.number == 0 and options.workers > 1 and _is_local(channel_layer):
+        if given.number == 0 and config.processes.workers > 1 and _is_local(channel_layer):
             logger.warning(
                 "The channel layer is in each process' own memory: with %d workers a message to a group reaches the clients of one process "
                 "only",
-                options.workers,
+                config.processes.workers,
             )
         link = MasterLink(given)
         lifecycle.append(link)
@@ -60,19 +59,20 @@ def prepare(options: Options, descriptions: Sequence[str], channel_layer: Any) -
         manager = service_manager()
         if manager is not None:
             lifecycle.append(Notifier(manager))
-    if options.max_requests or options.max_rss:
+    processes = config.processes
+    if processes.max_requests or processes.max_rss:
         from .recycling import Recycler
 
-        recycler = Recycler(options.max_requests, options.max_requests_jitter, options.max_rss, replace)
+        recycler = Recycler(processes.max_requests, processes.max_requests_jitter, processes.max_rss, replace)
         lifecycle.append(recycler)
-        if options.max_requests:
+        if processes.max_requests:
             observers.append(recycler)
     return Process(lifecycle, observers)
 
 
-def _all(options: Options, descriptions: Sequence[str]) -> list[str]:
+def _all(config: Config, descriptions: Sequence[str]) -> list[str]:
     """What the master listens on: the endpoints, and behind them the one for metrics."""
-    return [*descriptions, *([options.metrics] if options.metrics is not None else ())]
+    return [*descriptions, *([config.monitoring.metrics] if config.monitoring.metrics is not None else ())]
 
 
 def _is_local(channel_layer: Any) -> bool:
@@ -82,25 +82,25 @@ def _is_local(channel_layer: Any) -> bool:
 
 
 def run_master(
-    options: Options,
+    config: Config,
     descriptions: Sequence[str],
-    listening: ListeningOptions,
     argv: Sequence[str] | None,
     reopen: Callable[[], None] | None = None,
 ) -> int:
-    """Run the master of ``options.workers`` workers; return the exit code.
+    """Run the master of ``config.processes.workers`` workers; return the exit code.
 
     :param argv: the arguments, where they are not those of the process.
     :param reopen: reopens the master's own log files.
     :raises EndpointError: where an endpoint cannot be listened on.
     """
     from ..net.endpoints import parse
+    from ..net.endpoints.descriptions import listening_options
     from .master import Master
 
-    endpoints = [parse(description) for description in _all(options, descriptions)]
+    endpoints = [parse(description) for description in _all(config, descriptions)]
     for endpoint in endpoints:
-        endpoint.configure(listening)
-    return Master(command(argv), options.workers, endpoints, options.graceful_timeout, service_manager(), reopen).run()
+        endpoint.configure(listening_options(config.listening))
+    return Master(command(argv), config.processes.workers, endpoints, config.timeouts.graceful, service_manager(), reopen).run()
 
 
 def command(argv: Sequence[str] | None) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from ..server import Server
+    from .lifecycle import RunningServer
 
 logger = logging.getLogger("greendaphne.processes")
 
@@ -82,9 +82,9 @@ class Notifier:
 
     def __init__(self, manager: ServiceManager) -> None:
         self._manager = manager
-        self._server: Server | None = None
+        self._server: RunningServer | None = None
 
-    def started(self, server: Server) -> None:
+    def started(self, server: RunningServer) -> None:
         self._server = server
         self._manager.ready(self._status)
         if self._manager.watchdog:

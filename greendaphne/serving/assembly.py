@@ -1,41 +1,184 @@
-"""Parts of a server that only some servers have: TLS on endpoints without it, certificates from an authority, monitoring.
+"""Puts a server together: a configuration and an application to endpoints, connections and what watches them.
 
 What a server does not use is not imported.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..applications.channels import ChannelLayerApplication, OnLayerLoss
+from ..config import Acme, Config, ConfigurationError, Monitoring, Timeouts, Tls
+from ..core.message import Headers, Stream
+from ..core.observer import Observer, combine
+from ..http2 import Http2Limits
 from ..net.endpoints import Endpoint, EndpointError, parse
+from ..net.endpoints.descriptions import listening_options
+from ..net.proxy_protocol import ProxyProtocol
+from ..websocket import WebSocket
+from .connections import Connections
+from .exchange import Exchange
+from .forwarded import locator
+from .localpages import LocalPages
+from .parts import Parts
+from .policy import RequestPolicy
+from .session import Sessions
 
 if TYPE_CHECKING:
     from ..acme import AcmeOptions
     from ..acme.service import Service
     from ..monitoring.monitor import Monitor
-    from ..net.tls import TLSOptions
+
+Group = TypeVar("Group")
 
 
-def monitor(health_path: str | None, metrics_path: str | None, metrics: str | None, watchdog: float) -> Monitor | None:
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """The parts of one server."""
+
+    #: What it listens on, without the endpoint of the monitor.
+    endpoints: list[Endpoint]
+    timeouts: Timeouts
+    application: ChannelLayerApplication
+    sessions: Sessions
+    exchange: Exchange
+    connections: Connections
+    #: What watches it; ``None`` where nothing is to.
+    monitor: Monitor | None
+    #: What obtains certificates from an authority; ``None`` where no endpoint asks for it.
+    certificates: Service | None
+    #: Whether plain connections may speak HTTP/2.
+    http2_cleartext: bool
+
+
+def assemble(
+    config: Config,
+    descriptions: Sequence[str],
+    channel_layer: Any,
+    application: Any,
+    observers: Sequence[Observer],
+    on_exit: Callable[[], None],
+) -> Assembly:
+    """Return the parts of a server for ``config``; nothing is opened or started.
+
+    :param descriptions: strings of the endpoints to listen on.
+    :param channel_layer: what is served where there is no ``application``.
+    :param observers: are told what becomes of requests and WebSockets.
+    :param on_exit: called where the loss of the channel layer is to end the server; must not wait.
+    :raises EndpointError: for a malformed endpoint string, and for certificates that cannot be had.
+    :raises ConfigurationError: for values that contradict each other or that a protocol rules out, and for metrics without
+        ``prometheus_client``.
+    """
+    limits, timeouts = config.limits, timeouts_for(config.timeouts, channel_layer)
+    plain = [parse(description) for description in descriptions]
+    for endpoint in plain:
+        endpoint.configure(listening_options(config.listening))
+    endpoints = with_tls(plain, config.tls)
+    monitor = monitor_for(config.monitoring)
+    parts = Parts() if monitor is None else monitor.parts
+    observer = combine([*observers, *(() if monitor is None else monitor.observers)])
+    if application is None:
+        application = ChannelLayerApplication(
+            channel_layer,
+            limits,
+            timeouts,
+            stream_request_body=config.channels.stream_request_body,
+            force_sync=config.channels.force_sync,
+            on_layer_loss=OnLayerLoss(config.channels.on_layer_loss),
+            reply_channels=config.channels.reply_channels,
+            on_exit=on_exit,
+            gate=parts.gate,
+            router=parts.router,
+        )
+    certificates = certificates_for(endpoints, config.acme)
+    pages = LocalPages(application)
+    if certificates is not None:
+        certificates.add_pages(pages)
+    if monitor is not None:
+        monitor.attach(application, channel_layer, endpoints, pages)
+    server_name = config.server_name.encode("ascii") if config.server_name else b"Daphne"
+
+    def make_websocket(stream: Stream) -> WebSocket:
+        return parts.websocket(
+            stream,
+            limits,
+            timeouts,
+            protocols=config.websockets.protocols,
+            compression=config.websockets.compression,
+            server_name=server_name,
+        )
+
+    sessions = Sessions(make_websocket, timeouts, observer)
+    exchange = parts.exchange(pages or application, sessions, policy(config), observer)
+    http2 = http2_limits(config)
+    connections = parts.connections(exchange, limits, timeouts, http2, http2.cleartext, ProxyProtocol(config.proxies.allow_from))
+    if monitor is not None:
+        monitor.watch(connections)
+        if certificates is not None and monitor.metrics is not None:
+            monitor.metrics.add_source(certificates.families)
+    return Assembly(endpoints, timeouts, application, sessions, exchange, connections, monitor, certificates, http2.cleartext)
+
+
+def timeouts_for(timeouts: Timeouts, channel_layer: Any) -> Timeouts:
+    """``timeouts`` with the lifetime of WebSockets that holds where groups of ``channel_layer`` forget them."""
+    return replace(timeouts, websocket=timeouts.websocket or getattr(channel_layer, "group_expiry", None) or timeouts.websocket_lifetime)
+
+
+def policy(config: Config) -> RequestPolicy:
+    """What holds for every request."""
+    extra: Headers = [(b"Server", config.server_name.encode("ascii"))] if config.server_name else ()
+    listed = config.proxies.forwarded_allow_ips is not None
+    return RequestPolicy(config.limits.request_body, config.root_path, locate(config), listed, extra)
+
+
+def locate(config: Config) -> Any:
+    """What puts the client that proxies report into requests; ``None`` where no proxy is believed."""
+    proxies = config.proxies
+    believed = proxies.headers or proxies.forwarded_allow_ips is not None
+    return locator(proxies.forwarded_allow_ips, *(proxies.forwarded_headers if believed else (None, None, None)))
+
+
+def http2_limits(config: Config) -> Http2Limits:
+    """The limits of HTTP/2 connections.
+
+    :raises ConfigurationError: for a value that the protocol does not allow.
+    """
+    try:
+        return _checked(Http2Limits, config.http2)
+    except ValueError as error:
+        name, _, rest = str(error).partition(" ")
+        raise ConfigurationError(rest, f"http2.{name}") from None
+
+
+def monitor_for(monitoring: Monitoring) -> Monitor | None:
     """What watches the server, ``None`` where nothing is to.
 
     :raises EndpointError: for a malformed endpoint string.
+    :raises ConfigurationError: for metrics without ``prometheus_client``.
     """
-    if health_path is None and metrics_path is None and metrics is None and not watchdog:
+    if monitoring == Monitoring():
         return None
     from ..monitoring.monitor import Monitor
 
-    return Monitor(health_path, metrics_path, None if metrics is None else parse(metrics), watchdog)
+    metrics = None if monitoring.metrics is None else parse(monitoring.metrics)
+    if metrics is not None or monitoring.metrics_path is not None:
+        try:
+            from ..monitoring import exposition  # noqa: F401 - what it imports may be missing
+        except ImportError as error:
+            raise ConfigurationError(str(error)) from None
+    return Monitor(monitoring.health_path, monitoring.metrics_path, metrics, monitoring.watchdog)
 
 
-def with_tls(
-    endpoints: list[Endpoint], certfile: str | None, keyfile: str | None, options: TLSOptions | None, development: bool
-) -> list[Endpoint]:
-    """``endpoints`` with TLS where it is wanted, all under the same ``options``.
+def with_tls(endpoints: list[Endpoint], tls: Tls) -> list[Endpoint]:
+    """``endpoints`` with TLS where it is wanted, all under the same options.
 
     :raises EndpointError: where a certificate for development cannot be made.
+    :raises ConfigurationError: where values contradict each other.
     """
-    if certfile is None and development:
+    certfile, keyfile = tls.certfile, tls.keyfile
+    if certfile is None and tls.dev:
         from ..net.tls import TLSError, development_certificate
 
         try:
@@ -46,18 +189,41 @@ def with_tls(
         from ..net.tls.endpoints import wrap
 
         endpoints = [wrap(endpoint, certfile, keyfile) for endpoint in endpoints]
-    if options is not None:
+    if (tls.alpn, tls.client_ca, tls.verify) != (Tls().alpn, None, None):
+        from ..net.tls import TLSError, TLSOptions
+
+        try:
+            options = TLSOptions(tls.alpn, tls.client_ca, tls.verify)
+        except TLSError as error:
+            raise ConfigurationError(f"{error}.") from None
         for endpoint in endpoints:
             if endpoint.tls is not None:
                 endpoint.tls.configure(options)
     return endpoints
 
 
-def certificates(endpoints: list[Endpoint], options: AcmeOptions | None) -> Service | None:
+def acme_options(acme: Acme) -> AcmeOptions | None:
+    """What holds for certificates from an authority; ``None`` where nothing is given.
+
+    :raises ConfigurationError: when that contradicts itself, or a file cannot be read.
+    """
+    if acme == Acme():
+        return None
+    from ..acme import AcmeError, AcmeOptions
+
+    try:
+        return _checked(AcmeOptions, acme)
+    except AcmeError as error:
+        raise ConfigurationError(f"{error}.") from None
+
+
+def certificates_for(endpoints: list[Endpoint], acme: Acme) -> Service | None:
     """What obtains certificates for ``endpoints``, ``None`` where none of them asks for it.
 
     :raises EndpointError: where there is something to obtain and no endpoint for it.
+    :raises ConfigurationError: as :func:`acme_options`.
     """
+    options = acme_options(acme)
     if not any(endpoint.tls is not None and endpoint.tls.authority for endpoint in endpoints):
         if options is not None and options.domains:
             raise EndpointError("There are domains to obtain certificates for, but no le:, lets: or acme: endpoint.")
@@ -65,3 +231,8 @@ def certificates(endpoints: list[Endpoint], options: AcmeOptions | None) -> Serv
     from ..acme.service import Service
 
     return Service(endpoints, options)
+
+
+def _checked(kind: type[Group], group: Any) -> Group:
+    """``group`` of the configuration as the protocol's own class ``kind``, which checks it."""
+    return group if isinstance(group, kind) else kind(**{each.name: getattr(group, each.name) for each in fields(group)})

@@ -178,7 +178,7 @@ class Session:
         kept = sessions.kept_fields
         request = websocket.request
         websocket.stream.request = request._replace(headers=[field for field in request.headers if field[0] in kept] if kept else [])
-        lifetime = sessions.timeouts.websocket
+        lifetime = sessions.timeouts.websocket_lifetime
         self._deadline = None if lifetime < 0 else self._born + lifetime
         if sessions.observer is not None:
             sessions.observer.websocket_connected(websocket.stream, self.age)
@@ -267,7 +267,9 @@ class Session:
                     if timeout is not None:
                         timeout = max(timeout - left, 0)
                     self._deadline = None
-                    logger.info("WebSocket %s closed after %g seconds, its longest life", self.name, self._sessions.timeouts.websocket)
+                    logger.info(
+                        "WebSocket %s closed after %g seconds, its longest life", self.name, self._sessions.timeouts.websocket_lifetime
+                    )
                     websocket.close(CloseCode.NORMAL_CLOSURE, cause=causes.LIFETIME)
         except WebSocketClosed as closed:
             self.code = int(closed.code)

@@ -17,10 +17,11 @@ from typing import Any, Final, NamedTuple
 
 import docopt
 
+from ..config import COMMAND, Config
 from .help import help_text
 from .option import Option, Takes, UsageError
-from .options import OPTIONS, Options
-from .sources import CHANNEL_LAYER, CONFIG_VARIABLE, Setting, from_environment, from_file, literal
+from .options import OPTIONS
+from .sources import CHANNEL_LAYER, CONFIG_VARIABLE, Setting, from_environment, from_file, key, literal
 
 #: A word that looks like this is a value although it starts with a hyphen.
 _NEGATIVE_NUMBER: Final = re.compile(r"-\d+|-\d*\.\d+")
@@ -31,14 +32,20 @@ COMMAND_LINE: Final = "command line"
 
 
 class Command(NamedTuple):
-    """What is asked for: ``options`` to serve with, and by field those that are set, each with its place."""
+    """What is asked for.
 
-    options: Options
+    ``config`` is the configuration to serve with, ``channel_layer`` the place of the channel layer, ``module.path:attribute.path``.
+    ``check`` tells whether everything is to be checked only.  ``settings`` are the options that are set, by key, each with its place.
+    """
+
+    config: Config
+    channel_layer: str
+    check: bool
     settings: Mapping[str, Setting]
 
 
 def _information(name: str, short: str, legacy: bool) -> Option:
-    return Option(name, (f"--{name}",), short, (f"--{name}",) if legacy else (), Takes.NOTHING, "", str, None, "", "")
+    return Option("", (f"--{name}",), short, (f"--{name}",) if legacy else (), Takes.NOTHING, "", str, None, "", "")
 
 
 HELP: Final = _information("help", "-h", legacy=True)
@@ -48,6 +55,8 @@ _ALL: Final = (HELP, VERSION, *OPTIONS)
 _LONG: Final = {name: item for item in _ALL for name in item.names}
 _LEGACY: Final = {name: item for item in _ALL for name in item.legacy}
 _SHORT: Final = {item.short: item for item in _ALL if item.short}
+#: By key, the values of the configuration that options set.
+_TARGETS: Final = {key(item): item.to for item in OPTIONS if item.to}
 
 
 class _Word(NamedTuple):
@@ -192,14 +201,8 @@ def _written(given: dict[Option, list[str]]) -> list[str]:
     return written
 
 
-def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Options | Option:
-    """Return the options that :func:`read` returns, alone."""
-    command = read(argv, environ or {})
-    return command.options if isinstance(command, Command) else command
-
-
 def read(argv: Sequence[str], environ: Mapping[str, str]) -> Command | Option:
-    """Return what is asked for: options to serve with, or :data:`HELP` or :data:`VERSION`.
+    """Return what is asked for: a command to serve, or :data:`HELP` or :data:`VERSION`.
 
     :param argv: a command line without the program's name.
     :param environ: environment variables; with ``GREENDAPHNE_CONFIG`` they may name a configuration file, as ``--config`` does.
@@ -214,13 +217,15 @@ def read(argv: Sequence[str], environ: Mapping[str, str]) -> Command | Option:
     settings |= line
     if path and "config" not in line:
         settings["config"] = Setting(path, literal(CHANNEL_LAYER, [path]), CONFIG_VARIABLE)
-    if CHANNEL_LAYER.field not in settings:
+    layer = settings.get(key(CHANNEL_LAYER))
+    if layer is None:
         raise UsageError("the following arguments are required: channel_layer")
-    return Command(Options(**{field: setting.value for field, setting in settings.items()}), settings)
+    config = COMMAND.changed({_TARGETS[name]: setting.value for name, setting in settings.items() if name in _TARGETS})
+    return Command(config, layer.value, "check-config" in settings, settings)
 
 
 def _command_line(argv: Sequence[str]) -> dict[str, Setting] | Option:
-    """The options that a command line sets, by field, or the information that it asks for."""
+    """The options that a command line sets, by key, or the information that it asks for."""
     given, _ = _given(argv)
     try:
         arguments = docopt.docopt(help_text(given), normalise(argv), False)
@@ -235,12 +240,12 @@ def _command_line(argv: Sequence[str]) -> dict[str, Setting] | Option:
         # docopt fills in the defaults of all others.
         value = arguments[item.name]
         if item.takes is Takes.NOTHING:
-            settings[item.field] = Setting(value, literal(item, value), COMMAND_LINE)
+            settings[key(item)] = Setting(value, literal(item, value), COMMAND_LINE)
         elif item.takes is Takes.ONE:
-            settings[item.field] = Setting(_converted(item, value), literal(item, [value]), COMMAND_LINE)
+            settings[key(item)] = Setting(_converted(item, value), literal(item, [value]), COMMAND_LINE)
         else:
-            settings[item.field] = Setting(tuple(_converted(item, each) for each in value), literal(item, value), COMMAND_LINE)
+            settings[key(item)] = Setting(tuple(_converted(item, each) for each in value), literal(item, value), COMMAND_LINE)
     layer = arguments["<channel_layer>"]
     if layer is not None:
-        settings[CHANNEL_LAYER.field] = Setting(layer, literal(CHANNEL_LAYER, [layer]), COMMAND_LINE)
+        settings[key(CHANNEL_LAYER)] = Setting(layer, literal(CHANNEL_LAYER, [layer]), COMMAND_LINE)
     return settings

@@ -1,21 +1,19 @@
-"""What ``--check-config`` does: shows what is in force, and finds what would keep the server from starting, without listening.
+"""Checks of options: ``--check-config``, which shows what is in force, and contradictions between options.
 
-What it prints is a configuration file with everything written out, and where each value is from.
+What ``--check-config`` prints is a configuration file with everything written out, and where each value is from.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from ..config import HEALTH_PATH, METRICS_PATH, Config, ConfigurationError
+from ..core.forwarded import FORWARDED
 from .option import Option
 from .options import GROUPS, OPTIONS
 from .sources import CHANNEL_LAYER, Setting, default_text, key
-
-if TYPE_CHECKING:
-    from ..net.endpoints import Endpoint
 
 #: What stands for a value that must not be shown.
 _HIDDEN = '"..."'
@@ -25,7 +23,7 @@ _DEFAULT = "default"
 def effective(settings: Mapping[str, Setting]) -> str:
     """Return the text of a configuration file with every option as it is in force.
 
-    :param settings: by field, those that are set.
+    :param settings: by key, those that are set.
     """
     lines = [_entry(CHANNEL_LAYER, settings)]
     for group in GROUPS:
@@ -39,7 +37,7 @@ def effective(settings: Mapping[str, Setting]) -> str:
 
 
 def _entry(item: Option, settings: Mapping[str, Setting]) -> str:
-    setting = settings.get(item.field)
+    setting = settings.get(key(item))
     if setting is not None:
         text, origin = _HIDDEN if item.secret else setting.text, setting.origin
     else:
@@ -58,38 +56,25 @@ def no_new_file(path: str | None) -> Iterator[None]:
             os.unlink(path)
 
 
-def check_endpoints(endpoints: Iterable[Endpoint]) -> None:
-    """Look for what would keep a server from listening, apart from sockets that are in use.
+def check_options(config: Config) -> None:
+    """Refuse options that contradict each other.
 
-    Whether an address is free is not asked: the server that this configuration is for may be running.
-
-    :raises EndpointError: for a certificate that cannot be used, an unknown host, or a directory without a place for a UNIX socket.
+    :raises ConfigurationError: for the first contradiction.
     """
-    from gevent import socket
+    proxies, tls, monitoring = config.proxies, config.tls, config.monitoring
+    if proxies.forwarded_headers.address == FORWARDED and proxies.forwarded_allow_ips is None:
+        raise ConfigurationError("--forwarded-headers=forwarded needs --forwarded-allow-ips, the proxies that are believed.")
+    if monitoring.metrics is not None or monitoring.metrics_path is not None:
+        health = monitoring.health_path or (HEALTH_PATH if monitoring.metrics is not None else None)
+        if health == (monitoring.metrics_path or METRICS_PATH):
+            raise ConfigurationError(f"{health} cannot answer both health checks and Prometheus.")
+    if tls.keyfile is not None and tls.certfile is None:
+        raise ConfigurationError("--keyfile needs --certfile, the certificate that it belongs to.")
 
-    from ..net.endpoints import EndpointError, TCPEndpoint, UNIXEndpoint, WrappingEndpoint
 
-    for endpoint in endpoints:
-        if endpoint.tls is not None:
-            from ..net.tls import TLSError
-
-            try:
-                endpoint.tls.load()
-            except TLSError as error:
-                raise EndpointError(f"{error}.") from None
-        while isinstance(endpoint, WrappingEndpoint):
-            endpoint = endpoint.inner
-        try:
-            if isinstance(endpoint, TCPEndpoint) and endpoint.interface:
-                endpoint.interface.encode("idna")
-                socket.getaddrinfo(endpoint.interface, endpoint.port, endpoint.family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            elif isinstance(endpoint, UNIXEndpoint) and not endpoint.abstract:
-                directory = os.path.dirname(endpoint.address) or "."
-                if not os.path.isdir(directory):
-                    raise OSError("there is no such directory")
-                if not os.access(directory, os.W_OK | os.X_OK):
-                    raise OSError("its directory cannot be written to")
-        except UnicodeError:
-            raise EndpointError(f"Cannot listen on {endpoint}: not a host name.") from None
-        except OSError as error:
-            raise EndpointError(f"Cannot listen on {endpoint}: {error}.") from None
+def spelled(error: ConfigurationError) -> str:
+    """Return the text of ``error`` with the name of the option that sets the wrong value, where it is about one value."""
+    for item in OPTIONS:
+        if error.target and item.to == error.target:
+            return f"{item.name} {error.text}."
+    return str(error)

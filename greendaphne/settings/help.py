@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import textwrap
 from collections.abc import Iterable
 from typing import Final
@@ -59,3 +61,13 @@ def _entry(item: Option) -> str:
     text = ("\n" + " " * _INDENT).join(lines).replace("\xa0", " ")
     # docopt takes two blanks for the end of the form.
     return f"{form:<{_INDENT}}{text}" if len(form) <= _INDENT - 2 else f"{form}\n{' ' * _INDENT}{text}"
+
+
+def show(text: str) -> None:
+    """Print ``text``, in whatever encoding; the reader may stop in the middle of it, as ``head`` does."""
+    encoding = sys.stdout.encoding
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        # The interpreter will flush again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,10 +5,16 @@ Nothing is imported here that the application's environment could mind, as in ``
 
 from __future__ import annotations
 
-import dataclasses
+import re
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from ..config import COMMAND
+from ..core.converters import size, size_above_zero, size_text
+
+#: Converters to a number of bytes, which is written with a unit.
+_SIZES: Final = (size, size_above_zero)
 
 
 class UsageError(Exception):
@@ -31,12 +37,14 @@ class Option(NamedTuple):
     """How an option is written.
 
     ``names`` are its long forms, the one in the help text first.  ``legacy`` are those of them that daphne 1.4.2 has: their
-    abbreviations keep their meaning whatever other options begin with the same letters.  ``field`` is its field of :class:`Options`.
-    A ``secret`` value is never shown; one for the ``command_line_only`` has no environment variable and no key in a configuration file.
-    ``number`` tells whether a value may be written as a number in one.
+    abbreviations keep their meaning whatever other options begin with the same letters.  ``to`` names the value of
+    :class:`greendaphne.config.Config` that it sets, such as ``timeouts.header``; it is ``""`` for what only the command itself uses.
+    ``default`` is the text that stands for the default, ``None`` where none does.  A ``secret`` value is never shown; one for the
+    ``command_line_only`` has no environment variable and no key in a configuration file.  ``number`` tells whether a value may be
+    written as a number in one.  ``known_as`` is another name under which users look for it.
     """
 
-    field: str
+    to: str
     names: tuple[str, ...]
     short: str
     legacy: tuple[str, ...]
@@ -49,6 +57,7 @@ class Option(NamedTuple):
     secret: bool = False
     command_line_only: bool = False
     number: bool = False
+    known_as: str = ""
 
     @property
     def name(self) -> str:
@@ -66,31 +75,50 @@ def option(
     names: str,
     help: str,  # noqa: A002 - as argparse and everyone calls it
     *,
+    to: str = "",
     metavar: str = "",
     convert: Callable[[str], Any] = str,
-    default: str | None = None,
     takes: Takes | None = None,
     legacy: bool = False,
     secret: bool = False,
     command_line_only: bool = False,
-) -> Any:
-    """Return a dataclass field that is an option of the command line.
+    known_as: str = "",
+) -> Option:
+    """Return a row of the option table.  Its default is that of :data:`greendaphne.config.COMMAND`.
 
     :param names: its forms, such as ``"-p --port"``; further long forms are aliases that the help text leaves out.
+    :param to: the value of the configuration that it sets, such as ``timeouts.header``; ``""`` for what only the command itself uses.
     :param metavar: the name of its value; an option without one is a flag.
-    :param default: the text that stands for the option when it is not given.  Without one the value is ``None``, for a flag ``False``
-        and for an option with several values ``()``.
     :param takes: needed only for options that take several values.
     :param legacy: whether daphne 1.4.2 has it, under the first long name.
     :param secret: whether its value is left out of everything that is printed.
     :param command_line_only: whether it makes no sense in the environment or in a configuration file.
+    :param known_as: another name, which a user who writes it is told the right one for.
+    :raises AttributeError: for a ``to`` that does not exist.
     """
     takes = takes or (Takes.ONE if metavar else Takes.NOTHING)
     forms = names.split()
     short = forms.pop(0) if len(forms[0]) == 2 else ""
-    value: Any = {Takes.NOTHING: False, Takes.ONE: None}.get(takes, ())
-    if default is not None:
-        value = convert(default)
+    value, kind = _target(to) if to else (None, "")
+    default = _written(value, convert) if takes is Takes.ONE else None
+    number = re.search(r"\b(int|float)\b", kind) is not None
     legacy_names = tuple(forms[:1]) if legacy else ()
-    spec = Option("", tuple(forms), short, legacy_names, takes, metavar, convert, default, group, help, secret, command_line_only)
-    return dataclasses.field(default=value, metadata={"option": spec})
+    return Option(
+        to, tuple(forms), short, legacy_names, takes, metavar, convert, default, group, help, secret, command_line_only, number, known_as
+    )
+
+
+def _target(to: str) -> tuple[Any, str]:
+    """The default and the annotation of a value of the configuration."""
+    group, _, name = to.rpartition(".")
+    owner: Any = getattr(COMMAND, group) if group else COMMAND
+    return getattr(owner, name), str(owner.__dataclass_fields__[name].type)
+
+
+def _written(value: Any, convert: Callable[[str], Any]) -> str | None:
+    """The text that ``convert`` makes ``value`` of; ``None`` where the value stands for nothing given."""
+    if value is None or value == ():
+        return None
+    if convert in _SIZES:
+        return size_text(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

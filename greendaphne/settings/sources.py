@@ -23,7 +23,7 @@ PREFIX: Final = "GREENDAPHNE_"
 CONFIG_VARIABLE: Final = "GREENDAPHNE_CONFIG"
 
 #: The positional argument as the option that it is in the environment and in a file.
-CHANNEL_LAYER: Final = Option("channel_layer", ("--channel-layer",), "", (), Takes.ONE, "PLACE", str, None, "", "")
+CHANNEL_LAYER: Final = Option("", ("--channel-layer",), "", (), Takes.ONE, "PLACE", str, None, "", "")
 
 #: Bytes that a configuration file has at most; the sample with every option has some 20,000.
 MAX_FILE: Final = 1 << 20
@@ -63,7 +63,7 @@ _COMMAND_LINE_ONLY: Final = {key(item): item for item in OPTIONS if item.command
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
-    """Return the options that ``environ`` sets, by field of ``Options``.
+    """Return the options that ``environ`` sets, by key.
 
     An empty variable counts as one that is not there.  Several values are separated by blanks.
 
@@ -84,12 +84,12 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
             value: Any = _flag(text) if item.takes is Takes.NOTHING else _value(item, texts)
         except ValueError as error:
             raise UsageError(f"{place} {error}{_not(item, repr(text))}") from None
-        settings[item.field] = Setting(value, literal(item, value if item.takes is Takes.NOTHING else texts), name)
+        settings[key(item)] = Setting(value, literal(item, value if item.takes is Takes.NOTHING else texts), name)
     return settings
 
 
 def from_file(path: str) -> dict[str, Setting]:
-    """Return the options that the TOML file ``path`` sets, by field of ``Options``.
+    """Return the options that the TOML file ``path`` sets, by key.
 
     :raises UsageError: for a file that cannot be read or is not TOML, an unknown key and a wrong value.
     """
@@ -117,13 +117,13 @@ def from_file(path: str) -> dict[str, Setting]:
             if isinstance(given, dict):
                 raise UsageError(f"{place} is a table; all options stand at the top of the file")
             raise UsageError(f"{place} is unknown{_instead(name, key)}")
-        if item.field in settings:
+        if key(item) in settings:
             raise UsageError(f"{place} is there twice, with hyphens and with underscores")
         try:
             value, source = _from_toml(item, given)
         except ValueError as error:
             raise UsageError(f"{place} {error}{_not(item, _toml_text(given))}") from None
-        settings[item.field] = Setting(value, literal(item, source), path)
+        settings[key(item)] = Setting(value, literal(item, source), path)
     return settings
 
 
@@ -232,8 +232,8 @@ def _instead(name: str, form: Any, more: tuple[str, ...] = ()) -> str:
     wanted = name.lower().replace("_", "-")
     if wanted in _COMMAND_LINE_ONLY:
         return f": {_COMMAND_LINE_ONLY[wanted].name} belongs on the command line"
-    # Some are better known under the names that the keyword arguments of the server have.
-    names = {item.field.replace("_", "-"): form(item) for item in ITEMS}
+    # Some are better known under the names that daphne has for them in Python.
+    names = {item.known_as.replace("_", "-"): form(item) for item in ITEMS if item.known_as}
     names |= {key(item): form(item) for item in ITEMS}
     names |= {each.removeprefix(PREFIX).lower(): each for each in more}
     near = difflib.get_close_matches(wanted, names, 1)

@@ -27,12 +27,12 @@ from greendaphne.acme.options import HTTP_01, TLS_ALPN_01
 from greendaphne.acme.service import Service, challenge_kinds
 from greendaphne.acme.status import duration
 from greendaphne.acme.store import Record, State, Store
-from greendaphne.cli import ConfigurationError, acme_options
+from greendaphne.config import ConfigurationError
 from greendaphne.net.endpoints import EndpointError, parse, quote
 from greendaphne.net.tls.sni import host_name
-from greendaphne.settings.arguments import parse as parse_arguments
-from greendaphne.settings.options import Options
+from greendaphne.serving.assembly import acme_options
 from tests.support.certificates import Authority
+from tests.support.settings import configured
 
 DAY = 86400.0
 
@@ -412,9 +412,7 @@ def test_options_are_taken_in_many_forms(tmp_path: Path) -> None:
 
 
 def from_command_line(*argv: str) -> AcmeOptions | None:
-    options = parse_arguments([*argv, "project:layer"])
-    assert isinstance(options, Options)
-    return acme_options(options)
+    return acme_options(configured(*argv).acme)
 
 
 def test_the_command_line(tmp_path: Path) -> None:

@@ -890,7 +890,7 @@ def test_nothing_is_left_behind() -> None:
 )
 def test_limits_out_of_range(values: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be"):
-        Http2Limits(**values)
+        Http2Limits(**values)  # type: ignore[arg-type]
 
 
 def test_unknown_limits() -> None:

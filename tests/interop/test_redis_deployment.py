@@ -25,8 +25,7 @@ import pytest
 import requests
 import websocket
 
-from greendaphne.settings.arguments import parse
-from greendaphne.settings.options import Options
+from greendaphne.settings.arguments import Command, read
 from tests.interop.test_django_example import receive
 from tests.support import asgi_redis, legacy
 from tests.support.redis_server import RedisServer, free_port, redis_server
@@ -258,7 +257,7 @@ def test_the_units_of_the_example() -> None:
     for command in commands:
         program, *arguments = command.replace("%i", "8001").replace("$(circus.sockets.web)", "5").split()
         if program.endswith("greendaphne"):
-            assert isinstance(parse(arguments), Options)
+            assert isinstance(read(arguments, {}), Command)
         else:
             assert arguments == ["manage.py", "runworker"]
     assert circus["watcher:worker"].getint("numprocesses") == WORKERS

@@ -21,15 +21,15 @@ from typing import Any
 import gevent
 import pytest
 
+from greendaphne.config import Logging
 from greendaphne.logs import JSONFormatter, SinkHandler, StderrHandler, TextFormatter
 from greendaphne.logs.access import AccessLog, AccessRecords
 from greendaphne.logs.setup import LogError, Logs, formatter, reopen_file, use_config
 from greendaphne.logs.sink import Sink
-from greendaphne.settings.options import Options
 from tests.support.server import PATIENCE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-OPTIONS = Options(channel_layer="app:channel_layer")
+DEFAULTS = Logging()
 
 
 def record(message: str, *args: object, level: int = logging.INFO, **attributes: Any) -> logging.LogRecord:
@@ -143,7 +143,7 @@ def test_formats() -> None:
     ],
 )
 def test_levels(verbosity: int, level: str | None, expected: str) -> None:
-    Logs(replace(OPTIONS, verbosity=verbosity, log_level=level)).close()
+    Logs(replace(DEFAULTS, verbosity=verbosity, level=level)).close()
     assert logging.getLevelName(logging.getLogger().level) == expected
 
 
@@ -152,18 +152,18 @@ def test_handlers_that_are_there_stay_alone() -> None:
     """As with logging.basicConfig()."""
     handler = logging.NullHandler()
     logging.getLogger().addHandler(handler)
-    logs = Logs(OPTIONS)
+    logs = Logs(DEFAULTS)
     logs.close()
     assert logging.getLogger().handlers == [handler]
 
 
 @clean_logging()
 def test_access_log_that_cannot_be_had(tmp_path: Path) -> None:
-    logs = Logs(OPTIONS)
+    logs = Logs(DEFAULTS)
     for options, message in (
-        (replace(OPTIONS, access_log=str(tmp_path)), f"Cannot open the access log {tmp_path}: Is a directory."),
-        (replace(OPTIONS, access_log="/dev/null/log"), "Cannot open the access log /dev/null/log: Not a directory."),
-        (replace(OPTIONS, access_log_format="jason"), "--access-log-format: must be daphne, json, common, combined or text with atoms "),
+        (replace(DEFAULTS, access_log=str(tmp_path)), f"Cannot open the access log {tmp_path}: Is a directory."),
+        (replace(DEFAULTS, access_log="/dev/null/log"), "Cannot open the access log /dev/null/log: Not a directory."),
+        (replace(DEFAULTS, access_log_format="jason"), "--access-log-format: must be daphne, json, common, combined or text with atoms "),
     ):
         with pytest.raises(LogError) as caught:
             Logs(options).access()
@@ -173,10 +173,10 @@ def test_access_log_that_cannot_be_had(tmp_path: Path) -> None:
 
 @clean_logging()
 def test_where_accesses_go(tmp_path: Path) -> None:
-    assert Logs(replace(OPTIONS, verbosity=0)).access() is None
-    assert Logs(replace(OPTIONS, verbosity=0, access_log="")).access() is None
-    assert isinstance(Logs(replace(OPTIONS, verbosity=0, access_log="logging:")).access(), AccessRecords)
-    logs = Logs(replace(OPTIONS, verbosity=0, access_log=str(tmp_path / "log")))
+    assert Logs(replace(DEFAULTS, verbosity=0)).access() is None
+    assert Logs(replace(DEFAULTS, verbosity=0, access_log="")).access() is None
+    assert isinstance(Logs(replace(DEFAULTS, verbosity=0, access_log="logging:")).access(), AccessRecords)
+    logs = Logs(replace(DEFAULTS, verbosity=0, access_log=str(tmp_path / "log")))
     assert type(logs.access()) is AccessLog
     logs.close()
     assert (tmp_path / "log").read_text() == ""
@@ -233,7 +233,7 @@ def test_configuration_file(name: str, content: str, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_text(content)
     logger = logging.getLogger("tests.logs")
-    logs = Logs(replace(OPTIONS, log_config=name, log_level="warning"))
+    logs = Logs(replace(DEFAULTS, config=name, level="warning"))
     logger.info("not this")
     logger.warning("but this")
     logs.close()
@@ -273,15 +273,15 @@ def test_configuration_file_that_cannot_be_used(
 
 def test_configuration_file_has_its_own_formats() -> None:
     with pytest.raises(LogError, match="--log-format has no meaning with --log-config"):
-        Logs(replace(OPTIONS, log_config="x", log_format="json"))
+        Logs(replace(DEFAULTS, config="x", format="json"))
 
 
 @clean_logging()
 def test_configured_access_logger_gets_accesses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "log.json").write_text(json.dumps({**CONFIG, "loggers": {"daphne.access": {"handlers": ["all"], "propagate": False}}}))
-    assert isinstance(Logs(replace(OPTIONS, log_config="log.json")).access(), AccessRecords)
-    logs = Logs(replace(OPTIONS, log_config="log.json", access_log="access.log"))
+    assert isinstance(Logs(replace(DEFAULTS, config="log.json")).access(), AccessRecords)
+    logs = Logs(replace(DEFAULTS, config="log.json", access_log="access.log"))
     assert type(logs.access()) is AccessLog
     logs.close()
 
@@ -322,7 +322,7 @@ def test_all_files_are_opened_anew(tmp_path: Path, caplog: pytest.LogCaptureFixt
     for handler in good, bad:
         logging.getLogger("tests.logs").addHandler(handler)
     logging.getLogger().addHandler(caplog.handler)
-    logs = Logs(replace(OPTIONS, access_log=str(tmp_path / "access")))
+    logs = Logs(replace(DEFAULTS, access_log=str(tmp_path / "access")))
     access = logs.access()
     assert access is not None
     for name in "good", "bad", "access":
@@ -346,7 +346,7 @@ def test_failing_greenlets_are_logged(caplog: pytest.LogCaptureFixture) -> None:
         raise ZeroDivisionError("told once")
 
     def run() -> None:
-        logs = Logs(OPTIONS)
+        logs = Logs(DEFAULTS)
         logs.adopt_hub()
         gevent.spawn(fail).join()
         gevent.get_hub().loop.run_callback(fail)

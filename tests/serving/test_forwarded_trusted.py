@@ -14,18 +14,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from greendaphne import cli
+from greendaphne.config import ConfigurationError, Proxies
 from greendaphne.core.addresses import AddressList
 from greendaphne.core.message import ConnectionInfo, Request
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.server import Server
-from greendaphne.serving.forwarded import X_FORWARDED, ForwardedFields, TrustedLocator, forwarded_fields, locator
+from greendaphne.serving.assembly import locate
+from greendaphne.serving.forwarded import X_FORWARDED, ForwardedFields, Locator, TrustedLocator, forwarded_fields, locator
 from greendaphne.serving.forwarded.hops import MAX_ELEMENT, UNKNOWN, Hop, forwarded_hops, x_forwarded_hops
 from greendaphne.serving.forwarded.trusted import MAX_HOPS
-from greendaphne.settings.arguments import parse
+from greendaphne.settings.arguments import read
+from greendaphne.settings.check import check_options
 from greendaphne.settings.option import UsageError
-from greendaphne.settings.options import Options
 from tests.support.http2 import Peer
 from tests.support.server import Client, RunningServer, serve
+from tests.support.settings import LAYER, configured
 
 FOR, PORT, PROTO, FORWARDED, ROOT = b"x-forwarded-for", b"x-forwarded-port", b"x-forwarded-proto", b"forwarded", b"daphne-root-path"
 PEER: list[object] = ["10.0.0.1", 40000]
@@ -555,29 +558,27 @@ def test_lists_of_any_length_are_answered(trusting: RunningServer) -> None:
 # --- How it is asked for ---
 
 
-LAYER = "app:layer"
-
-
-def given_options(*argv: str) -> Options:
-    parsed = parse([*argv, LAYER])
-    assert isinstance(parsed, Options)
-    return parsed
+def fields_of(*argv: str) -> ForwardedFields | None:
+    """The fields that a server with these options believes."""
+    config = configured(*argv)
+    check_options(config)
+    return config.proxies.forwarded_headers if config.proxies.headers or config.proxies.forwarded_allow_ips is not None else None
 
 
 def test_options() -> None:
-    options = given_options()
-    assert options.forwarded_allow_ips is None
-    assert options.forwarded_headers == X_FORWARDED
-    assert cli.proxy_fields(options) is None
-    assert cli.proxy_fields(given_options("--proxy-headers")) == X_FORWARDED
-    options = given_options("--forwarded-allow-ips", "10.0.0.0/8, ::1,unix")
-    assert str(options.forwarded_allow_ips) == "10.0.0.0/8, ::1,unix"
-    assert cli.proxy_fields(options) == X_FORWARDED
-    options = given_options("--forwarded-allow-ips=*", "--forwarded-headers=forwarded")
-    assert cli.proxy_fields(options) == STANDARD
-    assert cli.proxy_fields(given_options("--proxy-headers", "--forwarded-headers=x-forwarded-for")) == ("X-Forwarded-For", None, None)
-    with pytest.raises(cli.ConfigurationError, match=r"^--forwarded-headers=forwarded needs --forwarded-allow-ips,"):
-        cli.proxy_fields(given_options("--proxy-headers", "--forwarded-headers=forwarded"))
+    assert configured().proxies == Proxies()
+    assert Proxies().forwarded_headers == X_FORWARDED
+    assert locate(configured()) is None
+    assert isinstance(locate(configured("--proxy-headers")), Locator)
+    assert isinstance(locate(configured("--forwarded-allow-ips=*")), TrustedLocator)
+    assert fields_of("--proxy-headers") == X_FORWARDED
+    assert str(configured("--forwarded-allow-ips", "10.0.0.0/8, ::1,unix").proxies.forwarded_allow_ips) == "10.0.0.0/8, ::1,unix"
+    assert fields_of("--forwarded-allow-ips", "10.0.0.0/8, ::1,unix") == X_FORWARDED
+    assert fields_of("--forwarded-allow-ips=*", "--forwarded-headers=forwarded") == STANDARD
+    assert fields_of("--proxy-headers", "--forwarded-headers=x-forwarded-for") == ("X-Forwarded-For", None, None)
+    for argv in (["--proxy-headers"], []):
+        with pytest.raises(ConfigurationError, match=r"^--forwarded-headers=forwarded needs --forwarded-allow-ips,"):
+            fields_of(*argv, "--forwarded-headers=forwarded")
 
 
 @pytest.mark.parametrize(
@@ -596,7 +597,7 @@ def test_wrong_lists(text: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("text", ["", "x-real-ip", "x-forwarded-proto", "forwarded,x-forwarded-for", "x-forwarded-for,x-forwarded-for"])
 def test_wrong_fields(text: str) -> None:
     with pytest.raises(UsageError, match="argument --forwarded-headers: must be forwarded, or x-forwarded-for with or without"):
-        parse([f"--forwarded-headers={text}", LAYER])
+        read([f"--forwarded-headers={text}", LAYER], {})
 
 
 def test_names_of_fields() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import socket
@@ -11,14 +12,20 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import gevent.monkey
 import pytest
 
-from greendaphne.config import Limits, Timeouts
+from greendaphne.compat.keywords import OBJECTS, TARGETS
+from greendaphne.config import COMMAND, AddressList, Config, ForwardedFields, Limits, Listening, Timeouts
+from greendaphne.http2 import Http2Limits
 from greendaphne.layers.memory import MemoryChannelLayer
-from greendaphne.net.endpoints import EndpointError
+from greendaphne.net.endpoints import PROXY_PROTOCOL, EndpointError, ListeningOptions
+from greendaphne.net.tls import TLSOptions
 from greendaphne.server import Server
 from tests.support.server import PATIENCE, Client, serve
 
@@ -190,12 +197,125 @@ def test_request_that_meets_the_end_is_answered() -> None:
         assert client.at_eof()
 
 
+#: daphne 1.4.2's own, in its order.
+DAPHNE = [
+    "channel_layer",
+    "host",
+    "port",
+    "endpoints",
+    "unix_socket",
+    "file_descriptor",
+    "signal_handlers",
+    "action_logger",
+    "http_timeout",
+    "websocket_timeout",
+    "websocket_connect_timeout",
+    "ping_interval",
+    "ping_timeout",
+    "ws_protocols",
+    "root_path",
+    "proxy_forwarded_address_header",
+    "proxy_forwarded_port_header",
+    "proxy_forwarded_proto_header",
+    "force_sync",
+    "verbosity",
+    "websocket_handshake_timeout",
+]
+
+
+def test_signature_is_daphnes_with_an_application_and_a_configuration() -> None:
+    parameters = list(inspect.signature(Server).parameters.values())
+    positional = [each.name for each in parameters if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    keyword = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    rest = [each.kind for each in parameters[len(positional) + len(keyword) :]]
+    assert (positional, keyword, rest) == (DAPHNE, ["application", "config"], [inspect.Parameter.VAR_KEYWORD])
+
+
+def server(**keywords: Any) -> Server:
+    return Server(MemoryChannelLayer(), endpoints=["tcp:0"], **keywords)
+
+
 def test_times_that_are_not_given_stay_those_of_the_timeouts() -> None:
-    timeouts = Timeouts(http=5, ping_interval=6)
-    server = Server(
-        MemoryChannelLayer(), endpoints=["tcp:0"], timeouts=timeouts, http_timeout=None, ping_interval=None, ws_protocols="chat"
-    )
-    assert (server.timeouts.http, server.timeouts.ping_interval, server.timeouts.websocket_connect) == (5, 6, 20)
+    given = Timeouts(http=5, websocket=6, websocket_connect=7, ping_interval=8, ping_timeout=9)
+    for made in (server(timeouts=given), server(config=Config(timeouts=given)), server(timeouts=given, http_timeout=None)):
+        assert made.timeouts == made.config.timeouts == given
+    assert server(timeouts=given, http_timeout=1, ping_timeout=0).timeouts == replace(given, http=1, ping_timeout=0)
+    assert server(config=Config(timeouts=Timeouts(http=1)), timeouts=given).timeouts == given
+
+
+def test_defaults_of_the_times_are_those_of_the_configuration() -> None:
+    assert server().config == Config(endpoints=("tcp:0",))
+    assert server().timeouts == replace(Timeouts(), websocket=86400)
+
+
+def test_lifetime_of_websockets_without_a_value_is_the_layers() -> None:
+    layer = MemoryChannelLayer(group_expiry=77)
+    assert Server(layer, endpoints=["tcp:0"]).timeouts.websocket == 77
+    assert Server(layer, endpoints=["tcp:0"], timeouts=Timeouts(websocket=86400)).timeouts.websocket == 86400
+
+
+@pytest.mark.parametrize("keyword", [*TARGETS, *OBJECTS])
+def test_every_keyword_of_version_1_0_is_taken(keyword: str) -> None:
+    """``None`` is not given; the value of a configuration is taken as it is."""
+    assert server(**{keyword: None}).config == server().config
+    if keyword in TARGETS and keyword not in ("certfile", "keyfile", "metrics"):
+        value = attrgetter(TARGETS[keyword])(COMMAND)
+        assert server(**{keyword: value}).config == server().config.changed({TARGETS[keyword]: value})
+
+
+LISTENING = Listening(backlog=5, reuse_port=True, proxy_protocol="auto")
+
+
+@pytest.mark.parametrize(
+    ("keywords", "expected"),
+    [
+        ({"ws_protocols": "chat"}, {"websockets.protocols": ("chat",)}),
+        ({"ws_protocols": ["a", "b"]}, {"websockets.protocols": ("a", "b")}),
+        ({"force_sync": True, "verbosity": 0}, {"channels.force_sync": True, "logging.verbosity": 0}),
+        ({"tls_options": TLSOptions(alpn=("http/1.1",))}, {"tls.alpn": ("http/1.1",)}),
+        (
+            {"listening": ListeningOptions(5, True, PROXY_PROTOCOL["auto"])},
+            {"listening": Listening(None, None, None, None, 5, True, "auto")},
+        ),
+        ({"listening": ListeningOptions(proxy_protocol=PROXY_PROTOCOL["v2"])}, {"listening.proxy_protocol": "v2"}),
+        ({"proxy_allow_from": "*"}, {"proxies.allow_from": AddressList("*")}),
+        ({"forwarded_allow_ips": AddressList("unix")}, {"proxies.forwarded_allow_ips": AddressList("unix")}),
+        (
+            {"proxy_forwarded_address_header": "X-Real-IP", "proxy_forwarded_proto_header": "X-Scheme"},
+            {"proxies.headers": True, "proxies.forwarded_headers": ForwardedFields("X-Real-IP", None, "X-Scheme")},
+        ),
+        # daphne reads these only beside the address.
+        ({"proxy_forwarded_port_header": "X-Port"}, {}),
+        (
+            {"http2_limits": Http2Limits(max_concurrent_streams=2), "http2_cleartext": True},
+            {"http2": Http2Limits(max_concurrent_streams=2, cleartext=True)},
+        ),
+    ],
+)
+def test_keywords_that_are_converted(keywords: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert server(**keywords).config == Config(endpoints=("tcp:0",)).changed(expected)
+
+
+def test_unknown_keywords() -> None:
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'http_timout'; did you mean 'http_timeout'\?$"):
+        server(http_timout=5)
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'xyzzy'$"):
+        server(xyzzy=None)
+
+
+def test_one_thing_is_served() -> None:
+    both: dict[str, Any] = {"channel_layer": MemoryChannelLayer(), "application": object()}
+    for keywords in ({}, both):
+        with pytest.raises(TypeError, match="either a channel layer or an application"):
+            Server(endpoints=["tcp:0"], **keywords)
+
+
+def test_where_a_configuration_listens() -> None:
+    config = Config(endpoints=("tcp:2", "tcp:1"))
+    assert Server(MemoryChannelLayer(), config=config).endpoints == ["tcp:2", "tcp:1"]
+    config = Config(endpoints=("unix:x",), listening=Listening(port=0))
+    assert Server(MemoryChannelLayer(), config=config).endpoints == ["tcp:port=0:interface=127.0.0.1", "unix:x"]
+    assert Server(MemoryChannelLayer(), config=config, endpoints=["tcp:0"]).endpoints == ["tcp:0"]
 
 
 def test_reply_protocols_under_daphnes_name() -> None:

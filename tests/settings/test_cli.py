@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import re
 import signal
@@ -11,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,78 +20,76 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import greendaphne
-from greendaphne.cli import ConfigurationError, endpoint_descriptions, http2_limits, load_channel_layer, main, tls_options
-from greendaphne.config import Limits, Timeouts
+from greendaphne.applications.loading import load_channel_layer
+from greendaphne.cli import main
+from greendaphne.config import COMMAND, ConfigurationError, Limits, Timeouts
 from greendaphne.core import converters as values
 from greendaphne.core.addresses import AddressList
-from greendaphne.http2 import Http2Limits
-from greendaphne.settings.arguments import HELP, VERSION, normalise, parse
+from greendaphne.net.endpoints.descriptions import command_descriptions
+from greendaphne.serving.assembly import http2_limits, with_tls
+from greendaphne.settings.arguments import HELP, VERSION, Command, normalise, read
+from greendaphne.settings.check import check_options, spelled
 from greendaphne.settings.help import help_text
 from greendaphne.settings.option import Option, Takes, UsageError
-from greendaphne.settings.options import OPTIONS, Options
+from greendaphne.settings.options import OPTIONS
+from tests.support.settings import LAYER, command, configured
 
 CHECKOUT = Path(greendaphne.__file__).resolve().parent.parent
-LAYER = "app:layer"
-
-
-def options(*argv: str) -> Options:
-    parsed = parse([*argv])
-    assert isinstance(parsed, Options)
-    return parsed
 
 
 def given_values(argv: Sequence[str]) -> dict[str, Any]:
-    """What a command line sets other than the defaults."""
-    parsed, default = options(*argv), Options(channel_layer=LAYER)
-    names = [field.name for field in dataclasses.fields(Options)]
-    return {name: getattr(parsed, name) for name in names if getattr(parsed, name) != getattr(default, name)}
+    """What a command line sets other than the defaults, by target."""
+    config = command(*argv).config
+    values = {item.to: (attrgetter(item.to)(config), attrgetter(item.to)(COMMAND)) for item in OPTIONS if item.to}
+    return {target: value for target, (value, default) in values.items() if value != default}
 
 
 # --- daphne 1.4.2's options ---
 
 
 def test_defaults() -> None:
-    legacy = {item.field for item in OPTIONS if item.legacy}
-    default = options(LAYER)
-    assert {name: getattr(default, name) for name in legacy} == {
-        "port": None,
-        "host": None,
-        "websocket_timeout": None,
-        "websocket_connect_timeout": 5,
-        "unix_socket": None,
-        "file_descriptor": None,
-        "socket_strings": (),
-        "verbosity": 1,
-        "http_timeout": 120,
-        "access_log": None,
-        "ping_interval": 20,
-        "ping_timeout": 30,
-        "ws_protocols": (),
+    legacy = [item.to for item in OPTIONS if item.legacy]
+    default = command(LAYER)
+    assert default.config == COMMAND
+    assert {target: attrgetter(target)(default.config) for target in legacy} == {
+        "listening.port": None,
+        "listening.host": None,
+        "timeouts.websocket": None,
+        "timeouts.websocket_connect": 5,
+        "listening.unix_socket": None,
+        "listening.file_descriptor": None,
+        "endpoints": (),
+        "logging.verbosity": 1,
+        "timeouts.http": 120,
+        "logging.access_log": None,
+        "timeouts.ping_interval": 20,
+        "timeouts.ping_timeout": 30,
+        "websockets.protocols": (),
         "root_path": "",
-        "proxy_headers": False,
-        "force_sync": False,
+        "proxies.headers": False,
+        "channels.force_sync": False,
     }
     assert default.channel_layer == LAYER
 
 
 LEGACY_VALUES: list[tuple[str, str, str, Any]] = [
-    ("-p", "--port", "8001", ("port", 8001)),
-    ("-b", "--bind", "0.0.0.0", ("host", "0.0.0.0")),
-    ("", "--websocket_timeout", "7", ("websocket_timeout", 7)),
-    ("", "--websocket_connect_timeout", "7", ("websocket_connect_timeout", 7)),
-    ("-u", "--unix-socket", "/run/x", ("unix_socket", "/run/x")),
-    ("", "--fd", "3", ("file_descriptor", 3)),
-    ("-e", "--endpoint", "tcp:80", ("socket_strings", ("tcp:80",))),
-    ("-v", "--verbosity", "2", ("verbosity", 2)),
-    ("-t", "--http-timeout", "7", ("http_timeout", 7)),
-    ("", "--access-log", "a.log", ("access_log", "a.log")),
-    ("", "--ping-interval", "7", ("ping_interval", 7)),
-    ("", "--ping-timeout", "7", ("ping_timeout", 7)),
-    ("", "--ws-protocol", "chat", ("ws_protocols", ("chat",))),
+    ("-p", "--port", "8001", ("listening.port", 8001)),
+    ("-b", "--bind", "0.0.0.0", ("listening.host", "0.0.0.0")),
+    ("", "--websocket_timeout", "7", ("timeouts.websocket", 7)),
+    ("", "--websocket_connect_timeout", "7", ("timeouts.websocket_connect", 7)),
+    ("-u", "--unix-socket", "/run/x", ("listening.unix_socket", "/run/x")),
+    ("", "--fd", "3", ("listening.file_descriptor", 3)),
+    ("-e", "--endpoint", "tcp:80", ("endpoints", ("tcp:80",))),
+    ("-v", "--verbosity", "2", ("logging.verbosity", 2)),
+    ("-t", "--http-timeout", "7", ("timeouts.http", 7)),
+    ("", "--access-log", "a.log", ("logging.access_log", "a.log")),
+    ("", "--ping-interval", "7", ("timeouts.ping_interval", 7)),
+    ("", "--ping-timeout", "7", ("timeouts.ping_timeout", 7)),
+    ("", "--ws-protocol", "chat", ("websockets.protocols", ("chat",))),
     ("", "--root-path", "/x%20y", ("root_path", "/x%20y")),
     # The same with hyphens, which daphne did not have.
-    ("", "--websocket-timeout", "7", ("websocket_timeout", 7)),
-    ("", "--websocket-connect-timeout", "7", ("websocket_connect_timeout", 7)),
+    ("", "--websocket-timeout", "7", ("timeouts.websocket", 7)),
+    ("", "--websocket-connect-timeout", "7", ("timeouts.websocket_connect", 7)),
 ]
 
 
@@ -105,7 +103,7 @@ def test_every_form_of_an_option_with_a_value(short: str, name: str, text: str, 
         assert given_values([LAYER, *form]) == dict([expected])
 
 
-@pytest.mark.parametrize(("name", "field"), [("--proxy-headers", "proxy_headers"), ("--force-sync", "force_sync")])
+@pytest.mark.parametrize(("name", "field"), [("--proxy-headers", "proxies.headers"), ("--force-sync", "channels.force_sync")])
 def test_flags(name: str, field: str) -> None:
     for argv in ([name, LAYER], [LAYER, name], [name, LAYER, name]):
         assert given_values(argv) == {field: True}
@@ -149,7 +147,7 @@ def test_every_abbreviation_of_daphnes(shortest: str, name: str) -> None:
 @pytest.mark.parametrize("word", ["--", "--f", "--h", "--p", "--ping", "--ping-", "--web", "--websocket", "--websocket_"])
 def test_abbreviations_that_were_ambiguous_still_are(word: str) -> None:
     with pytest.raises(UsageError, match=f"ambiguous option: {word} could match --"):
-        parse([f"{word}=1", LAYER])
+        read([f"{word}=1", LAYER], {})
 
 
 def legacy_parser() -> argparse.ArgumentParser:
@@ -165,7 +163,7 @@ def legacy_parser() -> argparse.ArgumentParser:
                 Takes.EACH: {"type": item.convert, "action": "append", "default": []},
                 Takes.MANY: {"type": item.convert, "nargs": "*", "default": []},
             }
-            parser.add_argument(*forms, dest=item.field, **settings[item.takes])
+            parser.add_argument(*forms, dest=item.to, **settings[item.takes])
     parser.add_argument("channel_layer")
     return parser
 
@@ -185,12 +183,13 @@ def test_any_daphne_command_line_means_what_argparse_makes_of_it(argv: list[str]
     except SystemExit:
         theirs = None
     try:
-        ours: Any = parse(argv)
+        ours: Any = read(argv, {})
     except UsageError:
         ours = None
     if theirs is not None:
         theirs = {name: tuple(value) if isinstance(value, list) else value for name, value in theirs.items()}
-        ours = ours and {name: getattr(ours, name) for name in theirs}
+        if isinstance(ours, Command):
+            ours = {name: ours.channel_layer if name == "channel_layer" else attrgetter(name)(ours.config) for name in theirs}
     elif "--" in argv:
         return
     assert ours == theirs
@@ -202,31 +201,31 @@ def test_any_daphne_command_line_means_what_argparse_makes_of_it(argv: list[str]
         ("app:layer", {}),
         ("-- app:layer", {}),
         ("app:layer --", {}),
-        ("-p 1 -- app:layer", {"port": 1}),
-        ("app:layer -p 1", {"port": 1}),
-        ("-p 1 -p 2 app:layer", {"port": 2}),
-        ("-e tcp:1 -e unix:/x -etcp:1 app:layer", {"socket_strings": ("tcp:1", "unix:/x", "tcp:1")}),
-        ("--websocket_timeout -1 app:layer", {"websocket_timeout": -1}),
-        ("--websocket_timeout=-1 app:layer", {"websocket_timeout": -1}),
-        ("--websocket_connect_timeout -1 app:layer", {"websocket_connect_timeout": -1}),
+        ("-p 1 -- app:layer", {"listening.port": 1}),
+        ("app:layer -p 1", {"listening.port": 1}),
+        ("-p 1 -p 2 app:layer", {"listening.port": 2}),
+        ("-e tcp:1 -e unix:/x -etcp:1 app:layer", {"endpoints": ("tcp:1", "unix:/x", "tcp:1")}),
+        ("--websocket_timeout -1 app:layer", {"timeouts.websocket": -1}),
+        ("--websocket_timeout=-1 app:layer", {"timeouts.websocket": -1}),
+        ("--websocket_connect_timeout -1 app:layer", {"timeouts.websocket_connect": -1}),
         ("--root-path=-x app:layer", {"root_path": "-x"}),
         ("--root-path= app:layer", {}),
-        ("--access-log - app:layer", {"access_log": "-"}),
-        ("--access-log=x=y app:layer", {"access_log": "x=y"}),
-        ("-b :: app:layer", {"host": "::"}),
-        ("-b [::1] app:layer", {"host": "[::1]"}),
-        ("-b= app:layer", {"host": ""}),
-        ("-v 3 app:layer", {"verbosity": 3}),
-        ("-v -1 app:layer", {"verbosity": -1}),
-        ("--fd=0 app:layer", {"file_descriptor": 0}),
-        ("-t 1_0 app:layer", {"http_timeout": 10}),
-        ("--ws-protocol chat -- app:layer", {"ws_protocols": ("chat",)}),
-        ("--ws-protocol chat -p 1 app:layer", {"ws_protocols": ("chat",), "port": 1}),
-        ("--ws-protocol=chat app:layer", {"ws_protocols": ("chat",)}),
-        ("app:layer --ws-protocol a b", {"ws_protocols": ("a", "b")}),
-        ("--ws-protocol a --ws-protocol b c -- app:layer", {"ws_protocols": ("b", "c")}),
+        ("--access-log - app:layer", {"logging.access_log": "-"}),
+        ("--access-log=x=y app:layer", {"logging.access_log": "x=y"}),
+        ("-b :: app:layer", {"listening.host": "::"}),
+        ("-b [::1] app:layer", {"listening.host": "[::1]"}),
+        ("-b= app:layer", {"listening.host": ""}),
+        ("-v 3 app:layer", {"logging.verbosity": 3}),
+        ("-v -1 app:layer", {"logging.verbosity": -1}),
+        ("--fd=0 app:layer", {"listening.file_descriptor": 0}),
+        ("-t 1_0 app:layer", {"timeouts.http": 10}),
+        ("--ws-protocol chat -- app:layer", {"websockets.protocols": ("chat",)}),
+        ("--ws-protocol chat -p 1 app:layer", {"websockets.protocols": ("chat",), "listening.port": 1}),
+        ("--ws-protocol=chat app:layer", {"websockets.protocols": ("chat",)}),
+        ("app:layer --ws-protocol a b", {"websockets.protocols": ("a", "b")}),
+        ("--ws-protocol a --ws-protocol b c -- app:layer", {"websockets.protocols": ("b", "c")}),
         ("app:layer --ws-protocol", {}),
-        ("--ws-protocol a -p 1 --ws-protocol -- app:layer", {"port": 1}),
+        ("--ws-protocol a -p 1 --ws-protocol -- app:layer", {"listening.port": 1}),
     ],
 )
 def test_habits(argv: str, expected: dict[str, Any]) -> None:
@@ -235,12 +234,12 @@ def test_habits(argv: str, expected: dict[str, Any]) -> None:
 
 def test_values_with_blanks() -> None:
     assert given_values(["--root-path", "-a b", LAYER]) == {"root_path": "-a b"}
-    assert given_values(["-p", " 8 ", LAYER]) == {"port": 8}
+    assert given_values(["-p", " 8 ", LAYER]) == {"listening.port": 8}
 
 
 @pytest.mark.parametrize("layer", ["-", "-1", "-x", "--", "--port", "-a b", ""])
 def test_channel_layer_of_any_look(layer: str) -> None:
-    assert options("--", layer).channel_layer == layer
+    assert command("--", layer).channel_layer == layer
 
 
 @pytest.mark.parametrize(
@@ -289,7 +288,7 @@ def test_channel_layer_of_any_look(layer: str) -> None:
 )
 def test_refused(argv: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse(argv.split())
+        read(argv.split(), {})
     assert str(caught.value) == message
 
 
@@ -299,51 +298,51 @@ def test_refused(argv: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        ("--inline-workers 4", {"inline_workers": 4}),
-        ("--limit-request-body 10M", {"limit_request_body": 10 * 1024**2}),
-        ("--limit-request-line=100", {"limit_request_line": 100}),
-        ("--limit-request-fields 10", {"limit_request_fields": 10}),
-        ("--limit-request-field-size 1k", {"limit_request_field_size": 1024}),
-        ("--limit-inline-body 0", {"limit_inline_body": 0}),
-        ("--limit-connections 10", {"limit_connections": 10}),
-        ("--stream-request-body", {"stream_request_body": True}),
-        ("--keep-alive-timeout 0", {"keep_alive_timeout": 0}),
-        ("--header-timeout 0.5", {"header_timeout": 0.5}),
-        ("--body-timeout 5", {"body_timeout": 5}),
-        ("--send-timeout 5", {"send_timeout": 5}),
-        ("--graceful-timeout 0", {"graceful_timeout": 0}),
+        ("--inline-workers 4", {"channels.inline_workers": 4}),
+        ("--limit-request-body 10M", {"limits.request_body": 10 * 1024**2}),
+        ("--limit-request-line=100", {"limits.request_line": 100}),
+        ("--limit-request-fields 10", {"limits.request_fields": 10}),
+        ("--limit-request-field-size 1k", {"limits.request_field_size": 1024}),
+        ("--limit-inline-body 0", {"limits.inline_body": 0}),
+        ("--limit-connections 10", {"limits.connections": 10}),
+        ("--stream-request-body", {"channels.stream_request_body": True}),
+        ("--keep-alive-timeout 0", {"timeouts.keep_alive": 0}),
+        ("--header-timeout 0.5", {"timeouts.header": 0.5}),
+        ("--body-timeout 5", {"timeouts.body": 5}),
+        ("--send-timeout 5", {"timeouts.send": 5}),
+        ("--graceful-timeout 0", {"timeouts.graceful": 0}),
         ("--server-name greendaphne", {"server_name": "greendaphne"}),
-        ("--websocket-max-message-size 2M", {"websocket_max_message_size": 2 * 1024**2}),
-        ("--websocket-max-frame-size 64K", {"websocket_max_frame_size": 64 * 1024}),
-        ("--websocket-compression", {"websocket_compression": True}),
-        ("--backlog 5 --reuse-port", {"backlog": 5, "reuse_port": True}),
-        ("--proxy-protocol v2", {"proxy_protocol": "v2"}),
-        ("--proxy-allow-from 10.0.0.0/8,unix", {"proxy_allow_from": AddressList("10.0.0.0/8,unix")}),
+        ("--websocket-max-message-size 2M", {"limits.websocket_message": 2 * 1024**2}),
+        ("--websocket-max-frame-size 64K", {"limits.websocket_frame": 64 * 1024}),
+        ("--websocket-compression", {"websockets.compression": True}),
+        ("--backlog 5 --reuse-port", {"listening.backlog": 5, "listening.reuse_port": True}),
+        ("--proxy-protocol v2", {"listening.proxy_protocol": "v2"}),
+        ("--proxy-allow-from 10.0.0.0/8,unix", {"proxies.allow_from": AddressList("10.0.0.0/8,unix")}),
         # Abbreviations of theirs alone.
-        ("--kee 5", {"keep_alive_timeout": 5}),
+        ("--kee 5", {"timeouts.keep_alive": 5}),
         ("--he=5", None),
-        ("--header 5", {"header_timeout": 5}),
-        ("--websocket-com", {"websocket_compression": True}),
-        ("--websocket-con 3", {"websocket_connect_timeout": 3}),
+        ("--header 5", {"timeouts.header": 5}),
+        ("--websocket-com", {"websockets.compression": True}),
+        ("--websocket-con 3", {"timeouts.websocket_connect": 3}),
     ],
 )
 def test_new_options(argv: str, expected: dict[str, Any] | None) -> None:
     words = [*argv.split(), LAYER]
     if expected is None:
         with pytest.raises(UsageError, match="argument -h/--help: ignored explicit argument"):
-            parse(words)
+            read(words, {})
     else:
         assert given_values(words) == expected
 
 
 def test_limits_and_timeouts() -> None:
-    assert options(LAYER).limits() == Limits()
-    assert options(LAYER).timeouts() == Timeouts()
+    assert configured().limits == Limits()
+    assert configured().timeouts == Timeouts()
     argv = (
         "--limit-request-body 1 --limit-request-line 2 --limit-request-fields 3 --limit-request-field-size 4 --limit-inline-body 5"
         " --limit-connections 6 --websocket-max-message-size 7 --websocket-max-frame-size 8"
     )
-    assert options(*argv.split(), LAYER).limits() == Limits(
+    assert configured(*argv.split()).limits == Limits(
         request_body=1,
         request_line=2,
         request_fields=3,
@@ -354,7 +353,7 @@ def test_limits_and_timeouts() -> None:
         websocket_frame=8,
     )
     argv = "--keep-alive-timeout 1 --header-timeout 2 --body-timeout 3 --send-timeout 4 --graceful-timeout 5"
-    assert options(*argv.split(), LAYER).timeouts() == Timeouts(keep_alive=1, header=2, body=3, send=4, graceful=5)
+    assert configured(*argv.split()).timeouts == Timeouts(keep_alive=1, header=2, body=3, send=4, graceful=5)
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("1", 1), ("1K", 1024), ("1k", 1024), ("3M", 3 * 1024**2), ("2g", 2 * 1024**3)])
@@ -375,12 +374,12 @@ def test_sizes_refused(text: str) -> None:
 @pytest.mark.parametrize("word", ["-h", "--help", "--he", "--hel"])
 @pytest.mark.parametrize("argv", [[], [LAYER], ["--force-sync"]])
 def test_help_asked_for(word: str, argv: list[str]) -> None:
-    assert parse([*argv, word]) is HELP
+    assert read([*argv, word], {}) is HELP
 
 
 @pytest.mark.parametrize("word", ["--version", "--vers", "--versi"])
 def test_version_asked_for(word: str) -> None:
-    assert parse([word]) is VERSION
+    assert read([word], {}) is VERSION
 
 
 def test_help_text_is_the_grammar_of_the_table() -> None:
@@ -440,7 +439,7 @@ def test_documentation_has_every_option() -> None:
     ],
 )
 def test_endpoint_descriptions(argv: str, expected: list[str]) -> None:
-    assert endpoint_descriptions(options(*argv.split(), LAYER)) == expected
+    assert command_descriptions(configured(*argv.split())) == expected
 
 
 # --- The channel layer ---
@@ -774,22 +773,30 @@ def test_configuration_failures_are_one_line(application: Application, argv: lis
     assert logged_error(result).startswith(message)
 
 
-def test_http2_defaults_are_those_of_the_limits() -> None:
-    """They are written out in the table, because the limits cannot be imported before gevent patches the process."""
-    assert http2_limits(options(LAYER)) == Http2Limits()
-
-
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
         (["--http2-max-frame-size", "1K"], "--http2-max-frame-size must be between 16384 and 16777215, not 1024."),
         (["--keyfile", "k"], "--keyfile needs --certfile, the certificate that it belongs to."),
         (["--tls-verify", "require"], "Client certificates cannot be verified (require) without a file of authorities (--tls-client-ca)."),
+        (["--health-path=/x", "--metrics-path=/x"], "/x cannot answer both health checks and Prometheus."),
+        (["--metrics=tcp:0", "--metrics-path=/health"], "/health cannot answer both health checks and Prometheus."),
     ],
 )
-def test_contradictory_tls_and_http2_options(arguments: list[str], line: str) -> None:
-    given = options(*arguments, LAYER)
-    check = http2_limits if arguments[0].startswith("--http2") else tls_options
+def test_contradictory_options(arguments: list[str], line: str) -> None:
+    config = configured(*arguments)
+
+    def check() -> None:
+        check_options(config)
+        with_tls([], config.tls)
+        http2_limits(config)
+
     with pytest.raises(ConfigurationError) as error:
-        check(given)
-    assert str(error.value) == line
+        check()
+    assert spelled(error.value) == line
+
+
+def test_a_value_that_a_protocol_rules_out_ends_the_command_with_1(application: Application) -> None:
+    application.write("asgi.py", ASGI)
+    result = application.run("-v0", "-p", "0", "--http2-max-frame-size", "1K", "project.asgi:channel_layer")
+    assert logged_error(result) == "--http2-max-frame-size must be between 16384 and 16777215, not 1024."

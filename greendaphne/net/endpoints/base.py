@@ -6,11 +6,11 @@ from typing import Any, Final, NamedTuple
 
 from gevent import socket
 
+from ...config import Listening
 from .descriptors import adopt, take
 
-#: Connections that the kernel completes and holds until they are accepted, a number.  Twisted's 50 overflows when clients reconnect all
-#: at once, and each client turned away then waits a second for its next SYN.  The kernel caps it at ``net.core.somaxconn``.
-DEFAULT_BACKLOG: Final = 2048
+#: See :attr:`greendaphne.config.Listening.backlog`.
+DEFAULT_BACKLOG: Final = Listening().backlog
 
 #: The values of ``--proxy-protocol``, and for each the versions of the PROXY header with one of which every connection has to start.
 PROXY_PROTOCOL: Final = {"off": frozenset[int](), "v1": frozenset((1,)), "v2": frozenset((2,)), "auto": frozenset((1, 2))}

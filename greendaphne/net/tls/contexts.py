@@ -26,6 +26,7 @@ from cryptography import x509
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 
+from ...config import Tls
 from . import pem
 from .pem import Credentials, Signature, TLSError
 
@@ -53,7 +54,7 @@ CHECK_INTERVAL = 1.0
 _VERIFY_DEPTH = 10
 
 #: The protocols offered unless configured otherwise, the preferred first.
-ALPN = ("h2", "http/1.1")
+ALPN = Tls().alpn
 
 #: The ``sslmethod`` names of Twisted's ``ssl:`` endpoint that leave TLS 1.2 or 1.3, with the lowest and the highest version.
 #: ``TLSv1_3_METHOD`` is an addition: OpenSSL never had a method of that name.

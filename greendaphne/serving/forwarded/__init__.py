@@ -5,8 +5,8 @@ the fields has to be the only way in.  :class:`TrustedLocator` believes only tho
 request and return it with the client and scheme that the proxies report; neither raises an exception for anything a peer can send, and
 what cannot be understood changes nothing.
 
-``values`` reads addresses, ports and schemes; ``hops`` takes lists apart; ``fields`` names the fields that are read; ``located`` puts what
-was found into the request.
+``values`` reads addresses, ports and schemes; ``hops`` takes lists apart; :mod:`greendaphne.core.forwarded` names the fields that are read;
+``located`` puts what was found into the request.
 :func:`parse_x_forwarded_for` is for code written for ``daphne.utils``.
 """
 
@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...core.addresses import AddressList
+from ...core.forwarded import DEFAULT_FIELDS, X_FORWARDED, ForwardedFields, forwarded_fields
 from ...core.message import Request
-from .fields import DEFAULT_FIELDS, X_FORWARDED, ForwardedFields, forwarded_fields
 from .leftmost import Locator, client_and_scheme, parse_x_forwarded_for
 from .trusted import TrustedLocator
 

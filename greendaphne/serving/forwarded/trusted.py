@@ -16,8 +16,8 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from ...core.addresses import AddressList
+from ...core.forwarded import FORWARDED, X_FORWARDED, ForwardedFields
 from ...core.message import Request
-from .fields import FORWARDED, X_FORWARDED, ForwardedFields
 from .hops import Hop, forwarded_hops, x_forwarded_hops
 from .located import located
 from .values import last_element, port_number, scheme_of

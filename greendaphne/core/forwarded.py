@@ -14,16 +14,22 @@ FORWARDED: Final = "forwarded"
 
 
 class ForwardedFields(NamedTuple):
-    """Names of the fields with the client's address, its port and the scheme; ``None`` for one that is not read."""
+    """Names of the fields with the client's address, its port and the scheme; ``None`` for one that is not read.
+
+    ``str()`` gives the text that :func:`forwarded_fields` reads.
+    """
 
     address: str
     port: str | None = None
     proto: str | None = None
 
+    def __str__(self) -> str:
+        return ",".join(name.lower() for name in self if name is not None)
+
 
 #: daphne's three.
 X_FORWARDED: Final = ForwardedFields("X-Forwarded-For", "X-Forwarded-Port", "X-Forwarded-Proto")
-DEFAULT_FIELDS: Final = ",".join(name.lower() for name in X_FORWARDED if name is not None)
+DEFAULT_FIELDS: Final = str(X_FORWARDED)
 
 
 def forwarded_fields(text: str) -> ForwardedFields:

@@ -149,6 +149,7 @@ class HubLoop(asyncio.SelectorEventLoop):
         """Call ``callback`` in the loop's next round; called in any greenlet of the loop's thread."""
         if self._debug or self._closed:
             handle = super().call_soon(callback, *args, context=context)
+            _without_caller(handle)
         else:
             # As the superclass does without debug mode.  Every step of every task comes through here.
             handle = _Handle(callback, args, self, context)
@@ -162,6 +163,7 @@ class HubLoop(asyncio.SelectorEventLoop):
     ) -> events.TimerHandle:
         """Call ``callback`` at the loop's time ``when``; called in any greenlet of the loop's thread."""
         timer = super().call_at(when, callback, *args, context=context)
+        _without_caller(timer)
         if self._hub_selector.waiting is not None and self._scheduled[0] is timer:
             # The selector waits for a later one.
             self._hub_selector.wake()
@@ -268,3 +270,9 @@ class HubLoop(asyncio.SelectorEventLoop):
         """Return the name of the task that runs now, for logs; ``None`` where none does.  Called in any thread."""
         task = asyncio.current_task(self)
         return None if task is None else describe(task)
+
+
+def _without_caller(handle: Any) -> None:
+    """Take this module's frame off the traceback that debug mode keeps of the call that made ``handle``."""
+    if handle._source_traceback:
+        del handle._source_traceback[-1]

@@ -11,16 +11,12 @@ import errno
 import os
 import selectors
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gevent import get_hub, getcurrent
 
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
-
-#: Calls of ``select(0)`` in a row of which the last one looks at the descriptors.  The others run the callbacks of the hub only, which gevent does
-#: for up to a switch interval (5 ms) before it looks at descriptors by itself.
-LOOK_AT: Final = 8
 
 #: gevent passes a negative number for a descriptor that cannot be watched.
 _ALL = selectors.EVENT_READ | selectors.EVENT_WRITE
@@ -50,11 +46,11 @@ class HubSelector(_Base):  # type: ignore[misc]
         self._woken = False
         # The callback that switches to the waiting greenlet.
         self._call: Any = None
-        self._turns = 0
         # A timer that rings at the monotonic time _due.  It goes on after select has returned, for the next call often needs the same one.
         self._timer: Any = None
         self._due = 0.0
-        self._now: Any = self._loop.timer(0)
+        # Rings after the hub has looked at the descriptors once, and after all that it has found there: its priority is the lower one.
+        self._round: Any = self._loop.timer(0, priority=-1)
 
     # ---- descriptors
 
@@ -105,9 +101,9 @@ class HubSelector(_Base):  # type: ignore[misc]
         self._fired.clear()
         self._silent.clear()
         self._stop_timer()
-        if self._now is not None:
-            self._now.close()
-            self._now = None
+        if self._round is not None:
+            self._round.close()
+            self._round = None
         super().close()
 
     def _on_ready(self, events: int, fd: int) -> None:
@@ -138,14 +134,19 @@ class HubSelector(_Base):  # type: ignore[misc]
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait until a descriptor is ready, :meth:`wake` is called or ``timeout`` seconds have passed.
 
-        Without a time limit, ``None``, it waits for ever.  With 0 or less, the hub and the greenlets that are ready have a turn.
+        Without a time limit, ``None``, it waits for ever.  With 0 or less, the hub and all greenlets that are ready have a turn.
 
         :returns: pairs of a key and the events of its descriptor that are ready; may be empty before the time has passed.
         """
         if self._silent:
             self._watch_again()
         if timeout is not None and timeout <= 0:
-            self._give_turn()
+            timer = self._round
+            timer.start(getcurrent().switch)
+            try:
+                self._hub.switch()
+            finally:
+                timer.stop()
         elif not self._fired and not self._woken:
             if timeout is not None:
                 self._ring_at(timeout)
@@ -172,7 +173,6 @@ class HubSelector(_Base):  # type: ignore[misc]
         self._silent.clear()
 
     def _wait(self) -> None:
-        self._turns = 0
         self.waiting = getcurrent()
         try:
             self._hub.switch()
@@ -182,19 +182,6 @@ class HubSelector(_Base):  # type: ignore[misc]
             call, self._call = self._call, None
             if call is not None:
                 call.stop()
-
-    def _give_turn(self) -> None:
-        self._turns += 1
-        if self._turns % LOOK_AT:
-            call = self._loop.run_callback(getcurrent().switch)
-        else:
-            # Timers run after the hub has looked at the descriptors.
-            call = self._now
-            call.start(getcurrent().switch)
-        try:
-            self._hub.switch()
-        finally:
-            call.stop()
 
     def _ring_at(self, timeout: float) -> None:
         """Have a timer ring in ``timeout`` seconds at the latest."""

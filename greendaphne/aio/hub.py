@@ -1,12 +1,12 @@
 """A gevent hub under which asyncio's per-thread state belongs to the greenlet.
 
-asyncio stores the running loop, the current task, the hooks of asynchronous generators and the depth of coroutine origin tracking per thread.
-When a greenlet waits in the hub in the middle of ``asyncio.run``, every other greenlet of the thread finds that state: its own ``asyncio.run``
-raises ``RuntimeError: asyncio.run() cannot be called from a running event loop``, or its tasks replace the current task of the first.
-:class:`AsyncioHub` removes the state from the thread while a greenlet waits and restores it before the greenlet goes on.
+asyncio stores the running loop, the current task, the hooks of asynchronous generators and the depth of coroutine origin tracking per
+thread. When a greenlet waits in the hub in the middle of ``asyncio.run``, every other greenlet of the thread finds that state: its own
+``asyncio.run`` raises ``RuntimeError: asyncio.run() cannot be called from a running event loop``, or its tasks replace the current task of
+the first. :class:`AsyncioHub` removes the state from the thread while a greenlet waits and restores it before the greenlet goes on.
 
-Only switches through the hub do this, and all waiting functions of gevent go through the hub.  ``greenlet.switch`` called by hand does not: the
-greenlet that is switched to sees the state of the caller.
+Only switches through the hub do this, and all waiting functions of gevent go through the hub.  ``greenlet.switch`` called by hand does not:
+the greenlet that is switched to sees the state of the caller.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import gevent
 from gevent.hub import Hub
@@ -29,7 +29,6 @@ logger = logging.getLogger("greendaphne.aio")
 SELF_TEST_LIMIT: Final = 10.0
 
 _hub_switch = Hub.switch
-_installed = False
 
 
 class AsyncioHub(Hub):
@@ -37,6 +36,9 @@ class AsyncioHub(Hub):
 
     A switch of a greenlet without a running loop costs one additional call in Python.
     """
+
+    #: Whether it is the class of new hubs.
+    installed: ClassVar[bool] = False
 
     def switch(self) -> Any:
         """Let other greenlets run until the hub switches back to the calling greenlet; returns what is passed to it."""
@@ -65,22 +67,20 @@ class AsyncioHub(Hub):
 def install() -> bool:
     """Make :class:`AsyncioHub` the class of every hub created from now on; return whether it is.
 
-    Call it after ``gevent.monkey.patch_all()``, where the process is patched, and before anything else imports asyncio.  A hub that this thread has
-    already becomes an :class:`AsyncioHub`; hubs of other threads stay as they are.  A second call does nothing.
+    Call it after ``gevent.monkey.patch_all()``, where the process is patched, and before anything else imports asyncio.  A hub that this
+    thread has already becomes an :class:`AsyncioHub`; hubs of other threads stay as they are.  A second call does nothing.
 
-    The function runs :func:`self_test` first.  When that fails, gevent's hub stays in use and one line of level WARNING gives the reason: everything
-    but concurrent asyncio code in greenlets works.
+    The function runs :func:`self_test` first.  When that fails, gevent's hub stays in use and one line of level WARNING gives the reason:
+    everything but concurrent asyncio code in greenlets works.
     """
-    global _installed
-    if _installed:
+    if AsyncioHub.installed:
         return True
     try:
         self_test()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with asyncio, the server works without it
         reason = " ".join(str(error).split()) or type(error).__name__
-        logger.warning(
-            "asyncio code in greenlets is not supported on Python %d.%d with gevent %s: %s", *sys.version_info[:2], gevent.__version__, reason
-        )
+        version = "Python {}.{} with gevent {}".format(*sys.version_info[:2], gevent.__version__)
+        logger.warning("asyncio code in greenlets is not supported on %s: %s", version, reason)
         return False
     private.set_default_hub_class(AsyncioHub)
     hub = private.get_hub_if_exists()
@@ -90,7 +90,7 @@ def install() -> bool:
             private.set_hub(AsyncioHub())
     elif type(hub) is Hub:
         hub.__class__ = AsyncioHub
-    _installed = True
+    AsyncioHub.installed = True
     return True
 
 
@@ -108,6 +108,8 @@ def self_test() -> None:
 
     :raises SelfTestError: when a greenlet sees the state of the other one or loses its own, or when the test does not end.
     """
+    if private.MISSING:
+        raise SelfTestError(f"there is no {', '.join(private.MISSING)}")
     allocate_lock: Any = get_original("_thread", "allocate_lock")
     start_new_thread: Any = get_original("_thread", "start_new_thread")
     done = allocate_lock()
@@ -144,12 +146,24 @@ def _self_test() -> None:
 
 def _probe() -> None:
     """Run a loop whose task waits in the hub, and look whether everything is in place afterwards."""
+    errors: list[Any] = []
     loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: errors.append(context))
     try:
+        loop.call_soon(_probe_callback, loop)
         loop.run_until_complete(_probe_task(loop))
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
+    if errors:
+        raise SelfTestError(str(errors[0].get("exception") or errors[0]["message"]))
+
+
+def _probe_callback(loop: asyncio.AbstractEventLoop) -> None:
+    """Wait in the hub where no task is the current one."""
+    gevent.sleep(0)
+    if get_running_loop() is not loop or asyncio.current_task(loop) is not None:
+        raise SelfTestError("a callback has the state of another greenlet")
 
 
 async def _probe_task(loop: asyncio.AbstractEventLoop) -> None:

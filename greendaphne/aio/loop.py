@@ -1,9 +1,9 @@
 """An asyncio event loop in one greenlet of gevent's hub, in the hub's thread, in patched and unpatched processes.
 
-:class:`HubLoop` is the standard library's selector event loop on a :class:`~.selector.HubSelector`.  While the loop waits, other greenlets run.
-Greenlets of the loop's thread may call ``call_soon``, ``call_later``, ``call_at``, ``create_task``, ``stop`` and the methods of futures as if they
-were callbacks of the loop; the standard library's loops expect such calls from the loop's own callbacks only and would not notice them before the
-next event.  Other native threads use ``call_soon_threadsafe``, as with any loop.
+:class:`HubLoop` is the standard library's selector event loop on a :class:`~.selector.HubSelector`.  While the loop waits, other greenlets
+run. Greenlets of the loop's thread may call ``call_soon``, ``call_later``, ``call_at``, ``create_task``, ``stop`` and the methods of
+futures as if they were callbacks of the loop; the standard library's loops expect such calls from the loop's own callbacks only and would
+not notice them before the next event.  Other native threads use ``call_soon_threadsafe``, as with any loop.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import os
 import signal
 import sys
 from asyncio import events
+from collections import deque
 from collections.abc import Callable, Collection, Coroutine
 from contextvars import Context
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from gevent import Greenlet, get_hub, getcurrent, spawn
 from gevent.monkey import get_original
@@ -41,11 +42,20 @@ _Handle = events.Handle
 class HubLoop(asyncio.SelectorEventLoop):
     """An event loop on the hub of the thread that creates it.
 
-    It runs in the greenlet that calls ``run_forever`` or ``run_until_complete``, or in one of its own with :meth:`start`; never in the hub's greenlet,
-    where nothing may wait, in another thread or in a forked process.
+    It runs in the greenlet that calls ``run_forever`` or ``run_until_complete``, or in one of its own with :meth:`start`; never in the
+    hub's greenlet, where nothing may wait, in another thread or in a forked process.
 
     :param owned_signals: signals that the server handles.  ``add_signal_handler`` refuses them with one line of level WARNING and returns.
     """
+
+    # Attributes of the superclass that the type hints of the standard library leave out.
+    _closed: bool
+    _debug: bool
+    _ready: deque[Any]
+    _scheduled: list[Any]
+    _thread_id: int | None
+    _asyncgen_firstiter_hook: Any
+    _asyncgen_finalizer_hook: Any
 
     def __init__(self, *, owned_signals: Collection[int] = ()) -> None:
         #: Native identity of the loop's thread, also in a patched process.
@@ -66,8 +76,8 @@ class HubLoop(asyncio.SelectorEventLoop):
     def run_forever(self) -> None:
         """Run until :meth:`stop` is called.
 
-        :raises RuntimeError: in the hub's greenlet, in another thread than the one of the loop's hub, in a process that was forked from the loop's
-            one, and where a loop runs already.
+        :raises RuntimeError: in the hub's greenlet, in another thread than the one of the loop's hub, in a process that was forked from the
+            loop's one, and where a loop runs already.
         """
         if os.getpid() != self._process:
             raise RuntimeError("the event loop was created before a fork; create one in each process")
@@ -90,7 +100,7 @@ class HubLoop(asyncio.SelectorEventLoop):
         self._hub_selector.wake()
 
     def shutdown(self, timeout: float = 1.0) -> bool:
-        """Cancel all tasks, wait for them for at most ``timeout`` seconds, end asynchronous generators and the executor, stop and close the loop.
+        """Cancel all tasks, wait for them for at most ``timeout`` seconds, end asynchronous generators and the executor, close the loop.
 
         Called in another greenlet than the loop's, after :meth:`start`.
 
@@ -207,20 +217,21 @@ class HubLoop(asyncio.SelectorEventLoop):
         """``create_task`` with a context on all versions of Python; 3.10 runs the task in a copy of ``context``."""
         if context is None:
             return self.create_task(coroutine, name=name)
-        if sys.version_info >= (3, 11):
-            return self.create_task(coroutine, name=name, context=context)
-        return context.run(lambda: self.create_task(coroutine, name=name))
+        create: Any = self.create_task
+        takes_context = sys.version_info >= (3, 11)
+        task = create(coroutine, name=name, context=context) if takes_context else context.run(create, coroutine, name=name)
+        return cast("asyncio.Task[T]", task)
 
     def create_started_task(
         self, coroutine: Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None
     ) -> asyncio.Task[T]:
         """Create a task whose first step runs before the function returns, in the calling greenlet.
 
-        A coroutine that never waits for the loop ends without a switch to another greenlet.  The step finds the loop as the running one and the task as
-        the current one, as all further steps do, which run in the loop's greenlet.
+        A coroutine that never waits for the loop ends without a switch to another greenlet.  The step finds the loop as the running one and
+        the task as the current one, as all further steps do, which run in the loop's greenlet.
 
-        The step runs in the loop's greenlet as usual where the calling greenlet runs a loop itself, where the loop has a task factory that starts
-        tasks by itself, and under a hub that is no :class:`~.hub.AsyncioHub`.
+        The step runs in the loop's greenlet as usual where the calling greenlet runs a loop itself, where the loop has a task factory that
+        starts tasks by itself, and under a hub that is no :class:`~.hub.AsyncioHub`.
 
         :param name: the task's name.
         :param context: the task runs in it; Python 3.10 takes a copy.  The default is a copy of the current one.

@@ -1,8 +1,8 @@
 """A selector whose ``select`` waits in gevent's hub, so that other greenlets run meanwhile.
 
-Each registered descriptor has one watcher of the hub's loop that stays started between calls.  gevent's own selector starts and stops all of them in
-each call.  Readiness is level-triggered, as with the selectors of the standard library: a watcher that has fired is stopped until the next call of
-``select``, otherwise the hub would call it again and again while the caller computes.
+Each registered descriptor has one watcher of the hub's loop that stays started between calls.  gevent's own selector starts and stops all
+of them in each call.  Readiness is level-triggered, as with the selectors of the standard library: a watcher that has fired is stopped
+until the next call of ``select``, otherwise the hub would call it again and again while the caller computes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _Base: Any = cast(Any, selectors)._BaseSelectorImpl
 class HubSelector(_Base):  # type: ignore[misc]
     """A :class:`selectors.BaseSelector` on the hub of the thread that creates it.
 
-    One greenlet at a time may wait in :meth:`select`; other greenlets may register, modify and unregister descriptors and call :meth:`wake` meanwhile.
+    One greenlet at a time may wait in :meth:`select`; other greenlets may register, modify and unregister descriptors and call :meth:`wake`
+    meanwhile.
 
     :raises OSError: out of ``register``, with ``EBADF``, for a descriptor that is not open.
     """
@@ -123,7 +124,7 @@ class HubSelector(_Base):  # type: ignore[misc]
     # ---- waiting
 
     def wake(self) -> None:
-        """Make :meth:`select` return soon, or the next one at once; called by any greenlet of the thread and by the hub.  Never switches."""
+        """Make :meth:`select` return soon, or the next one at once; called by the hub and by greenlets of its thread.  Never switches."""
         greenlet = self.waiting
         if greenlet is None:
             self._woken = True

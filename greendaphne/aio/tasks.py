@@ -1,7 +1,7 @@
 """Tasks that are kept until they end, and the name of the task that runs.
 
-asyncio refers to tasks weakly, so a task that only waits for itself can be collected in the middle.  :class:`Tasks` holds strong references, counts,
-waits for the end, cancels, and logs what nothing else would.
+asyncio refers to tasks weakly, so a task that only waits for itself can be collected in the middle.  :class:`Tasks` holds strong
+references, counts, waits for the end, cancels, and logs what nothing else would.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Tasks:
     """The tasks that one part of the program has started on a loop, with strong references.
 
     :param loop: where they run.
-    :param on_error: called with each task that ends with an exception, in the loop's greenlet, or in the greenlet of :meth:`create` where the first
-        step ends the task.  By default the loop's exception handler is called, which logs the exception.
+    :param on_error: called with each task that ends with an exception, in the loop's greenlet, or in the greenlet of :meth:`create` where
+        the first step ends the task.  By default the loop's exception handler is called, which logs the exception.
     """
 
     def __init__(self, loop: HubLoop, on_error: Callable[[asyncio.Task[Any]], object] | None = None) -> None:
@@ -122,8 +122,8 @@ def describe(task: asyncio.Task[Any]) -> str:
 def running_task(thread: int) -> str | None:
     """Return :func:`describe` of the task that runs in a native thread now, ``None`` where there is none; called in any thread.
 
-    While the task's greenlet waits in an :class:`.hub.AsyncioHub`, the task does not run: what the function names keeps the hub from running.  Python
-    3.14 keeps the current task with the thread, so there the function knows the tasks of :class:`.loop.HubLoop` only.
+    While the task's greenlet waits in an :class:`.hub.AsyncioHub`, the task does not run: what the function names keeps the hub from
+    running.  Python 3.14 keeps the current task with the thread, so there the function knows the tasks of :class:`.loop.HubLoop` only.
 
     :param thread: the native identity of the thread with the hub.
     """

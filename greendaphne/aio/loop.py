@@ -242,7 +242,8 @@ class HubLoop(asyncio.SelectorEventLoop):
         if not ready or get_running_loop() is not None or type(self._hub) is not AsyncioHub:
             return task
         handle = ready[-1]
-        if getattr(handle._callback, "__self__", None) is not task:
+        step_of: object = getattr(handle._callback, "__self__", None)
+        if step_of is not task:
             return task
         ready.pop()
         hooks = sys.get_asyncgen_hooks()

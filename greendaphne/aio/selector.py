@@ -11,12 +11,18 @@ import errno
 import os
 import selectors
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from gevent import get_hub, getcurrent
 
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
+
+#: The hub runs the greenlets that are ready for up to a switch interval (5 ms) before it looks at descriptors and timers.  After a ``select(0)``
+#: that took more than this many seconds, the next calls only give those greenlets a turn.
+LONG_ROUND: Final = 0.001
+#: The number of these calls.
+TURNS: Final = 8
 
 #: gevent passes a negative number for a descriptor that cannot be watched.
 _ALL = selectors.EVENT_READ | selectors.EVENT_WRITE
@@ -47,6 +53,8 @@ class HubSelector(_Base):  # type: ignore[misc]
         self._woken = False
         # The callback that switches to the waiting greenlet.
         self._call: Any = None
+        # Rounds for which the hub does not have to look at the descriptors.
+        self._turns = 0
         # A timer that rings at the monotonic time _due.  It goes on after select has returned, for the next call often needs the same one.
         self._timer: Any = None
         self._due = 0.0
@@ -142,12 +150,7 @@ class HubSelector(_Base):  # type: ignore[misc]
         if self._silent:
             self._watch_again()
         if timeout is not None and timeout <= 0:
-            timer = self._round
-            timer.start(getcurrent().switch)
-            try:
-                self._hub.switch()
-            finally:
-                timer.stop()
+            self._give_turn()
         elif not self._fired and not self._woken:
             if timeout is not None:
                 self._ring_at(timeout)
@@ -183,6 +186,26 @@ class HubSelector(_Base):  # type: ignore[misc]
             call, self._call = self._call, None
             if call is not None:
                 call.stop()
+
+    def _give_turn(self) -> None:
+        if self._turns:
+            # Greenlets that give way and go on keep the hub from its descriptors for a while.  The caller has its turn among them.
+            self._turns -= 1
+            call = self._loop.run_callback(getcurrent().switch)
+            try:
+                self._hub.switch()
+            finally:
+                call.stop()
+            return
+        began = monotonic()
+        timer = self._round
+        timer.start(getcurrent().switch)
+        try:
+            self._hub.switch()
+        finally:
+            timer.stop()
+        if monotonic() - began > LONG_ROUND:
+            self._turns = TURNS
 
     def _ring_at(self, timeout: float) -> None:
         """Have a timer ring in ``timeout`` seconds at the latest."""

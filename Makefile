@@ -8,15 +8,20 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-inp
 RUNTIME := $(VENV)/.stamp-runtime
 TESTING := $(VENV)/.stamp-testing
 EXAMPLE := $(VENV)/.stamp-example
+# Applications of today need other versions than Channels 1 does.
+MODERN := .venv-modern
+MODERN_PYTHON := $(MODERN)/bin/python
+MODERN_TESTING := $(MODERN)/.stamp-testing
 ADDRESS := http://127.0.0.1:8000
 
 .DELETE_ON_ERROR:
-.PHONY: help run run-redis test soak lint bench clean
+.PHONY: help run run-redis test test-modern soak lint bench clean
 
 help:
 	@echo 'make run        serve the demo on $(ADDRESS)'
 	@echo 'make run-redis  serve the chat site with Redis, two servers and three workers'
-	@echo 'make test       run all tests; ARGS="-k name" is passed to pytest'
+	@echo 'make test       run all tests; with ARGS="-k name" for pytest, those of the main environment'
+	@echo 'make test-modern  run the tests with Django 5 and asgiref 3; ARGS is passed to pytest'
 	@echo 'make soak       ask servers while they are reloaded and restarted hundreds of times; takes an hour'
 	@echo 'make lint       check style and types'
 	@echo 'make bench      measure the server beside others'
@@ -31,10 +36,15 @@ run-redis: $(EXAMPLE)
 		&& RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends redis-server >/dev/null; }
 	@exec $(BIN)/python examples/redis/run.py --directory .cache/run-redis $(ARGS)
 
-test: $(TESTING)
+test: $(TESTING) $(if $(ARGS),,$(MODERN_TESTING))
 	@sh .ci/packages
 	@echo '==> running the tests'
 	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 $(ARGS)
+	@$(if $(ARGS),:,$(MAKE) --no-print-directory test-modern)
+
+test-modern: $(MODERN_TESTING)
+	@echo '==> running the tests with applications of today'
+	@$(MODERN_PYTHON) -m pytest -c tests/modern/pytest.ini $(or $(ARGS),tests/modern)
 
 soak: $(TESTING)
 	@sh .ci/packages
@@ -51,18 +61,25 @@ bench: $(TESTING)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) .cache build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache artefacts
+	rm -rf $(VENV) $(MODERN) .cache build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache artefacts
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# An environment that is there is taken over, whoever made it.
+# An environment that is there is taken over, however it was made.
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' \
-		|| { echo '$(PYTHON) is not Python 3.10 to 3.14: make PYTHON=python3.x' >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || [ "$$(id -u)" != 0 ] \
-		|| { echo '==> installing python3-venv' && apt-get update -qq && apt-get install -qq -y python3-venv >/dev/null; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo 'a package is missing: apt-get install python3-venv' >&2; exit 1; }
-	@echo '==> making $(VENV)'
-	@$(PYTHON) -m venv $(VENV)
+	@$(call make-environment,$(VENV))
+
+$(MODERN_PYTHON):
+	@$(call make-environment,$(MODERN))
+
+define make-environment
+$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' \
+	|| { echo '$(PYTHON) is not Python 3.10 to 3.14: make PYTHON=python3.x' >&2; exit 1; }; \
+$(PYTHON) -c 'import ensurepip' 2>/dev/null || [ "$$(id -u)" != 0 ] \
+	|| { echo '==> installing python3-venv' && apt-get update -qq && apt-get install -qq -y python3-venv >/dev/null; }; \
+$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo 'a package is missing: apt-get install python3-venv' >&2; exit 1; }; \
+echo '==> making $(1)'; \
+$(PYTHON) -m venv $(1)
+endef
 
 $(RUNTIME): setup.py pyproject.toml requirements.txt | $(BIN)/python
 	@echo '==> installing greendaphne and what it needs'
@@ -73,12 +90,17 @@ $(EXAMPLE): $(RUNTIME) requirements-channels.txt
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))' \
 		|| { echo 'Django 2.2 needs Python 3.10 or 3.11: make clean, then make run-redis PYTHON=python3.11' >&2; exit 1; }
 	@echo '==> installing Django and Channels'
-	@$(PIP) install Django==2.2.28
+	@$(PIP) install Django==2.2.28 --editable '.[redis,channels1]'
 	@$(PIP) install --no-deps --requirement requirements-channels.txt
 	@touch $@
 
 $(TESTING): $(RUNTIME) requirements-channels.txt
 	@echo '==> installing what the tests need'
-	@$(PIP) install --editable '.[redis,acme,test]'
+	@$(PIP) install --editable '.[redis,acme,channels1,test]'
 	@$(PIP) install --no-deps --requirement requirements-channels.txt
+	@touch $@
+
+$(MODERN_TESTING): setup.py pyproject.toml requirements-modern.txt | $(MODERN_PYTHON)
+	@echo '==> installing what the tests with applications of today need'
+	@$(MODERN_PYTHON) -m pip --quiet --quiet --disable-pip-version-check --no-input install --requirement requirements-modern.txt
 	@touch $@

@@ -27,10 +27,10 @@ def description() -> str:
 
 # A bound is the first version with the security fixes, or the interface, that the server relies on.
 REQUIREMENTS = [
-    "asgiref>=1.1.2,<2",  # the channel-layer interface; 2 is another one
+    "asgiref>=1.1.2",  # Channels 1 needs 1.1, Django 3 and later need 3
     "cryptography>=46",
     "docopt-ng>=0.9",
-    "gevent>=26.9",
+    "gevent>=26.9,<27",  # greendaphne.aio uses private names, which greendaphne/aio/private.py lists
     "gevent-websocket>=0.10.1",
     "h2>=4.4.1",  # duplicate Host, Content-Length and CR/LF checks
     "httptools>=0.9",
@@ -41,6 +41,7 @@ REQUIREMENTS = [
 ]
 
 EXTRAS = {
+    "channels1": ["asgiref>=1.1.2,<2"],  # the channel-layer interface of Channels 1; 2 is another one
     "redis": ["redis>=5", "msgpack>=1"],
     "metrics": ["prometheus_client>=0.22"],
     "acme": ["acme>=5", "josepy>=2"],

@@ -69,10 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def patch() -> None:
-    """Make the standard library cooperative, for the application and everything that it will import."""
+    """Make the standard library cooperative, for the application and everything that it will import, asyncio included."""
     from gevent import monkey
 
     monkey.patch_all()
+    # Before there is a hub.  It imports asyncio, which has to come after the patches.
+    from .aio import hub
+
+    hub.install()
 
 
 def run_master(config: Config, argv: Sequence[str] | None) -> int:

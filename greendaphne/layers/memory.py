@@ -20,9 +20,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
-from asgiref.base_layer import BaseChannelLayer
 from gevent.monkey import get_original
 
+from .base import BaseChannelLayer
 from .groups import Groups
 from .values import copy_message, message_size
 from .waiter import FOREVER, GreenletWaiter, ThreadWaiter, new_waiter
@@ -73,7 +73,7 @@ class _Channel:
         self.refused = 0
 
 
-class MemoryChannelLayer(BaseChannelLayer):  # type: ignore[misc]
+class MemoryChannelLayer(BaseChannelLayer):
     """See the module's documentation.
 
     :param expiry: seconds after which a message that nobody took is dropped.

@@ -182,9 +182,15 @@ class Watchdog:
                 return True
 
     def _stack(self) -> str:
-        """Where the hub's thread is."""
+        """Where the hub's thread is, and in which task of asyncio."""
         frame = sys._current_frames().get(self._thread)
-        return "" if frame is None else "".join(traceback.format_stack(frame, _FRAMES)).rstrip()
+        if frame is None:
+            return ""
+        stack = "".join(traceback.format_stack(frame, _FRAMES)).rstrip()
+        # An import in this thread could wait for the blocked one.
+        tasks: Any = sys.modules.get("greendaphne.aio.tasks")
+        task = None if tasks is None else tasks.running_task(self._thread)
+        return stack if task is None else f"{stack}\nin the asyncio task {task}"
 
     def _count(self, seconds: float) -> None:
         self.blockages += 1

@@ -17,9 +17,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from asgiref.base_layer import BaseChannelLayer
-
 from .. import LayerUnavailable
+from ..base import BaseChannelLayer
 from . import receiving, wire
 from .hubs import current_hub, native_lock
 from .lanes import THREAD_CONNECTIONS, Call, HubLane, Lane, ThreadLane
@@ -43,7 +42,7 @@ NEW_CHANNEL_LETTERS = 12
 Plan = tuple[list[tuple[int, list[str]]], bool]
 
 
-class CoreLayer(BaseChannelLayer):  # type: ignore[misc]
+class CoreLayer(BaseChannelLayer):
     """Messages and state; subclasses find the shards."""
 
     LayerUnavailable = LayerUnavailable

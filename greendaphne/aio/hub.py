@@ -1,0 +1,200 @@
+"""A gevent hub under which asyncio's per-thread state belongs to the greenlet.
+
+asyncio stores the running loop, the current task, the hooks of asynchronous generators and the depth of coroutine origin tracking per
+thread. When a greenlet waits in the hub in the middle of ``asyncio.run``, every other greenlet of the thread finds that state: its own
+``asyncio.run`` raises ``RuntimeError: asyncio.run() cannot be called from a running event loop``, or its tasks replace the current task of
+the first. :class:`AsyncioHub` removes the state from the thread while a greenlet waits and restores it before the greenlet goes on.
+
+Only switches through the hub do this, and all waiting functions of gevent go through the hub.  ``greenlet.switch`` called by hand does not:
+the greenlet that is switched to sees the state of the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Any, ClassVar, Final
+
+import gevent
+from gevent.hub import Hub
+from gevent.monkey import get_original
+
+from . import private
+from .private import get_running_loop, set_running_loop, swap_current_task
+
+logger = logging.getLogger("greendaphne.aio")
+
+#: Seconds after which a self-test that does not end counts as failed.
+SELF_TEST_LIMIT: Final = 10.0
+
+_hub_switch = Hub.switch
+
+
+class AsyncioHub(Hub):
+    """A hub that gives each greenlet its own running loop, current task, asynchronous generator hooks and origin tracking depth.
+
+    A switch of a greenlet without a running loop costs one additional call in Python.
+    """
+
+    #: Whether it is the class of new hubs.
+    installed: ClassVar[bool] = False
+
+    def switch(self) -> Any:
+        """Let other greenlets run until the hub switches back to the calling greenlet; returns what is passed to it."""
+        loop = get_running_loop()
+        if loop is None:
+            return _hub_switch(self)
+        # The task first: Python 3.14 knows the current task of the running loop only.
+        task = swap_current_task(loop, None)
+        hooks = sys.get_asyncgen_hooks()
+        depth = sys.get_coroutine_origin_tracking_depth()
+        sys.set_asyncgen_hooks(None, None)
+        if depth:
+            sys.set_coroutine_origin_tracking_depth(0)
+        set_running_loop(None)
+        try:
+            return _hub_switch(self)
+        finally:
+            set_running_loop(loop)
+            if depth:
+                sys.set_coroutine_origin_tracking_depth(depth)
+            sys.set_asyncgen_hooks(*hooks)
+            if task is not None:
+                swap_current_task(loop, task)
+
+
+def install() -> bool:
+    """Make :class:`AsyncioHub` the class of every hub created from now on; return whether it is.
+
+    Call it after ``gevent.monkey.patch_all()``, where the process is patched, and before anything else imports asyncio.  A hub that this
+    thread has already becomes an :class:`AsyncioHub`; hubs of other threads stay as they are.  A second call does nothing.
+
+    The function runs :func:`self_test` first.  When that fails, gevent's hub stays in use and one line of level WARNING gives the reason:
+    everything but concurrent asyncio code in greenlets works.
+    """
+    if AsyncioHub.installed:
+        return True
+    try:
+        self_test()
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with asyncio, the server works without it
+        reason = " ".join(str(error).split()) or type(error).__name__
+        version = "Python {}.{} with gevent {}".format(*sys.version_info[:2], gevent.__version__)
+        logger.warning("asyncio code in greenlets is not supported on %s: %s", version, reason)
+        return False
+    private.set_default_hub_class(AsyncioHub)
+    hub = private.get_hub_if_exists()
+    if hub is None:
+        if private.get_hub_class() is not AsyncioHub:
+            # This thread had a hub before, so gevent keeps the class for the next one.
+            private.set_hub(AsyncioHub())
+    elif type(hub) is Hub:
+        hub.__class__ = AsyncioHub
+    AsyncioHub.installed = True
+    return True
+
+
+def is_isolated() -> bool:
+    """Return whether this thread's hub is an :class:`AsyncioHub`; creates a hub where there is none."""
+    return isinstance(gevent.get_hub(), AsyncioHub)
+
+
+class SelfTestError(Exception):
+    """asyncio's state was not where :class:`AsyncioHub` has to keep it."""
+
+
+def self_test() -> None:
+    """Run asyncio code in two greenlets of an :class:`AsyncioHub` of its own, in a native thread of its own.
+
+    :raises SelfTestError: when a greenlet sees the state of the other one or loses its own, or when the test does not end.
+    """
+    if private.MISSING:
+        raise SelfTestError(f"there is no {', '.join(private.MISSING)}")
+    allocate_lock: Any = get_original("_thread", "allocate_lock")
+    start_new_thread: Any = get_original("_thread", "start_new_thread")
+    done = allocate_lock()
+    done.acquire()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            _self_test()
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked
+            failures.append(error)
+        finally:
+            done.release()
+
+    start_new_thread(run, ())
+    if not done.acquire(True, SELF_TEST_LIMIT):
+        raise SelfTestError(f"the self-test did not end within {SELF_TEST_LIMIT:g} seconds")
+    if failures:
+        raise SelfTestError(str(failures[0]) or type(failures[0]).__name__) from failures[0]
+
+
+def _self_test() -> None:
+    # Runs in a thread that has no hub.
+    hub = AsyncioHub()
+    private.set_hub(hub)
+    try:
+        greenlets = [gevent.spawn(_probe), gevent.spawn(_probe), gevent.spawn(_probe_bare)]
+        gevent.joinall(greenlets, timeout=SELF_TEST_LIMIT / 2, raise_error=True)
+        if not all(greenlet.dead for greenlet in greenlets):
+            raise SelfTestError("a greenlet did not end")
+    finally:
+        hub.destroy(destroy_loop=True)
+
+
+def _probe() -> None:
+    """Run a loop whose task waits in the hub, and look whether everything is in place afterwards."""
+    errors: list[Any] = []
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: errors.append(context))
+    try:
+        loop.call_soon(_probe_callback, loop)
+        loop.run_until_complete(_probe_task(loop))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+    if errors:
+        raise SelfTestError(str(errors[0].get("exception") or errors[0]["message"]))
+
+
+def _probe_callback(loop: asyncio.AbstractEventLoop) -> None:
+    """Wait in the hub where no task is the current one."""
+    gevent.sleep(0)
+    if get_running_loop() is not loop or asyncio.current_task(loop) is not None:
+        raise SelfTestError("a callback has the state of another greenlet")
+
+
+async def _probe_task(loop: asyncio.AbstractEventLoop) -> None:
+    task = asyncio.current_task()
+    hooks = sys.get_asyncgen_hooks()
+    if task is None:
+        raise SelfTestError("a task is not the current one")
+
+    async def numbers() -> Any:
+        for number in range(2):
+            gevent.sleep(0)
+            await asyncio.sleep(0)
+            yield number
+
+    for _ in range(3):
+        # Code that waits cooperatively in the middle of a step is the case that the hub is for.
+        gevent.sleep(0)
+        if asyncio.get_running_loop() is not loop:
+            raise SelfTestError("a greenlet has the running loop of another one")
+        if asyncio.current_task() is not task:
+            raise SelfTestError("a greenlet has the current task of another one")
+        if sys.get_asyncgen_hooks() != hooks:
+            raise SelfTestError("a greenlet has the asynchronous generator hooks of another one")
+        async for _ in numbers():
+            pass
+        await asyncio.sleep(0)
+
+
+def _probe_bare() -> None:
+    """Look whether a greenlet without a loop sees one."""
+    for _ in range(6):
+        if get_running_loop() is not None or sys.get_asyncgen_hooks() != (None, None):
+            raise SelfTestError("a greenlet without a loop has the state of another one")
+        gevent.sleep(0)

@@ -1,0 +1,290 @@
+"""An asyncio event loop in one greenlet of gevent's hub, in the hub's thread, in patched and unpatched processes.
+
+:class:`HubLoop` is the standard library's selector event loop on a :class:`~.selector.HubSelector`.  While the loop waits, other greenlets
+run. Greenlets of the loop's thread may call ``call_soon``, ``call_later``, ``call_at``, ``create_task``, ``stop`` and the methods of
+futures as if they were callbacks of the loop; the standard library's loops expect such calls from the loop's own callbacks only and would
+not notice them before the next event.  Other native threads use ``call_soon_threadsafe``, as with any loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from asyncio import events
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine
+from contextvars import Context
+from typing import Any, Final, TypeVar, cast
+
+from gevent import Greenlet, get_hub, getcurrent, spawn
+from gevent.monkey import get_original
+
+from . import private
+from .hub import AsyncioHub
+from .private import get_running_loop, set_running_loop
+from .selector import HubSelector
+from .tasks import describe, wait_for
+
+logger = logging.getLogger("greendaphne.aio")
+
+T = TypeVar("T")
+
+#: The signals that the ``greendaphne`` command handles, for ``owned_signals``.
+SERVER_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
+
+_get_ident: Callable[[], int] = get_original("_thread", "get_ident")
+_Handle = events.Handle
+
+
+class HubLoop(asyncio.SelectorEventLoop):
+    """An event loop on the hub of the thread that creates it.
+
+    It runs in the greenlet that calls ``run_forever`` or ``run_until_complete``, or in one of its own with :meth:`start`; never in the
+    hub's greenlet, where nothing may wait, in another thread or in a forked process.
+
+    :param owned_signals: signals that the server handles.  ``add_signal_handler`` refuses them with one line of level WARNING and returns.
+    """
+
+    # Attributes of the superclass that the type hints of the standard library leave out.
+    _closed: bool
+    _debug: bool
+    _ready: deque[Any]
+    _scheduled: list[Any]
+    _thread_id: int | None
+    _asyncgen_firstiter_hook: Any
+    _asyncgen_finalizer_hook: Any
+
+    def __init__(self, *, owned_signals: Collection[int] = ()) -> None:
+        #: Native identity of the loop's thread, also in a patched process.
+        self.native_thread = _get_ident()
+        self._owned_signals = frozenset(owned_signals)
+        self._hub = get_hub()
+        self._process = os.getpid()
+        self._hub_selector = HubSelector()
+        # Lets other native threads wake the selector.  It keeps nothing alive by itself.
+        self._async: Any = self._hub.loop.async_(ref=False)
+        self._async.start(self._hub_selector.wake)
+        self._greenlet: Greenlet[..., Any] | None = None
+        super().__init__(self._hub_selector)
+        private.know_loop(self)
+
+    # ---- running
+
+    def run_forever(self) -> None:
+        """Run until :meth:`stop` is called.
+
+        :raises RuntimeError: in the hub's greenlet, in another thread than the one of the loop's hub, in a process that was forked from the
+            loop's one, and where a loop runs already.
+        """
+        if os.getpid() != self._process:
+            raise RuntimeError("the event loop was created before a fork; create one in each process")
+        if _get_ident() != self.native_thread:
+            raise RuntimeError("the event loop runs in the thread that has created it only")
+        if getcurrent() is self._hub:
+            raise RuntimeError("the event loop cannot run in the hub's greenlet")
+        super().run_forever()
+
+    def start(self) -> Greenlet[..., Any]:
+        """Run in a greenlet of its own until :meth:`stop` or :meth:`shutdown` is called; returns the greenlet."""
+        if self._greenlet is None or self._greenlet.dead:
+            self._greenlet = spawn(self.run_forever)
+            self._greenlet.name = "asyncio"
+        return self._greenlet
+
+    def stop(self) -> None:
+        """End :meth:`run_forever` after the callbacks that are ready; called in any greenlet."""
+        super().stop()
+        self._hub_selector.wake()
+
+    def shutdown(self, timeout: float = 1.0) -> bool:
+        """Cancel all tasks, wait for them for at most ``timeout`` seconds, end asynchronous generators and the executor, close the loop.
+
+        Called in another greenlet than the loop's, after :meth:`start`.
+
+        :returns: whether all tasks and the executor have ended in time.  What has not is logged.
+        """
+        if self.is_closed():
+            return True
+        clean = True
+        if self._greenlet is not None and not self._greenlet.dead:
+            main = self.create_task(self._shut_down(timeout), name="shutdown")
+            # Each of the three steps has its time, and closes what it can.
+            clean = wait_for(main, 3 * timeout + 1) and main.result()
+            self.stop()
+            self._greenlet.join(timeout)
+            if not self._greenlet.dead:
+                logger.warning("The event loop has not stopped, it is in %s", self.running_task_name() or "a callback")
+                return False
+        self.close()
+        return clean
+
+    async def _shut_down(self, timeout: float) -> bool:
+        clean = True
+        tasks = asyncio.all_tasks(self) - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            done, left = await asyncio.wait(tasks, timeout=timeout)
+            if left:
+                clean = False
+                names = ", ".join(sorted(describe(task) for task in left))
+                logger.warning("%d tasks have not ended after they were cancelled: %s", len(left), names)
+            for task in done:
+                if not task.cancelled() and task.exception() is not None:
+                    context = {"message": "Exception in a task that was cancelled", "exception": task.exception(), "task": task}
+                    self.call_exception_handler(context)
+        for what, coroutine in (("asynchronous generators", self.shutdown_asyncgens()), ("the executor", self.shutdown_default_executor())):
+            try:
+                await asyncio.wait_for(coroutine, timeout)
+            except (asyncio.TimeoutError, TimeoutError):
+                clean = False
+                logger.warning("The end of %s took more than %g seconds", what, timeout)
+        return clean
+
+    def close(self) -> None:
+        """Close the loop, which must not run; calls after the first one do nothing."""
+        was_closed = self.is_closed()
+        super().close()
+        if not was_closed:
+            waker, self._async = self._async, None
+            waker.stop()
+            waker.close()
+
+    # ---- calls from other greenlets and threads
+
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> events.Handle:  # type: ignore[override]
+        """Call ``callback`` in the loop's next round; called in any greenlet of the loop's thread."""
+        if self._debug or self._closed:
+            handle = super().call_soon(callback, *args, context=context)
+            _without_caller(handle)
+        else:
+            # As the superclass does without debug mode.  Every step of every task comes through here.
+            handle = _Handle(callback, args, self, context)
+            self._ready.append(handle)
+        if self._hub_selector.waiting is not None:
+            self._hub_selector.wake()
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> events.TimerHandle:
+        """Call ``callback`` at the loop's time ``when``; called in any greenlet of the loop's thread."""
+        timer = super().call_at(when, callback, *args, context=context)
+        _without_caller(timer)
+        if self._hub_selector.waiting is not None and self._scheduled[0] is timer:
+            # The selector waits for a later one.
+            self._hub_selector.wake()
+        return timer
+
+    def _write_to_self(self) -> None:
+        # After a call of call_soon_threadsafe.
+        if _get_ident() == self.native_thread:
+            self._hub_selector.wake()
+            return
+        waker = self._async
+        if waker is not None:
+            waker.send()
+
+    def _check_thread(self) -> None:
+        # In debug mode.  The superclass compares what a patched process has for each greenlet.
+        if self._thread_id is not None and _get_ident() != self.native_thread:
+            raise RuntimeError("Non-thread-safe operation invoked on an event loop other than the current one")
+
+    # ---- signals
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
+        """Call ``callback`` when the process receives ``sig``.
+
+        A signal that the server handles is refused: the function logs a line and returns.
+        """
+        if sig in self._owned_signals:
+            logger.warning("The application asks for %s, which the server handles; its handler is not installed", signal.Signals(sig).name)
+            return
+        super().add_signal_handler(sig, callback, *args)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Remove the handler of ``sig``; returns whether there was one."""
+        return sig not in self._owned_signals and super().remove_signal_handler(sig)
+
+    # ---- tasks
+
+    def create_task_in(
+        self, coroutine: Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None
+    ) -> asyncio.Task[T]:
+        """``create_task`` with a context on all versions of Python; 3.10 runs the task in a copy of ``context``."""
+        if context is None:
+            return self.create_task(coroutine, name=name)
+        create: Any = self.create_task
+        takes_context = sys.version_info >= (3, 11)
+        task = create(coroutine, name=name, context=context) if takes_context else context.run(create, coroutine, name=name)
+        return cast("asyncio.Task[T]", task)
+
+    def create_started_task(
+        self, coroutine: Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None
+    ) -> asyncio.Task[T]:
+        """Create a task whose first step runs before the function returns, in the calling greenlet.
+
+        A coroutine that never waits for the loop ends without a switch to another greenlet.  The step finds the loop as the running one and
+        the task as the current one, as all further steps do, which run in the loop's greenlet.
+
+        The step runs in the loop's greenlet as usual where the calling greenlet runs a loop itself, where the loop has a task factory that
+        starts tasks by itself, and under a hub that is no :class:`~.hub.AsyncioHub`.
+
+        :param name: the task's name.
+        :param context: the task runs in it; Python 3.10 takes a copy.  The default is a copy of the current one.
+        :raises RuntimeError: when the loop is closed.
+        """
+        task = self.create_task_in(coroutine, name=name, context=context)
+        ready = self._ready
+        if not ready or get_running_loop() is not None or type(self._hub) is not AsyncioHub:
+            return task
+        handle = ready[-1]
+        step_of: object = getattr(handle._callback, "__self__", None)
+        if step_of is not task:
+            return task
+        ready.pop()
+        hooks = sys.get_asyncgen_hooks()
+        set_running_loop(self)
+        sys.set_asyncgen_hooks(self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)
+        try:
+            handle._run()
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+            set_running_loop(None)
+        return task
+
+    def run_from_greenlet(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Run ``coroutine`` as a task and wait for its result in the calling greenlet, while the loop runs in another one.
+
+        :param timeout: seconds after which the task is cancelled; ``None`` waits without limit.
+        :raises TimeoutError: when they have passed.
+        :raises RuntimeError: in a callback of the loop itself, which could never end.
+        """
+        if get_running_loop() is self:
+            coroutine.close()
+            raise RuntimeError("a callback of the event loop cannot wait for the loop; use await")
+        task = self.create_task(coroutine)
+        try:
+            ended = wait_for(task, timeout)
+        except BaseException:
+            # The calling greenlet is killed or has its own time limit.
+            task.cancel()
+            raise
+        if not ended:
+            task.cancel()
+            raise TimeoutError(f"{describe(task)} has not ended after {timeout:g} seconds")
+        return task.result()
+
+    def running_task_name(self) -> str | None:
+        """Return the name of the task that runs now, for logs; ``None`` where none does.  Called in any thread."""
+        task = asyncio.current_task(self)
+        return None if task is None else describe(task)
+
+
+def _without_caller(handle: Any) -> None:
+    """Take this module's frame off the traceback that debug mode keeps of the call that made ``handle``."""
+    if handle._source_traceback:
+        del handle._source_traceback[-1]

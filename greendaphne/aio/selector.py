@@ -1,0 +1,240 @@
+"""A selector whose ``select`` waits in gevent's hub, so that other greenlets run meanwhile.
+
+Each registered descriptor has one watcher of the hub's loop that stays started between calls.  gevent's own selector starts and stops all
+of them in each call.  Readiness is level-triggered, as with the selectors of the standard library: a watcher that has fired is stopped
+until the next call of ``select``, otherwise the hub would call it again and again while the caller computes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from gevent import get_hub, getcurrent
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
+
+#: The hub runs the greenlets that are ready for up to a switch interval (5 ms) before it looks at descriptors and timers.  After a ``select(0)``
+#: that took more than this many seconds, the next calls only give those greenlets a turn.
+LONG_ROUND: Final = 0.001
+#: The number of these calls.
+TURNS: Final = 8
+
+#: gevent passes a negative number for a descriptor that cannot be watched.
+_ALL = selectors.EVENT_READ | selectors.EVENT_WRITE
+
+_Base: Any = cast(Any, selectors)._BaseSelectorImpl
+
+
+class HubSelector(_Base):  # type: ignore[misc]
+    """A :class:`selectors.BaseSelector` on the hub of the thread that creates it.
+
+    One greenlet at a time may wait in :meth:`select`; other greenlets may register, modify and unregister descriptors and call :meth:`wake`
+    meanwhile.
+
+    :raises OSError: out of ``register``, with ``EBADF``, for a descriptor that is not open.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hub = get_hub()
+        self._loop: Any = self._hub.loop
+        self._watchers: dict[int, Any] = {}
+        # Events by descriptor that the next select returns.
+        self._fired: dict[int, int] = {}
+        # Descriptors with a watcher that select starts again.
+        self._silent: list[int] = []
+        #: The greenlet that waits in :meth:`select`, from when nothing has called it back; ``None`` otherwise.
+        self.waiting: Any = None
+        self._woken = False
+        # The callback that switches to the waiting greenlet.
+        self._call: Any = None
+        # Rounds for which the hub does not have to look at the descriptors.
+        self._turns = 0
+        # A timer that rings at the monotonic time _due.  It goes on after select has returned, for the next call often needs the same one.
+        self._timer: Any = None
+        self._due = 0.0
+        # Rings after the hub has looked at the descriptors once, and after all that it has found there: its priority is the lower one.
+        self._round: Any = self._loop.timer(0, priority=-1)
+
+    # ---- descriptors
+
+    def register(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:
+        """Watch ``fileobj`` for ``events``, see :meth:`selectors.BaseSelector.register`."""
+        key: selectors.SelectorKey = super().register(fileobj, events, data)
+        try:
+            _require_open(key.fd)
+            watcher = self._loop.io(key.fd, events)
+            watcher.start(self._on_ready, key.fd, pass_events=True)
+        except BaseException:
+            super().unregister(fileobj)
+            raise
+        self._watchers[key.fd] = watcher
+        return key
+
+    def unregister(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
+        """Watch ``fileobj`` no longer; it may be closed already."""
+        key: selectors.SelectorKey = super().unregister(fileobj)
+        watcher = self._watchers.pop(key.fd)
+        watcher.stop()
+        watcher.close()
+        self._fired.pop(key.fd, None)
+        return key
+
+    def modify(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:
+        """Change events and data of ``fileobj``."""
+        key: selectors.SelectorKey = self.get_key(fileobj)
+        if events == key.events:
+            if data is key.data:
+                return key
+        else:
+            if not events or events & ~_ALL:
+                raise ValueError(f"Invalid events: {events!r}")
+            watcher = self._watchers[key.fd]
+            watcher.stop()
+            watcher.events = events
+            watcher.start(self._on_ready, key.fd, pass_events=True)
+        self._fd_to_key[key.fd] = key = key._replace(events=events, data=data)
+        return key
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        for watcher in self._watchers.values():
+            watcher.stop()
+            watcher.close()
+        self._watchers.clear()
+        self._fired.clear()
+        self._silent.clear()
+        self._stop_timer()
+        if self._round is not None:
+            self._round.close()
+            self._round = None
+        super().close()
+
+    def _on_ready(self, events: int, fd: int) -> None:
+        # Runs in the hub.
+        watcher = self._watchers.get(fd)
+        if watcher is None:
+            return
+        watcher.stop()
+        if events < 0:
+            # The descriptor was closed.  The watcher stays stopped, and the reader or writer finds out by itself.
+            events = _ALL
+        else:
+            self._silent.append(fd)
+        self._fired[fd] = self._fired.get(fd, 0) | events
+        self.wake()
+
+    # ---- waiting
+
+    def wake(self) -> None:
+        """Make :meth:`select` return soon, or the next one at once; called by the hub and by greenlets of its thread.  Never switches."""
+        greenlet = self.waiting
+        if greenlet is None:
+            self._woken = True
+        else:
+            self.waiting = None
+            self._call = self._loop.run_callback(greenlet.switch)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait until a descriptor is ready, :meth:`wake` is called or ``timeout`` seconds have passed.
+
+        Without a time limit, ``None``, it waits for ever.  With 0 or less, the hub and all greenlets that are ready have a turn.
+
+        :returns: pairs of a key and the events of its descriptor that are ready; may be empty before the time has passed.
+        """
+        if self._silent:
+            self._watch_again()
+        if timeout is not None and timeout <= 0:
+            self._give_turn()
+        elif not self._fired and not self._woken:
+            if timeout is not None:
+                self._ring_at(timeout)
+            self._wait()
+        self._woken = False
+        fired = self._fired
+        if not fired:
+            return []
+        self._fired = {}
+        keys = self._fd_to_key
+        ready = []
+        for fd, events in fired.items():
+            key = keys.get(fd)
+            if key is not None and (events := events & key.events):
+                ready.append((key, events))
+        return ready
+
+    def _watch_again(self) -> None:
+        watchers = self._watchers
+        for fd in self._silent:
+            watcher = watchers.get(fd)
+            if watcher is not None and not watcher.active:
+                watcher.start(self._on_ready, fd, pass_events=True)
+        self._silent.clear()
+
+    def _wait(self) -> None:
+        self.waiting = getcurrent()
+        try:
+            self._hub.switch()
+        finally:
+            # A greenlet that is killed must not be called later.
+            self.waiting = None
+            call, self._call = self._call, None
+            if call is not None:
+                call.stop()
+
+    def _give_turn(self) -> None:
+        if self._turns:
+            # Greenlets that give way and go on keep the hub from its descriptors for a while.  The caller has its turn among them.
+            self._turns -= 1
+            call = self._loop.run_callback(getcurrent().switch)
+            try:
+                self._hub.switch()
+            finally:
+                call.stop()
+            return
+        began = monotonic()
+        timer = self._round
+        timer.start(getcurrent().switch)
+        try:
+            self._hub.switch()
+        finally:
+            timer.stop()
+        if monotonic() - began > LONG_ROUND:
+            self._turns = TURNS
+
+    def _ring_at(self, timeout: float) -> None:
+        """Have a timer ring in ``timeout`` seconds at the latest."""
+        due = monotonic() + timeout
+        if self._timer is not None:
+            if self._due <= due:
+                # It comes earlier; select then returns before its time, and its caller asks again.
+                return
+            self._stop_timer()
+        self._due = due
+        self._timer = self._loop.timer(timeout)
+        # The loop's clock stands still while greenlets run, so it has to be set first.
+        self._timer.start(self._on_timer, update=True)
+
+    def _on_timer(self) -> None:
+        # Runs in the hub.
+        self._stop_timer()
+        if self.waiting is not None:
+            self.wake()
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.stop()
+            timer.close()
+
+
+def _require_open(fd: int) -> None:
+    try:
+        os.fstat(fd)
+    except OSError:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None

@@ -1,0 +1,153 @@
+"""Tasks that are kept until they end, and the name of the task that runs.
+
+asyncio refers to tasks weakly, so a task that only waits for itself can be collected in the middle.  :class:`Tasks` holds strong
+references, counts, waits for the end, cancels, and logs what nothing else would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import Context
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from gevent.event import Event
+
+from . import private
+
+if TYPE_CHECKING:
+    from .loop import HubLoop
+
+logger = logging.getLogger("greendaphne.aio")
+
+
+class Tasks:
+    """The tasks that one part of the program has started on a loop, with strong references.
+
+    :param loop: where they run.
+    :param on_error: called with each task that ends with an exception, in the loop's greenlet, or in the greenlet of :meth:`create` where
+        the first step ends the task.  By default the loop's exception handler is called, which logs the exception.
+    """
+
+    def __init__(self, loop: HubLoop, on_error: Callable[[asyncio.Task[Any]], object] | None = None) -> None:
+        self._loop = loop
+        self._on_error = on_error if on_error is not None else _report
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._empty = Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __iter__(self) -> Iterator[asyncio.Task[Any]]:
+        return iter(list(self._tasks))
+
+    def create(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+        first_step: bool = False,
+    ) -> asyncio.Task[Any]:
+        """Start a task for ``coroutine``; called in any greenlet of the loop's thread.
+
+        :param name: the task's name.
+        :param context: the task runs in it; Python 3.10 takes a copy.  The default is a copy of the current one.
+        :param first_step: run the first step at once in the calling greenlet, see :meth:`.loop.HubLoop.create_started_task`.
+        """
+        create = self._loop.create_started_task if first_step else self._loop.create_task_in
+        task = create(coroutine, name=name, context=context)
+        if task.done():
+            self._ended(task)
+        else:
+            self._tasks.add(task)
+            self._empty.clear()
+            task.add_done_callback(self._discard)
+        return task
+
+    def cancel(self) -> int:
+        """Ask all tasks to end; returns their number."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        return len(tasks)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait in the calling greenlet until no task is left, for at most ``timeout`` seconds; returns whether none is."""
+        return bool(self._empty.wait(timeout))
+
+    def close(self, timeout: float | None = None, *, patience: float = 1.0) -> bool:
+        """Wait for the end of all tasks, cancel those that are left after ``timeout`` seconds, and wait for them for ``patience`` seconds.
+
+        :param timeout: ``None`` waits without limit, 0 cancels at once.
+        :returns: whether all tasks have ended.  The names of the others are logged.
+        """
+        if self.wait(timeout):
+            return True
+        self.cancel()
+        if self.wait(patience):
+            return True
+        names = ", ".join(sorted(describe(task) for task in self._tasks))
+        logger.warning("%d tasks have not ended after they were cancelled: %s", len(self._tasks), names)
+        return False
+
+    def _discard(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._empty.set()
+        self._ended(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._on_error(task)
+
+
+def _report(task: asyncio.Task[Any]) -> None:
+    context = {"message": f"Exception in {describe(task)}", "exception": task.exception(), "task": task}
+    task.get_loop().call_exception_handler(context)
+
+
+def describe(task: asyncio.Task[Any]) -> str:
+    """Return the name of ``task`` and of its coroutine, such as ``Task-7 (site.views.index)``."""
+    coroutine: Any = task.get_coro()
+    name = getattr(coroutine, "__qualname__", None) or type(coroutine).__name__
+    code = getattr(coroutine, "cr_code", None)
+    module = getattr(getattr(coroutine, "cr_frame", None), "f_globals", {}).get("__name__") if code is not None else None
+    return f"{task.get_name()} ({module}.{name})" if module else f"{task.get_name()} ({name})"
+
+
+def running_task(thread: int) -> str | None:
+    """Return :func:`describe` of the task that runs in a native thread now, ``None`` where there is none; called in any thread.
+
+    While the task's greenlet waits in an :class:`.hub.AsyncioHub`, the task does not run: what the function names keeps the hub from
+    running.  Python 3.14 keeps the current task with the thread, so there the function knows the tasks of :class:`.loop.HubLoop` only.
+
+    :param thread: the native identity of the thread with the hub.
+    """
+    for loop, task in private.current_tasks():
+        if getattr(loop, "native_thread", thread) == thread:
+            return describe(task)
+    return None
+
+
+def wait_for(task: asyncio.Task[Any], timeout: float | None = None) -> bool:
+    """Wait in the calling greenlet for the end of ``task``, for at most ``timeout`` seconds; returns whether it has ended."""
+    deadline = None if timeout is None else monotonic() + timeout
+    ended = Event()
+
+    def on_end(task: asyncio.Task[Any]) -> None:
+        ended.set()
+
+    task.add_done_callback(on_end)
+    try:
+        while not task.done():
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return False
+            ended.wait(left)
+    finally:
+        task.remove_done_callback(on_end)
+    return True

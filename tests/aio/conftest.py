@@ -1,0 +1,52 @@
+"""Fixtures for asyncio on the hub.  They work in a patched process, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import pytest
+from gevent._hub_local import get_hub_if_exists, set_hub
+
+from greendaphne.aio.hub import AsyncioHub
+from greendaphne.aio.loop import HubLoop
+from tests.aio.support import PATIENCE
+
+
+@pytest.fixture
+def hub() -> AsyncioHub:
+    """An AsyncioHub for this thread, and for the test only."""
+    existing = get_hub_if_exists()
+    if existing is None:
+        existing = AsyncioHub()
+        set_hub(existing)
+    assert isinstance(existing, AsyncioHub)
+    return existing
+
+
+@pytest.fixture
+def limit() -> Iterator[None]:
+    """End a test that waits too long."""
+    with gevent.Timeout(PATIENCE):
+        yield
+
+
+@pytest.fixture
+def loop(hub: AsyncioHub, limit: None) -> Iterator[HubLoop]:
+    """A loop that nothing runs yet."""
+    made = HubLoop()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def running(hub: AsyncioHub, limit: None) -> Iterator[HubLoop]:
+    """A loop that runs in a greenlet of its own; exceptions that it reports fail the test."""
+    made = HubLoop()
+    reported: list[dict[str, Any]] = []
+    made.set_exception_handler(lambda loop, context: reported.append(context))
+    made.start()
+    yield made
+    assert made.shutdown(PATIENCE)
+    assert not reported

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from .applications.channels import ChannelLayerApplication
 from .applications.channels.inline import check_workers
 from .compat.keywords import OBJECTS, configuration
 from .config import Config
@@ -25,7 +26,7 @@ from .serving.runner import Runner
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .applications.channels import ChannelLayerApplication
+    from .applications.base import Application
     from .applications.channels.mailbox import Mailbox
     from .monitoring.metrics import Metrics
 
@@ -35,13 +36,13 @@ logger = logging.getLogger("daphne.server")
 class Factory:
     """What of daphne's factory other code looks at."""
 
-    def __init__(self, application: ChannelLayerApplication) -> None:
+    def __init__(self, application: Application) -> None:
         self._application = application
 
     @property
     def reply_protocols(self) -> dict[str, Mailbox]:
         """The clients by reply channel."""
-        return self._application.router.clients
+        return self._application.router.clients if isinstance(self._application, ChannelLayerApplication) else {}
 
 
 class Server(Runner):
@@ -62,7 +63,8 @@ class Server(Runner):
     :param proxy_forwarded_address_header: name of the field with the client's address, likewise port and scheme; believed from every
         peer unless ``config.proxies.forwarded_allow_ips`` names some.
     :param force_sync: poll the channel layer even where it can wait.
-    :param application: an application to serve in the place of a channel layer.
+    :param application: a WSGI or ASGI application to serve in the place of a channel layer, as ``config.application`` says, or an
+        :class:`~greendaphne.applications.base.Application`.
     :param config: everything else; see :class:`greendaphne.config.Config`.
     :param keywords: ``observers``, which are told what becomes of requests and WebSockets (:mod:`greendaphne.core.observer`);
         ``lifecycle``, which hear of the stages of :meth:`serve_forever`; ``reopen_logs``, called by :meth:`reopen`; and the keywords of

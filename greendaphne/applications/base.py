@@ -61,6 +61,13 @@ class Application:
         :param at_once: whether to cut short what the application still does by itself.
         """
 
+    def close(self) -> None:
+        """Release what :meth:`start` has taken, as the last of all: requests, workers and everything else have ended."""
+
+    def announcement(self) -> str:
+        """One line for the log when the server starts."""
+        return f"Serving a {self.interface.upper()} application"
+
     def health(self) -> str:
         """Return why the application cannot serve now, in a few words for a health check, or ``""`` where it can; may wait a second."""
         return ""

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ..applications.base import Application
 from ..applications.channels import ChannelLayerApplication
 from ..net.endpoints import Endpoint
 from .families import Family, counter, gauge, gauges
@@ -26,7 +27,7 @@ class State:
     :param endpoints: those that may have certificates.
     """
 
-    def __init__(self, application: ChannelLayerApplication, connections: MeteredConnections, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(self, application: Application, connections: MeteredConnections, endpoints: Sequence[Endpoint]) -> None:
         self._application = application
         self._connections = connections
         self._endpoints = endpoints
@@ -37,8 +38,10 @@ class State:
         """Everything."""
         yield gauge("greendaphne_draining", "1 while the server is about to end.", self.draining)
         yield from self._open()
-        yield from self._layer()
-        yield from self._waiting()
+        if isinstance(self._application, ChannelLayerApplication):
+            yield from self._layer(self._application)
+            yield from self._waiting(self._application)
+        yield from self._application.metric_families()
         yield from self._certificates()
 
     def _open(self) -> Iterable[Family]:
@@ -51,14 +54,13 @@ class State:
         greenlets = {("connection",): len(self._connections), ("http2-writer",): http2, ("http2-stream",): streams}
         yield gauges("greendaphne_greenlets", "The server's greenlets by what they are for.", ("purpose",), greenlets)
 
-    def _layer(self) -> Iterable[Family]:
-        watch = self._application.watch
+    def _layer(self, application: ChannelLayerApplication) -> Iterable[Family]:
+        watch = application.watch
         yield gauge("greendaphne_layer_up", "1 while the channel layer is in reach, as far as traffic has shown.", watch.reachable)
         yield counter("greendaphne_layer_outages", "Times that the channel layer went out of reach.", watch.outages)
         yield counter("greendaphne_layer_losses", "Times that messages and groups may have been lost.", watch.losses)
 
-    def _waiting(self) -> Iterable[Family]:
-        application = self._application
+    def _waiting(self, application: ChannelLayerApplication) -> Iterable[Family]:
         clients = list(application.router.clients.values())
         yield gauge("greendaphne_reply_channels", "Clients that wait for replies of the application.", len(clients))
         held = [client.held for client in clients]

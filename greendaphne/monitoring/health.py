@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ _FIELDS = ((b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Control", b
 _OK: Final[Page] = (200, _FIELDS, b"ok\n")
 # The connection has been told nothing yet at the very beginning of a drain.
 _DRAINING: Final[Page] = (503, (*_FIELDS, (b"Connection", b"close")), b"draining\n")
-_OUT_OF_REACH: Final[Page] = (503, _FIELDS, b"channel layer out of reach\n")
+_OUT_OF_REACH: Final = "channel layer out of reach"
 
 
 class LayerProbe:
@@ -119,8 +119,8 @@ def _neighbours(layer: Any, reply_channels: list[str]) -> list[str]:
     return channels
 
 
-class Health:
-    """The page for health checks: 200, or 503 and why.
+class LayerHealth:
+    """Why a channel layer keeps its server from serving.
 
     :param watch: what traffic has shown about the channel layer.
     """
@@ -128,6 +128,20 @@ class Health:
     def __init__(self, probe: LayerProbe, watch: LayerWatch) -> None:
         self._probe = probe
         self._watch = watch
+
+    def __call__(self) -> str:
+        """As :meth:`greendaphne.applications.base.Application.health`."""
+        return _OUT_OF_REACH if self._watch.troubled or not self._probe.check() else ""
+
+
+class Health:
+    """The page for health checks: 200, or 503 and why.
+
+    :param trouble: says why the application cannot serve; ``""`` where it can.
+    """
+
+    def __init__(self, trouble: Callable[[], str]) -> None:
+        self._trouble = trouble
         #: Whether the server is about to end.
         self.draining = False
 
@@ -135,7 +149,8 @@ class Health:
         """Answer a check; see :data:`greendaphne.serving.localpages.Handler`."""
         if self.draining:
             return _DRAINING
-        page = _OUT_OF_REACH if self._watch.troubled or not self._probe.check() else _OK
+        trouble = self._trouble()
+        page: Page = (503, _FIELDS, trouble.encode("utf-8", "replace") + b"\n") if trouble else _OK
         # It may have begun while the layer was waited for.
         return self._unless_draining(page)
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, cast
 
+from ..applications.base import Application
 from ..applications.channels import ChannelLayerApplication
 from ..core.converters import url_path
 from ..core.message import Request, header_values
@@ -20,7 +21,7 @@ from ..processes.control import RUN_DIR, WORKER
 from ..serving.connections import Connections
 from ..serving.localpages import LocalPages, Page
 from ..serving.parts import Parts
-from .health import Health, LayerProbe
+from .health import Health, LayerHealth, LayerProbe
 
 if TYPE_CHECKING:
     from .endpoint import MonitoringEndpoint
@@ -101,7 +102,7 @@ class Monitor:
             self.metrics.add_source(self._watchdog.families)
         self.metrics.add_source(process_families)
 
-    def attach(self, application: ChannelLayerApplication, layer: object, endpoints: Sequence[Endpoint], pages: LocalPages) -> None:
+    def attach(self, application: Application, layer: object, endpoints: Sequence[Endpoint], pages: LocalPages) -> None:
         """Make the pages for a server.
 
         :param pages: those of its ordinary endpoints.
@@ -110,8 +111,11 @@ class Monitor:
         self._application = application
         self._endpoints = endpoints
         if self._health_path is not None or self.endpoint is not None:
-            self._probe = LayerProbe(layer, application.router.channels.prefixes)
-            self._health = Health(self._probe, application.watch)
+            if isinstance(application, ChannelLayerApplication):
+                self._probe = LayerProbe(layer, application.router.channels.prefixes)
+                self._health = Health(LayerHealth(self._probe, application.watch))
+            else:
+                self._health = Health(application.health)
         if self._health_path is not None and self._health is not None:
             pages.add(self._health_path.encode(), self._health, reported=False)
         if self._metrics_path is not None:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..applications.base import Application
 from ..applications.channels import ChannelLayerApplication, OnLayerLoss
+from ..applications.interfaces import make_application
 from ..config import Acme, Config, ConfigurationError, Monitoring, Timeouts, Tls
 from ..core.message import Headers, Stream
 from ..core.observer import Observer, combine
@@ -41,7 +43,7 @@ class Assembly:
     #: What it listens on, without the endpoint of the monitor.
     endpoints: list[Endpoint]
     timeouts: Timeouts
-    application: ChannelLayerApplication
+    application: Application
     sessions: Sessions
     exchange: Exchange
     connections: Connections
@@ -92,6 +94,8 @@ def assemble(
             gate=parts.gate,
             router=parts.router,
         )
+    else:
+        application = make_application(application, config)
     certificates = certificates_for(endpoints, config.acme)
     pages = LocalPages(application)
     if certificates is not None:

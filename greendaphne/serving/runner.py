@@ -94,7 +94,7 @@ class Runner:
             logger.info("HTTP/2 support enabled")
         else:
             logger.info("HTTP/2 support not enabled (no endpoint has TLS, and --http2-cleartext is not given)")
-        logger.info("Using %s on channel layer", self._application.router.mode)
+        logger.info("%s", self._application.announcement())
         try:
             self._listeners.open(self._endpoints)
             if self._monitor is not None:

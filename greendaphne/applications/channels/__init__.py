@@ -74,6 +74,9 @@ class ChannelLayerApplication(Application):
         self.http: Callable[[Request, Stream], None] = self._http.serve  # type: ignore[assignment]
         self.websocket: Callable[[Request, Session], None] = self._websocket.serve  # type: ignore[assignment]
 
+    def announcement(self) -> str:
+        return f"Using {self.router.mode} on channel layer"
+
     def start(self) -> None:
         """Begin to receive replies."""
         self.watch.start()

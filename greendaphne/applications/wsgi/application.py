@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from geventwebsocket.exceptions import WebSocketError  # type: ignore[import-untyped]
 
 from ... import __version__
-from ...core.message import ClientDisconnected, ConfigurationError, HTTPError, Request, Stream
+from ...core.configuration import ConfigurationError
+from ...core.message import ClientDisconnected, HTTPError, Request, Stream
 from ...serving.session import Session
 from ...websocket.handshake import offered_subprotocols
 from ..base import Application

@@ -35,7 +35,11 @@ def detect(target: Any, name: str = "") -> str:
     name = name or repr(target)
     if is_channel_layer(target):
         return CHANNELS
+    if inspect.isclass(target) and hasattr(target, "send") and hasattr(target, "new_channel"):
+        raise ConfigurationError(f"{name} is a class, not a channel layer made with it.")
     if not callable(target):
+        if hasattr(target, "send"):
+            return CHANNELS
         kind = type(target).__name__
         raise ConfigurationError(f"{name} is not an application: it is of type {kind}, neither callable nor a channel layer with send().")
     # Marks of asgiref's guarantee_single_callable and its relatives.

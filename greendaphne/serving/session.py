@@ -91,7 +91,7 @@ class Session:
     @property
     def lifetime(self) -> float:
         """Seconds that it may live; negative for no limit."""
-        return self._sessions.timeouts.websocket
+        return self._sessions.timeouts.websocket_lifetime
 
     @property
     def closing_timeout(self) -> float:

@@ -30,7 +30,7 @@ _HOP_BY_HOP: Final = frozenset(
 )
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_STATUS: Final = re.compile(r"([1-9][0-9]{2})(?: (.*))?", re.DOTALL)
+_STATUS: Final = re.compile(r"[1-9][0-9]{2}(?: .*)?", re.DOTALL)
 _DIGITS: Final = re.compile(r"[0-9]{1,19}")
 #: Marks a field that announces the length: compared by identity.
 _LENGTH: Final = b"Content-Length"
@@ -42,20 +42,17 @@ _statuses: dict[str, tuple[int, str | None]] = {}
 _fields: dict[tuple[str, str], tuple[bytes, bytes]] = {}
 
 
-def parse_status(status: str) -> tuple[int, str | None]:
+def parse_status(status: Any) -> tuple[int, str | None]:
     """The code and the reason phrase of a status, ``None`` for the usual one.
 
     :raises ResponseError: for anything but three digits and a reason phrase, which may be empty.
     """
-    if not isinstance(status, str):
-        raise ResponseError(f"the status {status!r} is not a str")
-    match = _STATUS.fullmatch(status)
-    if match is None:
-        raise ResponseError(f"the status {status!r} is not written as '200 OK'")
-    code = int(match[1])
+    if not isinstance(status, str) or _STATUS.fullmatch(status) is None:
+        raise ResponseError(f"the status {status!r} is not a str written as '200 OK'")
+    code = int(status[:3])
     if code < 200:
         raise ResponseError(f"the status {status!r} is not that of a final response (200 to 999)")
-    reason = (match[2] or "").strip(" \t")
+    reason = status[4:].strip(" \t")
     if _CONTROL.search(reason) is not None:
         raise ResponseError(f"the status {status!r} has a control character")
     if not _is_latin(reason):
@@ -66,7 +63,7 @@ def parse_status(status: str) -> tuple[int, str | None]:
     return parsed
 
 
-def parse_field(name: str, value: str) -> tuple[bytes, bytes]:
+def parse_field(name: Any, value: Any) -> tuple[bytes, bytes]:
     """A field as the server sends it; ``(b"", b"")`` for one that says what holds anyway.
 
     :raises ResponseError: for a field that must not be sent.
@@ -200,10 +197,7 @@ class Response:
             count = -1
         if count == 1 and not stream.status:
             # Its length is known (PEP 3333, "Handling the Content-Length Header").
-            for data in result:
-                break
-            else:
-                data = b""
+            data = next(iter(result), b"")
             if data.__class__ is not bytes:
                 data = _checked(data)
             self._begin(len(data))
@@ -258,10 +252,10 @@ class Response:
         if headers is None:
             raise ResponseError("the application did not call start_response()" if not self._called else "start_response() failed")
         status = self._status
-        if length is not None and self._length is None and status not in (204, 304):
-            # The empty body of an answer to HEAD says nothing about that to GET.
-            if length or self._stream.request.method != "HEAD":
-                headers.append((_LENGTH, b"%d" % length))
+        # The empty body of an answer to HEAD says nothing about that to GET.
+        says_length = length or self._stream.request.method != "HEAD"
+        if length is not None and says_length and self._length is None and status not in (204, 304):
+            headers.append((_LENGTH, b"%d" % length))
         self._stream.start(status, headers, self._reason)
 
 

@@ -256,7 +256,8 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
     @property
     def logger(self) -> logging.Logger:
         """The logger of all WebSockets."""
-        return self.handler.logger
+        logger: logging.Logger = self.handler.logger
+        return logger
 
     # -- messages
 

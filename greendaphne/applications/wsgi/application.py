@@ -18,7 +18,7 @@ from ..concurrency import blocking_drivers
 from .buffering import Buffers
 from .environ import EnvironFactory, add_websocket
 from .input import BodyError, Input, body
-from .isolation import isolated
+from .isolation import Isolation
 from .rawsocket import RawSocket
 from .response import Response
 from .websocket import Clients, Handler, Handshake, WebSocket
@@ -55,13 +55,19 @@ class WSGIApplication(Application):
         self._eager = websocket_eager
         self._buffers = buffers
         self._clients = Clients(application)
+        self._isolation = Isolation()
 
     def check(self) -> None:
         if not callable(self._application):
             raise ConfigurationError(f"a WSGI application has to be callable, and {type(self._application).__name__} is not.")
 
+    def close(self) -> None:
+        self._isolation.close()
+
     def start(self) -> None:
         self.check()
+        # It may be another thread's than before.
+        self._isolation = Isolation()
         drivers = blocking_drivers()
         if drivers:
             logger.warning("Database drivers that keep all requests waiting while they wait: %s", "; ".join(drivers))
@@ -71,9 +77,9 @@ class WSGIApplication(Application):
     def http(self, request: Request, stream: Stream) -> None:
         if self._buffers is not None and request.content_length != 0:
             with self._buffers.read(stream) as buffered:
-                isolated(self._http, request, stream, buffered.input, buffered.length)
+                self._isolation.call(self._http, request, stream, buffered.input, buffered.length)
         else:
-            isolated(self._http, request, stream, body(stream), None)
+            self._isolation.call(self._http, request, stream, body(stream), None)
 
     def _http(self, request: Request, stream: Stream, source: Input, length: int | None) -> None:
         environ = self._environs.make(request)
@@ -102,7 +108,7 @@ class WSGIApplication(Application):
     # -- WebSockets
 
     def websocket(self, request: Request, session: Session) -> None:
-        isolated(self._websocket, request, session)
+        self._isolation.call(self._websocket, request, session)
 
     def _websocket(self, request: Request, session: Session) -> None:
         environ = self._environs.make(request)

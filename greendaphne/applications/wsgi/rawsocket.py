@@ -231,6 +231,9 @@ class RawSocket:
         """End the connection after the application: wait for the client's close frame where the application still reads."""
         if self._timer is not None:
             self._timer.kill(block=False)
+        if self._pump is not None:
+            # Only the server itself reads by it.
+            self._pump.kill()
         try:
             if not self._quiet.is_set() and not self._quiet.wait(self._session.closing_timeout if self._closing else 0):
                 self._stream.reset()
@@ -240,8 +243,6 @@ class RawSocket:
             pass
         finally:
             self._ended = True
-            if self._pump is not None:
-                self._pump.kill(block=False)
             if self._pair is not None:
                 for end in self._pair:
                     end.close()

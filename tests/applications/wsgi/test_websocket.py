@@ -19,6 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from greendaphne.config import ApplicationOptions, Limits, Timeouts
 from greendaphne.core.observer import Observer
+from greendaphne.websocket.handshake import accept_value
 from tests.conformance import test_websocket_conformance as conformance
 from tests.support.http2 import Peer
 from tests.support.server import PATIENCE
@@ -388,7 +389,7 @@ def test_drain(raw: bool) -> None:
             return echo(environ, start_response)
         sock = environ["gunicorn.socket"]
         sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
-        sock.sendall(b"Sec-WebSocket-Accept: ICX+Yqv66kxgM0FcWaLWlFLwTAI=\r\n\r\n")
+        sock.sendall(b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept_value(environ["HTTP_SEC_WEBSOCKET_KEY"].encode()))
         while sock.recv(1000)[:1] not in (b"", b"\x88"):
             pass
         sock.send(b"\x88\x00")  # dropped: the server has closed already
@@ -529,7 +530,7 @@ class Peerless:
         try:
             sock.send(
                 b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\nX-Own: 1\r\n"
-                b"Sec-WebSocket-Accept: ICX+Yqv66kxgM0FcWaLWlFLwTAI=\r\n\r\n"
+                b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept_value(environ["HTTP_SEC_WEBSOCKET_KEY"].encode())
             )
             while data := self.receive(sock):
                 if data[0] == 0x88:

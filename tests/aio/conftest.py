@@ -8,13 +8,11 @@ from typing import Any
 import gevent
 import pytest
 from gevent._hub_local import get_hub_if_exists, set_hub
-
 from gevent.monkey import is_module_patched
 
 from greendaphne.aio.hub import AsyncioHub, install
 from greendaphne.aio.loop import HubLoop
 from tests.aio.support import PATIENCE
-
 
 PATCHED = is_module_patched("socket")
 if PATCHED:

@@ -1,8 +1,9 @@
 """Runs modules of CPython's own ``test.test_asyncio`` with HubLoop as the event loop, as a process of its own.
 
-``python -m tests.aio.cpython_tests OUTPUT MODULE...`` writes the result to the file OUTPUT as JSON: ``{"run": 12, "skipped": 1, "loops": 5, "failed":
-{name: traceback}}``, where ``loops`` counts the HubLoops made.  HubLoop takes the place of ``asyncio.SelectorEventLoop`` and of the default policy's loop, so that the tests make one wherever they
-make a real loop.  Tests that make a ``BaseEventLoop`` with a mock for a selector run as they are.
+``python -m tests.aio.cpython_tests OUTPUT MODULE...`` writes the result to the file OUTPUT as JSON: ``{"run": 12, "skipped": 1, "loops": 5,
+"failed": {name: traceback}}``, where ``loops`` counts the HubLoops made.  HubLoop takes the place of ``asyncio.SelectorEventLoop`` and of
+the default policy's loop, so that the tests make one wherever they make a real loop.  Tests that make a ``BaseEventLoop`` with a mock for a
+selector run as they are.
 """
 
 from __future__ import annotations

@@ -46,23 +46,34 @@ class AsyncioHub(Hub):
         loop = get_running_loop()
         if loop is None:
             return _hub_switch(self)
-        # The task first: Python 3.14 knows the current task of the running loop only.
-        task = swap_current_task(loop, None)
-        hooks = sys.get_asyncgen_hooks()
-        depth = sys.get_coroutine_origin_tracking_depth()
-        sys.set_asyncgen_hooks(None, None)
+        return _switch_without(loop, self)
+
+
+def _switch_without(loop: asyncio.AbstractEventLoop, greenlet: Any) -> Any:
+    """Switch to ``greenlet``, and take asyncio's state off the thread until something switches back."""
+    # The task first: Python 3.14 knows the current task of the running loop only.
+    task = swap_current_task(loop, None)
+    hooks = sys.get_asyncgen_hooks()
+    depth = sys.get_coroutine_origin_tracking_depth()
+    sys.set_asyncgen_hooks(None, None)
+    if depth:
+        sys.set_coroutine_origin_tracking_depth(0)
+    set_running_loop(None)
+    try:
+        return _hub_switch(greenlet) if isinstance(greenlet, Hub) else greenlet.switch()
+    finally:
+        set_running_loop(loop)
         if depth:
-            sys.set_coroutine_origin_tracking_depth(0)
-        set_running_loop(None)
-        try:
-            return _hub_switch(self)
-        finally:
-            set_running_loop(loop)
-            if depth:
-                sys.set_coroutine_origin_tracking_depth(depth)
-            sys.set_asyncgen_hooks(*hooks)
-            if task is not None:
-                swap_current_task(loop, task)
+            sys.set_coroutine_origin_tracking_depth(depth)
+        sys.set_asyncgen_hooks(*hooks)
+        if task is not None:
+            swap_current_task(loop, task)
+
+
+def switch_to(greenlet: Any) -> Any:
+    """Switch to a greenlet directly, as :meth:`AsyncioHub.switch` switches to the hub: it does not see asyncio's state of the calling one."""
+    loop = get_running_loop()
+    return greenlet.switch() if loop is None else _switch_without(loop, greenlet)
 
 
 def install() -> bool:

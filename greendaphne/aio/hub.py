@@ -71,7 +71,7 @@ def _switch_without(loop: asyncio.AbstractEventLoop, greenlet: Any) -> Any:
 
 
 def switch_to(greenlet: Any) -> Any:
-    """Switch to a greenlet directly, as :meth:`AsyncioHub.switch` switches to the hub: it does not see asyncio's state of the calling one."""
+    """Switch to a greenlet as :meth:`AsyncioHub.switch` switches to the hub: it does not see asyncio's state of the calling one."""
     loop = get_running_loop()
     return greenlet.switch() if loop is None else _switch_without(loop, greenlet)
 

@@ -225,13 +225,13 @@ class HubLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.Task[T]:
         """Create a task whose first step runs before the function returns.
 
-        The calling greenlet switches to the loop's greenlet, which runs the step, and back, without a turn of other greenlets and of tasks that are
-        ready.  A coroutine that never waits for the loop has ended then.  All steps of a task run in the loop's greenlet: libraries such as SQLAlchemy
-        rely on that.
+        The calling greenlet switches to the loop's greenlet, which runs the step, and back, without a turn of other greenlets and of tasks
+        that are ready.  A coroutine that never waits for the loop has ended then.  All steps of a task run in the loop's greenlet:
+        libraries such as SQLAlchemy rely on that.
 
-        The step runs later, as with ``create_task``, where the loop's greenlet does not wait for events: the loop does not run yet, or a step of
-        another task waits cooperatively in it; where the caller is a callback of a loop or of the hub; where the loop has a task factory that starts
-        tasks by itself.
+        The step runs later, as with ``create_task``, where the loop's greenlet does not wait for events: the loop does not run yet, or a
+        step of another task waits cooperatively in it; where the caller is a callback of a loop or of the hub; where the loop has a task
+        factory that starts tasks by itself.
 
         :param name: the task's name.
         :param context: the task runs in it; Python 3.10 takes a copy.  The default is a copy of the current one.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
 
 #: The hub runs the greenlets that are ready for up to a switch interval (5 ms) before it looks at descriptors and timers.  After a
-#``select(0)`` : that took more than this many seconds, the next calls only give those greenlets a turn.
+# ``select(0)`` : that took more than this many seconds, the next calls only give those greenlets a turn.
 LONG_ROUND: Final = 0.001
 #: The number of these calls.
 TURNS: Final = 8
@@ -196,8 +196,8 @@ class HubSelector(_Base):  # type: ignore[misc]
     def visit(self, function: Callable[[], bool]) -> bool:
         """Call ``function`` at once in the greenlet that waits in :meth:`select`, and return after that; returns whether there was one.
 
-        The calling greenlet switches there and back without the hub.  :meth:`select` returns soon where ``function`` returns true.  An exception of
-        ``function`` is raised here.
+        The calling greenlet switches there and back without the hub.  :meth:`select` returns soon where ``function`` returns true.  An
+        exception of ``function`` is raised here.
         """
         parked = self._parked
         caller = getcurrent()

@@ -1,6 +1,7 @@
 """CPython's own tests of asyncio pass with HubLoop as the event loop.
 
-:data:`EXCEPTIONS` lists the tests that need not pass, each with the reason.  A test of the list that passes is no error: some depend on the version.
+:data:`EXCEPTIONS` lists the tests that need not pass, each with the reason.  A test of the list that passes is no error: some depend on the
+version.
 """
 
 from __future__ import annotations

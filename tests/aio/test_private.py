@@ -1,4 +1,4 @@
-"""The private names of CPython and gevent that the package uses: they are there, they are listed, and a version without them is survived."""
+"""The private names of CPython and gevent that the package uses: they are there, and they are listed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Asyncio code of many kinds in the greenlets of one patched process, all at once: what a WSGI application does under load.
 
-``python -m tests.modern.mixed CALLS`` makes that many calls, at most :data:`AT_ONCE` at a time, and prints how many of each kind there were.
-An exception or a wrong result ends it with an error.
+``python -m tests.modern.mixed CALLS`` makes that many calls, at most :data:`AT_ONCE` at a time, and prints how many of each kind there
+were. An exception or a wrong result ends it with an error.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ from greendaphne.aio.hub import is_isolated  # noqa: E402
 #: Calls that run at the same time.
 AT_ONCE = 200
 
-settings.configure(ALLOWED_HOSTS=["*"], SECRET_KEY="secret", ROOT_URLCONF=__name__, MIDDLEWARE=["django.middleware.common.CommonMiddleware"])
+settings.configure(
+    ALLOWED_HOSTS=["*"], SECRET_KEY="secret", ROOT_URLCONF=__name__, MIDDLEWARE=["django.middleware.common.CommonMiddleware"]
+)
 django.setup()
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse  # noqa: E402
@@ -55,7 +57,8 @@ TRUST = ssl.create_default_context()
 
 variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable")
 local = Local()
-address = ""
+#: Of the server that answers, once there is one.
+ADDRESS: list[str] = []
 
 
 async def pause(n: int) -> None:
@@ -66,7 +69,7 @@ async def pause(n: int) -> None:
         await asyncio.sleep(0)
     else:
         # Code that is not made for asyncio waits cooperatively in a patched process.
-        time.sleep(0.0005)
+        time.sleep(0.0005)  # noqa: ASYNC251 - on purpose
 
 
 async def numbers(n: int) -> AsyncIterator[int]:
@@ -182,7 +185,7 @@ def with_anyio(n: int) -> int:
 def with_httpx(n: int) -> int:
     async def main() -> int:
         async with httpx.AsyncClient(trust_env=False, verify=TRUST) as client:
-            first, second = await asyncio.gather(client.get(f"{address}/{n}"), client.get(f"{address}/{n + 1}"))
+            first, second = await asyncio.gather(client.get(f"{ADDRESS[0]}/{n}"), client.get(f"{ADDRESS[0]}/{n + 1}"))
             assert int(second.text) == n + 1
             return int(first.text)
 
@@ -306,7 +309,6 @@ KINDS: list[Callable[[int], int]] = [
 
 
 def main(calls: int) -> None:
-    global address
     assert is_isolated()
 
     def answer(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -316,7 +318,7 @@ def main(calls: int) -> None:
 
     server = WSGIServer(("127.0.0.1", 0), answer, log=None)
     server.start()
-    address = f"http://127.0.0.1:{server.server_port}"
+    ADDRESS.append(f"http://127.0.0.1:{server.server_port}")
     chosen = random.Random(1)
     made: Counter[str] = Counter()
     pool = Pool(AT_ONCE)

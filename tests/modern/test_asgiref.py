@@ -46,7 +46,20 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_asgirefs_tests_pass(source: Path) -> None:
-    command = [sys.executable, "-c", RUN, "-q", "-p", "no:cacheprovider", "-p", "no:greendaphne", "-c", "setup.cfg", "-o", "faulthandler_timeout=120"]
+    command = [
+        sys.executable,
+        "-c",
+        RUN,
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:greendaphne",
+        "-c",
+        "setup.cfg",
+        "-o",
+        "faulthandler_timeout=120",
+    ]
     command += [f"tests/{name}.py" for name in MODULES if (source / "tests" / f"{name}.py").exists()]
     command += ["-k", " and ".join(f"not {name}" for name in EXCEPTIONS)]
     done = subprocess.run(

@@ -130,7 +130,7 @@ def to_sync(n: int) -> int:
         return value
 
     variable.set(n)
-    return async_to_sync(main)(n)
+    return int(async_to_sync(main)(n))
 
 
 def nested(n: int) -> int:
@@ -143,20 +143,24 @@ def nested(n: int) -> int:
 
     def middle(value: int) -> int:
         assert local.value == n
-        return async_to_sync(inner)(value)
+        return int(async_to_sync(inner)(value))
 
     async def outer(value: int) -> int:
         await pause(value)
         local.value = value
-        return await sync_to_async(middle)(value)
+        return int(await sync_to_async(middle)(value))
 
     variable.set(n)
-    return async_to_sync(outer)(n)
+    return int(async_to_sync(outer)(n))
 
 
 def thread_insensitive(n: int) -> int:
+    def wait() -> int:
+        time.sleep(0.001)
+        return n
+
     async def main() -> int:
-        return await sync_to_async(lambda: (time.sleep(0.001), n)[1], thread_sensitive=False)()
+        return int(await sync_to_async(wait, thread_sensitive=False)())
 
     return asyncio.run(main())
 
@@ -228,11 +232,13 @@ def database(n: int) -> int:
 flask_application = flask.Flask(__name__)
 
 
-@flask_application.get("/<int:n>")
 async def flask_view(n: int) -> str:
     await pause(n)
     await asyncio.gather(*(asyncio.sleep(0.0005) for _ in range(2)))
     return str(n)
+
+
+flask_application.add_url_rule("/<int:n>", view_func=flask_view)
 
 
 def with_flask(n: int) -> int:
@@ -275,9 +281,13 @@ def killed(n: int) -> int:
     async def main() -> None:
         await asyncio.sleep(60)
 
-    with gevent.Timeout(0.002, False):
-        asyncio.run(main())
-    return n
+    limit = gevent.Timeout(0.002)
+    try:
+        with limit:
+            asyncio.run(main())
+    except gevent.Timeout as error:
+        return n if error is limit else -1
+    return -1
 
 
 def plain(n: int) -> int:

@@ -19,9 +19,17 @@ from tests.modern.support import PATIENCE, ROOT
 
 MODULES = ("test_sync", "test_sync_contextvars", "test_sync_executor_context_scenario", "test_sync_thread_sensitive_context", "test_local")
 
+_WAITS = "waits for an event or a process of multiprocessing, which gevent does not patch: the process waits for itself"
+_SPAWNS = "tests a process of its own, which is not patched; Process.join may return early in a patched one"
 #: Name of the test: why it is left out.
 EXCEPTIONS = {
-    "test_multiprocessing": "waits for another process with a semaphore of multiprocessing, which gevent does not patch: the whole process waits",
+    "test_multiprocessing": _WAITS,
+    "test_sync_to_async_with_blocker_thread_sensitive": _WAITS,
+    "test_sync_to_async_with_blocker_non_thread_sensitive": _WAITS,
+    "test_thread_sensitive_context_exit_does_not_block_event_loop": _SPAWNS,
+    "test_thread_sensitive_context_exit_does_not_starve_default_executor": _SPAWNS,
+    "test_force_new_context_keeps_executor_bindings_local_to_each_task": _SPAWNS,
+    "test_executor_context_across_bridges": _SPAWNS,
 }
 RUN = """
 import sys

@@ -11,6 +11,7 @@ EXAMPLE := $(VENV)/.stamp-example
 # Applications of today need other versions than Channels 1 does.
 MODERN := .venv-modern
 MODERN_PYTHON := $(MODERN)/bin/python
+MODERN_PIP := $(MODERN_PYTHON) -m pip --quiet --quiet --disable-pip-version-check --no-input
 MODERN_TESTING := $(MODERN)/.stamp-testing
 ADDRESS := http://127.0.0.1:8000
 
@@ -102,5 +103,7 @@ $(TESTING): $(RUNTIME) requirements-channels.txt
 
 $(MODERN_TESTING): setup.py pyproject.toml requirements-modern.txt | $(MODERN_PYTHON)
 	@echo '==> installing what the tests with applications of today need'
-	@$(MODERN_PYTHON) -m pip --quiet --quiet --disable-pip-version-check --no-input install --requirement requirements-modern.txt
+	@$(MODERN_PIP) install --requirement requirements-modern.txt
+	@rm -rf $(MODERN)/src
+	@$(MODERN_PIP) download --no-deps --no-binary asgiref --dest $(MODERN)/src asgiref==$$($(MODERN_PYTHON) -c 'from importlib import metadata; print(metadata.version("asgiref"))')
 	@touch $@

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar, Final
 
 import gevent
@@ -45,23 +46,34 @@ class AsyncioHub(Hub):
         loop = get_running_loop()
         if loop is None:
             return _hub_switch(self)
-        # The task first: Python 3.14 knows the current task of the running loop only.
-        task = swap_current_task(loop, None)
-        hooks = sys.get_asyncgen_hooks()
-        depth = sys.get_coroutine_origin_tracking_depth()
-        sys.set_asyncgen_hooks(None, None)
+        return _switch_without(loop, self)
+
+
+def _switch_without(loop: asyncio.AbstractEventLoop, greenlet: Any) -> Any:
+    """Switch to ``greenlet``, and take asyncio's state off the thread until something switches back."""
+    # The task first: Python 3.14 knows the current task of the running loop only.
+    task = swap_current_task(loop, None)
+    hooks = sys.get_asyncgen_hooks()
+    depth = sys.get_coroutine_origin_tracking_depth()
+    sys.set_asyncgen_hooks(None, None)
+    if depth:
+        sys.set_coroutine_origin_tracking_depth(0)
+    set_running_loop(None)
+    try:
+        return _hub_switch(greenlet) if isinstance(greenlet, Hub) else greenlet.switch()
+    finally:
+        set_running_loop(loop)
         if depth:
-            sys.set_coroutine_origin_tracking_depth(0)
-        set_running_loop(None)
-        try:
-            return _hub_switch(self)
-        finally:
-            set_running_loop(loop)
-            if depth:
-                sys.set_coroutine_origin_tracking_depth(depth)
-            sys.set_asyncgen_hooks(*hooks)
-            if task is not None:
-                swap_current_task(loop, task)
+            sys.set_coroutine_origin_tracking_depth(depth)
+        sys.set_asyncgen_hooks(*hooks)
+        if task is not None:
+            swap_current_task(loop, task)
+
+
+def switch_to(greenlet: Any) -> Any:
+    """Switch to a greenlet as :meth:`AsyncioHub.switch` switches to the hub: it does not see asyncio's state of the calling one."""
+    loop = get_running_loop()
+    return greenlet.switch() if loop is None else _switch_without(loop, greenlet)
 
 
 def install() -> bool:
@@ -135,66 +147,88 @@ def _self_test() -> None:
     # Runs in a thread that has no hub.
     hub = AsyncioHub()
     private.set_hub(hub)
+    probes = [_Probe(), _Probe()]
+    failures: list[BaseException] = []
+
+    def guarded(function: Callable[[], None]) -> None:
+        # The hub would print an exception.
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            failures.append(error)
+
     try:
-        greenlets = [gevent.spawn(_probe), gevent.spawn(_probe), gevent.spawn(_probe_bare)]
-        gevent.joinall(greenlets, timeout=SELF_TEST_LIMIT / 2, raise_error=True)
+        functions = [probes[0].run, probes[1].run, lambda: _look(probes)]
+        greenlets = [gevent.spawn(guarded, function) for function in functions]
+        gevent.joinall(greenlets, timeout=SELF_TEST_LIMIT / 2)
+        if failures:
+            raise failures[0]
         if not all(greenlet.dead for greenlet in greenlets):
             raise SelfTestError("a greenlet did not end")
     finally:
         hub.destroy(destroy_loop=True)
 
 
-def _probe() -> None:
-    """Run a loop whose task waits in the hub, and look whether everything is in place afterwards."""
-    errors: list[Any] = []
-    loop = asyncio.new_event_loop()
-    loop.set_exception_handler(lambda loop, context: errors.append(context))
-    try:
-        loop.call_soon(_probe_callback, loop)
-        loop.run_until_complete(_probe_task(loop))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()
-    if errors:
-        raise SelfTestError(str(errors[0].get("exception") or errors[0]["message"]))
+class _Probe:
+    """A loop that waits in the hub in the middle of steps and callbacks, and looks whether everything is in place afterwards."""
 
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.ended = False
+        self._errors: list[Any] = []
 
-def _probe_callback(loop: asyncio.AbstractEventLoop) -> None:
-    """Wait in the hub where no task is the current one."""
-    gevent.sleep(0)
-    if get_running_loop() is not loop or asyncio.current_task(loop) is not None:
-        raise SelfTestError("a callback has the state of another greenlet")
+    def run(self) -> None:
+        loop = self.loop
+        loop.set_exception_handler(lambda loop, context: self._errors.append(context.get("exception") or context["message"]))
+        coroutine = self._task()
+        try:
+            loop.call_soon(self._callback)
+            loop.run_until_complete(coroutine)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            self.ended = True
+            coroutine.close()
+            loop.close()
+        if self._errors:
+            raise SelfTestError(str(self._errors[0]))
 
-
-async def _probe_task(loop: asyncio.AbstractEventLoop) -> None:
-    task = asyncio.current_task()
-    hooks = sys.get_asyncgen_hooks()
-    if task is None:
-        raise SelfTestError("a task is not the current one")
-
-    async def numbers() -> Any:
-        for number in range(2):
-            gevent.sleep(0)
-            await asyncio.sleep(0)
-            yield number
-
-    for _ in range(3):
-        # Code that waits cooperatively in the middle of a step is the case that the hub is for.
+    def _callback(self) -> None:
+        # No task is the current one here.
         gevent.sleep(0)
-        if asyncio.get_running_loop() is not loop:
-            raise SelfTestError("a greenlet has the running loop of another one")
-        if asyncio.current_task() is not task:
-            raise SelfTestError("a greenlet has the current task of another one")
-        if sys.get_asyncgen_hooks() != hooks:
-            raise SelfTestError("a greenlet has the asynchronous generator hooks of another one")
-        async for _ in numbers():
-            pass
+        if get_running_loop() is not self.loop or asyncio.current_task(self.loop) is not None:
+            raise SelfTestError("a callback has the state of another greenlet")
+
+    async def _task(self) -> None:
+        task = asyncio.current_task()
+        hooks = sys.get_asyncgen_hooks()
+        if task is None:
+            raise SelfTestError("a task is not the current one")
+        for _ in range(3):
+            # Code that waits cooperatively in the middle of a step is the case that the hub is for.
+            gevent.sleep(0)
+            if asyncio.get_running_loop() is not self.loop:
+                raise SelfTestError("a greenlet has the running loop of another one")
+            if asyncio.current_task() is not task:
+                raise SelfTestError("a greenlet has the current task of another one")
+            if sys.get_asyncgen_hooks() != hooks:
+                raise SelfTestError("a greenlet has the asynchronous generator hooks of another one")
+            async for _ in _numbers():
+                pass
+            await asyncio.sleep(0)
+
+
+async def _numbers() -> AsyncIterator[int]:
+    for number in range(2):
+        gevent.sleep(0)
         await asyncio.sleep(0)
+        yield number
 
 
-def _probe_bare() -> None:
-    """Look whether a greenlet without a loop sees one."""
-    for _ in range(6):
+def _look(probes: list[_Probe]) -> None:
+    """Look whether a greenlet without a loop sees anything of those that wait."""
+    while not all(probe.ended for probe in probes):
         if get_running_loop() is not None or sys.get_asyncgen_hooks() != (None, None):
             raise SelfTestError("a greenlet without a loop has the state of another one")
+        if any(asyncio.current_task(probe.loop) is not None for probe in probes):
+            raise SelfTestError("a task is the current one while its greenlet waits")
         gevent.sleep(0)

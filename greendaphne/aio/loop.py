@@ -24,7 +24,7 @@ from gevent.monkey import get_original
 
 from . import private
 from .hub import AsyncioHub
-from .private import get_running_loop, set_running_loop
+from .private import get_running_loop
 from .selector import HubSelector
 from .tasks import describe, wait_for
 
@@ -54,8 +54,6 @@ class HubLoop(asyncio.SelectorEventLoop):
     _ready: deque[Any]
     _scheduled: list[Any]
     _thread_id: int | None
-    _asyncgen_firstiter_hook: Any
-    _asyncgen_finalizer_hook: Any
 
     def __init__(self, *, owned_signals: Collection[int] = ()) -> None:
         #: Native identity of the loop's thread, also in a patched process.
@@ -225,35 +223,34 @@ class HubLoop(asyncio.SelectorEventLoop):
     def create_started_task(
         self, coroutine: Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None
     ) -> asyncio.Task[T]:
-        """Create a task whose first step runs before the function returns, in the calling greenlet.
+        """Create a task whose first step runs before the function returns.
 
-        A coroutine that never waits for the loop ends without a switch to another greenlet.  The step finds the loop as the running one and
-        the task as the current one, as all further steps do, which run in the loop's greenlet.
+        The calling greenlet switches to the loop's greenlet, which runs the step, and back, without a turn of other greenlets and of tasks
+        that are ready.  A coroutine that never waits for the loop has ended then.  All steps of a task run in the loop's greenlet:
+        libraries such as SQLAlchemy rely on that.
 
-        The step runs in the loop's greenlet as usual where the calling greenlet runs a loop itself, where the loop has a task factory that
-        starts tasks by itself, and under a hub that is no :class:`~.hub.AsyncioHub`.
+        The step runs later, as with ``create_task``, where the loop's greenlet does not wait for events: the loop does not run yet, or a
+        step of another task waits cooperatively in it; where the caller is a callback of a loop or of the hub; where the loop has a task
+        factory that starts tasks by itself.
 
         :param name: the task's name.
         :param context: the task runs in it; Python 3.10 takes a copy.  The default is a copy of the current one.
         :raises RuntimeError: when the loop is closed.
         """
-        task = self.create_task_in(coroutine, name=name, context=context)
         ready = self._ready
-        if not ready or get_running_loop() is not None or type(self._hub) is not AsyncioHub:
+        before = len(ready)
+        task = self.create_task_in(coroutine, name=name, context=context)
+        if len(ready) <= before or get_running_loop() is not None or type(self._hub) is not AsyncioHub:
             return task
-        handle = ready[-1]
+        handle = ready.pop()
         step_of: object = getattr(handle._callback, "__self__", None)
-        if step_of is not task:
-            return task
-        ready.pop()
-        hooks = sys.get_asyncgen_hooks()
-        set_running_loop(self)
-        sys.set_asyncgen_hooks(self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)
-        try:
+
+        def step() -> bool:
             handle._run()
-        finally:
-            sys.set_asyncgen_hooks(*hooks)
-            set_running_loop(None)
+            return bool(ready) or not task.done()
+
+        if step_of is not task or not self._hub_selector.visit(step):
+            ready.append(handle)
         return task
 
     def run_from_greenlet(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:

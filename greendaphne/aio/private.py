@@ -35,8 +35,6 @@ ASYNCIO: Final = {
         "BaseEventLoop._check_closed",
         "BaseEventLoop._check_thread",
         "BaseEventLoop._write_to_self",
-        "BaseEventLoop._asyncgen_firstiter_hook",
-        "BaseEventLoop._asyncgen_finalizer_hook",
     ),
 }
 ASYNCIO_SINCE_3_14: Final = {"asyncio.tasks": ("_swap_current_task",)}

@@ -10,16 +10,19 @@ from __future__ import annotations
 import errno
 import os
 import selectors
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from gevent import get_hub, getcurrent
 
+from .hub import switch_to
+
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
 
-#: The hub runs the greenlets that are ready for up to a switch interval (5 ms) before it looks at descriptors and timers.  After a ``select(0)``
-#: that took more than this many seconds, the next calls only give those greenlets a turn.
+#: The hub runs the greenlets that are ready for up to a switch interval (5 ms) before it looks at descriptors and timers.  After a
+# ``select(0)`` : that took more than this many seconds, the next calls only give those greenlets a turn.
 LONG_ROUND: Final = 0.001
 #: The number of these calls.
 TURNS: Final = 8
@@ -28,6 +31,17 @@ TURNS: Final = 8
 _ALL = selectors.EVENT_READ | selectors.EVENT_WRITE
 
 _Base: Any = cast(Any, selectors)._BaseSelectorImpl
+
+
+class _Visit:
+    """A call of a function in the greenlet that waits, and the greenlet that waits for its end; ``None`` where it waits no longer."""
+
+    __slots__ = ("caller", "error", "function")
+
+    def __init__(self, function: Callable[[], bool], caller: Any) -> None:
+        self.function = function
+        self.caller: Any = caller
+        self.error: BaseException | None = None
 
 
 class HubSelector(_Base):  # type: ignore[misc]
@@ -50,6 +64,9 @@ class HubSelector(_Base):  # type: ignore[misc]
         self._silent: list[int] = []
         #: The greenlet that waits in :meth:`select`, from when nothing has called it back; ``None`` otherwise.
         self.waiting: Any = None
+        # The greenlet in select from its switch away until its return, whether it was called back or not.
+        self._parked: Any = None
+        self._visit: _Visit | None = None
         self._woken = False
         # The callback that switches to the waiting greenlet.
         self._call: Any = None
@@ -176,16 +193,58 @@ class HubSelector(_Base):  # type: ignore[misc]
                 watcher.start(self._on_ready, fd, pass_events=True)
         self._silent.clear()
 
+    def visit(self, function: Callable[[], bool]) -> bool:
+        """Call ``function`` at once in the greenlet that waits in :meth:`select`, and return after that; returns whether there was one.
+
+        The calling greenlet switches there and back without the hub.  :meth:`select` returns soon where ``function`` returns true.  An
+        exception of ``function`` is raised here.
+        """
+        parked = self._parked
+        caller = getcurrent()
+        if parked is None or caller is self._hub or caller is parked:
+            return False
+        visit = self._visit = _Visit(function, caller)
+        try:
+            parked.switch()
+        finally:
+            # The function may wait cooperatively.  A caller that is killed meanwhile must not be switched to.
+            visit.caller = None
+        if visit.error is not None:
+            raise visit.error
+        return True
+
     def _wait(self) -> None:
-        self.waiting = getcurrent()
+        greenlet = getcurrent()
+        self.waiting = self._parked = greenlet
         try:
             self._hub.switch()
+            while (visit := self._visit) is not None:
+                self._visit = self._parked = self.waiting = None
+                # Also the function may wait, and must not be called back for this wait.
+                woken = self._stop_call()
+                try:
+                    woken = visit.function() or woken
+                except BaseException as error:  # noqa: BLE001 - it is raised in the caller
+                    visit.error = error
+                if visit.caller is None:
+                    break
+                self._parked = greenlet
+                if woken or self._woken or self._fired:
+                    self._call = self._loop.run_callback(greenlet.switch)
+                else:
+                    self.waiting = greenlet
+                switch_to(visit.caller)
         finally:
             # A greenlet that is killed must not be called later.
-            self.waiting = None
-            call, self._call = self._call, None
-            if call is not None:
-                call.stop()
+            self.waiting = self._parked = None
+            self._stop_call()
+
+    def _stop_call(self) -> bool:
+        call, self._call = self._call, None
+        if call is None:
+            return False
+        call.stop()
+        return True
 
     def _give_turn(self) -> None:
         if self._turns:

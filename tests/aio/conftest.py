@@ -8,10 +8,24 @@ from typing import Any
 import gevent
 import pytest
 from gevent._hub_local import get_hub_if_exists, set_hub
+from gevent.monkey import is_module_patched
 
-from greendaphne.aio.hub import AsyncioHub
+from greendaphne.aio.hub import AsyncioHub, install
 from greendaphne.aio.loop import HubLoop
 from tests.aio.support import PATIENCE
+
+PATCHED = is_module_patched("socket")
+if PATCHED:
+    install()
+
+
+@pytest.fixture(autouse=True)
+def no_hub_stays() -> Iterator[None]:
+    """Take down the hub of an unpatched process, as for all tests; a patched one needs it."""
+    yield
+    existing = get_hub_if_exists()
+    if existing is not None and not PATCHED:
+        existing.destroy(destroy_loop=True)
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """Runs modules of CPython's own ``test.test_asyncio`` with HubLoop as the event loop, as a process of its own.
 
-``python -m tests.aio.cpython_tests OUTPUT MODULE...`` writes what did not pass to the file OUTPUT as JSON: ``{"run": 12, "skipped": 1, "failed": {name:
-traceback}}``.  HubLoop takes the place of ``asyncio.SelectorEventLoop`` and of the default policy's loop, so that the tests make one wherever they
-make a real loop.  Tests that make a ``BaseEventLoop`` with a mock for a selector run as they are.
+``python -m tests.aio.cpython_tests OUTPUT MODULE...`` writes the result to the file OUTPUT as JSON: ``{"run": 12, "skipped": 1, "loops": 5,
+"failed": {name: traceback}}``, where ``loops`` counts the HubLoops made.  HubLoop takes the place of ``asyncio.SelectorEventLoop`` and of
+the default policy's loop, so that the tests make one wherever they make a real loop.  Tests that make a ``BaseEventLoop`` with a mock for a
+selector run as they are.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from greendaphne.aio.loop import HubLoop
 class Loop(HubLoop):
     """A HubLoop that is made with a selector, as the tests do, and waits in the hub all the same."""
 
+    made = 0
+
     def __init__(self, selector: Any = None) -> None:
+        Loop.made += 1
         if selector is not None:
             selector.close()
         super().__init__()
@@ -52,7 +56,7 @@ def main(output: str, *modules: str) -> None:
     result = unittest.TextTestRunner(verbosity=2).run(suite)
     failed = {short(test.id()): text for test, text in [*result.failures, *result.errors]}
     failed.update({short(test.id()): "unexpected success" for test in result.unexpectedSuccesses})
-    Path(output).write_text(json.dumps({"run": result.testsRun, "skipped": len(result.skipped), "failed": failed}))
+    Path(output).write_text(json.dumps({"run": result.testsRun, "skipped": len(result.skipped), "loops": Loop.made, "failed": failed}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Programs that asyncio starts, on a HubLoop and on a loop of asyncio's own in a greenlet, patched and not.
 
-Each test has a process of its own: gevent collects the exit codes of all children once a process has had more than one of its default loops.
+Each test has a process of its own: gevent collects the exit codes of all children once a process has had more than one of its default
+loops.
 """
 
 from __future__ import annotations

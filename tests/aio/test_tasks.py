@@ -34,7 +34,7 @@ def test_a_task_that_nothing_refers_to_goes_on(running: HubLoop) -> None:
         await future
         woken.append("done")
 
-    tasks.create(waits_for_itself())
+    _ = tasks.create(waits_for_itself())
     while not woken:
         gevent.sleep(0)
     gc.collect()
@@ -80,7 +80,7 @@ def test_a_task_that_ignores_its_cancellation_is_named(running: HubLoop, caplog:
             except asyncio.CancelledError:
                 pass
 
-    tasks.create(stubborn(), name="mule")
+    _ = tasks.create(stubborn(), name="mule")
     assert not tasks.close(0.01, patience=0.01)
     (line,) = [record.getMessage() for record in caplog.records if record.name == "greendaphne.aio"]
     assert "1 tasks have not ended" in line
@@ -99,7 +99,7 @@ def test_exceptions_are_reported_once(loop: HubLoop) -> None:
         raise ZeroDivisionError
 
     for first_step in (False, True):
-        tasks.create(fails(), name="sum", first_step=first_step)
+        _ = tasks.create(fails(), name="sum", first_step=first_step)
         loop.run_until_complete(asyncio.sleep(0.001))
         gc.collect()
         assert len(tasks) == 0

@@ -47,7 +47,7 @@ def django_hello() -> Any:
 
     urls = ModuleType("urls")
     urls.urlpatterns = [path("", lambda request: HttpResponse(BODY, content_type="text/plain"))]  # type: ignore[attr-defined]
-    settings.configure(ROOT_URLCONF=urls, ALLOWED_HOSTS=["*"], SECRET_KEY="benchmark", MIDDLEWARE=[])  # noqa: S106
+    settings.configure(ROOT_URLCONF=urls, ALLOWED_HOSTS=["*"], SECRET_KEY="benchmark", MIDDLEWARE=[])
     return get_wsgi_application()
 
 

@@ -16,7 +16,6 @@ from gevent.hub import Waiter
 
 from ..core import causes
 from ..core.message import HTTPError, Request, ResponseError, Stream
-from ..serving.session import Session
 from .base import Application
 
 

@@ -13,7 +13,6 @@ import socket
 import ssl
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from gevent.monkey import get_original
 from greendaphne.aio.hub import AsyncioHub
 from greendaphne.aio.loop import SERVER_SIGNALS, HubLoop
 from greendaphne.aio.tasks import wait_for
-from tests import certificates
+from tests.support import certificates
 from tests.aio.support import PATIENCE
 
 _start_thread = get_original("_thread", "start_new_thread")

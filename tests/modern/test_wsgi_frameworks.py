@@ -189,7 +189,7 @@ def test_flask_websockets(tmp_path: Path, mode: str, tls: bool) -> None:
 def test_socketio(tmp_path: Path, transports: list[str]) -> None:
     import socketio
 
-    with command("tests.modern.wsgi_sites:socketio_site", tmp_path / "log", "--factory", "--wsgi", "--graceful-timeout", "2") as running:
+    with command("tests.modern.wsgi_sites:socketio_site", tmp_path / "log", "--factory", "--wsgi", "--graceful-timeout", "2") as running:  # noqa: SIM117 - two lines are easier to read
         with socketio.SimpleClient() as client:
             client.connect(running.url, transports=transports)
             for data in ("text", {"a": [1, 2]}, b"\x00\xff" * 35_000):

@@ -513,7 +513,10 @@ def logged_error(result: subprocess.CompletedProcess[str]) -> str:
         ("project.plain:layer", "Cannot find the application project.plain:layer: module 'project.plain' has no attribute 'layer'."),
         ("project.plain:view.x", "Cannot find the application project.plain:view.x: 'function' object has no attribute 'x'."),
         ("project.plain:view", "project.plain:view does not tell what interface it has: say --interface=channels|asgi3|asgi2|wsgi."),
-        ("project.plain:number", "project.plain:number is not an application: it is of type int, neither callable nor a channel layer with send()."),
+        (
+            "project.plain:number",
+            "project.plain:number is not an application: it is of type int, neither callable nor a channel layer with send().",
+        ),
     ],
 )
 def test_application_that_is_not_there(application: Application, place: str, message: str) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from greendaphne.applications.channels import ChannelLayerApplication
 from greendaphne.config import Timeouts
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.server import Server
@@ -70,6 +71,13 @@ class RunningServer:
         self.host = first.host
         #: 0 for a UNIX socket.
         self.port = first.port or 0
+
+    @property
+    def application(self) -> ChannelLayerApplication:
+        """What serves the channel layer."""
+        application = self.server._application
+        assert isinstance(application, ChannelLayerApplication)
+        return application
 
     @property
     def address(self) -> tuple[str, int]:

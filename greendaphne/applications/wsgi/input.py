@@ -1,4 +1,4 @@
-"""``wsgi.input``, ``wsgi.errors`` and ``wsgi.file_wrapper`` (PEP 3333, "Input and Error Streams", "Optional Platform-Specific File Handling")."""
+"""``wsgi.input``, ``wsgi.errors`` and ``wsgi.file_wrapper``: the sections of PEP 3333 on input, errors and file handling."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Isolation:
 
 
 def _end(worker: _Worker, error: BaseException) -> None:
-    """Throw ``error`` into what ``worker`` calls and wait for its end.  The hub throws, so that it restores what belongs to the greenlet."""
+    """Throw ``error`` into what ``worker`` calls and wait for its end.  The hub throws, so that it restores the greenlet's state."""
     hub = get_hub()
     hub.loop.run_callback(worker.throw, error)
     while not worker.dead and not worker.idle:

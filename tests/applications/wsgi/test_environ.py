@@ -178,13 +178,12 @@ def test_script_name_of_odd_root_paths() -> None:
 )
 def test_unix_socket(tmp_path: Path, host: bytes, name: str, port: str) -> None:
     path = tmp_path / "s"
-    with serve_wsgi(application, validate=False, endpoints=[f"unix:{path}"]):
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(20)
-            sock.connect(str(path))
-            client = Client(sock)
-            client.send(b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
-            assert client.read_response().status == 204
+    with serve_wsgi(application, validate=False, endpoints=[f"unix:{path}"]), socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(20)
+        sock.connect(str(path))
+        client = Client(sock)
+        client.send(b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
+        assert client.read_response().status == 204
     environ = seen.pop()
     assert (environ["SERVER_NAME"], environ["SERVER_PORT"]) == (name, port)
     assert environ["REMOTE_ADDR"] == ""

@@ -57,10 +57,10 @@ def test_lines_as_a_file_has_them(step: int) -> None:
 
 
 def test_buffered_reader() -> None:
-    reader = io.BufferedReader(body(b"0123456789", step=4), 4)  # type: ignore[arg-type]
+    reader = io.BufferedReader(body(b"0123456789", step=4), 4)  # type: ignore[type-var]
     assert reader.peek(1)[:1] == b"0"
     assert reader.read() == b"0123456789"
-    assert io.TextIOWrapper(io.BufferedReader(body("é\nü".encode()))).readlines() == ["é\n", "ü"]  # type: ignore[arg-type]
+    assert io.TextIOWrapper(io.BufferedReader(body("é\nü".encode()))).readlines() == ["é\n", "ü"]  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize("cause", [HTTPError(408, "too slow"), ClientDisconnected()])
@@ -70,7 +70,7 @@ def test_failure(cause: HTTPError | ClientDisconnected) -> None:
 
     source = Input(read)
     for _ in range(2):
-        with pytest.raises(OSError, match="slow|left") as info:
+        with pytest.raises(OSError, match=r"slow|left") as info:
             source.read()
         assert isinstance(info.value, BodyError)
         assert info.value.cause is cause
@@ -80,7 +80,7 @@ def test_errors(caplog: pytest.LogCaptureFixture) -> None:
     errors = Errors()
     with caplog.at_level(logging.INFO, "greendaphne.wsgi.errors"):
         assert errors.write("one\ntwo") == 7
-        print(" and more", file=errors)  # type: ignore[call-overload]
+        print(" and more", file=errors)
         errors.writelines(["a\n", "b\n"])
         errors.write("rest \ud800 日本")
         errors.flush()
@@ -103,7 +103,7 @@ class _Decoding(_Proxy):
     def __init__(self, file: Any) -> None:
         self.file = file
 
-    def read(self, n: int = -1) -> bytes:  # type: ignore[no-redef]
+    def read(self, n: int = -1) -> bytes:
         return b"decoded"
 
 
@@ -245,16 +245,16 @@ def test_buffered_bodies(size: int, chunked: bool) -> None:
     data = bytes(range(256)) * (size // 256 + 1)
     data = data[:size]
     limit = 1_000_000
-    with serve_wsgi(application, options=ApplicationOptions(interface="wsgi", buffer_request_body=limit)) as server:
-        with server.connect() as client:
-            if chunked:
-                client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % size)
-            else:
-                client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
-            client.send(data[: size // 2])
-            assert not called or size > limit
-            client.send(data[size // 2 :] + (b"\r\n0\r\n\r\n" if chunked else b""))
-            assert client.read_response().body == data
+    options = ApplicationOptions(interface="wsgi", buffer_request_body=limit)
+    with serve_wsgi(application, options=options) as server, server.connect() as client:
+        if chunked:
+            client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % size)
+        else:
+            client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+        client.send(data[: size // 2])
+        assert not called or size > limit
+        client.send(data[size // 2 :] + (b"\r\n0\r\n\r\n" if chunked else b""))
+        assert client.read_response().body == data
     assert called == [str(size) if size <= limit or not chunked else None]
 
 

@@ -34,7 +34,6 @@ def test_between_the_requests_of_a_connection() -> None:
             assert client.read_response().body == b"nothing nothing"
 
 
-
 def test_greenlets_are_used_again_and_look_new() -> None:
     def run() -> None:
         isolation = Isolation()

@@ -44,7 +44,7 @@ def client_of(application: Callable[..., Any], path: str = "/", *, tls: bool = F
     """A client of ``application``."""
     options = {name: keywords.pop(name) for name in ("subprotocols", "compression", "origin") if name in keywords}
     options.setdefault("compression", None)
-    with serve_wsgi(application, validate=False, **keywords) as server:
+    with serve_wsgi(application, validate=False, **keywords) as server:  # noqa: SIM117 - two lines are easier to read
         with connect(f"ws://127.0.0.1:{server.port}{path}", open_timeout=PATIENCE, **options) as client:
             yield client
 
@@ -128,7 +128,7 @@ def test_none_once_and_then_an_error() -> None:
             sink.put(ws.receive())
             sink.put(ws.receive())
             for call in (ws.receive, ws.read_message, lambda: ws.send("x"), lambda: ws.send_frame("x", 1)):
-                with pytest.raises(WebSocketError, match="dead|closed"):
+                with pytest.raises(WebSocketError, match=r"dead|closed"):
                     call()
             sink.put(ws.closed)
             ws.close()
@@ -190,7 +190,15 @@ def test_close(arguments: Any, expected: tuple[int, str]) -> None:
 
 @pytest.mark.parametrize(
     ("message", "binary", "expected"),
-    [("t", None, "t"), ("t", True, b"t"), (b"b", None, b"b"), (b"b", False, "b"), (bytearray(b"a"), None, b"a"), (memoryview(b"m"), None, b"m"), (5, False, "5")],
+    [
+        ("t", None, "t"),
+        ("t", True, b"t"),
+        (b"b", None, b"b"),
+        (b"b", False, "b"),
+        (bytearray(b"a"), None, b"a"),
+        (memoryview(b"m"), None, b"m"),
+        (5, False, "5"),
+    ],
 )
 def test_send(message: Any, binary: bool | None, expected: Any) -> None:
     def application(environ: Environ, start_response: Any) -> list[bytes]:
@@ -561,7 +569,9 @@ class Peerless:
 
 
 @pytest.mark.parametrize("options", [EAGER, LAZY], ids=["eager", "lazy"])
-@pytest.mark.parametrize("library", [Peerless(), Peerless(selector=True), Peerless(before=0.05), Peerless(fail=None), Peerless(fail=ConnectionError)])
+@pytest.mark.parametrize(
+    "library", [Peerless(), Peerless(selector=True), Peerless(before=0.05), Peerless(fail=None), Peerless(fail=ConnectionError)]
+)
 def test_raw_socket(options: ApplicationOptions, library: Peerless, caplog: pytest.LogCaptureFixture) -> None:
     recorder = Recorder()
     with serve_wsgi(library, validate=False, options=options, observers=[recorder]) as server, server.connect() as client:
@@ -626,7 +636,11 @@ def test_raw_socket_that_rejects() -> None:
 
 CASES = [
     case
-    for make in (value for name, value in vars(conformance).items() if callable(value) and getattr(value, "__annotations__", {}).get("return") == "list[Case]")
+    for make in (
+        value
+        for name, value in vars(conformance).items()
+        if callable(value) and getattr(value, "__annotations__", {}).get("return") == "list[Case]"
+    )
     if not (make.__code__.co_argcount)
     for case in make()
 ]

@@ -42,7 +42,7 @@ class RequestMessages:
             "server": connection.server and connection.server[:],
         }
         if self._tls_info and connection.tls is not None:
-            message["tls"] = connection.tls._asdict()
+            message["tls"] = {"version": connection.tls.version, "cipher": connection.tls.cipher}
         return message
 
     def websocket(self, request: Request, reply_channel: str) -> dict[str, Any]:
@@ -60,5 +60,5 @@ class RequestMessages:
             "order": 0,
         }
         if self._tls_info and connection.tls is not None:
-            message["tls"] = connection.tls._asdict()
+            message["tls"] = {"version": connection.tls.version, "cipher": connection.tls.cipher}
         return message

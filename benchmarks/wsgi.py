@@ -150,7 +150,7 @@ def measure_once(server: Server, case: Case, plan: Plan, core: int) -> float:
     else:
         load = generate(shutil.which("wrk"), server.port, connections=plan.connections, seconds=plan.seconds, core=core)
         if load.errors:
-            raise BenchmarkError(f"{load.errors} of {load.requests} requests failed: {server.process.args}")
+            raise BenchmarkError(f"{load.errors} of {load.requests} requests failed: {server.process.args!r}")
         done = load.requests
     return done / (server.cpu() - before)
 

@@ -24,7 +24,7 @@ help:
 	@echo 'make run-wsgi   serve the Flask site with its chat'
 	@echo 'make test       run all tests; with ARGS="-k name" for pytest, those of the main environment'
 	@echo 'make test-modern  run the tests with Django 5 and asgiref 3; ARGS is passed to pytest'
-	@echo 'make soak       ask servers while they are reloaded and restarted hundreds of times; takes an hour'
+	@echo 'make soak       reload and restart servers under load; takes hours (ARGS=--help)'
 	@echo 'make lint       check style and types'
 	@echo 'make bench      measure the server beside others'
 	@echo 'make clean      remove everything that these targets made'
@@ -87,7 +87,7 @@ echo '==> making $(1)'; \
 $(PYTHON) -m venv $(1)
 endef
 
-$(RUNTIME): setup.py pyproject.toml requirements.txt | $(BIN)/python
+$(RUNTIME): setup.py pyproject.toml | $(BIN)/python
 	@echo '==> installing greendaphne and what it needs'
 	@$(PIP) install --editable '.[redis]'
 	@touch $@

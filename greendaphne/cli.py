@@ -140,7 +140,6 @@ def serve(command: Command, logs: Logs) -> int:
     import logging
 
     logger = logging.getLogger(LOGGER)
-    from .applications.channels.inline import ConfigurationError as InlineWorkerError
     from .applications.loading import ApplicationError
     from .logs.setup import LogError
     from .net.endpoints import EndpointError
@@ -154,7 +153,7 @@ def serve(command: Command, logs: Logs) -> int:
     except ConfigurationError as error:
         logger.error("%s", spelled(error))
         return EXIT_FAILURE
-    except (EndpointError, InlineWorkerError, LogError) as error:
+    except (EndpointError, LogError) as error:
         logger.error("%s", error)
         return EXIT_FAILURE
     except ApplicationError as error:

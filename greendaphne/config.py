@@ -112,9 +112,10 @@ class Timeouts(Group):
     keep_alive: float = 60
     #: From the first byte of a head to its end, absolute so that a drip does not extend it; 408.
     header: float = 30
-    #: Without a byte of the body; 408.
+    #: Without a byte of the body; 408.  Also the window of ``body_rate``.
     body: float = 60
-    #: Bytes a second that a body must come in with on average once it is slower than ``body`` allows; 408.
+    #: Bytes a second that must come in over every ``body`` seconds of waiting for a body, whatever came before; 408.  Likewise, over every
+    #: ``send`` seconds, what an HTTP/2 client must take of a response that waits for its window.
     body_rate: float = 256
     #: Without progress in sending; the connection is reset.
     send: float = 60
@@ -132,6 +133,10 @@ class Timeouts(Group):
     ping_interval: float = 20
     #: ``--ping-timeout``: for the answer to a ping; 1011 and the socket is closed.  0 means for ever.
     ping_timeout: float = 30
+    #: ``--websocket-message-timeout``: from the first byte of a WebSocket message, or of a fragment sequence, to its last; 1008.
+    #: Absolute so that a drip does not extend it; begins when the server waits for the client.  1 MiB in this time is 70 kbit/s, a mobile
+    #: line of 2005.  0 means never.
+    websocket_message: float = 120
     #: For the peer's half of the WebSocket closing handshake.
     websocket_close: float = 5
     #: ``--graceful-timeout``: for open requests after SIGTERM.
@@ -198,9 +203,22 @@ class Http2(Group):
     client_resets: int = 200
     #: RST_STREAM frames that the peer's errors made the server send in ``period`` (a number), CVE-2025-8671.
     server_resets: int = 200
-    #: PING, SETTINGS, PRIORITY, PRIORITY_UPDATE, GOAWAY, unknown and empty DATA frames, and WINDOW_UPDATE frames beyond two for every
-    #: DATA frame sent, received in ``period`` (a number).  gRPC clients ping a few times a second at most; gunicorn's default.
+    #: PING, SETTINGS, PRIORITY, PRIORITY_UPDATE, GOAWAY, unknown and empty DATA frames, and WINDOW_UPDATE frames beyond those that the
+    #: server's own DATA frames explain, received in ``period`` (a number).  gRPC clients ping a few times a second at most; gunicorn's
+    #: default.
     control_frames: int = 1000
+    #: Bytes of DATA sent that explain one WINDOW_UPDATE frame, besides two for every DATA frame.  Go's client returns its windows in steps
+    #: of 4 KiB, for the stream and for the connection.
+    window_update_step: int = 2 * KIB
+    #: DATA frames on streams that are closed, received in ``period`` (a number); a header section counts for 16.  After the server's reset
+    #: of an upload frames are still on their way: its whole window, which is 64 frames of 16 KiB, or a thousand of 1 KiB.
+    late_frames: int = 4096
+    #: DATA frames of 1 to 7 bytes, without END_STREAM, received in ``period`` (a number).  Interactive uploads send some tens a second, and
+    #: a body that is sent octet by octet, 64 KiB of it, must still pass; a WebSocket frame of a client has 6 bytes and its payload.
+    small_data_frames: int = 100_000
+    #: Settings in one SETTINGS frame (a number).  Fewer than ten are defined; the reserved ones that clients send to keep servers tolerant
+    #: (RFC 8701) are one or two more.
+    settings: int = 64
     #: The time in which resets and control frames are counted, in seconds.
     period: float = 10
     #: Bytes that wait for a client that reads slowly before its streams have to wait: with 16 KiB frames four of the writer's turns.
@@ -225,6 +243,10 @@ class Tls(Group):
     #: ``none``, ``optional`` (a certificate, where sent, must be valid) or ``require``; ``None`` means ``require`` where ``client_ca`` is
     #: given and ``none`` otherwise.
     verify: str | None = None
+    #: Password of encrypted private keys.
+    keyfile_password: str | None = field(default=None, repr=False)
+    #: File with that password, in its place; a line feed at its end does not count.
+    keyfile_password_file: str | None = None
     #: Whether endpoints without TLS of their own get a self-signed certificate for localhost, for development.
     dev: bool = False
     #: ALPN protocols to offer (RFC 7301), the preferred first; empty offers none.

@@ -11,23 +11,20 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .applications.channels import ChannelLayerApplication
-from .applications.channels.inline import check_workers
-from .compat.keywords import OBJECTS, configuration
 from .config import Config
 from .logs.access import ActionLogger, ActionObserver, guarded
 from .net.endpoints import EndpointError, build_endpoint_description_strings
 from .net.endpoints.check import check_endpoints
 from .net.endpoints.descriptions import descriptions
 from .net.listeners import ListeningAddress
-from .serving.assembly import assemble
-from .serving.runner import Runner
+from .running.assembly import assemble
+from .running.runner import Runner
+from .settings.keywords import OBJECTS, configuration
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .applications.base import Application
-    from .applications.channels.mailbox import Mailbox
     from .monitoring.metrics import Metrics
 
 logger = logging.getLogger("daphne.server")
@@ -40,9 +37,10 @@ class Factory:
         self._application = application
 
     @property
-    def reply_protocols(self) -> dict[str, Mailbox]:
-        """The clients by reply channel."""
-        return self._application.router.clients if isinstance(self._application, ChannelLayerApplication) else {}
+    def reply_protocols(self) -> dict[str, Any]:
+        """The clients by reply channel; empty for an application without a channel layer."""
+        router = getattr(self._application, "router", None)
+        return {} if router is None else router.clients
 
 
 class Server(Runner):
@@ -68,7 +66,7 @@ class Server(Runner):
     :param config: everything else; see :class:`greendaphne.config.Config`.
     :param keywords: ``observers``, which are told what becomes of requests and WebSockets (:mod:`greendaphne.core.observer`);
         ``lifecycle``, which hear of the stages of :meth:`serve_forever`; ``reopen_logs``, called by :meth:`reopen`; and the keywords of
-        version 1.0, see :mod:`greendaphne.compat.keywords`.
+        version 1.0, see :mod:`greendaphne.settings.keywords`.
     :raises TypeError: for an unknown keyword, and unless there is either a channel layer or an application.
     :raises UserWarning: without any endpoint, as daphne does.
     :raises EndpointError: for a malformed endpoint string.
@@ -138,7 +136,9 @@ class Server(Runner):
         if action_logger is not None:
             everyone.insert(0, ActionObserver(guarded(action_logger)))
         parts = assemble(self.config, self.endpoints, channel_layer, application, everyone, self._give_up)
-        super().__init__(parts, self.config.channels.inline_workers, channel_layer, tuple(lifecycle or ()), reopen_logs)
+        super().__init__(parts, tuple(lifecycle or ()), reopen_logs)
+        #: The channel layer, ``None`` for another application.
+        self.channel_layer = channel_layer
         self.limits = self.config.limits
         #: Gives ``reply_protocols``, the reply channels of all clients, under daphne's name.
         self.factory = Factory(parts.application)
@@ -147,13 +147,12 @@ class Server(Runner):
         """Look for what would keep :meth:`start` from listening; opens no socket.
 
         :raises EndpointError: as :func:`greendaphne.net.endpoints.check.check_endpoints`.
-        :raises ConfigurationError: where the application has no consumers for inline workers.
+        :raises ConfigurationError: where the application cannot serve.
         """
         check_endpoints(self._endpoints)
         if self._monitor is not None:
             check_endpoints(self._monitor.endpoints)
-        if self._inline_workers:
-            check_workers(self.channel_layer, self._inline_workers)
+        self._application.check()
 
     def run(self) -> None:
         """Serve until a signal or :meth:`stop`, then end in good order.

@@ -8,7 +8,8 @@
     Worker(layer, {"http.request": hello}).run()
 
 A consumer is called with one :class:`Message` and may block cooperatively.  What it raises is logged and never ends the worker: an
-unanswered request is answered (500, or the status of an :class:`~greendaphne.core.message.HTTPError`), an unanswered handshake is rejected.
+unanswered request is answered (500, or the status of an ``HTTPError``), a response that has begun is cut off,
+an unanswered handshake is rejected.
 A request that no consumer knows how to answer is the consumers' affair.
 """
 
@@ -27,6 +28,9 @@ from gevent.hub import get_hub
 from .config import MIB
 from .core.message import ClientDisconnected, Headers, HTTPError
 from .layers.reader import Reader
+from .layers.tally import tally_of
+from .layers.unreadable import LIMIT, describe, is_unreadable
+from .layers.wake import Wake
 
 logger = logging.getLogger("greendaphne.worker")
 
@@ -148,6 +152,25 @@ def _receive(reader: Reader, deadline: float) -> list[tuple[str, dict[str, Any]]
     return batch
 
 
+#: What the server is told of a consumer that failed: a client without a response gets this one, another's is cut off.  Servers other than
+#: this one ignore it within a response.
+FAILED: dict[str, Any] = {
+    "status": 500,
+    "headers": [(b"content-type", b"text/plain; charset=utf-8")],
+    "content": b"Internal Server Error",
+    "abort": True,
+}
+
+
+def fault(item: Any) -> str | None:
+    """What is wrong with ``item``, received from a layer, where it is no channel name and message."""
+    if type(item) is not tuple or len(item) != 2:
+        return "it is not a pair of a channel name and a message"
+    if type(item[0]) is not str:
+        return f"its channel name is {type(item[0]).__name__}, not a str"
+    return None if isinstance(item[1], dict) else f"it is {type(item[1]).__name__}, not a dict"
+
+
 class Worker:
     """Calls consumers for the messages of their channels.
 
@@ -177,6 +200,7 @@ class Worker:
         self.layer = layer
         self.routes = dict(routes)
         self.concurrency = concurrency
+        self._tally = tally_of(layer)
         self._force_sync = force_sync
         self._reply_timeout = reply_timeout
         # Guards _stopping and _wake, which stop() touches from any thread or signal handler.  Everything else belongs to the thread of
@@ -184,7 +208,6 @@ class Worker:
         self._lock = threading.RLock()
         self._stopping = False
         self._wake: Callable[[], object] | None = None
-        self._waiting: set[Any] = set()
         self._failure: Exception | None = None
         self._killed = False
 
@@ -196,19 +219,32 @@ class Worker:
         """
         hub = get_hub()
         stop = Event()
+        wake = Wake()
+
+        def end() -> None:
+            wake.set()
+            hub.loop.run_callback_threadsafe(stop.set)
+
         with self._lock:
             if self._wake is not None:
                 raise RuntimeError("this worker runs already")
-            self._wake = lambda: hub.loop.run_callback_threadsafe(stop.set)
+            self._wake = end
             if self._stopping:
-                stop.set()
+                end()
         self._failure = None
         self._killed = False
         logger.info("Listening on channels %s", ", ".join(sorted(self.routes)))
-        greenlets = [gevent.spawn(self._serve, stop) for _ in range(self.concurrency)]
+        greenlets = [gevent.spawn(self._serve, wake, end) for _ in range(self.concurrency)]
+
+        def ended(greenlet: object) -> None:
+            if not wake.is_set:
+                self._failure = RuntimeError("a greenlet of the worker was killed")
+                end()
+
+        for greenlet in greenlets:
+            greenlet.rawlink(ended)
         try:
             stop.wait()
-            hub.loop.run_callback(self._interrupt)
             gevent.joinall(greenlets)
         except BaseException:
             self._killed = True
@@ -224,39 +260,51 @@ class Worker:
     def stop(self) -> None:
         """Make :meth:`run`, or the next one, return once the messages in process are finished; from any thread or greenlet.
 
-        A wait for messages is cut short where the layer loses none by it; otherwise it may last some seconds more.
+        A wait for messages ends at once where the layer can end it, and what it has handed over by then is handled; otherwise it may last
+        some seconds more.
         """
         with self._lock:
             self._stopping = True
             if self._wake is not None:
                 self._wake()
 
-    def _serve(self, stop: Event) -> None:
+    def _serve(self, wake: Wake, end: Callable[[], object]) -> None:
         reader = Reader(self.layer, self.routes, self._force_sync, limit=1)
-        greenlet = gevent.getcurrent()
+        acknowledges = reader.capabilities.acknowledges
+        unreadable = 0
         try:
-            while not stop.is_set():
-                if reader.interruptible:
-                    self._waiting.add(greenlet)
+            while not wake.is_set:
                 try:
-                    batch = reader.receive()
-                except gevent.GreenletExit:
-                    return
+                    batch = reader.receive(wake=wake)
                 except Exception as error:  # noqa: BLE001 - raised by run()
+                    if is_unreadable(error) and unreadable < LIMIT:
+                        # One message is lost, and the layer is there.
+                        unreadable += 1
+                        self._tally.bad_message(next(iter(self.routes)), describe(error))
+                        gevent.sleep(0)
+                        continue
                     self._failure = error
-                    stop.set()
+                    end()
                     return
-                finally:
-                    self._waiting.discard(greenlet)
-                for channel, content in batch:
-                    self._handle(channel, content)
+                unreadable = 0
+                item: Any
+                for item in batch:
+                    # The usual types cost no call.
+                    if type(item) is tuple and len(item) == 2 and type(item[0]) is str and type(item[1]) is dict:
+                        self._handle(item[0], item[1])
+                    elif (reason := fault(item)) is not None:
+                        self._tally.bad_message(next(iter(self.routes)), reason)
+                    else:
+                        self._handle(*item)
+                if acknowledges:
+                    # Redis is told by the next receive.
+                    self.layer.acknowledge()
         finally:
+            if acknowledges:
+                # A consumer that was killed has not handled its message.
+                self.layer.release()
+                self.layer.settle()
             reader.close()
-
-    def _interrupt(self) -> None:
-        """End the waits for messages.  Called by the hub, so that no message can arrive between the look and the throw."""
-        for greenlet in list(self._waiting):
-            greenlet.throw(gevent.GreenletExit)
 
     def _handle(self, channel: str, content: dict[str, Any]) -> None:
         consumer = self.routes.get(channel)
@@ -272,21 +320,26 @@ class Worker:
             self._fail(message, error.status, error.detail, error.headers)
         except ClientDisconnected:
             logger.debug("The client of %r went away", message)
-        except (Exception, gevent.Timeout, gevent.GreenletExit) as error:  # a consumer's failure is never the worker's
+        except (Exception, gevent.Timeout, gevent.GreenletExit, SystemExit) as error:  # a consumer's failure is never the worker's
             if self._killed and isinstance(error, gevent.GreenletExit):
                 raise
             logger.exception("Error processing message with consumer %s:", getattr(consumer, "__qualname__", consumer))
             self._fail(message)
 
     def _fail(self, message: Message, status: int = 500, detail: str = "Internal Server Error", headers: Headers = ()) -> None:
-        """Answer for a consumer that failed before it did; the rest of a response that has begun cannot be made up."""
-        if message.replied or not message.content.get("reply_channel"):
+        """Answer for a consumer that failed before it did, or have the server cut its response off.
+
+        The server ignores what comes after a complete response, and so does any other server than this one within a response.
+        """
+        channel = message.content.get("reply_channel")
+        if not channel or not isinstance(channel, str):
             return
         try:
             if message.channel == "http.request":
                 fields = [(b"content-type", b"text/plain; charset=utf-8"), *headers]
-                message.reply({"status": status, "headers": fields, "content": detail.encode()})
-            elif message.channel == "websocket.connect":
+                answer = {"status": status, "headers": fields, "content": detail.encode()}
+                message.reply({**answer, "abort": True} if message.replied else answer)
+            elif message.channel == "websocket.connect" and not message.replied:
                 message.reply({"accept": False})
         except Exception:
             logger.exception("No answer could be sent for %r:", message)

@@ -41,7 +41,8 @@ Options:
   --reason=WORD     unspecified, keyCompromise, affiliationChanged, superseded or cessationOfOperation
                     [default: unspecified]
   --authority=URL   The directory URL of the authority that issued it; known for what this server obtained.
-  --acme-ca=FILE    Trust the authorities in this PEM file, and no others, for HTTPS to it.
+  --acme-ca=FILE    Trust the authorities in this PEM file, and no others, for HTTPS to it; by default
+                    those that the server trusts.
   --no-renewal      Do not have the certificate replaced.
 """
 
@@ -70,17 +71,56 @@ def main(argv: Sequence[str] | None = None) -> int:
             return show(store)
         names = [to_host(name) for name in arguments["NAME"]]
         if arguments["issue"]:
-            store.ensure(names)
+            issue(store, names)
         elif arguments["renew"]:
-            for name in names:
-                _path(store, name)
-                store.ask_for_renewal(name)
+            renew(store, names)
         else:
             revoke(store, names[0], arguments)
     except (AcmeError, NameRefused, TLSError, EndpointError) as error:
         print(f"greendaphne.acme: {error}", file=sys.stderr)
         return EXIT_FAILURE
     return 0
+
+
+def issue(store: Store, names: Sequence[str]) -> None:
+    """Make an empty file for every host that has none, and print what that means."""
+    made = store.ensure(names)
+    entries = store.scan().entries
+    for name in names:
+        entry = entries.get(name)
+        path = os.path.join(store.path, name + SUFFIX)
+        if name in made:
+            print(f"{name}: asked for; the server that serves from {store.path} obtains the certificate within seconds")
+        elif entry is None:
+            print(f"{name}: {path} is a link, which is served and never replaced; nothing was done")
+        elif entry.problem is not None:
+            print(f"{name}: nothing was done: {entry.problem}; correct the file or empty it")
+        elif entry.certificate is None:
+            print(f"{name}: had been asked for already, and the certificate has not come yet; see status")
+        else:
+            until = date(entry.certificate.not_after)
+            print(f"{name}: has a certificate that is valid until {until}; nothing was done, and renew replaces it")
+
+
+def renew(store: Store, names: Sequence[str]) -> None:
+    """Have the server replace the certificates of ``names``, and print what that means."""
+    for name in names:
+        # All before the first, so that a mistake changes nothing.
+        _path(store, name)
+    entries = store.scan().entries
+    for name in names:
+        entry = entries.get(name)
+        if entry is None:
+            print(f"{name}: {_path(store, name)} is a link, which is never replaced; nothing was done")
+        elif entry.problem is not None:
+            print(f"{name}: nothing was done: {entry.problem}; correct the file or empty it")
+        else:
+            store.ask_for_renewal(name)
+            _print_renewal(store, name)
+
+
+def _print_renewal(store: Store, name: str) -> None:
+    print(f"{name}: renewal asked for; the server that serves from {store.path} replaces the certificate within seconds")
 
 
 def show(store: Store) -> int:
@@ -94,7 +134,8 @@ def show(store: Store) -> int:
         else:
             text = f"valid until {date(status.expires)}, renewed on {date(status.renews)}"
         danger = "  IN DANGER" if status.danger and status.expires is not None else ""
-        reason = f"  ({status.reason})" if status.reason else ""
+        retry = "" if status.retry is None else f"; next try on {date(status.retry)}"
+        reason = f"  ({status.reason}{retry})" if status.reason else ""
         print(f"{status.host:<{width}}  {text}{danger}{reason}")
     for line in snapshot.refused.values():
         print(line)
@@ -115,7 +156,8 @@ def revoke(store: Store, host: str, arguments: dict[str, Any]) -> None:
     path = _path(store, host)
     file = pem.read(path)
     credentials = pem.assemble(file, file)
-    record = store.state().records.get(host)
+    state = store.state()
+    record = state.records.get(host)
     url = arguments["--authority"] or (record.authority if record is not None else "")
     if not url:
         raise AcmeError(f"It is not known which authority issued the certificate in {path}; say it with --authority")
@@ -126,15 +168,21 @@ def revoke(store: Store, host: str, arguments: dict[str, Any]) -> None:
         url = directory_url(url)
     except ValueError as error:
         raise AcmeError(f"--authority {error}") from None
-    authority = Authority(url, credentials.key, AcmeOptions(ca=arguments["--acme-ca"]))
+    ca = arguments["--acme-ca"]
+    if ca is None and state.ca and url == state.authority:
+        ca = state.ca
+    authority = Authority(url, credentials.key, AcmeOptions(ca=ca))
     try:
         authority.connect()
         authority.revoke(credentials.certificate, reason)
     finally:
         authority.close()
-    print(f"The certificate {credentials.certificate.serial_number:x} for {host} is revoked")
-    if not arguments["--no-renewal"]:
+    print(f"{host}: {url} has revoked the certificate {credentials.certificate.serial_number:x} ({arguments['--reason']})")
+    if arguments["--no-renewal"]:
+        print(f"{host}: the server goes on serving it until {path} is replaced or removed")
+    else:
         store.ask_for_renewal(host)
+        _print_renewal(store, host)
 
 
 def _path(store: Store, host: str) -> str:

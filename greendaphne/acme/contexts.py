@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import _socket
 import logging
+import os
 from time import monotonic
 from typing import Final
 
 import gevent
+from cryptography import x509
 from OpenSSL import SSL
 
 from ..net.tls import pem
@@ -21,6 +23,7 @@ from ..net.tls.handshake import ACME_TLS
 from ..net.tls.pem import TLSError
 from ..net.tls.sni import HostDirectory, host_name
 from .challenges import Challenges
+from .names import NameRefused, host_of_file
 from .options import AcmeError
 from .store import Store
 
@@ -66,6 +69,15 @@ class AcmeContexts(HostDirectory):
     def write_lines(self) -> None:
         super().write_lines()
         self._challenge_contexts.write_lines()
+
+    def _tell_validity(self, certificate: x509.Certificate, path: str) -> None:
+        # The manager reports what it renews, with the reason why it could not be renewed.
+        try:
+            managed = host_of_file(os.path.basename(path)) is not None and not os.path.islink(path)
+        except NameRefused:
+            managed = False
+        if not managed:
+            super()._tell_validity(certificate, path)
 
     def refresh(self, host: str) -> None:
         """Serve what is in the file of ``host`` from now on."""

@@ -8,6 +8,7 @@ stays there, the reason is logged, and it is tried again later (:func:`.schedule
 from __future__ import annotations
 
 import logging
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -251,7 +252,13 @@ class Manager:
 
     @staticmethod
     def _is_to_report(entry: Entry, record: Record, now: float) -> bool:
-        return in_danger(entry, now) and not schedule.is_ahead(record.reported_at + schedule.REPORT_INTERVAL, now)
+        certificate = entry.certificate
+        if certificate is None or not in_danger(entry, now):
+            return False
+        if record.reported_at < certificate.not_after <= now:
+            # It expired after the last line, which said only that it would.
+            return True
+        return not schedule.is_ahead(record.reported_at + schedule.REPORT_INTERVAL, now)
 
     def _is_due(self, entry: Entry, record: Record, now: float) -> bool:
         certificate = entry.certificate
@@ -273,6 +280,8 @@ class Manager:
         snapshot, state = self.run(self._scan)
         self._snapshot, self._state = snapshot, state
         self._claimed, state.authority = True, self.url
+        # For commands by hand, which speak with the same authority.
+        state.ca = "" if self._options.ca is None else os.path.abspath(self._options.ca)
         for host, entry in snapshot.entries.items():
             record = state.records.get(host)
             if record is not None and record.begun:

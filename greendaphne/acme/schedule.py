@@ -28,7 +28,7 @@ RETRY_MAX: Final = 12 * HOUR
 #: The same where the authority could not be reached or is out of order, which costs nobody anything.
 OUTAGE_FIRST: Final = 1 * MINUTE
 OUTAGE_MAX: Final = 1 * HOUR
-#: No try is put off for longer than this part of what is left of a certificate's life, except by the authority's own word.
+#: No try is put off for much longer than this part of what is left of a certificate's life, except by the authority's own word.
 _PATIENCE: Final = 1 / 8
 
 #: How often the authority is asked for its opinion on a certificate: bounds for what it suggests (RFC 9773 section 4.3.2).
@@ -84,7 +84,8 @@ def retry_delay(failures: int, outage: bool, retry_after: float | None, left: fl
     delay = min(first * 2.0 ** min(failures - 1, 20), longest)
     if left is not None and left > 0:
         delay = min(delay, max(first, left * _PATIENCE))
-    delay *= 1 + chance / 5
+    # Within the longest, because that is what the documentation promises.
+    delay = min(delay * (1 + chance / 5), longest)
     return min(delay if retry_after is None else max(delay, retry_after), WAIT_MAX)
 
 

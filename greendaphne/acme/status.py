@@ -13,7 +13,8 @@ class HostStatus(NamedTuple):
     """How one host stands.  Times are seconds since the epoch, ``None`` where there is no certificate.
 
     ``danger`` is true once the certificate should have been renewed long ago, and where there is none although there should be.
-    ``failures`` counts those since the last success, and ``reason`` is that of the last one, or what is wrong with the file.
+    ``failures`` counts those since the last success, ``reason`` is that of the last one, or what is wrong with the file, and ``retry``
+    when the next try is.
     """
 
     host: str
@@ -22,6 +23,7 @@ class HostStatus(NamedTuple):
     danger: bool
     failures: int
     reason: str
+    retry: float | None = None
 
 
 def statuses(snapshot: Snapshot, state: State, now: float) -> list[HostStatus]:
@@ -32,7 +34,8 @@ def statuses(snapshot: Snapshot, state: State, now: float) -> list[HostStatus]:
         expires = None if entry.certificate is None else entry.certificate.not_after
         renews = None if entry.certificate is None else renewal_time(entry, record)
         danger = entry.certificate is None or in_danger(entry, now)
-        found.append(HostStatus(host, expires, renews, danger, record.failures, entry.problem or record.reason))
+        retry = record.retry_at if entry.problem is None and schedule.is_ahead(record.retry_at, now) else None
+        found.append(HostStatus(host, expires, renews, danger, record.failures, entry.problem or record.reason, retry))
     return found
 
 

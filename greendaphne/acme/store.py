@@ -118,12 +118,14 @@ class Record:
 @dataclass(slots=True)
 class State:
     """Everything that is remembered: ``account`` as :mod:`.authority` wants it, the records, and the directory URL of the authority that
-    fills the directory, empty where none does yet.
+    fills the directory, empty where none does yet.  ``ca`` is the absolute path of the PEM file that is trusted for HTTPS to it, empty
+    for the usual ones.
     """
 
     account: dict[str, str] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)
     authority: str = ""
+    ca: str = ""
 
     def of(self, host: str) -> Record:
         """The record of ``host``, a new one where there is none yet."""
@@ -288,11 +290,12 @@ class Store:
                     found.append(os.path.join(self.path, name))
         return found
 
-    def ensure(self, hosts: Sequence[str]) -> None:
-        """Make an empty file for every host that has none.
+    def ensure(self, hosts: Sequence[str]) -> list[str]:
+        """Make an empty file for every host that has none; returns those hosts.
 
         :raises AcmeError: where that cannot be done.
         """
+        made = []
         for host in hosts:
             path = os.path.join(self.path, host + SUFFIX)
             try:
@@ -301,6 +304,8 @@ class Store:
                 continue
             except OSError as error:
                 raise AcmeError(f"Cannot make {path}: {error.strerror}") from None
+            made.append(host)
+        return made
 
     def ask_for_renewal(self, host: str) -> None:
         """Have the server obtain a new certificate although the one there would do; that one is served until then.
@@ -342,7 +347,7 @@ class Store:
         :raises AcmeError: where it cannot be written.
         """
         records = {host: asdict(record) for host, record in state.records.items()}
-        content = {"authority": state.authority, "account": state.account, "records": records}
+        content = {"authority": state.authority, "ca": state.ca, "account": state.account, "records": records}
         path = os.path.join(self.private, _STATE)
         self.write(path, json.dumps(content, indent=1).encode())
         self._state, self._state_seen = state, pem.signature(path)
@@ -427,9 +432,10 @@ def _read_state(path: str) -> State:
     if not isinstance(value, dict):
         # Nothing in it is needed: the certificates speak for themselves.
         return State()
-    authority, account, records = value.get("authority"), value.get("account"), value.get("records")
+    authority, ca, account, records = (value.get(name) for name in ("authority", "ca", "account", "records"))
     return State(
         {str(name): str(text) for name, text in account.items()} if isinstance(account, dict) else {},
         {str(host): Record.from_json(record) for host, record in records.items()} if isinstance(records, dict) else {},
         authority if isinstance(authority, str) else "",
+        ca if isinstance(ca, str) else "",
     )

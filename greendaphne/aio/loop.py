@@ -53,6 +53,7 @@ class HubLoop(asyncio.SelectorEventLoop):
     _debug: bool
     _ready: deque[Any]
     _scheduled: list[Any]
+    _task_factory: Any
     _thread_id: int | None
 
     def __init__(self, *, owned_signals: Collection[int] = ()) -> None:
@@ -208,6 +209,25 @@ class HubLoop(asyncio.SelectorEventLoop):
         return sig not in self._owned_signals and super().remove_signal_handler(sig)
 
     # ---- tasks
+
+    def create_task(self, coro: Coroutine[Any, Any, T], **options: Any) -> asyncio.Task[T]:  # type: ignore[override]
+        """Create a task for ``coro``; called in any greenlet of the loop's thread.
+
+        A task factory, which may run the first step itself, is called in the loop's greenlet.  Where that is in the middle of a step that
+        waits cooperatively, a call from another greenlet does without the factory.
+
+        :param options: ``name``, and since Python 3.11 ``context``.
+        """
+        if self._task_factory is None or get_running_loop() is not None or not self.is_running():
+            return super().create_task(coro, **options)
+        made: list[asyncio.Task[T]] = []
+        create = super().create_task
+
+        def call() -> bool:
+            made.append(create(coro, **options))
+            return True
+
+        return made[0] if self._hub_selector.visit(call) else asyncio.Task(coro, loop=self, **options)
 
     def create_task_in(
         self, coroutine: Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None

@@ -40,7 +40,7 @@ ASYNCIO: Final = {
 ASYNCIO_SINCE_3_14: Final = {"asyncio.tasks": ("_swap_current_task",)}
 ASYNCIO_BEFORE_3_14: Final = {"asyncio.tasks": ("_current_tasks",)}
 #: Attributes of an event loop's instance.
-LOOP_ATTRIBUTES: Final = ("_closed", "_debug", "_ready", "_scheduled", "_thread_id")
+LOOP_ATTRIBUTES: Final = ("_closed", "_debug", "_ready", "_scheduled", "_task_factory", "_thread_id")
 #: Names of ``selectors``.
 SELECTORS: Final = {"selectors": ("_BaseSelectorImpl",)}
 #: Attributes of a ``_BaseSelectorImpl`` instance.

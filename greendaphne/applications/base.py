@@ -52,21 +52,22 @@ class Application:
         :raises greendaphne.config.ConfigurationError: where it cannot; the server does not start then.
         """
 
-    def drain(self) -> None:
-        """Stop taking work that is not part of an open request; requests and WebSockets in flight go on.  Must not wait."""
+    def drain(self, *, succeeded: bool = False) -> None:
+        """Get ready to end; requests and WebSockets in flight go on.  Must not wait.
 
-    def stop(self, *, at_once: bool = False) -> None:
+        :param succeeded: whether other processes serve the same site on, so that work which is not part of an open request of this server
+            is theirs.  Called again without it where these processes end as well.
+        """
+
+    def stop(self, patience: float = 0, *, at_once: bool = False) -> None:
         """End, after the last connection has ended.
 
+        :param patience: seconds that are left of the graceful time.
         :param at_once: whether to cut short what the application still does by itself.
         """
 
-    def close(self) -> None:
-        """Release what :meth:`start` has taken, as the last of all: requests, workers and everything else have ended."""
-
-    def announcement(self) -> str:
-        """One line for the log when the server starts."""
-        return f"Serving a {self.interface.upper()} application"
+    def end_now(self) -> None:
+        """Cut short what the application does, also in :meth:`stop`: a second signal asks for it.  Must not wait."""
 
     def health(self) -> str:
         """Return why the application cannot serve now, in a few words for a health check, or ``""`` where it can; may wait a second."""

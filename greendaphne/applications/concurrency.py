@@ -122,8 +122,7 @@ class Bounded(Application):
         self.drain = inner.drain  # type: ignore[method-assign]
         self.stop = inner.stop  # type: ignore[method-assign]
         self.health = inner.health  # type: ignore[method-assign]
-        self.close = inner.close  # type: ignore[method-assign]
-        self.announcement = inner.announcement  # type: ignore[method-assign]
+        self.end_now = inner.end_now  # type: ignore[method-assign]
 
     def http(self, request: Request, stream: Stream) -> None:
         slots = self._slots

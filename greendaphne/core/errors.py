@@ -1,4 +1,7 @@
-"""Reason phrases and error pages of the server, the same bytes as daphne's: people search logs and pages for them."""
+"""Reason phrases and error pages of the server.
+
+The pages that daphne has too are the same bytes as daphne's, because people and monitoring search for them.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +39,27 @@ _STYLE = (
 CONTENT_TYPE = (b"Content-Type", b"text/html; charset=utf-8")
 
 
-def error_page(status: int, detail: str) -> bytes:
-    """The HTML page for ``status`` with the sentence ``detail``."""
+#: What the pages say that daphne has too; their footer is daphne's name.
+DAPHNE_SENTENCES = frozenset(
+    (
+        "HTTP processing error",
+        "Invalid characters in path",
+        "Request queue full.",
+        "Worker server failed to respond within time limit.",
+    )
+)
+
+
+def error_page(status: int, detail: str, footer: str | None = None) -> bytes:
+    """The HTML page for ``status`` with the sentence ``detail``.
+
+    :param footer: the server's name; ``""`` for none, ``None`` for daphne's on the pages that daphne has, and none on others.
+    """
+    if footer is None:
+        footer = "Daphne" if detail in DAPHNE_SENTENCES else ""
     title = f"{status} {reason_phrase(status)}"
+    foot = f" <footer>{escape(footer, quote=False)}</footer>" if footer else ""
     return (
         f" <html> <head> <title>{title}</title> <style> {_STYLE} </style> </head>"
-        f" <body> <h1>{title}</h1> <p>{escape(detail, quote=False)}</p> <footer>Daphne</footer> </body> </html> "
+        f" <body> <h1>{title}</h1> <p>{escape(detail, quote=False)}</p>{foot} </body> </html> "
     ).encode()

@@ -15,26 +15,16 @@ Exceptions::
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from . import causes
+from .tlsinfo import TLSInfo
 
 #: A header section: lower-case names, values without surrounding blanks, order and duplicates kept (RFC 9110 section 5.2).
 Headers = Sequence[tuple[bytes, bytes]]
 
 #: ``[host, port]`` as the channel layer carries it, or ``None`` where the socket has no such address (UNIX sockets).
 Address = list[object] | None
-
-
-class TLSInfo(NamedTuple):
-    """What was negotiated on a TLS connection: ``version`` such as ``"TLSv1.3"``, ``cipher`` by its OpenSSL name.
-
-    ``certificate`` is the client's verified certificate as an ``x509.Certificate`` of ``cryptography``, ``None`` where it sent none.
-    """
-
-    version: str
-    cipher: str
-    certificate: Any = None
 
 
 class ConnectionInfo(NamedTuple):
@@ -76,6 +66,14 @@ class Request(NamedTuple):
     upgrade: bytes
     connection: ConnectionInfo
     root_path: str = ""
+
+    @property
+    def by_extended_connect(self) -> bool:
+        """Whether a tunnel on this request is opened by extended CONNECT (RFC 8441, on HTTP/2), and not by Upgrade (HTTP/1.1).
+
+        Then its answer is 200 instead of 101, it has no ``Upgrade`` and ``Connection`` fields, and it does not end the connection.
+        """
+        return self.http_version == "2"
 
 
 class HTTPError(Exception):

@@ -67,7 +67,11 @@ def _headers(pairs: list[object] | tuple[object, ...]) -> str:
     for pair in pairs:
         if isinstance(pair, list | tuple) and len(pair) == 2:
             items.append(f'<li><span class="name">{_literal(pair[0])}</span> {_literal(pair[1])}</li>')
-    return f'<ul class="pairs">{"".join(items)}</ul>' if items else '<span class="none">none</span>'
+    if not items:
+        return '<span class="none">none</span>'
+    # Collapsed: a browser sends a dozen, and the rest of the message is to be seen at once.
+    number = f"{len(items)} pairs of bytes" if len(items) > 1 else "1 pair of bytes"
+    return f'<details><summary>{number}</summary><ul class="pairs">{"".join(items)}</ul></details>'
 
 
 def _value(value: object) -> str:

@@ -163,7 +163,7 @@ def _guard(answer: Callable[[Message], None], message: Message) -> None:
 def _line(number: int) -> bytes:
     now = time.time()
     clock = f"{time.strftime('%H:%M:%S', time.localtime(now))}.{int(now % 1 * 1000):03d}"
-    return f"line {number:2} of {STREAM_LINES}, sent at {clock}\n".encode()
+    return f"line {number:2} of {STREAM_LINES} at {clock}\n".encode()
 
 
 def _reply(message: Message, status: int, content_type: bytes, content: bytes, headers: list[Header]) -> None:

@@ -3,47 +3,67 @@
 A body reader takes bytes from the connection's :class:`Input` and never one byte more than belongs to the body, so what follows is the
 next request and nothing else.  The chunked decoder is strict: CRLF only, one to sixteen hexadecimal digits, bounded extensions and
 trailers, trailers checked and dropped.  Time limits hold for the time spent waiting for the client alone.
+
+Everything here is linear in the bytes received, in whatever segments they come: a line that is not complete is searched on from where
+the search stopped.  Every chunk counts for the connection's :class:`~greendaphne.core.turns.Turn`.
 """
 
 from __future__ import annotations
 
 import re
+from enum import Enum
 from time import monotonic
 
 from ..config import Limits, Timeouts
+from ..core.grammar import TOKEN_PATTERN
 from ..core.message import ClientDisconnected, HTTPError
+from ..core.rates import Patience
+from ..core.turns import Turn
 from ..net.transport import RECV_SIZE, ByteStream
-from .head import TOKEN, bad_request, check_fields
+from .head import bad_request, check_fields
 
-#: A chunk's size line with its extensions, without CRLF.  Nobody is known to use extensions; the bound only has to be finite.
+#: A chunk's size line with its extensions, without CRLF.  No client is known to use extensions; the bound only has to be finite.
 CHUNK_LINE_SIZE = 256
 
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t !-~\x80-\xff])*"'
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[ \t]*" + TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN + rb"|" + _QUOTED + rb"))?)*")
-#: Finds a line end that RFC 9112 section 2.2 lets a recipient accept and this server does not.
-BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+_CHUNK_LINE = re.compile(
+    rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[ \t]*" + TOKEN_PATTERN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN_PATTERN + rb"|" + _QUOTED + rb"))?)*"
+)
+
+_LF, _CR = 10, 13
 
 
 class Input:
-    """The bytes that a connection has received and not yet used, with the transport behind them.
+    """The bytes that a connection has received and not yet used, with the transport that they come from.
 
-    ``buffer[position:]`` is unused; the buffer is replaced, never cut, so that pipelined requests cost no copy each.
+    ``buffer[position:]`` is unused.  A segment that comes when everything before it was used is the buffer itself, and the position moves
+    in it without a copy.  One that continues an incomplete line is appended to a ``bytearray``, which copies nothing of what was there.
     """
 
-    __slots__ = ("buffer", "position", "transport")
+    __slots__ = ("buffer", "position", "scanned", "transport", "turn")
 
     def __init__(self, transport: ByteStream, initial: bytes = b"") -> None:
         self.transport = transport
-        self.buffer = initial
+        self.buffer: bytes | bytearray = initial
         self.position = 0
+        #: How many unused bytes :meth:`find_line` has searched already.
+        self.scanned = 0
+        #: Counts what is done with the bytes.
+        self.turn = Turn()
 
     def more(self, timeout: float | None) -> bool:
-        """Receive behind what is unused; false at the end of the stream."""
+        """Receive after what is unused; false at the end of the stream."""
         data = self.transport.recv(RECV_SIZE, timeout)
-        if self.position < len(self.buffer):
-            self.buffer = self.buffer[self.position :] + data
-        else:
+        buffer = self.buffer
+        position = self.position
+        if position >= len(buffer):
             self.buffer = data
+        else:
+            if isinstance(buffer, bytearray):
+                del buffer[:position]
+            else:
+                buffer = self.buffer = bytearray(memoryview(buffer)[position:])
+            buffer += data
         self.position = 0
         return bool(data)
 
@@ -53,14 +73,46 @@ class Input:
 
     def take_to(self, end: int) -> bytes:
         """The unused bytes up to the index ``end`` of the buffer."""
-        data = self.buffer[self.position : end]
-        if end < len(self.buffer):
+        buffer = self.buffer
+        data = buffer[self.position : end]
+        self.scanned = 0
+        if end < len(buffer):
             self.position = end
         else:
             # A connection may wait for long now, and need not hold what it has used.
             self.buffer = b""
             self.position = 0
-        return data
+        return data if data.__class__ is bytes else bytes(data)
+
+    def skip(self, n: int) -> None:
+        """Use ``n`` of the unused bytes."""
+        self.position += n
+        self.scanned = 0
+        if self.position >= len(self.buffer):
+            self.buffer = b""
+            self.position = 0
+
+    def find_line(self, start: int, limit: int) -> int:
+        """Where the line that begins at the index ``start`` ends: the index of its CRLF; -1 where that has not been received.
+
+        Searches on from where the last search of this line stopped.
+
+        :param limit: the longest line that is found, in bytes without its CRLF.
+        :raises HTTPError: 400 for a line that ends in LF alone (RFC 9112 section 2.2 lets a recipient accept it, and this server does not).
+        """
+        buffer = self.buffer
+        found = buffer.find(b"\n", max(start, self.position + self.scanned), start + limit + 2)
+        if found < 0:
+            self.scanned = min(len(buffer), start + limit + 2) - self.position
+            return -1
+        if found == start or buffer[found - 1] != _CR:
+            raise bad_request("A line ends in LF without CR.")
+        return found - 1
+
+    @property
+    def unused(self) -> int:
+        """The number of unused bytes."""
+        return len(self.buffer) - self.position
 
     @property
     def empty(self) -> bool:
@@ -69,37 +121,35 @@ class Input:
 
 
 class _Clock:
-    """Holds a body to its time limits: ``body`` seconds without a byte, and a mean rate of ``body_rate`` bytes a second."""
+    """Holds a body to its time limit: ``body_rate`` bytes a second over every ``body`` seconds of waiting for the client."""
 
-    __slots__ = ("_received", "_timeouts", "_waited")
+    __slots__ = ("_patience",)
 
     def __init__(self, timeouts: Timeouts) -> None:
-        self._timeouts = timeouts
-        self._waited = 0.0
-        self._received = 0
+        self._patience = Patience(timeouts.body, timeouts.body_rate)
 
     def receive(self, source: Input, timeout: float | None) -> None:
         """Receive more into ``source``.
 
-        :raises TimeoutError: after ``timeout`` seconds, where that is shorter than the body's own limits.
-        :raises HTTPError: 408 when those are exceeded.
+        :raises TimeoutError: after ``timeout`` seconds, where that is shorter than the body's own limit.
+        :raises HTTPError: 408 when that is exceeded.
         :raises ClientDisconnected: at the end of the stream.
         """
-        timeouts = self._timeouts
-        allowed = min(timeouts.body, timeouts.body + self._received / timeouts.body_rate - self._waited)
-        patience = allowed if timeout is None or timeout >= allowed else timeout
+        patience = self._patience
+        allowed = patience.left
+        seconds = allowed if timeout is None or timeout >= allowed else timeout
         before = monotonic()
-        unused = len(source.buffer) - source.position
+        unused = source.unused
         try:
-            if not source.more(patience):
+            if not source.more(max(seconds, 0.0)):
                 raise ClientDisconnected
         except TimeoutError:
-            if patience == timeout:
+            if seconds == timeout:
                 raise
             raise HTTPError(408, "The request body came too slowly.", close=True) from None
         finally:
-            self._waited += monotonic() - before
-        self._received += len(source.buffer) - unused
+            patience.waited(monotonic() - before)
+        patience.moved(source.unused - unused)
 
 
 class LengthBody:
@@ -114,6 +164,7 @@ class LengthBody:
 
     @property
     def complete(self) -> bool:
+        """Whether the body has been read to its end."""
         return self._left == 0
 
     def read(self, n: int, timeout: float | None = None) -> bytes:
@@ -127,73 +178,146 @@ class LengthBody:
         return data
 
 
-# What the decoder waits for; inside a chunk it is the number of bytes still to come instead.
-_SIZE_LINE, _CHUNK_END, _TRAILERS = -1, -2, -3
+class _State(Enum):
+    """What the chunked decoder reads next; :meth:`ChunkedBody._gather` has all transitions."""
+
+    SIZE_LINE = 0
+    DATA = 1
+    CHUNK_END = 2
+    TRAILERS = 3
+    COMPLETE = 4
+
+
+_SIZE_LINE, _DATA, _CHUNK_END, _TRAILERS, _COMPLETE = _State
 
 
 class ChunkedBody:
     """A body in the chunked transfer coding."""
 
-    __slots__ = ("_clock", "_left", "_limits", "_source", "complete")
+    __slots__ = ("_clock", "_fields", "_left", "_limits", "_lines", "_source", "_state")
 
     def __init__(self, source: Input, limits: Limits, timeouts: Timeouts) -> None:
         self._source = source
         self._limits = limits
         self._clock = _Clock(timeouts)
-        self._left = _SIZE_LINE
-        self.complete = False
+        self._state = _SIZE_LINE
+        # Bytes missing of the chunk at hand.
+        self._left = 0
+        # Whole trailer lines that have been found among the unused bytes: their number and their bytes.
+        self._fields = 0
+        self._lines = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the body has been read to its end."""
+        return self._state is _COMPLETE
 
     def read(self, n: int, timeout: float | None = None) -> bytes:
-        """Up to ``n`` bytes, ``b""`` at the end; errors as :meth:`_Clock.receive`, and 400 or 431 for bad framing."""
-        while not self.complete:
-            if self._left == _CHUNK_END:
-                self._need(2, timeout)
-                if self._source.take(2) != b"\r\n":
+        """Up to ``n`` bytes, from as many chunks as have been received; ``b""`` at the end.
+
+        Errors as :meth:`_Clock.receive`, and 400 or 431 for bad framing.
+        """
+        parts: list[bytes] = []
+        try:
+            self._gather(n, timeout, parts)
+        except HTTPError:
+            # What came before it was in good order; the next call finds the error again.
+            if not parts:
+                raise
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _gather(self, n: int, timeout: float | None, parts: list[bytes]) -> None:
+        """Append what has been received to ``parts``, ``n`` bytes at most; waits only where it finds nothing."""
+        source = self._source
+        turn = source.turn
+        size = 0
+        while True:
+            state = self._state
+            if state is _DATA:
+                if size >= n:
+                    break
+                if source.empty:
+                    if parts:
+                        break
+                    self._clock.receive(source, timeout)
+                data = source.take(min(n - size, self._left))
+                parts.append(data)
+                size += len(data)
+                self._left -= len(data)
+                if self._left:
+                    # The chunk is longer than what has been received, or than the caller wants.
+                    break
+                self._state = _CHUNK_END
+            elif state is _SIZE_LINE:
+                turn.left -= 1
+                if turn.left <= 0:
+                    turn.look()
+                length = self._size_line()
+                if length < 0:
+                    if parts:
+                        break
+                    self._clock.receive(source, timeout)
+                elif length:
+                    self._left = length
+                    self._state = _DATA
+                else:
+                    self._state = _TRAILERS
+            elif state is _CHUNK_END:
+                if source.unused < 2:
+                    if parts:
+                        break
+                    self._clock.receive(source, timeout)
+                elif source.buffer.startswith(b"\r\n", source.position):
+                    source.skip(2)
+                    self._state = _SIZE_LINE
+                else:
                     raise bad_request("A chunk is longer than its size.")
-                self._left = _SIZE_LINE
-            if self._left == _SIZE_LINE:
-                self._left = self._size_line(timeout) or _TRAILERS
-            if self._left == _TRAILERS:
-                self._trailers(timeout)
-                self.complete = True
+            elif state is _TRAILERS:
+                if parts:
+                    break
+                if self._trailers():
+                    self._state = _COMPLETE
+                else:
+                    self._clock.receive(source, timeout)
+            else:
                 break
-            if self._source.empty:
-                self._clock.receive(self._source, timeout)
-            data = self._source.take(min(n, self._left))
-            self._left = self._left - len(data) or _CHUNK_END
-            return data
-        return b""
 
-    def _need(self, n: int, timeout: float | None) -> None:
+    def _size_line(self) -> int:
+        """Take a chunk's size; -1 where its line is not complete."""
         source = self._source
-        while len(source.buffer) - source.position < n:
-            self._clock.receive(source, timeout)
-
-    def _size_line(self, timeout: float | None) -> int:
-        source = self._source
-        while (end := source.buffer.find(b"\r\n", source.position, source.position + CHUNK_LINE_SIZE + 2)) < 0:
-            if len(source.buffer) - source.position >= CHUNK_LINE_SIZE + 2 or BARE_LINE_FEED.search(source.buffer, source.position):
+        start = source.position
+        end = source.find_line(start, CHUNK_LINE_SIZE)
+        if end < 0:
+            if source.unused >= CHUNK_LINE_SIZE + 2:
                 raise bad_request("A chunk size is malformed.")
-            self._clock.receive(source, timeout)
-        match = _CHUNK_LINE.fullmatch(source.buffer, source.position, end)
+            return -1
+        match = _CHUNK_LINE.fullmatch(source.buffer, start, end)
         if match is None:
             raise bad_request("A chunk size is malformed.")
-        source.take_to(end + 2)
-        return int(match[1], 16)
+        length = int(match[1], 16)
+        source.skip(end + 2 - start)
+        return length
 
-    def _trailers(self, timeout: float | None) -> None:
+    def _trailers(self) -> bool:
+        """Take the trailer section, whose lines are checked when all are there; false where it is not complete."""
         source = self._source
+        turn = source.turn
         limit = self._limits.request_field_size
         while True:
-            end = source.buffer.find(b"\r\n\r\n", source.position, source.position + limit + 4)
-            if source.buffer.startswith(b"\r\n", source.position):
-                source.take(2)
-                return
-            if end >= 0:
-                check_fields(source.take_to(end + 4)[:-2])
-                return
-            if len(source.buffer) - source.position > limit:
+            start = source.position + self._lines
+            end = source.find_line(start, limit - self._lines)
+            if end < 0:
+                if source.unused > limit + 2:
+                    raise HTTPError(431, "The trailer section is too long.", close=True)
+                return False
+            if end == start:
+                if self._lines:
+                    check_fields(source.take(self._lines))
+                    self._lines = 0
+                source.skip(2)
+                return True
+            self._lines = end + 2 - source.position
+            self._fields += 1
+            if self._lines > limit or self._fields > self._limits.request_fields:
                 raise HTTPError(431, "The trailer section is too long.", close=True)
-            if BARE_LINE_FEED.search(source.buffer, source.position):
-                raise bad_request("The trailer section is malformed.")
-            self._clock.receive(source, timeout)
+            turn.spend()

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from gevent import sleep
-
 from ..config import Limits, Timeouts
 from ..core.errors import reason_phrase
 from ..core.message import ClientDisconnected, ConnectionInfo, Headers, HTTPError, Request, ResponseError, body_too_large, with_extra
 from ..net.transport import RECV_SIZE, ByteStream, Transport, lingering_close
-from .body import BARE_LINE_FEED, ChunkedBody, Input, LengthBody
+from .body import ChunkedBody, Input, LengthBody
 from .head import HeadParser, bad_request
 from .response import CHUNKED, LENGTH, NO_BODY, build_head, field_line
 
@@ -24,7 +22,10 @@ from .response import CHUNKED, LENGTH, NO_BODY, build_head, field_line
 DRAIN_MOMENT = 1.0
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+#: What a pipelined request counts for, in units of :meth:`.core.turns.Turn.spend`.
+_REQUEST_WORK = 8
 _LAST_CHUNK = b"0\r\n\r\n"
+_CR = 13
 _METHOD_START = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
@@ -197,7 +198,7 @@ class Http1Stream:
             return True
         # What is left of a body belongs to whoever reads it, and may be waited for in another greenlet.  What comes behind it is held here,
         # but not without end.
-        if not self.body_complete or len(source.buffer) - source.position >= RECV_SIZE:
+        if not self.body_complete or source.unused >= RECV_SIZE:
             return False
         try:
             return not source.more(0) and half_closed
@@ -316,28 +317,49 @@ class Http1Connection:
                 self.idle = False
                 self._patience = self.timeouts.keep_alive
         else:
-            # Answers that need no worker wait for nothing where the peer sends ahead and reads fast; others want their turn.
-            sleep(0)
-        end = source.buffer.find(b"\r\n\r\n", source.position)
-        if end < 0 or end - source.position > self.limits.request_head or source.buffer[source.position] == 13:
+            # Answers that need no worker wait for nothing where the peer sends ahead and reads fast; other connections want their turn.
+            source.turn.spend(_REQUEST_WORK)
+        buffer = source.buffer
+        start = source.position
+        end = buffer.find(b"\r\n\r\n", start)
+        if end < 0 or end - start > self.limits.request_head or buffer[start] == _CR:
             return self._read_slow_head()
         return source.take_to(end + 4)
 
     def _read_slow_head(self) -> bytes:
-        """A head that is not wholly there yet, or too large, or behind empty lines."""
+        """A head that is not wholly there yet, or too large, or after empty lines.
+
+        Each byte is searched once, in whatever segments the head comes.
+        """
         source = self.input
         limits = self.limits
+        turn = source.turn
         deadline = monotonic() + self.timeouts.header
+        # Bytes of empty lines before the request line (RFC 9112 section 2.2: they are ignored), and of whole lines of the head.
+        skipped = 0
+        lines = 0
         while True:
-            # RFC 9112 section 2.2: empty lines before a request line are ignored.
-            while source.buffer.startswith(b"\r\n", source.position):
-                source.position += 2
-            start = source.position
-            if len(source.buffer) > start and source.buffer[start : start + 2] != b"\r":
-                end = source.buffer.find(b"\r\n\r\n", start)
-                if end >= 0 and end - start <= limits.request_head:
-                    return source.take_to(end + 4)
-                self._check_part(source.buffer[start:])
+            while True:
+                start = source.position + lines
+                if not lines and source.unused and not self._may_begin(source.buffer[start : start + 2]):
+                    raise bad_request("The request line is malformed.")
+                end = source.find_line(start, limits.request_head + 2 - lines if lines else limits.request_line)
+                if end < 0:
+                    break
+                turn.spend()
+                if end > start:
+                    lines = end + 2 - source.position
+                elif lines:
+                    return source.take(lines + 2)
+                else:
+                    source.skip(2)
+                    skipped += 2
+                    if skipped > limits.request_head:
+                        raise bad_request("The request line is malformed.")
+            if not lines and source.unused > limits.request_line:
+                raise HTTPError(414, "The request line is too long.", close=True)
+            if source.unused > limits.request_head:
+                raise HTTPError(431, "The request's header section is too long.", close=True)
             left = deadline - monotonic()
             try:
                 if left <= 0:
@@ -347,13 +369,7 @@ class Http1Connection:
             except TimeoutError:
                 raise HTTPError(408, "The request head came too slowly.", close=True) from None
 
-    def _check_part(self, part: bytes) -> None:
-        """Refuse a head as soon as it cannot become a good one."""
-        limits = self.limits
-        line_end = part.find(b"\r\n")
-        if line_end > limits.request_line or (line_end < 0 and len(part) > limits.request_line):
-            raise HTTPError(414, "The request line is too long.", close=True)
-        if len(part) > limits.request_head:
-            raise HTTPError(431, "The request's header section is too long.", close=True)
-        if BARE_LINE_FEED.search(part) is not None or part[0] not in _METHOD_START:
-            raise bad_request("The request line is malformed.")
+    @staticmethod
+    def _may_begin(data: bytes | bytearray) -> bool:
+        """Whether a head, or an empty line before one, may begin with ``data``, one or two bytes."""
+        return data[0] in _METHOD_START or data in (b"\r", b"\r\n")

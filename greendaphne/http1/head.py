@@ -13,18 +13,16 @@ import re
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from ..config import Limits
+from ..core.grammar import CONTENT_LENGTH, TOKEN, TOKEN_PATTERN, elements, valid_authority
 from ..core.message import ConnectionInfo, HTTPError, Request
 
-TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-
-# RFC 9112 section 3: exactly one space on either side of the target.
-_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])\r\n")
+# RFC 9112 section 3: exactly one space on either side of the target, which has no fragment (section 3.2).
+_REQUEST_LINE = re.compile(rb"(" + TOKEN_PATTERN + rb") ([!\"$-~\x80-\xff]+) HTTP/([0-9])\.([0-9])\r\n")
 _FIXED_LINE = b"GET / HTTP/1.1\r\n"
 # RFC 9112 section 3.2.2; user information is refused (RFC 9110 section 4.2.4).
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^?]*)?(?:\?|\Z)", re.IGNORECASE)
-# RFC 9110 section 7.2: uri-host [ ":" port ]; empty where the target has no authority.
-_HOST = re.compile(rb"(?:[0-9A-Za-z\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-_CONTENT_LENGTH = re.compile(rb"[0-9]{1,19}")
+# Blanks at the end of a field line; the line has something else as well, or it would become the end of the section.
+_TRAILING_BLANKS = re.compile(rb"(?<=[!-~\x80-\xff])[ \t]+(?=\r\n)")
 
 _SPECIAL = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"))
 
@@ -88,7 +86,7 @@ class HeadParser:
         parser = self._parser or HttpRequestParser(self._fields)
         # A parser that has seen a body announced, an upgrade or an error waits for what it is never given: a new one next time.
         self._parser = None
-        fields, special = self._parse_fields(parser, head, fields_start)
+        fields, special, parser = self._parse_fields(parser, head, fields_start)
 
         http_1_1 = minor == b"1"
         self.keep_alive = http_1_1
@@ -100,14 +98,15 @@ class HeadParser:
             if name == b"host":
                 if host is not None:
                     raise bad_request("The request has more than one Host field.")
-                if _HOST.fullmatch(value) is None:
+                # RFC 9112 section 3.3: for an empty one a default applies, here the application's.
+                if value and not valid_authority(value):
                     raise bad_request("The Host field is malformed.")
                 host = value
             elif name == b"connection":
-                if value.lower() == b"close" or b"close" in [token.strip(b" \t") for token in value.lower().split(b",")]:
+                if value.lower() == b"close" or b"close" in elements([value.lower()]):
                     self.keep_alive = False
             elif name == b"content-length":
-                if length is not None or _CONTENT_LENGTH.fullmatch(value) is None:
+                if length is not None or CONTENT_LENGTH.fullmatch(value) is None:
                     raise bad_request("The Content-Length field is malformed or repeated.")
                 length = value
             elif name == b"transfer-encoding":
@@ -159,15 +158,21 @@ class HeadParser:
 
     def _parse_fields(
         self, parser: HttpRequestParser, head: bytes, start: int
-    ) -> tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]]]:
-        """Return all field lines and those that matter to the server."""
+    ) -> tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]], HttpRequestParser]:
+        """Return all field lines, those that matter to the server, and the parser that read them."""
         fields = self._fields
         try:
             parser.feed_data(_FIXED_LINE + head[start:])
         except HttpParserUpgrade:
             pass
         except HttpParserError:
-            raise self._bad_fields(fields.special) from None
+            # llhttp takes a tab after Transfer-Encoding and Content-Length for a part of the value (RFC 9112 section 5: OWS).
+            stripped = _TRAILING_BLANKS.sub(b"", head)
+            special = fields.special
+            fields.all, fields.special = [], []
+            if stripped == head:
+                raise self._bad_fields(special) from None
+            return self._parse_fields(HttpRequestParser(fields), stripped, start)
         result, special = fields.all, fields.special
         fields.all, fields.special = [], []
         limits = self._limits
@@ -175,12 +180,12 @@ class HeadParser:
             raise HTTPError(431, "The request has too many header fields.", close=True)
         if len(head) > limits.request_field_size and any(len(name) + len(value) + 2 > limits.request_field_size for name, value in result):
             raise HTTPError(431, "A header field is too long.", close=True)
-        return result, special
+        return result, special, parser
 
     @staticmethod
     def _bad_fields(special: list[tuple[bytes, bytes]]) -> HTTPError:
         for name, value in special:
-            if name == b"transfer-encoding" and re.fullmatch(TOKEN, value) and value.lower() != b"chunked":
+            if name == b"transfer-encoding" and TOKEN.fullmatch(value) and value.lower() != b"chunked":
                 return HTTPError(501, "The only transfer coding supported is chunked.", close=True)
         return bad_request("The header section is malformed.")
 
@@ -195,7 +200,8 @@ class HeadParser:
         if target == b"*" and token == b"OPTIONS":
             return target, b"", fields
         absolute = _ABSOLUTE.match(target)
-        if absolute is None or _HOST.fullmatch(absolute[1]) is None:
+        # RFC 9110 section 4.2.1: a host that is empty makes the target invalid.
+        if absolute is None or not valid_authority(absolute[1]):
             raise bad_request("The request target is malformed.")
         # RFC 9112 section 3.2.2: the target's authority takes the place of the Host field.
         fields = [(name, absolute[1]) if name == b"host" else (name, value) for name, value in fields]

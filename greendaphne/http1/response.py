@@ -6,20 +6,15 @@ A name is checked and capitalised once and remembered; a value is searched for t
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 from ..core.dates import http_date
 from ..core.errors import reason_phrase
+from ..core.grammar import CONTENT_LENGTH, FORBIDDEN_IN_VALUE, TOKEN, elements
 from ..core.message import Headers, ResponseError
-from .head import TOKEN
 
 #: Body framings: none at all, a known number of bytes, chunks, or the end of the connection.
 NO_BODY, LENGTH, CHUNKED, UNTIL_CLOSE = range(4)
-
-_TOKEN = re.compile(TOKEN)
-_FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_CONTENT_LENGTH = re.compile(rb"[0-9]{1,19}")
 
 _CAPITALS = {
     b"Content-Md5": b"Content-MD5",
@@ -62,22 +57,30 @@ class Head(NamedTuple):
 
 
 def _status_line(status: int, http_version: str, reason: str | None) -> bytes:
-    if reason is not None:
-        if not 200 <= status <= 999:
-            raise ResponseError(f"the status {status!r} is not that of a final response (200 to 999)")
-        return f"HTTP/{http_version} {status} {reason}\r\n".encode("latin-1")
-    key = (status, http_version)
-    line = _status_lines.get(key)
+    line = _status_lines.get((status, http_version)) if reason is None else None
     if line is None:
         if not 200 <= status <= 999:
             raise ResponseError(f"the status {status!r} is not that of a final response (200 to 999)")
+        if reason is not None:
+            return b"HTTP/%b %d %b\r\n" % (http_version.encode("ascii"), status, _reason(reason))
         line = f"HTTP/{http_version} {status} {reason_phrase(status)}\r\n".encode("ascii")
-        _status_lines[key] = line
+        _status_lines[status, http_version] = line
     return line
 
 
+def _reason(text: str) -> bytes:
+    """A reason phrase as bytes (RFC 9112 section 4: tabs, blanks, visible characters and octets above 0x7f)."""
+    try:
+        phrase = text.encode("latin-1")
+    except UnicodeEncodeError:
+        raise ResponseError(f"the reason phrase {text!r} has characters beyond ISO 8859-1") from None
+    if FORBIDDEN_IN_VALUE.search(phrase) is not None:
+        raise ResponseError(f"the reason phrase {text!r} has a control character")
+    return phrase
+
+
 def _remember(name: bytes) -> tuple[bytes, bytes]:
-    if _TOKEN.fullmatch(name) is None:
+    if TOKEN.fullmatch(name) is None:
         raise ResponseError(f"the header name {name!r} is not a token")
     lower = name.lower()
     capitalised = b"-".join([part.capitalize() for part in lower.split(b"-")])
@@ -97,7 +100,7 @@ def field_line(name: bytes, value: bytes) -> bytes:
 
 
 def _checked(name: bytes, value: bytes) -> bytes:
-    if _FORBIDDEN.search(value) is not None:
+    if FORBIDDEN_IN_VALUE.search(value) is not None:
         raise ResponseError(f"the value of the header {name.decode('latin-1')} has a control character: {value!r}")
     return value
 
@@ -108,7 +111,7 @@ def build_head(method: str, http_version: str, status: int, headers: Headers, cl
     :param method: the request's method; a response to HEAD has no body.
     :param http_version: the request's; "1.0" has no chunks.
     :param close: whether the connection ends after this response anyway.
-    :param reason: the reason phrase, where it is not the usual one; the server's own text, never a peer's.
+    :param reason: the reason phrase, where it is not the usual one.
     :raises ResponseError: for a head that must not be sent.
     """
     lines = [_status_line(status, http_version, reason), b"", b""]
@@ -126,7 +129,7 @@ def build_head(method: str, http_version: str, status: int, headers: Headers, cl
         if special:
             if special == b"content-length":
                 value = value.strip(b" \t")
-                if _CONTENT_LENGTH.fullmatch(value) is None or length not in (None, value):
+                if CONTENT_LENGTH.fullmatch(value) is None or length not in (None, value):
                     raise ResponseError(f"Content-Length {value!r} is malformed or contradicts another")
                 if length is not None or status == 204:
                     continue
@@ -136,7 +139,7 @@ def build_head(method: str, http_version: str, status: int, headers: Headers, cl
                     raise ResponseError(f"Transfer-Encoding {value!r} cannot be sent; the server frames responses itself")
                 continue
             elif special == _CONNECTION:
-                close = close or b"close" in [token.strip(b" \t") for token in value.lower().split(b",")]
+                close = close or b"close" in elements([value.lower()])
                 continue
             elif special == b"date":
                 dated = True

@@ -30,19 +30,15 @@ class Budget:
         self._start = monotonic()
         self._count = 0
 
-    def spend(self) -> None:
-        """Count one event.
+    def spend(self, n: int = 1) -> None:
+        """Count ``n`` events.
 
         :raises EnhanceYourCalm: for one too many.
         """
-        self._count += 1
+        self._count += n
         if self._count > self._limit:
             now = monotonic()
             if now - self._start <= self._period:
                 raise EnhanceYourCalm(f"too many {self._what}")
             self._start = now
-            self._count = 1
-
-    def refund(self, n: int) -> None:
-        """Take back up to ``n`` events that the server's own doing explains."""
-        self._count = max(0, self._count - n)
+            self._count = n

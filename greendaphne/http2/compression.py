@@ -1,9 +1,9 @@
 """HPACK (RFC 7541) made for a server: requests are decoded, responses encoded, both with what repeats remembered.
 
-The decoder works on positions instead of copies, checks a field when it enters the dynamic table instead of whenever it is referred to,
-and goes on decoding a list that is too large without keeping it, so that such a request can be answered and the connection lives.  The
-encoder finds table entries by hash where hpack's searches, and never holds more than 4 KiB of table, whatever size the peer allows.
-Static table, Huffman code and errors are hpack's.
+The decoder works on positions instead of copies and checks a field once, when it is received as a literal, instead of whenever it is
+referred to.  It goes on decoding a list that is too large without keeping it, so that such a request can be answered and the connection
+lives.  The encoder finds table entries by hash where hpack's searches, and never holds more than 4 KiB of table, whatever size the peer
+allows.  Static table, Huffman code and errors are hpack's, from modules that it does not document; a test names what is used of them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,16 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
+from ..core.turns import Turn
 from .budgets import EnhanceYourCalm
 
 #: A header field; its name is lower-case on the wire.
 Field = tuple[bytes, bytes]
+#: A field of a table: the field, its size (RFC 7541 section 4.1) and its name.
+Entry = tuple[Field, int, bytes]
+
+#: Stands for a field that is not valid in itself: no kind of message may have a pseudo-field of this name.
+MALFORMED: Field = (b":", b"")
 
 #: The size of both dynamic tables: the protocol's initial value (RFC 9113 section 6.5.2), announced and never changed.
 TABLE_SIZE = 4096
@@ -36,6 +42,14 @@ _INTEGER_SHIFT_LIMIT = 28
 #: Strings up to this length are remembered with their Huffman code, a bounded number of them.
 _REMEMBERED_LENGTH = 128
 _REMEMBERED_STRINGS = 4096
+#: The longest code of RFC 7541 appendix B, in bits.
+_LONGEST_CODE = 30
+#: Table size updates in one section: RFC 7541 section 4.2 has a use for two.
+_MAX_RESIZES = 8
+#: A literal counts for one unit of a turn, and for one more for each 64 octets.
+_OCTETS_SHIFT = 6
+# Stands for a name that was not decoded.
+_TOO_LONG = b"(too long)"
 
 
 class CompressionError(ProtocolError):
@@ -61,8 +75,11 @@ def _integer(data: bytes, position: int, value: int) -> tuple[int, int]:
             raise CompressionError("an integer is too long")
 
 
-def _string(data: bytes, position: int) -> tuple[bytes, int]:
-    """The string literal at ``position`` (RFC 7541 section 5.2), and the position behind it."""
+def _string(data: bytes, position: int, longest: int) -> tuple[bytes | None, int]:
+    """The string literal at ``position`` (RFC 7541 section 5.2), and the position behind it.
+
+    :param longest: a string with more octets than this in its Huffman code is not decoded; ``None`` stands for it.
+    """
     first = data[position]
     position += 1
     length = first & 0x7F
@@ -73,7 +90,11 @@ def _string(data: bytes, position: int) -> tuple[bytes, int]:
     if end > len(data):
         raise CompressionError("a string is cut short")
     if first & 0x80:
-        string = _remembered_huffman(string) if length <= _REMEMBERED_LENGTH else decode_huffman(string)
+        if length <= _REMEMBERED_LENGTH:
+            return _remembered_huffman(string), end
+        if length > longest:
+            return None, end
+        return decode_huffman(string), end
     return string, end
 
 
@@ -82,21 +103,45 @@ class RequestDecoder:
 
     :param max_list_size: the largest list returned, as RFC 9113 section 6.5.2 counts it.
     :param excess: times ``max_list_size`` at which the connection ends.
-    :param valid: judges a field on its own; see :attr:`tainted`.
+    :param longest: the longest name or value that is of use, in octets.
+    :param turn: counts the literals; their Huffman code costs a microsecond for every eight octets.
+    :param pause: called where ``turn`` has nothing left, may switch greenlets; the section at hand has had no effect but on the table.
+    :param valid: judges a field on its own; :data:`MALFORMED` stands for one that is not valid, in the lists returned.
     """
 
-    __slots__ = ("_entries", "_excessive_size", "_max_list_size", "_size", "_table_size", "_valid", "list_size", "tainted")
+    __slots__ = (
+        "_entries",
+        "_excessive_size",
+        "_longest",
+        "_max_list_size",
+        "_pause",
+        "_size",
+        "_table_size",
+        "_turn",
+        "_valid",
+        "list_size",
+    )
 
-    def __init__(self, max_list_size: int, excess: int, valid: Callable[[bytes, bytes], bool]) -> None:
+    def __init__(
+        self,
+        max_list_size: int,
+        excess: int,
+        valid: Callable[[bytes, bytes], bool],
+        longest: int,
+        turn: Turn,
+        pause: Callable[[], None],
+    ) -> None:
         self._max_list_size = max_list_size
         self._excessive_size = max_list_size * excess
         self._valid = valid
-        # Fields with their sizes, the newest first.
-        self._entries: deque[tuple[Field, int]] = deque()
+        # An entry with a string that is longer is larger than the table, so what it is does not matter to later sections.
+        self._longest = max(longest, TABLE_SIZE * _LONGEST_CODE // 8)
+        self._turn = turn
+        self._pause = pause
+        # Fields as they are returned, their sizes and their names, the newest first.
+        self._entries: deque[Entry] = deque()
         self._size = 0
         self._table_size = TABLE_SIZE
-        #: Whether any literal so far was not valid.  As long as none was, all fields ever returned are.
-        self.tainted = False
         #: The size of the last list, as RFC 9113 section 6.5.2 counts it.
         self.list_size = 0
 
@@ -112,6 +157,8 @@ class RequestDecoder:
         total = 0
         position = 0
         end = len(data)
+        resizes = 0
+        turn = self._turn
         try:
             while position < end:
                 octet = data[position]
@@ -121,14 +168,21 @@ class RequestDecoder:
                     index = octet & 0x7F
                     if index == 0x7F:
                         index, position = _integer(data, position, index)
-                    field, size = _STATIC[index] if index < _FIRST_DYNAMIC else entries[index - _FIRST_DYNAMIC]
+                    field, size, _ = _STATIC[index] if index < _FIRST_DYNAMIC else entries[index - _FIRST_DYNAMIC]
                 elif octet & 0xE0 == 0x20:
                     if fields or total:
                         raise CompressionError("a table size update behind a field")
+                    resizes += 1
+                    if resizes > _MAX_RESIZES:
+                        raise CompressionError("too many table size updates")
                     position = self._resize(data, position)
                     continue
                 else:
+                    start = position
                     field, size, position = self._literal(data, position, octet)
+                    turn.left -= 1 + (position - start >> _OCTETS_SHIFT)
+                    if turn.left <= 0:
+                        self._pause()
                 total += size
                 if total <= self._max_list_size:
                     append(field)
@@ -150,16 +204,21 @@ class RequestDecoder:
         if index == mask:
             index, position = _integer(data, position, index)
         if index == 0:
-            name, position = _string(data, position)
+            text, position = _string(data, position, self._longest)
+            name = _TOO_LONG if text is None else text
         else:
-            name = (_STATIC[index] if index < _FIRST_DYNAMIC else self._entries[index - _FIRST_DYNAMIC])[0][0]
-        value, position = _string(data, position)
-        if not self._valid(name, value):
-            self.tainted = True
-        field = (name, value)
-        size = ENTRY_OVERHEAD + len(name) + len(value)
+            name = (_STATIC[index] if index < _FIRST_DYNAMIC else self._entries[index - _FIRST_DYNAMIC])[2]
+        start = position
+        value, position = _string(data, position, self._longest)
+        if value is None or name is _TOO_LONG:
+            # Whatever it says, the list is too large with it.  No Huffman code makes a string longer by choice.
+            field = MALFORMED
+            size = ENTRY_OVERHEAD + self._max_list_size + position - start
+        else:
+            field = (name, value) if self._valid(name, value) else MALFORMED
+            size = ENTRY_OVERHEAD + len(name) + len(value)
         if indexing:
-            self._entries.appendleft((field, size))
+            self._entries.appendleft((field, size, name))
             self._size += size
             if self._size > self._table_size:
                 self._evict()
@@ -183,8 +242,8 @@ class RequestDecoder:
             self._size -= self._entries.pop()[1]
 
 
-_STATIC: list[tuple[Field, int]] = [
-    ((name, value), ENTRY_OVERHEAD + len(name) + len(value)) for name, value in ((b"", b""), *HeaderTable.STATIC_TABLE)
+_STATIC: list[Entry] = [
+    ((name, value), ENTRY_OVERHEAD + len(name) + len(value), name) for name, value in ((b"", b""), *HeaderTable.STATIC_TABLE)
 ]
 
 
@@ -219,9 +278,9 @@ def _short_string(string: bytes) -> bytes:
 
 _STATIC_NAMES: dict[bytes, int] = {}
 _INDEXED_STATIC: dict[Field, bytes] = {}
-for _index, (_field, _) in enumerate(_STATIC[1:], 1):
-    _STATIC_NAMES.setdefault(_field[0], _index)
-    _INDEXED_STATIC[_field] = _encode_integer(_index, 7, 0x80)
+for _index, _entry in enumerate(_STATIC[1:], 1):
+    _STATIC_NAMES.setdefault(_entry[2], _index)
+    _INDEXED_STATIC[_entry[0]] = _encode_integer(_index, 7, 0x80)
 
 #: Indexed representations of the dynamic entries, by age; a table of 4096 holds 128 entries at most.
 _INDEXED_DYNAMIC = [_encode_integer(_FIRST_DYNAMIC + age, 7, 0x80) for age in range(TABLE_SIZE // ENTRY_OVERHEAD)]

@@ -65,7 +65,7 @@ class Http2Connection:
     ) -> None:
         self.timeouts = timeouts
         self.http2_limits = http2_limits
-        self.engine = Engine(http2_limits, self)
+        self.engine = Engine(http2_limits, self, limits.request_field_size)
         self.writer = Writer(self.engine, transport, http2_limits)
         self._transport = transport
         self._info = info
@@ -146,7 +146,13 @@ class Http2Connection:
         self._initial = b""
         while True:
             if data:
-                engine.receive(data)
+                while engine.receive(data):
+                    # Whole frames are left: the other connections and this one's own requests go first.
+                    self.writer.flush()
+                    data = b""
+                    engine.give_way()
+                    if self._ending:
+                        break
                 self.writer.flush()
             if self._ending:
                 return True

@@ -12,21 +12,12 @@ from typing import NamedTuple
 
 from ..config import Limits
 from ..core.dates import http_date
+from ..core.grammar import CONTENT_LENGTH, FIELD_VALUE, ORIGIN_FORM, TOKEN, valid_authority
 from ..core.message import ConnectionInfo, Headers, HTTPError, Request, ResponseError
 from .compression import Field
 
-# RFC 9110 section 5.6.2; field names are lower-case in HTTP/2 (RFC 9113 section 8.2).
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_METHOD = re.compile(_TOKEN)
+# Field names are lower-case in HTTP/2 (RFC 9113 section 8.2); the colon is that of a pseudo-field.
 _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+")
-_RESPONSE_NAME = re.compile(_TOKEN)
-# RFC 9113 section 8.2.1 forbids NUL, CR, LF and surrounding blanks; the other controls are no field content either (RFC 9110 section 5.5).
-_VALUE = re.compile(rb"(?![\t ])[\t -~\x80-\xff]*(?<![\t ])")
-# RFC 9110 section 7.2: uri-host [ ":" port ]; user information is refused (RFC 9113 section 8.3.1).
-_AUTHORITY = re.compile(rb"(?:[0-9A-Za-z\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-# RFC 9113 section 8.3.1: path and query of a URI, no fragment.  Octets above 0x7f are for the caller to judge.
-_PATH = re.compile(rb"/[!\"$-~\x80-\xff]*")
-_CONTENT_LENGTH = re.compile(rb"[0-9]{1,19}")
 
 #: RFC 9113 section 8.2.2: what only means something on an HTTP/1 connection.
 CONNECTION_SPECIFIC = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
@@ -60,7 +51,7 @@ def valid_field(name: bytes, value: bytes) -> bool:
             return False
         if len(_names) < _REMEMBERED_NAMES and len(name) <= _REMEMBERED_LENGTH:
             _names.add(name)
-    return _VALUE.fullmatch(value) is not None
+    return FIELD_VALUE.fullmatch(value) is not None
 
 
 def parse_request(fields: list[Field], size: int, connection: ConnectionInfo, limits: Limits, *, end_stream: bool) -> Head:
@@ -105,7 +96,7 @@ def parse_request(fields: list[Field], size: int, connection: ConnectionInfo, li
                 raise MalformedMessage("more than one Host field")
             host = value
         elif name == b"content-length":
-            if content_length is not None or _CONTENT_LENGTH.fullmatch(value) is None:
+            if content_length is not None or CONTENT_LENGTH.fullmatch(value) is None:
                 raise MalformedMessage("Content-Length is malformed or repeated")
             content_length = value
             headers.append(field)
@@ -130,14 +121,14 @@ def parse_request(fields: list[Field], size: int, connection: ConnectionInfo, li
     target = get(b":path")
     protocol = get(b":protocol")
     authority = get(b":authority")
-    if method is None or _METHOD.fullmatch(method) is None:
+    if method is None or TOKEN.fullmatch(method) is None:
         raise MalformedMessage(":method is missing or malformed")
     method = method.upper()
     if authority is None:
         authority = host
     elif host is not None and host.lower() != authority.lower():
         raise MalformedMessage("Host differs from :authority")
-    if authority is None or _AUTHORITY.fullmatch(authority) is None:
+    if authority is None or not valid_authority(authority):
         raise MalformedMessage("the authority is missing or malformed")
     headers[0] = (b"host", authority)
     if method == b"CONNECT" and protocol is None:
@@ -145,11 +136,11 @@ def parse_request(fields: list[Field], size: int, connection: ConnectionInfo, li
         if scheme is not None or target is not None:
             raise MalformedMessage("CONNECT with :scheme or :path")
         raise HTTPError(501, "This server is no proxy.")
-    if protocol is not None and (method != b"CONNECT" or _METHOD.fullmatch(protocol) is None):
+    if protocol is not None and (method != b"CONNECT" or TOKEN.fullmatch(protocol) is None):
         raise MalformedMessage(":protocol is malformed or out of place")
     if scheme is None or scheme.lower() not in _SCHEMES:
         raise MalformedMessage(":scheme is missing or unknown")
-    if target is None or (_PATH.fullmatch(target) is None and (target != b"*" or method != b"OPTIONS")):
+    if target is None or (ORIGIN_FORM.fullmatch(target) is None and (target != b"*" or method != b"OPTIONS")):
         raise MalformedMessage(":path is missing or malformed")
     path, _, query = target.partition(b"?")
     length = int(content_length) if content_length is not None else 0 if end_stream else None
@@ -161,8 +152,9 @@ def parse_request(fields: list[Field], size: int, connection: ConnectionInfo, li
         raise HTTPError(414, "The request target is too long.")
     if len(fields) > limits.request_fields:
         raise HTTPError(431, "The request has too many header fields.")
+    # As the application gets them: cookie crumbs count together.
     most = limits.request_field_size - 2
-    if size > most and any(len(name) + len(value) > most for name, value in fields):
+    if size > most and any(len(name) + len(value) > most for name, value in headers):
         raise HTTPError(431, "A header field is too long.")
     if not path.isascii():
         raise HTTPError(400, "Invalid characters in path")
@@ -218,7 +210,7 @@ _statuses: dict[int, Field] = {}
 
 
 def _response_name(name: bytes) -> tuple[bytes, int]:
-    if _RESPONSE_NAME.fullmatch(name) is None:
+    if TOKEN.fullmatch(name) is None:
         raise ResponseError(f"the header name {name!r} is not a token")
     lower = name.lower()
     known = (lower, _RESPONSE_SPECIAL.get(lower, 0))
@@ -251,16 +243,16 @@ def build_response(method: str, status: int, headers: Headers) -> ResponseHead:
     names = _response_names
     for name, value in headers:
         lower, special = names.get(name) or _response_name(name)
-        if _VALUE.fullmatch(value) is None:
+        if FIELD_VALUE.fullmatch(value) is None:
             # Channels 1 writes a blank before every cookie; blanks around a value are not part of it (RFC 9110 section 5.5).
             value = value.strip(b" \t")
-            if _VALUE.fullmatch(value) is None:
+            if FIELD_VALUE.fullmatch(value) is None:
                 raise ResponseError(f"the value of the header {lower.decode()} has a control character: {value!r}")
         if special:
             if special == _DROPPED:
                 continue
             if special == _LENGTH:
-                if _CONTENT_LENGTH.fullmatch(value) is None or length not in (None, value):
+                if CONTENT_LENGTH.fullmatch(value) is None or length not in (None, value):
                     raise ResponseError(f"Content-Length {value!r} is malformed or contradicts another")
                 if length is not None or status == 204:
                     continue
@@ -287,7 +279,7 @@ def interim_fields(status: int, headers: Headers) -> list[Field]:
     for name, value in headers:
         lower, special = _response_names.get(name) or _response_name(name)
         value = value.strip(b" \t")
-        if _VALUE.fullmatch(value) is None:
+        if FIELD_VALUE.fullmatch(value) is None:
             raise ResponseError(f"the value of the header {lower.decode()} has a control character: {value!r}")
         if special != _DROPPED:
             fields.append((lower, value))

@@ -16,6 +16,7 @@ from h2.errors import ErrorCodes
 from h2.stream import H2Stream
 
 from ..core.message import ClientDisconnected, ClientTooSlow, Headers, HTTPError, Request, ResponseError, body_too_large
+from ..core.rates import Patience
 from .compression import Field
 from .fields import ResponseHead, build_response, interim_fields, tunnel_fields
 from .priority import parse_priority
@@ -46,10 +47,10 @@ class Http2Stream(Outbound):
         "_inbox",
         "_left",
         "_no_body",
+        "_patience",
         "_read_event",
         "_received",
         "_tunnel",
-        "_waited",
         "_watcher",
         "_window",
         "_write_event",
@@ -81,8 +82,9 @@ class Http2Stream(Outbound):
         self._ended = end_stream
         self._expect_continue = expect_continue
         self._body_left = request.content_length
+        # How long the body is waited for, made with the first wait, and the bytes that have come since the last.
+        self._patience: Patience | None = None
         self._received = 0
-        self._waited = 0.0
         # The window as it was opened for the peer, and bytes read that have not been given back to it.
         self._window = connection.http2_limits.initial_window_size
         self._credit = 0
@@ -137,19 +139,23 @@ class Http2Stream(Outbound):
         if event is None:
             event = self._read_event = Event()
         event.clear()
-        patience = timeout
-        if not self._tunnel:
-            # Only the time spent waiting for the client counts, so a slow application is nothing the client pays for.
-            limits = self._connection.timeouts
-            allowed = min(limits.body, limits.body + self._received / limits.body_rate - self._waited)
-            if timeout is None or timeout >= allowed:
-                patience = allowed
-        before = monotonic()
-        if event.wait(patience):
-            self._waited += monotonic() - before
+        if self._tunnel:
+            if not event.wait(timeout):
+                raise TimeoutError
             return
-        self._waited += monotonic() - before
-        if patience == timeout:
+        patience = self._patience
+        if patience is None:
+            limits = self._connection.timeouts
+            patience = self._patience = Patience(limits.body, limits.body_rate)
+        patience.moved(self._received)
+        self._received = 0
+        seconds = patience.left if timeout is None or timeout >= patience.left else timeout
+        before = monotonic()
+        came = event.wait(max(seconds, 0.0))
+        patience.waited(monotonic() - before)
+        if came:
+            return
+        if seconds == timeout:
             raise TimeoutError
         raise HTTPError(408, "The request body came too slowly.", close=True)
 

@@ -8,6 +8,21 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection
 
+#: Messages per member of a group that a process-specific channel takes from groups beyond its capacity, by default.  All clients of a
+#: server share one such channel, and while one message is sent to all of them its reader cannot come in between; the rest is what a burst
+#: may bring before the reader has its turn.
+GROUP_HEADROOM = 50
+
+
+def headroom(value: int) -> int:
+    """``value`` as a group's headroom.
+
+    :raises ValueError: for anything but a whole number of messages, at least 1.
+    """
+    if type(value) is not int or value < 1:
+        raise ValueError(f"group_headroom must be a number of messages, at least 1, not {value!r}")
+    return value
+
 
 class Groups:
     """Memberships that end when they are not renewed.

@@ -18,19 +18,25 @@ import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from gevent.monkey import get_original
 
 from .base import BaseChannelLayer
-from .groups import Groups
+from .groups import GROUP_HEADROOM, Groups, headroom
+from .tally import Tally
 from .values import copy_message, message_size
 from .waiter import FOREVER, GreenletWaiter, ThreadWaiter, new_waiter
+from .wake import Wake
+
+#: Channels that a reader of has to exist for an application to answer.
+SERVED = frozenset(("http.request", "websocket.connect", "websocket.receive"))
+
+_NO_ROOM = "the channel holds its capacity and group_headroom for each member of the group"
 
 #: Seconds after which ``receive(block=True)`` returns ``(None, None)``, as asgi_redis does, so that a worker can look at its stop flag.
 BLOCK_LIMIT = 5.0
-#: Messages of one ``send_group`` call that a process-specific channel takes beyond its capacity, per member of the group.
-GROUP_BACKLOG = 10
 #: A sweep looks at this many channels and groups and comes at most every ``SWEEP_INTERVAL`` seconds, within a ``send`` or a ``receive``.
 SWEEP_BATCH = 100
 SWEEP_INTERVAL = 0.05
@@ -82,6 +88,8 @@ class MemoryChannelLayer(BaseChannelLayer):
     :param channel_capacity: other capacities by channel name: a dict of globs or compiled expressions, the first match counts.
     :param max_message_size: bytes, measured as MessagePack; ``send`` raises ``MessageTooLarge`` beyond.  ``None``, the default, means no
         limit: a message costs no more than the sender spent on it already.
+    :param group_headroom: messages per member of a group that a process-specific channel takes from groups beyond its capacity; see
+        :data:`greendaphne.layers.groups.GROUP_HEADROOM`.
     """
 
     extensions: ClassVar[list[str]] = ["groups", "flush", "statistics"]
@@ -89,7 +97,7 @@ class MemoryChannelLayer(BaseChannelLayer):
     #: ``{channel: consumer}`` for ``--inline-workers`` without Channels; see :mod:`greendaphne.applications.channels.inline`.
     routes: Mapping[str, Callable[[Any], object]] | None = None
 
-    #: Whether the server adds a key ``tls`` to messages from TLS connections, with their ``version`` and ``cipher``.
+    #: Whether the server adds a key ``tls`` to messages from TLS connections; see docs/messages.rst.
     tls_info: bool = False
 
     #: Seconds for which ``receive(block=True)`` waits, where it is not :data:`BLOCK_LIMIT`.
@@ -102,6 +110,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         capacity: int = 100,
         channel_capacity: Mapping[Any, int] | None = None,
         max_message_size: int | None = None,
+        group_headroom: int = GROUP_HEADROOM,
     ) -> None:
         self._lock = _new_lock()
         #: By the name that readers listen on; the order is that of the sweep.
@@ -113,6 +122,11 @@ class MemoryChannelLayer(BaseChannelLayer):
         self._sent_before = 0
         self._refused_before = 0
         self.max_message_size = max_message_size
+        self.group_headroom = headroom(group_headroom)
+        #: The messages that were lost.
+        self.tally = Tally()
+        #: Whether no reader has ever looked for a request or a WebSocket.
+        self.unserved = True
         super().__init__(expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity)
 
     @property
@@ -174,20 +188,25 @@ class MemoryChannelLayer(BaseChannelLayer):
         """The old name of :meth:`receive`, which the workers of Channels 1 call; without the warning of the base class."""
         return self.receive(channels, block)
 
-    def receive_batch(self, channels: Iterable[str], limit: int, timeout: float | None = None) -> list[tuple[str, _Message]]:
+    def receive_batch(
+        self, channels: Iterable[str], limit: int, timeout: float | None = None, wake: Wake | None = None
+    ) -> list[tuple[str, _Message]]:
         """Take up to ``limit`` messages; wait up to ``timeout`` seconds (``None``: as long as it takes) for the first.
 
-        Not part of the specification.  The order within a channel is kept.  Returns an empty list after ``timeout``.
+        Not part of the specification.  The order within a channel is kept.  Returns an empty list after ``timeout``, or once ``wake`` is
+        set.  A message is taken when the wait is over, so an exception that is thrown into it loses none.
         """
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
         names = _list(channels)
+        if wake is not None and wake.is_set:
+            return []
         now = time.monotonic()
         with self._lock:
             batch = self._take(names, limit, now)
         if batch or (timeout is not None and timeout <= 0):
             return batch
-        return self._wait(names, limit, None if timeout is None else now + timeout)
+        return self._wait(names, limit, None if timeout is None else now + timeout, wake)
 
     def new_channel(self, pattern: Any) -> str:
         """An unused single-reader channel name that starts with ``pattern``, which must end in ``?``."""
@@ -228,21 +247,28 @@ class MemoryChannelLayer(BaseChannelLayer):
         """Send ``message`` to every member of ``group``; a member whose channel is full misses it.
 
         All clients of one server process share one queue, and nothing drains it while this runs: their channels take
-        :data:`GROUP_BACKLOG` messages per member beyond their capacity here, so that a group larger than the capacity is served.
+        ``group_headroom`` messages per member beyond their capacity here, so that a group larger than the capacity is served.  What is
+        beyond that is counted in :attr:`tally`, which warns of it.
         """
         self.valid_group_name(group)
         # Validated once even where nobody listens: a mistake must not wait for the first member to show.
         copy: _Message | None = self._copy(message)
         with self._lock:
             members = list(self._groups.members(group, time.monotonic() - self.group_expiry))
-        slack = GROUP_BACKLOG * len(members)
+        slack = self.group_headroom * len(members)
+        # Counted when all have been sent to, so that one line has the number.
+        dropped: dict[str, int] = {}
         for channel in members:
             head, local, _ = channel.partition("!")
             if copy is None:
                 copy = copy_message(message)
             with self._lock:
-                self._put(head + local, channel, copy, slack if local else 0)
+                stored = self._put(head + local, channel, copy, slack if local else 0)
+            if not stored:
+                dropped[head + local] = dropped.get(head + local, 0) + 1
             copy = None
+        for name, number in dropped.items():
+            self.tally.dropped_message(name, _NO_ROOM, number)
 
     # Flush and statistics
 
@@ -310,8 +336,8 @@ class MemoryChannelLayer(BaseChannelLayer):
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
         return copy
 
-    def _wait(self, channels: list[str], limit: int, deadline: float | None) -> list[tuple[str, _Message]]:
-        """Sleep until there are messages, then take up to ``limit``; an empty list after ``deadline`` (monotonic)."""
+    def _wait(self, channels: list[str], limit: int, deadline: float | None, wake: Wake | None = None) -> list[tuple[str, _Message]]:
+        """Sleep until there are messages, then take up to ``limit``; an empty list after ``deadline`` (monotonic) or ``wake``."""
         now = time.monotonic()
         while deadline is None or now < deadline:
             waiter = new_waiter()
@@ -322,20 +348,30 @@ class MemoryChannelLayer(BaseChannelLayer):
                     return batch
                 for name in channels:
                     self._channel(name).waiters[waiter] = None
+            attachment = None if wake is None else wake.attach(waiter.hub, partial(self._end_wait, waiter))
             try:
                 waiter.wait(FOREVER if deadline is None else min(deadline - now, FOREVER))
             except BaseException:  # a timeout or a kill: nothing was taken, only the word is passed on
                 with self._lock:
                     self._leave(waiter, channels)
                 raise
+            finally:
+                if wake is not None:
+                    wake.detach(attachment)
             now = time.monotonic()
             with self._lock:
                 # Taken before the word is passed on, or another would be woken for this message.
                 batch = self._take(channels, limit, now)
                 self._leave(waiter, channels)
-            if batch:
+            if batch or (wake is not None and wake.is_set):
                 return batch
         return []
+
+    def _end_wait(self, waiter: _Waiter) -> None:
+        with self._lock:
+            if not waiter.signalled:
+                waiter.signalled = True
+                waiter.wake()
 
     # Below: called with the lock held
 
@@ -384,6 +420,8 @@ class MemoryChannelLayer(BaseChannelLayer):
 
     def _take(self, channels: list[str], limit: int, now: float) -> list[tuple[str, _Message]]:
         """Take up to ``limit`` messages of ``channels``, beginning with another channel every time."""
+        if self.unserved and not SERVED.isdisjoint(channels):
+            self.unserved = False
         count = len(channels)
         start = 0
         if count != 1:

@@ -9,13 +9,20 @@ The reader knows nothing of what the messages mean.  What the layer raises reach
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from typing import Any
 
 import gevent
-from gevent.monkey import is_module_patched
 from gevent.threadpool import ThreadPool
+
+from .capabilities import Ending, blocks_natively, capabilities
+from .wake import Wake
+
+__all__ = ["BLOCKING", "POLLING", "Reader", "blocks_natively"]
+
+logger = logging.getLogger("greendaphne.layers")
 
 #: What :attr:`Reader.mode` says; the second is daphne's wording.
 BLOCKING = "blocking greenlet mode"
@@ -58,12 +65,16 @@ class Reader:
         self.layer = layer
         self.channels = list(channels)
         self.limit = limit
-        self._receive_batch = None if force_sync else getattr(layer, "receive_batch", None)
+        #: What the layer can do.
+        self.capabilities = found = capabilities(layer)
+        self._receive_batch = layer.receive_batch if found.batches and not force_sync else None
         self._block = not force_sync
-        self._polls = force_sync or _module(layer) == "asgiref.inmemory"
+        self._polls = force_sync or found.ending is Ending.POLL
         if threaded is None:
-            threaded = not self._polls and self._receive_batch is None and blocks_natively(layer)
+            threaded = not self._polls and found.blocks_natively
         self._threaded = threaded
+        #: Whether the layer ends its wait when it is told to.
+        self._wakes = self._receive_batch is not None and not threaded and found.ending is Ending.WAKE
         #: Made at the first wait, for it belongs to the hub of the greenlet that waits.
         self._pool: ThreadPool | None = None
         #: What the native thread is at when a receive was interrupted; the next one takes its result.
@@ -79,30 +90,38 @@ class Reader:
         return POLLING if self._polls else BLOCKING
 
     @property
-    def interruptible(self) -> bool:
-        """Whether a reader may be given up within :meth:`receive` without losing a message.
+    def ending(self) -> Ending:
+        """How :meth:`receive` ends before its time: at once by ``wake``, between two looks, or not at all."""
+        if self._wakes:
+            return Ending.WAKE
+        return Ending.POLL if self._polls and not self._threaded else Ending.LIMIT
 
-        It may where it sleeps between two looks, and in a wait of this package's layers.  A native thread goes on waiting, and another
-        layer may lose the answer that it waits for.
-        """
-        return self._receive_batch is not None or (self._polls and not self._threaded)
-
-    def receive(self, limit: int | None = None) -> _Batch:
+    def receive(self, limit: int | None = None, wake: Wake | None = None) -> _Batch:
         """Wait for messages and return those that are ready, at most ``limit``, as ``(channel, message)``.
 
         Returns an empty list where nothing comes for about :data:`IDLE_LIMIT` seconds, which shows that the layer still answers.  A timeout
-        or kill at any moment loses no message as long as the layer itself loses none: the next call returns what this one had.
+        or kill at any moment loses no message: the layers of this package put back what they had, and of others the next call returns it,
+        or :meth:`close` sends it again.
+
+        :param wake: once it is set, this returns with the messages that the layer has handed over by then: at once where :attr:`ending`
+            is not :attr:`~greendaphne.layers.capabilities.Ending.LIMIT`, else when the layer's own wait is over.
         """
         if limit is None:
             limit = self.limit
         if self._receive_batch is not None and not self._threaded:
             # It waits by itself, so there is nothing to measure.
-            received: list[tuple[str, dict[str, Any]]] = self._receive_batch(self.channels, limit, IDLE_LIMIT)
+            received: list[tuple[str, dict[str, Any]]]
+            if self._wakes and wake is not None:
+                received = self._receive_batch(self.channels, limit, IDLE_LIMIT, wake=wake)
+            else:
+                received = self._receive_batch(self.channels, limit, IDLE_LIMIT)
             return received
         deadline = time.monotonic() + IDLE_LIMIT
         while True:
+            if wake is not None and wake.is_set and self._task is None:
+                return []
             started = time.monotonic()
-            batch = self._collect_in_thread(limit) if self._threaded else self._collect(limit)
+            batch = self._collect_apart(limit) if self._threaded or not self._polls else self._collect(limit)
             now = time.monotonic()
             if batch:
                 self._pause = FIRST_PAUSE
@@ -113,10 +132,31 @@ class Reader:
                 return []
 
     def close(self) -> None:
-        """Let the native thread end, where there is one, after the wait that it is in."""
+        """Give the reader up: its native thread ends, where it has one, after the wait that it is in.
+
+        Messages that the layer handed over when nothing waited for them any more are sent again, to the end of their channels.
+        """
         pool, self._pool = self._pool, None
-        if pool is not None:
+        task, self._task = self._task, None
+        kept, self._kept = self._kept, []
+        if task is not None or kept:
+            gevent.spawn(self._send_again, task, kept, pool)
+        elif pool is not None:
             gevent.spawn(pool.kill)
+
+    def _send_again(self, task: Any, batch: _Batch, pool: ThreadPool | None) -> None:
+        if task is not None:
+            result: _Batch | Exception = task.get()
+            if not isinstance(result, Exception):
+                batch = batch + result
+            batch, self._kept = batch + self._kept, []
+        for channel, message in batch:
+            try:
+                self.layer.send(channel, message)
+            except Exception as error:  # noqa: BLE001 - of any layer
+                logger.error("A message on %s that came when its reader had ended could not be sent again: %s", channel, error)
+        if pool is not None:
+            pool.kill()
 
     def _rest(self, waited: float) -> None:
         """Wait after an empty return as long as the layer should have; whatever it did wait counts."""
@@ -157,11 +197,15 @@ class Reader:
                 raise
         return batch
 
-    def _collect_in_thread(self, limit: int) -> _Batch:
+    def _collect_apart(self, limit: int) -> _Batch:
+        """Collect in a native thread or, from a layer that waits cooperatively, in another greenlet: no exception is thrown into those."""
         if self._task is None:
-            if self._pool is None:
-                self._pool = ThreadPool(1)
-            self._task = self._pool.spawn(self._try_to_collect, limit)
+            if not self._threaded:
+                self._task = gevent.spawn(self._try_to_collect, limit)
+            else:
+                if self._pool is None:
+                    self._pool = ThreadPool(1)
+                self._task = self._pool.spawn(self._try_to_collect, limit)
         result: _Batch | Exception = self._task.get()
         self._task = None
         if isinstance(result, Exception):
@@ -174,16 +218,3 @@ class Reader:
             return self._collect(limit)
         except Exception as error:  # noqa: BLE001 - raised again in the greenlet
             return error
-
-
-def blocks_natively(layer: Any) -> bool:
-    """Whether waiting in ``layer`` would hold up the whole hub."""
-    declared = getattr(layer, "blocks_natively", None)
-    if declared is not None:
-        return bool(declared)
-    return _module(layer).partition(".")[0] == "asgi_ipc" or not is_module_patched("socket")
-
-
-def _module(layer: Any) -> str:
-    """Where the class of ``layer`` comes from, or of the layer that Channels wrapped in a class of its own."""
-    return type(getattr(layer, "channel_layer", layer)).__module__

@@ -59,6 +59,9 @@ class ThreadWaiter:
 
     __slots__ = ("lock", "signalled")
 
+    #: A plain thread has none.
+    hub = None
+
     def __init__(self) -> None:
         self.lock = _allocate_lock()
         self.lock.acquire()

@@ -164,7 +164,9 @@ class Sink:
         lost = self._lost + self._dropped
         if not flushed:
             self._abandoned = True
-            lost += sum(isinstance(item, str) for item in list(self._queue))
+            left = sum(isinstance(item, str) for item in list(self._queue))
+            lost += left
+            _lose(self._name, left)
             self._queue.clear()
         self._rouse()
         _sinks.discard(self)
@@ -180,6 +182,7 @@ class Sink:
 
     def _drop(self) -> None:
         self._dropped += 1
+        _lose(self._name, 1)
         if not self._full:
             self._full = True
             self._tell(f"Lines of {self._name} are lost: what it goes to takes them too slowly, or not at all", False)
@@ -277,7 +280,9 @@ class Sink:
             self._works = False
             written = len(data) - len(view)
             self._torn = self._torn or (written > 0 and data[written - 1] != _LINE_FEED)
-            self._lost += data.count(b"\n", written)
+            lost = data.count(b"\n", written)
+            self._lost += lost
+            _lose(self._name, lost)
             self._failed_at = monotonic()
             if not self._failing:
                 self._failing = True
@@ -371,6 +376,20 @@ def _open(path: str) -> int:
 
 
 _LINE_FEED: Final = 0x0A
+
+#: Lines that were lost since the process began, by the name of the log.
+_lost_lines: dict[str, int] = {}
+
+
+def _lose(name: str, number: int) -> None:
+    # Two threads that add at the same moment may count one line too few; a lock could meet itself in a signal handler.
+    _lost_lines[name] = _lost_lines.get(name, 0) + number
+
+
+def lost_lines() -> dict[str, int]:
+    """How many lines were lost since the process began, by the name of the log; 0 for logs that lost none."""
+    return {sink._name: 0 for sink in list(_sinks)} | _lost_lines
+
 
 #: All that have not been closed.
 _sinks: weakref.WeakSet[Sink] = weakref.WeakSet()

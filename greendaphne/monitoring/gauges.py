@@ -8,15 +8,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Final
 
-from ..applications.base import Application
-from ..applications.channels import ChannelLayerApplication
+from ..logs.sink import lost_lines
 from ..net.endpoints import Endpoint
-from .families import Family, counter, gauge, gauges
-
-if TYPE_CHECKING:
-    from .instruments import MeteredConnections
+from ..serving.connections import Connections
+from .families import Family, counters, gauge, gauges
 
 logger = logging.getLogger("greendaphne.monitoring")
 
@@ -27,8 +24,7 @@ class State:
     :param endpoints: those that may have certificates.
     """
 
-    def __init__(self, application: Application, connections: MeteredConnections, endpoints: Sequence[Endpoint]) -> None:
-        self._application = application
+    def __init__(self, connections: Connections, endpoints: Sequence[Endpoint]) -> None:
         self._connections = connections
         self._endpoints = endpoints
         #: Whether the server is about to end.
@@ -38,10 +34,6 @@ class State:
         """Everything."""
         yield gauge("greendaphne_draining", "1 while the server is about to end.", self.draining)
         yield from self._open()
-        if isinstance(self._application, ChannelLayerApplication):
-            yield from self._layer(self._application)
-            yield from self._waiting(self._application)
-        yield from self._application.metric_families()
         yield from self._certificates()
 
     def _open(self) -> Iterable[Family]:
@@ -53,30 +45,6 @@ class State:
         # A connection of either protocol has one; HTTP/2 has one more for what it sends.
         greenlets = {("connection",): len(self._connections), ("http2-writer",): http2, ("http2-stream",): streams}
         yield gauges("greendaphne_greenlets", "The server's greenlets by what they are for.", ("purpose",), greenlets)
-
-    def _layer(self, application: ChannelLayerApplication) -> Iterable[Family]:
-        watch = application.watch
-        yield gauge("greendaphne_layer_up", "1 while the channel layer is in reach, as far as traffic has shown.", watch.reachable)
-        yield counter("greendaphne_layer_outages", "Times that the channel layer went out of reach.", watch.outages)
-        yield counter("greendaphne_layer_losses", "Times that messages and groups may have been lost.", watch.losses)
-
-    def _waiting(self, application: ChannelLayerApplication) -> Iterable[Family]:
-        clients = list(application.router.clients.values())
-        yield gauge("greendaphne_reply_channels", "Clients that wait for replies of the application.", len(clients))
-        held = [client.held for client in clients]
-        yield gauge("greendaphne_replies_waiting_bytes", "Memory of replies that wait for their clients.", sum(held))
-        yield gauge(
-            "greendaphne_replies_waiting_max_bytes", "Memory of the replies that wait for one client, at most.", max(held, default=0)
-        )
-        replies = application.replies_on_disk
-        yield gauge("greendaphne_replies_disk_bytes", "Disk of replies that wait for slow clients.", replies.size - replies.left)
-        yield gauge("greendaphne_disconnects_waiting", "Disconnect messages that the layer has not taken yet.", len(application.notifier))
-        for name, what, allowance in (
-            ("memory", "Memory", application.bodies.memory),
-            ("disk", "Disk", application.bodies.disk),
-        ):
-            yield gauge(f"greendaphne_bodies_{name}_bytes", f"{what} that request bodies hold.", allowance.size - allowance.left)
-            yield gauge(f"greendaphne_bodies_{name}_limit_bytes", f"{what} that they may hold.", allowance.size)
 
     def _certificates(self) -> Iterable[Family]:
         # Directories and whole endpoint strings, which tell where keys are, are for nobody who only reads metrics.
@@ -99,3 +67,14 @@ class State:
                 ("file", "name"),
                 values,
             )
+
+
+#: What a log is called in its sink, and in metrics.
+_LOGS: Final = {"the log": "error", "the access log": "access"}
+
+
+def log_families() -> Iterable[Family]:
+    """A source of metrics on the logs of this process."""
+    lost = lost_lines()
+    values = {(label,): lost.get(name, 0) for name, label in _LOGS.items()}
+    yield counters("greendaphne_log_lines_dropped", "Lines of a log that could not be written, or not in time.", ("log",), values)

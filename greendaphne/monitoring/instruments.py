@@ -1,42 +1,17 @@
-"""The counting: the server's own classes, each with what it adds to :class:`~greendaphne.monitoring.metrics.Metrics`.
-
-They change nothing but numbers.  :func:`metered` returns them as the parts of a server, :class:`MetricsObserver` is told of what the
-exchange and the WebSocket bridge report.
-"""
+"""Hooks that count into :class:`~greendaphne.monitoring.metrics.Metrics`; a server without metrics is built without them."""
 
 from __future__ import annotations
 
-import _socket
-from functools import partial
-from time import perf_counter
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
-from ..applications.channels.gate import Gate, LayerDown
-from ..applications.channels.router import ReplyRouter
 from ..core.message import ConnectionInfo, Stream
 from ..core.observer import Observer
-from ..http2 import Http2Connection
-from ..net.endpoints import Endpoint
 from ..net.transport import ByteStream
-from ..serving.connections import Connection, Connections
-from ..serving.exchange import Exchange
-from ..serving.parts import Parts
-from ..websocket import WebSocket
 from .metrics import Metrics
 
 _HTTP: Final = "http"
 _WEBSOCKET: Final = "websocket"
-
-
-def metered(metrics: Metrics) -> Parts:
-    """The parts of a server that counts into ``metrics``."""
-    return Parts(
-        connections=partial(MeteredConnections, metrics),
-        exchange=partial(MeteredExchange, metrics),
-        websocket=partial(MeteredWebSocket, metrics),
-        gate=partial(MeteredGate, metrics),
-        router=partial(MeteredRouter, metrics),
-    )
 
 
 class MeteredTransport:
@@ -77,39 +52,25 @@ class MeteredTransport:
         self._inner.abort()
 
 
-class MeteredConnections(Connections):
-    """Counts connections, TLS handshakes and bytes."""
+class ConnectionMeter:
+    """Counts connections, TLS handshakes and bytes; a hook of :class:`~greendaphne.serving.connections.Connections`."""
 
-    def __init__(self, metrics: Metrics, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def census(self) -> tuple[int, int, int]:
-        """The open connections that speak HTTP/1 and HTTP/2, and the streams of the latter."""
-        http2 = [connection for connection in self._open if isinstance(connection, Http2Connection)]
-        return len(self._open) - len(http2), len(http2), sum(connection.serving for connection in http2)
+    def failed(self, error: BaseException, *, encrypted: bool) -> None:
+        """Count a connection that ended before its protocol was known."""
+        metrics = self._metrics
+        metrics.connections["none",] += 1
+        if encrypted:
+            # Imported where there is TLS at all.
+            from ..net.tls import HandshakeError
 
-    def _connect(self, sock: _socket.socket, address: Any, endpoint: Endpoint) -> Connection:
-        try:
-            return super()._connect(sock, address, endpoint)
-        except BaseException as error:
-            metrics = self._metrics
-            metrics.connections["none",] += 1
-            if endpoint.tls is not None:
-                # Imported where there is TLS at all.
-                from ..net.tls import HandshakeError
+            if isinstance(error, HandshakeError):
+                metrics.tls_failures[_handshake_failure(error),] += 1
 
-                if isinstance(error, HandshakeError):
-                    metrics.tls_failures[_handshake_failure(error),] += 1
-            raise
-
-    def _http2(self, transport: ByteStream, info: ConnectionInfo, initial: bytes) -> Connection:
-        return super()._http2(self._counted(transport, info, "http/2", initial), info, initial)
-
-    def _http1(self, transport: ByteStream, info: ConnectionInfo, initial: bytes) -> Connection:
-        return super()._http1(self._counted(transport, info, "http/1", initial), info, initial)
-
-    def _counted(self, transport: ByteStream, info: ConnectionInfo, protocol: str, initial: bytes) -> ByteStream:
+    def opened(self, transport: ByteStream, info: ConnectionInfo, protocol: str, initial: bytes) -> ByteStream:
+        """Count a connection; returns the byte stream to use in the place of ``transport``."""
         metrics = self._metrics
         metrics.connections[protocol,] += 1
         if info.tls is not None:
@@ -126,40 +87,35 @@ def _handshake_failure(error: Exception) -> str:
     return "plain-http" if isinstance(error, PlainHTTP) else "failed"
 
 
-class MeteredExchange(Exchange):
-    """Counts streams that are being served."""
+def metered_serve(metrics: Metrics, serve: Callable[[Stream], None]) -> Callable[[Stream], None]:
+    """Return ``serve`` of an exchange, counting the streams that are being served."""
 
-    def __init__(self, metrics: Metrics, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._metrics = metrics
-
-    def serve(self, stream: Stream) -> None:
-        metrics = self._metrics
+    def counted(stream: Stream) -> None:
         metrics.streams += 1
         try:
-            Exchange.serve(self, stream)
+            serve(stream)
         finally:
             metrics.streams -= 1
 
+    return counted
 
-class MeteredWebSocket(WebSocket):
-    """Counts messages and their payload, as it is without compression."""
+
+class MessageMeter:
+    """Counts WebSocket messages and their payload, as it is without compression; a hook of :class:`~greendaphne.websocket.WebSocket`."""
 
     __slots__ = ("_metrics",)
 
-    def __init__(self, metrics: Metrics, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def receive(self, timeout: float | None = None) -> str | bytes:
-        message = super().receive(timeout)
+    def received(self, message: str | bytes) -> None:
+        """Count a message from the client."""
         metrics = self._metrics
         metrics.websocket_messages_received += 1
         metrics.websocket_bytes_received += _size(message)
-        return message
 
-    def send(self, message: str | bytes, binary: bool | None = None) -> None:
-        super().send(message, binary)
+    def sent(self, message: str | bytes) -> None:
+        """Count a message to the client."""
         metrics = self._metrics
         metrics.websocket_messages_sent += 1
         metrics.websocket_bytes_sent += _size(message)
@@ -170,56 +126,6 @@ def _size(message: str | bytes) -> int:
     if isinstance(message, str) and not message.isascii():
         return len(message.encode())
     return len(message)
-
-
-class MeteredGate(Gate):
-    """Counts messages for the channel layer, and how long it takes to send one."""
-
-    __slots__ = ("_metrics",)
-
-    def __init__(self, metrics: Metrics, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._metrics = metrics
-
-    def send(self, channel: str, message: dict[str, Any]) -> None:
-        metrics = self._metrics
-        started = perf_counter()
-        try:
-            Gate.send(self, channel, message)
-        except self.channel_full:
-            _count(metrics.layer_full, channel)
-            raise
-        except (self.message_too_large, LayerDown):
-            _count(metrics.layer_failed, channel)
-            raise
-        metrics.layer_send_seconds.observe(perf_counter() - started)
-        _count(metrics.layer_sent, channel)
-
-    def post(self, channel: str, message: dict[str, Any]) -> None:
-        super().post(channel, message)
-        _count(self._metrics.layer_sent, channel)
-
-
-def _count(numbers: dict[str, int], channel: str) -> None:
-    """Count a message by its channel."""
-    try:
-        numbers[channel] += 1
-    except KeyError:
-        # Not one of the usual; without the part that is another for each request there are few of them.
-        kind = channel.partition("?")[0].partition("!")[0]
-        numbers[kind] = numbers.get(kind, 0) + 1
-
-
-class MeteredRouter(ReplyRouter):
-    """Counts replies."""
-
-    def __init__(self, metrics: Metrics, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._metrics = metrics
-
-    def _route(self, batch: list[tuple[str, Any]]) -> None:
-        self._metrics.layer_received += len(batch)
-        ReplyRouter._route(self, batch)
 
 
 class MetricsObserver(Observer):

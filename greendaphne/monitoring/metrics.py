@@ -16,7 +16,7 @@ import gevent
 
 from .. import __version__
 from ..core.causes import CAUSES
-from .families import LATENCY_BUCKETS, REQUEST_BUCKETS, Family, Histogram, counter, counters, gauge, gauges, histogram, histograms
+from .families import REQUEST_BUCKETS, Family, Histogram, counter, counters, gauge, gauges, histograms
 
 logger = logging.getLogger("greendaphne.monitoring")
 
@@ -32,7 +32,6 @@ _FIRST_PRIVATE_CODE = 3000
 
 # What is there from the start, at 0: a counter that appears with its first event shows no increase.
 PROTOCOLS: Final = ("http", "websocket")
-CHANNELS: Final = ("http.request", "http.disconnect", "websocket.connect", "websocket.receive", "websocket.disconnect")
 
 
 class Metrics:
@@ -63,12 +62,6 @@ class Metrics:
         self.websocket_messages_sent = 0
         self.websocket_bytes_received = 0
         self.websocket_bytes_sent = 0
-        #: Messages for the channel layer by channel: sent, refused because the channel was full, failed.
-        self.layer_sent = dict.fromkeys(CHANNELS, 0)
-        self.layer_full = dict.fromkeys(CHANNELS, 0)
-        self.layer_failed = dict.fromkeys(CHANNELS, 0)
-        self.layer_received = 0
-        self.layer_send_seconds = Histogram(LATENCY_BUCKETS)
         self._sources: list[Source] = []
         self._broken: set[Source] = set()
 
@@ -156,16 +149,4 @@ class Metrics:
             counter("greendaphne_websocket_messages_sent", "Messages to WebSocket clients.", self.websocket_messages_sent),
             counter("greendaphne_websocket_received_bytes", "Payload of messages from WebSocket clients.", self.websocket_bytes_received),
             counter("greendaphne_websocket_sent_bytes", "Payload of messages to WebSocket clients.", self.websocket_bytes_sent),
-            counters("greendaphne_layer_messages_sent", "Messages that the channel layer took.", ("channel",), _by_one(self.layer_sent)),
-            counters("greendaphne_layer_full", "Messages that found their channel full.", ("channel",), _by_one(self.layer_full)),
-            counters("greendaphne_layer_send_failures", "Messages that could not be sent.", ("channel",), _by_one(self.layer_failed)),
-            counter("greendaphne_layer_messages_received", "Replies that came from the channel layer.", self.layer_received),
-            histogram(
-                "greendaphne_layer_send_duration_seconds", "Time that the channel layer took for a message.", self.layer_send_seconds
-            ),
         ]
-
-
-def _by_one(values: dict[str, int]) -> dict[tuple[str], int]:
-    """The numbers by tuples of one label."""
-    return {(name,): value for name, value in values.items()}

@@ -1,18 +1,15 @@
-"""Everything that a server has for being watched, put together as it was asked for.
+"""Health checks, metrics and the watchdog of one server, put together as the configuration asks for them.
 
-:class:`Monitor` is made first, since its :attr:`~Monitor.parts` decide what the server is made of; then it is told of the server's other
-parts with :meth:`~Monitor.attach`.
+:class:`Monitor` is made first, since the server's other parts get their meters from it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
-from ..applications.base import Application
-from ..applications.channels import ChannelLayerApplication
 from ..core.converters import url_path
 from ..core.message import Request, header_values
 from ..core.observer import Observer
@@ -20,13 +17,11 @@ from ..net.endpoints import Endpoint
 from ..processes.control import RUN_DIR, WORKER
 from ..serving.connections import Connections
 from ..serving.localpages import LocalPages, Page
-from ..serving.parts import Parts
-from .health import Health, LayerHealth, LayerProbe
+from .health import Health
 
 if TYPE_CHECKING:
     from .endpoint import MonitoringEndpoint
     from .gauges import State
-    from .instruments import MeteredConnections
     from .lag import HubLag
     from .metrics import Metrics
     from .watchdog import Watchdog
@@ -61,7 +56,6 @@ class Monitor:
                     raise ValueError(f"{name} {error}") from None
         self._health_path = health_path
         self._metrics_path = metrics_path
-        self._probe: LayerProbe | None = None
         self._health: Health | None = None
         self._state: State | None = None
         self._lag: HubLag | None = None
@@ -71,8 +65,7 @@ class Monitor:
         self.endpoint: MonitoringEndpoint | None = None
         #: What is counted; ``None`` where nothing is.
         self.metrics: Metrics | None = None
-        #: What the server is to be made of, and who is to be told what becomes of requests.
-        self.parts = Parts()
+        #: What is told what becomes of requests.
         self.observers: Sequence[Observer] = ()
         if watchdog:
             from .watchdog import Watchdog
@@ -89,33 +82,29 @@ class Monitor:
 
     def _count(self) -> None:
         from .exposition import process_families
-        from .instruments import MetricsObserver, metered
+        from .gauges import log_families
+        from .instruments import MetricsObserver
         from .lag import HubLag
         from .metrics import Metrics
 
         self.metrics = Metrics()
-        self.parts = metered(self.metrics)
         self.observers = (MetricsObserver(self.metrics),)
         self._lag = HubLag()
         self.metrics.add_source(self._lag.families)
         if self._watchdog is not None:
             self.metrics.add_source(self._watchdog.families)
         self.metrics.add_source(process_families)
+        self.metrics.add_source(log_families)
 
-    def attach(self, application: Application, layer: object, endpoints: Sequence[Endpoint], pages: LocalPages) -> None:
-        """Make the pages for a server.
+    def add_pages(self, pages: LocalPages, health: Callable[[], str]) -> None:
+        """Add the pages for health checks and scrapes.
 
-        :param pages: those of its ordinary endpoints.
+        :param pages: those of the server's ordinary endpoints.
+        :param health: returns why the application cannot serve, ``""`` where it can.
         :raises ValueError: for one path for two pages.
         """
-        self._application = application
-        self._endpoints = endpoints
         if self._health_path is not None or self.endpoint is not None:
-            if isinstance(application, ChannelLayerApplication):
-                self._probe = LayerProbe(layer, application.router.channels.prefixes)
-                self._health = Health(LayerHealth(self._probe, application.watch))
-            else:
-                self._health = Health(application.health)
+            self._health = Health(health)
         if self._health_path is not None and self._health is not None:
             pages.add(self._health_path.encode(), self._health, reported=False)
         if self._metrics_path is not None:
@@ -124,12 +113,12 @@ class Monitor:
             self.endpoint.pages.add((self._metrics_path or METRICS_PATH).encode(), self._page)
             self.endpoint.pages.add((self._health_path or HEALTH_PATH).encode(), self._health)
 
-    def watch(self, connections: Connections) -> None:
-        """Have the state of ``connections``, made of :attr:`parts`, among the metrics."""
+    def watch(self, connections: Connections, endpoints: Sequence[Endpoint]) -> None:
+        """Have the state of ``connections`` and the certificates of ``endpoints`` among the metrics."""
         if self.metrics is not None:
             from .gauges import State
 
-            self._state = State(self._application, cast("MeteredConnections", connections), self._endpoints)
+            self._state = State(connections, endpoints)
             self.metrics.add_source(self._state.families)
 
     def _page(self, request: Request) -> Page:
@@ -192,8 +181,6 @@ class Monitor:
             self._workers = None
         if self.endpoint is not None:
             self.endpoint.stop(at_once=at_once)
-        if self._probe is not None:
-            self._probe.close()
 
     def _set_draining(self, draining: bool) -> None:
         if self._health is not None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from gevent.socket import socket
 
 from .acceptor import Acceptor, ConnectionHandler
 from .endpoints import Endpoint, innermost
+
+if TYPE_CHECKING:
+    from .tls.validity import ValidityWatch
 
 logger = logging.getLogger("daphne.server")
 
@@ -47,18 +51,29 @@ class Listener:
 
 
 class Listeners:
-    """The listening sockets of one server and what accepts on them."""
+    """The listening sockets of one server and what accepts on them.
 
-    def __init__(self) -> None:
+    :param watch_certificates: whether to log certificates that are about to expire; one of several processes that serve the same
+        endpoints is enough.
+    """
+
+    def __init__(self, *, watch_certificates: bool = True) -> None:
         #: In the order of the endpoints.
         self.opened: list[Listener] = []
         self._acceptors: list[Acceptor] = []
+        self._watch_certificates = watch_certificates
+        self._validity: ValidityWatch | None = None
 
     def open(self, endpoints: Iterable[Endpoint]) -> None:
         """Listen; connections wait until :meth:`accept`.
 
         :raises EndpointError: where an endpoint cannot be listened on; :meth:`close` closes those before it.
         """
+        endpoints = list(endpoints)
+        if secure := [endpoint.tls for endpoint in endpoints if endpoint.tls is not None]:
+            from .tls.validity import ValidityWatch
+
+            self._validity = ValidityWatch(secure, silent=not self._watch_certificates)
         for endpoint in endpoints:
             logger.info("Listening on endpoint %s", endpoint)
             listener = Listener(endpoint, endpoint.bind())
@@ -75,6 +90,8 @@ class Listeners:
             acceptor = Acceptor(listener.socket, connections.handler(endpoint), connections.pool, endpoint.shared)
             self._acceptors.append(acceptor)
             acceptor.start()
+        if self._validity is not None:
+            self._validity.start()
 
     def take_waiting(self, *, shared: bool) -> None:
         """Accept what has connected already, at the end.
@@ -87,6 +104,8 @@ class Listeners:
 
     def close(self) -> None:
         """Accept nothing more and close the sockets."""
+        if self._validity is not None:
+            self._validity.stop()
         for acceptor in self._acceptors:
             acceptor.stop_accepting()
         for listener in self.opened:

@@ -25,7 +25,9 @@ from typing import Final, NamedTuple
 from gevent.socket import wait_read
 
 from ..core.addresses import LOCAL, AddressList
-from ..core.message import Address, ClientDisconnected, TLSInfo
+from ..core.message import Address, ClientDisconnected
+from ..core.tlsinfo import TLSInfo
+from ..core.turns import Turn
 
 logger = logging.getLogger("daphne.server")
 
@@ -60,6 +62,10 @@ _CLIENT_SSL = 0x01
 #: Behind the client's bits the verification's result.
 _SSL_HEAD = 5
 _TLV_HEAD = 3
+#: Additional fields in one header (a number).  The specification defines ten, and six within that of SSL.
+_TLV_MANY = 64
+#: What parsing one byte of a header counts for, as a shift: 64 bytes are one unit of :meth:`.core.turns.Turn.spend`.
+_WORK_SHIFT = 6
 
 
 class ProxyError(Exception):
@@ -141,7 +147,10 @@ class HeaderReader:
             size = int.from_bytes(head[-2:], "big")
             if size > V2_MAX:
                 raise ProxyError(f"its PROXY header is longer than {V2_MAX} bytes")
-            return parse_v2(head + self._exactly(size))
+            rest = self._exactly(size)
+            # The checksum takes longest; many connections may come with one at the same time.
+            Turn().spend(1 + (size >> _WORK_SHIFT))
+            return parse_v2(head + rest)
         return parse_v1(self._line(start))
 
     def _start(self) -> bytes:
@@ -266,8 +275,10 @@ def parse_v2(data: bytes) -> ProxyHeader | None:
 
 def _tlvs(data: bytes, position: int) -> Iterator[tuple[int, int, bytes]]:
     """The additional fields from ``position`` on: type, place of the value, value."""
+    left = _TLV_MANY
     while position < len(data):
-        if len(data) - position < _TLV_HEAD:
+        left -= 1
+        if len(data) - position < _TLV_HEAD or left < 0:
             raise ProxyError("its PROXY header is malformed")
         kind, size = struct.unpack_from("!BH", data, position)
         start = position + _TLV_HEAD

@@ -19,7 +19,7 @@ class RunningServer(Protocol):
     def listeners(self) -> Sequence[Any]:
         """What is listened on, in the order of the endpoints."""
 
-    def stop(self, *, take_waiting: bool = False) -> None:
+    def stop(self, *, take_waiting: bool = False, succeeded: bool = False) -> None:
         """Begin to end in good order; from any thread."""
 
     def end_now(self) -> None:

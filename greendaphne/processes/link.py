@@ -53,9 +53,10 @@ class MasterLink:
                     self._obey(line, server)
         except OSError:
             pass  # as good as its end
-        if self._server is not None and not self._told_to_stop:
+        if self._server is not None:
             logger.error("The master of this worker is gone; the worker ends")
             self._told_to_stop = self._orphaned = True
+            # Also one that drains has to know: those that were to serve on end as well.
             server.stop(take_waiting=True)
 
     def _obey(self, line: bytes, server: RunningServer) -> None:
@@ -63,7 +64,7 @@ class MasterLink:
             if not self._told_to_stop:
                 logger.info("Stopping; %d connections have %g seconds to finish", server.connections, server.timeouts.graceful)
             self._told_to_stop = True
-            server.stop(take_waiting=line == control.STOP)
+            server.stop(take_waiting=line == control.STOP, succeeded=line == control.RETIRE)
         elif line == control.QUIT:
             self._told_to_stop = True
             server.stop()

@@ -87,6 +87,8 @@ class Master:
         self._environment: dict[str, str] = {}
         self._selector = selectors.DefaultSelector()
         self._generation = 0
+        # The generation of which it was logged that it waits for those that stop.
+        self._waiting_for = 0
         # Whether a reload, or the start, is under way.
         self._reloading = False
         self._announced = False
@@ -230,7 +232,11 @@ class Master:
             # The first one shows whether the configuration is good, and the others need not show it again.
             missing = min(missing, 1 - len(starting))
         if missing <= 0 and not starting and serving and self._is_outdated(serving[0]) and len(serving) <= self.number:
-            missing = 1
+            # Never more than as many that drain as there are to serve: reloads in quick succession would pile them up.
+            missing = int(len(self._children) < 2 * self.number)
+            if not missing and self._waiting_for != self._generation:
+                self._waiting_for = self._generation
+                logger.info("The next worker starts when one of those that stop has ended")
         if missing > 0 and time.monotonic() >= self._next_start:
             for _ in range(missing):
                 self._start()

@@ -6,8 +6,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..layers.sharing import is_local
 from . import control
 from .lifecycle import Lifecycle
 from .systemd import Notifier, service_manager
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from ..core.observer import Observer
 
 logger = logging.getLogger("greendaphne.processes")
-
-_LOCAL_LAYERS: Final = ("greendaphne.layers.memory", "asgiref.inmemory")
 
 
 class Process(NamedTuple):
@@ -46,7 +45,7 @@ def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any) -> 
         for description, number in given.sockets:
             sockets.setdefault(description, []).append(number)
         inherit(sockets)
-        if given.number == 0 and config.processes.workers > 1 and _is_local(channel_layer):
+        if given.number == 0 and config.processes.workers > 1 and is_local(channel_layer):
             logger.warning(
                 "The channel layer is in each process' own memory: with %d workers a message to a group reaches the clients of one process "
                 "only",
@@ -73,12 +72,6 @@ def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any) -> 
 def _all(config: Config, descriptions: Sequence[str]) -> list[str]:
     """What the master listens on: the endpoints, and behind them the one for metrics."""
     return [*descriptions, *([config.monitoring.metrics] if config.monitoring.metrics is not None else ())]
-
-
-def _is_local(channel_layer: Any) -> bool:
-    """Whether other processes see nothing of what is sent to the layer; Channels has a wrapper around it."""
-    inner = getattr(channel_layer, "channel_layer", channel_layer)
-    return any(base.__module__ in _LOCAL_LAYERS for base in type(inner).__mro__)
 
 
 def run_master(

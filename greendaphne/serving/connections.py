@@ -12,7 +12,8 @@ from gevent import Greenlet, spawn_later
 from gevent.pool import Pool
 
 from ..config import Limits, Timeouts
-from ..core.message import Address, ClientDisconnected, ConnectionInfo, TLSInfo
+from ..core.message import Address, ClientDisconnected, ConnectionInfo
+from ..core.tlsinfo import TLSInfo
 from ..http1.connection import DRAIN_MOMENT, Http1Connection
 from ..http2 import PREFACE, Http2Connection, Http2Limits
 from ..net.endpoints import Endpoint
@@ -38,12 +39,23 @@ class Connection(Protocol):
         """End where nothing has come in the moment since :meth:`drain`."""
 
 
+class ConnectionMeter(Protocol):
+    """Hooks for what metrics count about connections."""
+
+    def failed(self, error: BaseException, *, encrypted: bool) -> None:
+        """A connection ended before its protocol was known."""
+
+    def opened(self, transport: ByteStream, info: ConnectionInfo, protocol: str, initial: bytes) -> ByteStream:
+        """A connection speaks ``protocol``; returns the byte stream to use in the place of ``transport``."""
+
+
 class Connections:
     """The open connections of one server.
 
     :param exchange: serves their streams.
     :param http2_cleartext: whether a plain connection may begin with HTTP/2's preface (RFC 9113 section 3.3).
     :param proxy_protocol: takes PROXY headers, on endpoints that have them.
+    :param meter: counts connections; ``None`` for a server without metrics.
     """
 
     def __init__(
@@ -54,6 +66,7 @@ class Connections:
         http2_limits: Http2Limits,
         http2_cleartext: bool = False,
         proxy_protocol: ProxyProtocol | None = None,
+        meter: ConnectionMeter | None = None,
     ) -> None:
         self._exchange = exchange
         self._limits = limits
@@ -61,6 +74,7 @@ class Connections:
         self._http2_limits = http2_limits
         self._http2_cleartext = http2_cleartext
         self._proxy_protocol = proxy_protocol or ProxyProtocol()
+        self._meter = meter
         self._open: set[Connection] = set()
         # The sockets of those that have not said yet which protocol they speak.
         self._undecided: set[_socket.socket] = set()
@@ -77,7 +91,9 @@ class Connections:
             self._undecided.add(sock)
             try:
                 connection = self._connect(sock, address, endpoint)
-            except (ClientDisconnected, OSError):
+            except (ClientDisconnected, OSError) as error:
+                if self._meter is not None:
+                    self._meter.failed(error, encrypted=endpoint.tls is not None)
                 sock.close()
                 return
             finally:
@@ -155,10 +171,14 @@ class Connections:
 
     def _http2(self, transport: ByteStream, info: ConnectionInfo, initial: bytes) -> Connection:
         exchange = self._exchange
+        if self._meter is not None:
+            transport = self._meter.opened(transport, info, "http/2", initial)
         return Http2Connection(transport, info, self._limits, self._timeouts, self._http2_limits, exchange.serve, exchange.refuse, initial)
 
     def _http1(self, transport: ByteStream, info: ConnectionInfo, initial: bytes) -> Connection:
         exchange = self._exchange
+        if self._meter is not None:
+            transport = self._meter.opened(transport, info, "http/1", initial)
         return Http1Connection(transport, info, self._limits, self._timeouts, exchange.serve, exchange.refuse, initial)
 
     def start(self) -> None:
@@ -190,6 +210,11 @@ class Connections:
                 sock.shutdown(_socket.SHUT_RD)
             except OSError:
                 pass  # the peer was quicker
+
+    def census(self) -> tuple[int, int, int]:
+        """The open connections that speak HTTP/1 and HTTP/2, and the streams of the latter."""
+        http2 = [connection for connection in self._open if isinstance(connection, Http2Connection)]
+        return len(self._open) - len(http2), len(http2), sum(connection.serving for connection in http2)
 
     def __len__(self) -> int:
         return len(self.pool)

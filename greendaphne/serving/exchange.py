@@ -109,7 +109,7 @@ class Exchange:
         if stream.status:
             stream.reset()
             return
-        page = error_page(error.status, error.detail)
+        page = error_page(error.status, error.detail, self._policy.footer)
         headers = [CONTENT_TYPE, (b"Content-Length", b"%d" % len(page)), *error.headers]
         if error.close:
             headers.append((b"Connection", b"close"))

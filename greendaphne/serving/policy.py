@@ -26,9 +26,10 @@ class RequestPolicy:
     :param located: whether ``locate`` takes ``Daphne-Root-Path`` out of requests of peers that are not trusted.  Otherwise the field counts
         from peers on this machine only, which is where daphne deployments have their proxy.
     :param extra_headers: fields that every HTTP response has unless the application gives them.
+    :param footer: the name at the end of error pages; see :func:`greendaphne.core.errors.error_page`.
     """
 
-    __slots__ = ("_body_limit", "_locate", "_located", "_root_path", "extra_headers")
+    __slots__ = ("_body_limit", "_locate", "_located", "_root_path", "extra_headers", "footer")
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class RequestPolicy:
         locate: Callable[[Request], Request] | None = None,
         located: bool = False,
         extra_headers: Headers = (),
+        footer: str | None = None,
     ) -> None:
         self._body_limit = body_limit
         self._root_path = unquote(root_path)
@@ -44,6 +46,8 @@ class RequestPolicy:
         self._located = located
         #: Fields that every HTTP response has unless the application gives them.
         self.extra_headers = extra_headers
+        #: The name at the end of error pages.
+        self.footer = footer
 
     def admit(self, stream: Stream) -> Request:
         """Return the request of ``stream`` as the application gets it, and limit the body.

@@ -14,15 +14,16 @@ from collections.abc import Sequence
 from enum import Enum
 from math import inf
 from time import monotonic
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
-from gevent import Timeout, get_hub, getcurrent, sleep
+from gevent import Timeout, get_hub, getcurrent
 from gevent.lock import Semaphore
 from geventwebsocket.websocket import WebSocket as _GeventWebSocket  # type: ignore[import-untyped]
 
 from ..config import KIB, Limits, Timeouts
 from ..core import causes
 from ..core.message import ClientDisconnected, Headers, Request, ResponseError, Stream, header_values
+from ..core.turns import Turn
 from . import handshake
 from .deflate import SMALLEST, Deflate, negotiate
 from .errors import MAX_REASON, CloseCode, ProtocolViolation, WebSocketClosed, may_be_sent
@@ -46,12 +47,13 @@ from .frames import (
 # Up to this size, copying a payload behind its header costs less than writing twice.
 _JOIN_LIMIT: Final = 64 * KIB
 _PING_SIZE: Final = 4
-# Thousands of small messages may come in one read, and nothing else makes their reader give way.
-_BURST: Final = 256
 # Pings answered one by one before only the latest is (RFC 6455 section 5.5.3), in bytes of pong frames.
 _PONGS_LIMIT: Final = 16 * 127
 # When a time limit has passed, what the stream may hold already still counts, for the hub may have been busy; seconds to find out.
 _LAST_LOOK: Final = 0.02
+
+# What a violation stands for, where it is not the protocol's.
+_CAUSES: Final[dict[int, str]] = {CloseCode.MESSAGE_TOO_BIG: causes.LIMIT, CloseCode.POLICY_VIOLATION: causes.CLIENT_SLOW}
 
 _TEXT_FRAME: Final = FIN | TEXT
 _BINARY_FRAME: Final = FIN | BINARY
@@ -73,26 +75,38 @@ class _Wake(BaseException):
     """Thrown into the owner where it waits for bytes, because the WebSocket's state has changed."""
 
 
+class MessageMeter(Protocol):
+    """Hooks for what metrics count about WebSocket messages."""
+
+    def received(self, message: str | bytes) -> None:
+        """A message came from the client."""
+
+    def sent(self, message: str | bytes) -> None:
+        """A message went to the client."""
+
+
 class WebSocket(_GeventWebSocket):  # type: ignore[misc]
     """A server's end of a WebSocket.
 
     :param stream: the request and the way to answer it; after the handshake, the tunnel.
     :param limits: ``websocket_message`` and ``websocket_frame`` are used.
-    :param timeouts: ``ping_interval``, ``ping_timeout`` and ``websocket_close`` are used.
+    :param timeouts: ``ping_interval``, ``ping_timeout``, ``websocket_message`` and ``websocket_close`` are used.
     :param protocols: the subprotocols that the server speaks; the client's order decides.
     :param compression: whether permessage-deflate is accepted where the client offers it.
     :param server_name: the ``Server`` field of the accepting answer; ``None`` for none.
+    :param meter: counts messages; ``None`` for a server without metrics.
     """
 
     __slots__ = (
         "_accepted",
         "_alarm",
-        "_burst",
         "_compression",
         "_deadline",
         "_deflate",
         "_limits",
         "_lock",
+        "_message_ends",
+        "_meter",
         "_pinged",
         "_pongs",
         "_protocols",
@@ -100,6 +114,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         "_server_name",
         "_timeouts",
         "_timer",
+        "_turn",
         "_waiting",
         "cause",
         "code",
@@ -116,6 +131,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         protocols: Sequence[str] = (),
         compression: bool = False,
         server_name: bytes | None = b"Daphne",
+        meter: MessageMeter | None = None,
     ) -> None:
         # The superclass's constructor would only make the parts that this class does without.
         self.stream: Stream = stream  # type: ignore[misc]
@@ -134,6 +150,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self._protocols = protocols
         self._compression = compression
         self._server_name = server_name
+        self._meter = meter
         self._deflate: Deflate | None = None
         self._reader: MessageReader | None = None
         self._lock = Semaphore(1)
@@ -144,8 +161,10 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self._deadline = inf
         # Whether a ping was sent and nothing has come in since.
         self._pinged = False
-        # Messages since the other greenlets last had their turn here.
-        self._burst = 0
+        # When the message that has begun must have ended, and ``inf`` where none has.
+        self._message_ends = inf
+        # Counts the frames of either kind.
+        self._turn: Turn | None = None
         # Wakes the owner.  It is not set anew with every read but rings for nothing where the limit has moved on: setting it is what costs.
         self._timer: Any = None
         self._alarm = inf
@@ -231,6 +250,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self.stream.switch(handshake.response_headers(request, self._server_name, subprotocol, extension, headers))
         self.subprotocol = subprotocol
         self._reader = MessageReader(self._limits, self._deflate is not None)
+        self._turn = Turn()
         self._heard()
         self.state = _OPEN
         self._accepted = True
@@ -263,7 +283,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self._end(CloseCode.ABNORMAL_CLOSURE)
         stream = self.stream
         fields = [(b"content-length", b"0")]
-        if stream.request.http_version != "2":
+        if not stream.request.by_extended_connect:
             fields.append((b"connection", b"close"))
         stream.start(status, fields, reason)
         stream.finish()
@@ -280,7 +300,8 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         :raises WebSocketClosed: when the WebSocket is over.
         """
         reader = self._reader
-        if reader is None or self.state is _CLOSED:
+        turn = self._turn
+        if reader is None or turn is None or self.state is _CLOSED:
             self._refuse()
         until = inf if timeout is None else monotonic() + timeout
         stream = self.stream
@@ -292,21 +313,31 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
             except ProtocolViolation as violation:
                 self._fail(violation.code, violation.reason)
             if event is not None:
+                turn.left -= 1
+                if turn.left <= 0:
+                    turn.look()
                 if event.__class__ is tuple:
                     self._control(event)
+                    if not reader.fragmented:
+                        self._message_ends = inf
                 elif self.state is _OPEN:
                     if self._pongs:
                         self._send_pongs()
-                    self._burst += 1
-                    if self._burst == _BURST:
-                        self._burst = 0
-                        sleep(0)
+                    self._message_ends = inf
+                    if self._meter is not None:
+                        self._meter.received(event)  # type: ignore[arg-type]
                     return event  # type: ignore[return-value]
                 continue
             if self._pongs:
                 self._send_pongs()
             now = monotonic()
             deadline = self._deadline
+            if reader.midway and self.state is _OPEN:
+                if self._message_ends == inf and self._timeouts.websocket_message > 0:
+                    self._message_ends = now + self._timeouts.websocket_message
+                elif self._message_ends <= now:
+                    self._fail(CloseCode.POLICY_VIOLATION, "message took too long")
+                deadline = min(deadline, self._message_ends)
             if self.state is not _OPEN and (self.state is _CLOSED or now >= deadline):
                 self._finish(CloseCode.ABNORMAL_CLOSURE)
                 self._refuse()
@@ -337,6 +368,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
                 self._because(causes.CLIENT_GONE)
                 self._finish(CloseCode.ABNORMAL_CLOSURE)
                 self._refuse()
+            turn.received(len(data))
             reader.feed(data)
             looked = False
             self._heard()
@@ -404,12 +436,16 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
                 # They have to be copied together in any case, so the header can be among them.
                 parts.insert(0, encode_header(first, sum(map(len, parts))))
                 self._write(b"".join(parts))
+                if self._meter is not None:
+                    self._meter.sent(message)
                 return
             payload = b"".join(parts)
         else:
             first = _TEXT_FRAME if binary is False else _BINARY_FRAME
             payload = bytes(message)
         self._send_frame(first, payload)
+        if self._meter is not None:
+            self._meter.sent(message)
 
     def send_frame(self, message: str | bytes, opcode: int) -> None:
         """gevent-websocket's way to send one unfragmented frame, text, binary, a ping or a pong; :meth:`close` sends close frames."""
@@ -516,9 +552,9 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
             self.stream.reset()
 
     def _fail(self, code: int, reason: str) -> NoReturn:
-        """Fail the connection after a violation (RFC 6455 section 7.1.7)."""
+        """Fail the connection after a violation of the protocol or of a limit (RFC 6455 section 7.1.7)."""
         if self.state is _OPEN:
-            self._because(causes.LIMIT if code == CloseCode.MESSAGE_TOO_BIG else causes.PROTOCOL_ERROR)
+            self._because(_CAUSES.get(code, causes.PROTOCOL_ERROR))
             self._send_close(encode_close(code, reason.encode()))
         else:
             code = CloseCode.ABNORMAL_CLOSURE

@@ -62,7 +62,8 @@ class Inflater:
     def __init__(self) -> None:
         # The client may use the largest window unless it was told otherwise.
         self._zlib = zlib.decompressobj(-_MAX_WINDOW_BITS)
-        self._history = b""
+        # What was inflated last: at least the window, at most twice as much, so that it is cut once in a while and not with every frame.
+        self._history = bytearray()
         self._final_blocks = 0
 
     def inflate(self, data: bytes, final: bool, room: int) -> bytes:
@@ -76,7 +77,10 @@ class Inflater:
         try:
             if not final:
                 inflated = self._run(data, room)
-                self._history = (self._history + inflated[-_WINDOW_SIZE:])[-_WINDOW_SIZE:]
+                history = self._history
+                history += inflated[-_WINDOW_SIZE:]
+                if len(history) > 2 * _WINDOW_SIZE:
+                    del history[:-_WINDOW_SIZE]
                 return inflated
             if len(data) < _APPEND_TAIL:
                 return self._run(data + _TAIL, room)
@@ -100,7 +104,7 @@ class Inflater:
             self._final_blocks += 1
             if self._final_blocks > _MAX_FINAL_BLOCKS:
                 raise ProtocolViolation(CloseCode.INVALID_PAYLOAD, "too many final blocks in compressed data")
-            self._zlib = zlib.decompressobj(-_MAX_WINDOW_BITS, zdict=(self._history + result[-_WINDOW_SIZE:])[-_WINDOW_SIZE:])
+            self._zlib = zlib.decompressobj(-_MAX_WINDOW_BITS, zdict=bytes((self._history + result[-_WINDOW_SIZE:])[-_WINDOW_SIZE:]))
             if not data or data == _TAIL:
                 # Senders should append an empty block to a final one (RFC 7692 section 7.2.3.5); not all do.
                 return result

@@ -76,6 +76,8 @@ _utf_8_decode = codecs.utf_8_decode
 
 #: A control frame: its opcode and its payload.
 Control = tuple[int, bytes]
+#: Stands for a data frame that completes no message, so that every frame passes through the hands of the reader's owner.
+FRAGMENT: Final[Control] = (CONTINUATION, b"")
 
 
 def encode_header(first: int, length: int) -> bytes:
@@ -132,7 +134,8 @@ def _invalid_text() -> ProtocolViolation:
 class MessageReader:
     """Turns received bytes into messages and control frames.
 
-    Call :meth:`poll` until it returns ``None``, then :meth:`feed` what was received meanwhile, and poll again.
+    Call :meth:`poll` until it returns ``None``, then :meth:`feed` what was received meanwhile, and poll again.  One call handles one frame
+    at most: how many of them a peer puts into its bytes is for the owner to count.
 
     :param limits: ``websocket_message`` and ``websocket_frame`` are used.
     :param deflate: whether permessage-deflate was negotiated.
@@ -193,10 +196,20 @@ class MessageReader:
         """Take ``data``, received from the peer."""
         self._buffer = self._buffer + data if self._buffer else data
 
+    @property
+    def midway(self) -> bool:
+        """Whether a message, or a frame, has begun and not ended; after :meth:`poll` returned ``None``."""
+        return bool(self._opcode or self._buffer)
+
+    @property
+    def fragmented(self) -> bool:
+        """Whether a message has begun and not ended."""
+        return bool(self._opcode)
+
     # -- output
 
     def poll(self) -> str | bytes | Control | None:
-        """Return the next message or control frame, ``None`` when more bytes are needed.
+        """Return the next message or control frame, :data:`FRAGMENT` after another frame, ``None`` when more bytes are needed.
 
         :raises ProtocolViolation: with the close code to fail the connection with.
         """
@@ -209,7 +222,9 @@ class MessageReader:
                 message = self._resume()
                 if message is not None:
                     return message
-                continue
+                if not self._missing:
+                    return FRAGMENT
+                return None
             available = len(buffer) - start
             if available < 2:
                 break
@@ -251,9 +266,7 @@ class MessageReader:
                     return first & _OPCODE, payload
                 self._begin_frame(first, length)
                 message = self._end_frame(first, payload)
-                if message is not None:
-                    return message
-                continue
+                return FRAGMENT if message is None else message
             if first & _CONTROL:
                 break
             self._begin_frame(first, length)

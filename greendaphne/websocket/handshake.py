@@ -16,28 +16,23 @@ from websockets.exceptions import InvalidHandshake
 from websockets.headers import parse_extension
 from websockets.typing import ExtensionHeader
 
+from ..core.grammar import FORBIDDEN_IN_VALUE, TOKEN, elements
 from ..core.message import Headers, HTTPError, Request, ResponseError, header_values
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION = b"13"
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-# 16 bytes in base64 are 22 characters and two of padding; the 22nd carries four bits that must be zero in the canonical form.
-_KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
+# RFC 6455 section 4.1: 16 bytes in base64, 22 characters and two of padding.  The 22nd carries four bits that are no part of the bytes;
+# RFC 4648 section 3.5 lets a decoder ignore them, and the answer is made of the characters.
+_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 # RFC 6454 section 7.1, as lenient about what follows the host as daphne; Chromium sends "file://" from local pages.
 _ORIGIN = re.compile(rb"null|file://[!-~]*|[A-Za-z][A-Za-z0-9+.\-]*://[!-~]+(?: [A-Za-z][A-Za-z0-9+.\-]*://[!-~]+)*")
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 # What the server alone says in its answer.
 _OWN = frozenset((b"connection", b"upgrade", b"content-length", b"transfer-encoding"))
 _OWN_PREFIX = b"sec-websocket-"
 
 
 def _bad(detail: str, request: Request) -> NoReturn:
-    raise HTTPError(400, detail, close=request.http_version != "2")
-
-
-def tokens(values: list[bytes]) -> list[bytes]:
-    """The elements of a comma-separated field (RFC 9110 section 5.6.1), in order, empty ones included."""
-    return [element.strip(b" \t") for value in values for element in value.split(b",")]
+    raise HTTPError(400, detail, close=not request.by_extended_connect)
 
 
 def check(request: Request) -> None:
@@ -46,21 +41,21 @@ def check(request: Request) -> None:
     :raises HTTPError: 405 for another method, 426 for another version of the protocol, 400 for everything else.
     """
     headers = request.headers
-    http2 = request.http_version == "2"
-    method = "CONNECT" if http2 else "GET"
+    extended = request.by_extended_connect
+    method = "CONNECT" if extended else "GET"
     if request.method != method:
-        raise HTTPError(405, "HTTP method not allowed for a WebSocket handshake.", [(b"allow", method.encode())], close=not http2)
-    if not http2:
+        raise HTTPError(405, "HTTP method not allowed for a WebSocket handshake.", [(b"allow", method.encode())], close=not extended)
+    if not extended:
         _check_upgrade(request)
     hosts = len(header_values(headers, b"host"))
     if hosts > 1:
         _bad("HTTP Host header appears more than once in opening handshake request.", request)
-    if not hosts and not http2:
+    if not hosts and not extended:
         _bad("HTTP Host header missing in opening handshake request.", request)
     if b"#" in request.target:
         _bad("HTTP requested resource contains a fragment identifier.", request)
     _check_version(request)
-    if not http2:
+    if not extended:
         keys = header_values(headers, b"sec-websocket-key")
         if not keys:
             _bad("HTTP Sec-WebSocket-Key header missing.", request)
@@ -90,7 +85,7 @@ def _check_upgrade(request: Request) -> None:
     connection = header_values(request.headers, b"connection")
     if not connection:
         _bad("HTTP Connection header missing.", request)
-    if b"upgrade" not in tokens([value.lower() for value in connection]):
+    if b"upgrade" not in elements([value.lower() for value in connection]):
         _bad("HTTP Connection header does not include upgrade.", request)
     if request.content_length != 0:
         # What follows the head are frames; a body before them leaves it in doubt where they begin.
@@ -104,19 +99,18 @@ def _check_version(request: Request) -> None:
     if len(versions) > 1:
         _bad("HTTP Sec-WebSocket-Version header appears more than once in opening handshake request.", request)
     if versions[0] != _VERSION:
-        http2 = request.http_version == "2"
         fields = [(b"sec-websocket-version", _VERSION)]
-        if not http2:
+        if not request.by_extended_connect:
             fields.insert(0, (b"upgrade", b"websocket"))  # RFC 9110 section 15.5.22
-        raise HTTPError(426, "WebSocket version not supported (supported versions: 13).", fields, close=not http2)
+        raise HTTPError(426, "WebSocket version not supported (supported versions: 13).", fields, close=not request.by_extended_connect)
 
 
 def _check_subprotocols(request: Request) -> None:
     values = header_values(request.headers, b"sec-websocket-protocol")
     if not values:
         return
-    offered = tokens(values)
-    if any(_TOKEN.fullmatch(protocol) is None for protocol in offered):
+    offered = elements(values)
+    if any(TOKEN.fullmatch(protocol) is None for protocol in offered):
         _bad("HTTP Sec-WebSocket-Protocol header invalid.", request)
     if len(set(offered)) != len(offered):
         _bad("Duplicate protocol specified in HTTP Sec-WebSocket-Protocol header.", request)
@@ -136,7 +130,7 @@ def extensions(headers: Headers) -> list[ExtensionHeader]:
 def offered_subprotocols(headers: Headers) -> list[str]:
     """The subprotocols that the client offers, in its order."""
     values = header_values(headers, b"sec-websocket-protocol")
-    return [protocol.decode("ascii") for protocol in tokens(values)] if values else []
+    return [protocol.decode("ascii") for protocol in elements(values)] if values else []
 
 
 def accept_value(key: bytes) -> bytes:
@@ -159,21 +153,21 @@ def response_headers(
     fields: list[tuple[bytes, bytes]] = []
     if server_name is not None:
         fields.append((b"server", server_name))
-    if request.http_version != "2":
+    if not request.by_extended_connect:
         fields += ((b"upgrade", b"WebSocket"), (b"connection", b"Upgrade"))
     if subprotocol is not None:
         fields.append((b"sec-websocket-protocol", subprotocol.encode("ascii")))
-    if request.http_version != "2":
+    if not request.by_extended_connect:
         fields.append((b"sec-websocket-accept", accept_value(header_values(request.headers, b"sec-websocket-key")[0])))
     if extension is not None:
         fields.append((b"sec-websocket-extensions", extension))
     for name, value in further:
         lower = name.lower()
-        if _TOKEN.fullmatch(name) is None:
+        if TOKEN.fullmatch(name) is None:
             raise ResponseError(f"the header name {name!r} is not a token")
         if lower in _OWN or lower.startswith(_OWN_PREFIX):
             raise ResponseError(f"the header {lower.decode('ascii')} of a WebSocket handshake belongs to the server")
-        if _CONTROL.search(value) is not None:
+        if FORBIDDEN_IN_VALUE.search(value) is not None:
             raise ResponseError(f"the value of the header {lower.decode('ascii')} has a control character: {value!r}")
         fields.append((lower, value.strip(b" \t")))
     return fields

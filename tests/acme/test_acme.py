@@ -151,10 +151,13 @@ def test_a_revoked_certificate_is_replaced(authority: Pebble, tmp_path: Path, ca
         here.look()
         first = here.certificate(HOST)
         directory = str(here.directory)
-        assert main(["revoke", "--reason=superseded", f"--acme-ca={authority.ca}", directory, HOST]) == 0
+        # The private authority's own authority is remembered.
+        assert main(["revoke", "--reason=superseded", directory, HOST]) == 0
         assert authority.status(first.serial_number)["Status"] == "Revoked"
         assert authority.status(first.serial_number)["Reason"] == 4
-        assert "is revoked" in capsys.readouterr().out
+        output = capsys.readouterr().out.splitlines()
+        assert output[0].endswith(f" has revoked the certificate {first.serial_number:x} (superseded)")
+        assert output[1].startswith(f"{HOST}: renewal asked for; ")
         assert here.served(HOST) == first.serial_number
         assert here.look()
         assert here.served(HOST) == here.certificate(HOST).serial_number != first.serial_number

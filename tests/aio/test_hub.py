@@ -211,8 +211,8 @@ def test_asynchronous_generators() -> None:
             if n % 3 == 1:
                 # The finalizer ends it, a callback of the loop that has begun it.
                 del kept
-                gevent.sleep(0)
-                await asyncio.sleep(0.01)
+                while n not in ended:
+                    await asyncio.sleep(0.001)
             else:
                 # shutdown_asyncgens ends it.
                 left.append(kept)

@@ -246,7 +246,8 @@ def test_close_leaves_no_descriptor_and_no_watcher(hub: AsyncioHub, limit: None)
     for _ in range(20):
         use()
     gc.collect()
-    assert (descriptors(), hub.loop.activecnt) == before
+    assert descriptors() <= before[0]
+    assert hub.loop.activecnt <= before[1]
 
 
 # ---- calls from other greenlets and threads

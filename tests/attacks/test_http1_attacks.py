@@ -6,6 +6,7 @@ connection is closed behind the last answer.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -58,6 +59,15 @@ ROWS: list[tuple[str, bytes, list[int], int, bool]] = [
             (b"chunked;q=1", 400),
         )
     ],
+    # RFC 9112 section 5: blanks after a value are no part of it.
+    *[
+        (f"te with blanks after it {value!r}", post(b"Transfer-Encoding:" + value, body=b"0\r\n\r\n"), [200], 1, False)
+        for value in (b" chunked\t", b"chunked ", b"\tchunked \t ", b" Chunked\t\t")
+    ],
+    ("cl with a tab after it", post(b"Content-Length: 5\t", body=b"hello") + get(b"X: a\t"), [200, 200], 2, False),
+    ("a tab after it and another coding", post(b"Transfer-Encoding: gzip\t", body=b"0\r\n\r\n" + SMUGGLED), [501], 0, True),
+    ("a line of blanks after a tab", get(b"X: a\t\r\n \t"), [400], 0, True),
+    ("a line of blanks in the place of the empty line", get(b"X: a\t\r\n\t") + SMUGGLED, [400], 0, True),
     ("te twice", post(CHUNKED, CHUNKED, body=b"0\r\n\r\n" + SMUGGLED), [400], 0, True),
     ("te on 1.0", post(CHUNKED, body=b"0\r\n\r\n" + SMUGGLED, version=b"1.0"), [400], 0, True),
     # Chunk sizes.
@@ -94,6 +104,8 @@ ROWS: list[tuple[str, bytes, list[int], int, bool]] = [
     ("request in the trailer", post(CHUNKED, body=b"0\r\nX: y\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"), [400], 0, True),
     ("trailer with a bare LF", post(CHUNKED, body=b"0\r\nX: y\nZ: a\r\n\r\n"), [400], 0, True),
     ("trailer folded", post(CHUNKED, body=b"0\r\nX: y\r\n z\r\n\r\n"), [400], 0, True),
+    ("too many trailers", post(CHUNKED, body=b"0\r\n" + b"X: y\r\n" * 201 + b"\r\n"), [431], 0, True),
+    ("trailers, just allowed", post(CHUNKED, body=b"0\r\n" + b"X: y\r\n" * 200 + b"\r\n"), [200], 1, False),
     ("trailer too long", post(CHUNKED, body=b"0\r\nX: " + b"y" * 20000 + b"\r\n\r\n"), [431], 0, True),
     # Line ends.
     ("bare LF everywhere", b"GET / HTTP/1.1\nHost: a\n\n", [400], 0, True),
@@ -103,6 +115,8 @@ ROWS: list[tuple[str, bytes, list[int], int, bool]] = [
     ("bare CR as line end", b"GET / HTTP/1.1\rHost: a\r\r\r\n\r\n", [400], 0, True),
     ("folded field", get(b"X: a\r\n b"), [400], 0, True),
     ("empty lines before the request", b"\r\n\r\n" + get(), [200], 1, False),
+    ("CR before the request", b"\r" + get(), [400], 0, True),
+    ("endless empty lines", b"\r\n" * 40000, [400], 0, True),
     # Names.
     *[
         (f"field line {line!r}", get(line), [400], 0, True)
@@ -153,6 +167,16 @@ ROWS: list[tuple[str, bytes, list[int], int, bool]] = [
             (b"GET ftp://example.com/ HTTP/1.1", 400),
             (b"GET http:///x HTTP/1.1", 400),
             (b"GET http://user@example.com/ HTTP/1.1", 400),
+            # RFC 9110 section 4.2.1: a host that is empty.
+            (b"GET http://:80/ HTTP/1.1", 400),
+            (b"GET http://a:99999/ HTTP/1.1", 400),
+            (b"GET http://a,b/ HTTP/1.1", 400),
+            # RFC 9112 section 3.2: no form of the target has a fragment.
+            (b"GET /a#b HTTP/1.1", 400),
+            (b"GET /# HTTP/1.1", 400),
+            (b"GET /?a#b HTTP/1.1", 400),
+            (b"GET http://x/a#b HTTP/1.1", 400),
+            (b"GET http://x#b HTTP/1.1", 400),
             (b"CONNECT example.com:443 HTTP/1.1", 501),
             (b"CONNECT / HTTP/1.1", 501),
             (b"connect http://example.com/ HTTP/1.1", 501),
@@ -170,8 +194,7 @@ ROWS: list[tuple[str, bytes, list[int], int, bool]] = [
     ("two Hosts", get(b"Host: other"), [400], 0, True),
     *[
         (f"Host {value!r}", b"GET / HTTP/1.1\r\nHost: " + value + b"\r\n\r\n", [400], 0, True)
-        for value in (b"a b", b"a/b", b"a@b", b"a,b", b"a:b", b"[::1", b"a:123456", b"\xff", b"a#b")
-        if value != b"a,b"
+        for value in (b"a b", b"a/b", b"a@b", b"a,b", b"a:b", b"[::1", b"[:::]", b"a:123456", b"a:99999", b":80", b"a%00b", b"\xff", b"a#b")
     ],
     *[
         (f"Host {value!r}", b"GET / HTTP/1.1\r\nHost: " + value + b"\r\n\r\n", [200], 1, False)
@@ -237,6 +260,33 @@ def test_attack(client: Client, server: RunningServer, sent: bytes, statuses: li
     assert len(requests) == delivered
     assert server.app.drain("http.request") == []
     assert all(request["path"] != "/smuggled" for request in requests)
+
+
+SHORT_ROWS = [row for row in ROWS if len(row[1]) < 3000]
+
+
+@pytest.mark.parametrize(("sent", "statuses", "delivered", "closed"), [row[1:] for row in SHORT_ROWS], ids=[row[0] for row in SHORT_ROWS])
+def test_attack_octet_by_octet(
+    client: Client, server: RunningServer, sent: bytes, statuses: list[int], delivered: int, closed: bool
+) -> None:
+    """Segments do not matter."""
+    client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        for octet in sent:
+            client.send(bytes((octet,)))
+    except OSError:
+        assert closed
+    requests = []
+    for status in statuses:
+        if status == 200:
+            requests.append(server.app.answer(b"ok"))
+        assert client.read_response().status == status
+    if not closed:
+        client.send(b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert server.app.answer()["path"] == "/last"
+        assert client.read_response().status == 200
+    assert len(requests) == delivered
+    assert server.app.drain("http.request") == []
 
 
 @pytest.mark.parametrize("body", [b"5\r\nhel", b"5\r\nhello", b"5\r\nhello\r\n", b"5\r\nhello\r\n0\r\n", b"5\r\nhello\r\n0\r\nX: y\r\n"])

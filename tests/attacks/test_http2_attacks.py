@@ -27,7 +27,7 @@ from hyperframe.frame import (
 
 from greendaphne.config import Limits, Timeouts
 from greendaphne.http2 import PREFACE, Http2Connection, Http2Stream
-from tests.support.http2 import GET, POST, Fields, Http2Server, Peer, RawPeer, echo, eventually, forever, hello, live, serve_http2
+from tests.support.http2 import GET, PATIENCE, POST, Fields, Http2Server, Peer, RawPeer, echo, eventually, forever, hello, live, serve_http2
 
 ENHANCE_YOUR_CALM = ErrorCodes.ENHANCE_YOUR_CALM
 OPEN = ("END_HEADERS",)
@@ -196,6 +196,147 @@ def test_floods_of_control_frames(case: str) -> None:
         calmed(peer)
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_two_window_updates_for_each_data_frame_are_no_flood(late: bool) -> None:
+    """Immediately, or all together at the end: what the server's DATA frames explain is never held against the client."""
+
+    def long(stream: Http2Stream) -> None:
+        stream.start(200, [])
+        for _ in range(3000):
+            stream.write(b"x" * 100)
+        stream.finish()
+
+    with attacked(long, control_frames=50) as server, RawPeer(server, settings={4: 2**30}) as peer:
+        peer.send(WindowUpdateFrame(0, 2**30))
+        for stream_id in (1, 3):
+            peer.send(peer.headers(stream_id))
+            updates: list[WindowUpdateFrame] = []
+            while "END_STREAM" not in peer.wait(DataFrame).flags:
+                updates += (WindowUpdateFrame(0, 1), WindowUpdateFrame(stream_id, 1))
+                if not late:
+                    peer.send(*updates)
+                    updates.clear()
+            peer.send(*updates)
+            peer.alive()
+        # More than that is one.
+        peer.send(*[WindowUpdateFrame(0, 1)] * 1000)
+        calmed(peer)
+
+
+def test_window_updates_over_many_echoes() -> None:
+    def echoes(stream: Http2Stream) -> None:
+        stream.start(200, [])
+        while data := stream.read(65536):
+            stream.write(data)
+        stream.finish()
+
+    with attacked(echoes, control_frames=50) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, POST, OPEN))
+        for number in range(2000):
+            peer.send(DataFrame(1, b"echo %d" % number))
+            frame = peer.wait(DataFrame)
+            assert frame.data == b"echo %d" % number
+            peer.send(WindowUpdateFrame(0, len(frame.data)), WindowUpdateFrame(1, len(frame.data)))
+        peer.alive()
+
+
+def test_header_sections_on_a_refused_stream_are_counted() -> None:
+    """26 bytes refer to 61 KiB of fields, on a stream that the server has reset; the table has a field that is not valid."""
+    with attacked() as server, RawPeer(server) as peer:
+        entry = b"\x40\x01a\x7f" + bytes((0x80 | (3600 - 127) & 0x7F, (3600 - 127) >> 7)) + b"x" * 3600
+        block = b"\x82\x86\x84\x01\x09localhost" + b"\x00\x03BAD\x01a" + entry
+        peer.send(HeadersFrame(1, block, flags=["END_HEADERS", "END_STREAM"]))
+        assert peer.reset(1) == ErrorCodes.PROTOCOL_ERROR
+        late = HeadersFrame(1, b"\xbe" * 17, flags=["END_HEADERS", "END_STREAM"])
+        peer.send(*[late] * 200)
+        peer.alive()
+        peer.try_send(*[late] * 100)
+        calmed(peer)
+        assert server.served == 0
+
+
+def test_data_on_a_refused_stream_is_counted() -> None:
+    with attacked() as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, [*POST, (b"BAD", b"a")], OPEN))
+        assert peer.reset(1) == ErrorCodes.PROTOCOL_ERROR
+        # What may be on its way after a reset is a whole window.
+        peer.send(*[DataFrame(1, b"a")] * 4000)
+        peer.alive()
+        peer.try_send(*[DataFrame(1, b"a")] * 200)
+        calmed(peer)
+
+
+def test_data_of_a_few_bytes_is_counted() -> None:
+    with attacked(forever, small_data_frames=500) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, POST, OPEN))
+        peer.send(*[DataFrame(1, b"a")] * 500, *[DataFrame(1, b"12345678")] * 500)
+        peer.alive()
+        peer.try_send(DataFrame(1, b"1234567"))
+        calmed(peer)
+
+
+def test_settings_that_are_not_defined_are_not_kept() -> None:
+    with attacked() as server, RawPeer(server) as peer:
+        for first in range(100, 1000, 50):
+            peer.sock.sendall(raw(4, 0, 0, b"".join(struct.pack(">HL", setting, 1) for setting in range(first, first + 50))))
+        peer.alive()
+        assert not [setting for setting in server.connections[0].engine.remote_settings if setting >= 100]
+        peer.sock.sendall(raw(4, 0, 0, struct.pack(">HL", 100, 1) * 65))
+        calmed(peer)
+
+
+def test_a_busy_peer_leaves_other_connections_their_turn() -> None:
+    """Thousands of frames come in one read; another connection's request is answered before all of them are looked at."""
+    with attacked(echo) as server, RawPeer(server) as busy, RawPeer(server) as other:
+        busy.send(busy.headers(1, POST, OPEN))
+        stop = threading.Event()
+
+        def send() -> None:
+            pings = b"".join(PriorityFrame(1, stream_weight=7).serialize() for _ in range(5000))
+            while not stop.is_set():
+                try:
+                    busy.sock.sendall(pings)
+                except OSError:
+                    return
+
+        server.connections[0].engine._control._limit = 10**9
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            for stream_id in range(1, 41, 2):
+                other.send(other.headers(stream_id))
+                assert other.status(stream_id) == 200
+        finally:
+            stop.set()
+            busy.sock.shutdown(socket.SHUT_RDWR)
+            thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("value", [2, 2**32 - 1])
+def test_no_rfc7540_priorities_is_0_or_1(value: int) -> None:
+    """RFC 9218 section 2.1."""
+    with attacked() as server, RawPeer(server) as peer:
+        peer.sock.sendall(raw(4, 0, 0, struct.pack(">HLHL", 9, value, 9, 1)))
+        assert peer.goaway().error_code == ErrorCodes.PROTOCOL_ERROR
+
+
+def test_cookie_crumbs_count_together() -> None:
+    with attacked(limits=Limits(request_field_size=1000)) as server, RawPeer(server) as peer:
+        crumbs = [(b"cookie", b"a=" + b"x" * 98)] * 9
+        peer.send(peer.headers(1, [*GET, *crumbs]))
+        assert peer.status(1) == 200
+        peer.send(peer.headers(3, [*GET, *crumbs, (b"cookie", b"b=" + b"x" * 100)]))
+        assert peer.status(3) == 431
+
+
+@pytest.mark.parametrize("authority", [b"", b":80", b"a,b", b"a%00b", b"a:99999", b"[:::]", b"user@a"])
+def test_an_authority_that_is_none(authority: bytes) -> None:
+    with attacked() as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, [*GET[:3], (b":authority", authority)]))
+        assert peer.reset(1) == ErrorCodes.PROTOCOL_ERROR
+
+
 def test_a_busy_download_may_send_many_window_updates() -> None:
     def long(stream: Http2Stream) -> None:
         stream.start(200, [])
@@ -231,8 +372,16 @@ def test_budgets_are_for_a_period() -> None:
 def test_answers_that_nobody_reads() -> None:
     with attacked(control_frames=10**9, control_buffer=64 * 1024) as server:
         with RawPeer(server) as peer:
-            pings = [PingFrame(opaque_data=b"12345678")] * 1000
-            while peer.try_send(*pings):
+            # The answers fill the sockets' buffers before they pile up in the server.
+            peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            transport: Any = server.connections[0]._transport
+            transport._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            del transport
+            pings = PingFrame(opaque_data=b"12345678").serialize() * 1000
+            try:
+                while True:
+                    peer.sock.sendall(pings)
+            except (BrokenPipeError, ConnectionResetError):
                 pass
         eventually(lambda: not server.connections)
 
@@ -473,6 +622,21 @@ def test_a_body_that_drips() -> None:
                 break
             except TimeoutError:
                 continue
+
+
+def test_what_came_fast_buys_no_time_for_a_drip() -> None:
+    """The rate holds over a sliding window."""
+    with attacked(echo_after, timeouts=Timeouts(body=0.3, body_rate=10_000)) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, POST, OPEN), *[DataFrame(1, b"x" * 16_000)] * 4)
+        peer.sock.settimeout(0.05)
+        for _ in range(100):
+            peer.send(DataFrame(1, b"x"))
+            try:
+                assert peer.status(1) == 408
+                return
+            except TimeoutError:
+                continue
+        pytest.fail("the drip was not ended")
 
 
 def echo_after(stream: Http2Stream) -> None:

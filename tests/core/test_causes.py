@@ -350,7 +350,7 @@ def test_shedding_and_draining() -> None:
             server.app.receive("websocket.connect")
             assert recorder.next().what == "connecting"
             hub = server.server._hub
-            hub.loop.run_callback_threadsafe(server.application._websocket.shed)
+            hub.loop.run_callback_threadsafe(server.channels._websocket.shed)
             client.read_exactly(4)
             client.send(close_frame(1012))
             assert waiting.read_response().status == 503

@@ -348,6 +348,19 @@ def test_dripping_body_is_given_up() -> None:
         assert client.read_response().status == 408
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 1000000", b"Transfer-Encoding: chunked"])
+def test_what_came_fast_buys_no_time_for_a_drip(framing: bytes) -> None:
+    """The rate holds over a sliding window: a quarter of a megabyte at once is not credit for minutes."""
+    with serve(timeouts=Timeouts(body=0.3, body_rate=1000)) as server, server.connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n")
+        client.send((b"3d090\r\n" if b"chunked" in framing else b"") + b"a" * 250_000)
+        if b"chunked" in framing:
+            client.send(b"\r\n64\r\n")
+        drip(client, b"a" * 60, 0.02)
+        assert client.read_response().status == 408
+        assert server.app.drain("http.request") == []
+
+
 def test_client_that_does_not_read_is_dropped() -> None:
     with serve(timeouts=Timeouts(send=0.3)) as server, server.connect() as client:
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -15,18 +15,20 @@ import pytest
 
 from tests.soak import http1
 from tests.soak.load import Context, Report, Target, load, wait_until
-from tests.soak.managers import APPLICATION, ROOT, Circus, Process, free_port, running, signal_of
+from tests.soak.managers import ROOT, Circus, Process, free_port, running, signal_of
+from tests.soak.run import Run
 from tests.soak.scenarios import SCENARIOS
+from tests.soak.sites import APPLICATION, site
 from tests.support.server import PATIENCE
 
 EXAMPLES = ROOT / "examples"
-#: What stands in the examples and is somewhere else here.  The servers have the application inside, its workers have nothing to do.
+#: What stands in the examples and is somewhere else here; tests/interop/test_pages.py runs them as they stand.
 REPLACED = {
-    r"/srv/mysite/venv/bin/greendaphne": f"{sys.executable} -m greendaphne --inline-workers 2",
-    r"/srv/mysite/venv/bin/python manage.py runworker": "sleep 1000",
+    r"/srv/mysite/venv/bin/greendaphne": f"{sys.executable} -m greendaphne",
     r"project\.asgi:channel_layer": APPLICATION,
-    r"(working_dir|directory) = /srv/mysite": rf"\1 = {ROOT}",
-    r"(numprocs|numprocesses) = 8": r"\1 = 1",
+    r"(working_dir|directory) = /srv/mysite/current": rf"\1 = {ROOT}",
+    r"--inline-workers 8": "--inline-workers 2",
+    r"--access-log /var/log/mysite/access\.log ": "",
 }
 
 
@@ -66,8 +68,12 @@ def circus(tmp_path: Path) -> Iterator[tuple[Process, Circus, int]]:
             "circus/circus.ini",
             {
                 r"port = 8000": "port = 0",
-                r"\[circus\]\ncheck_delay = 5": f"[circus]\ncheck_delay = 0.5\nendpoint = ipc://{tmp_path}/control\n"
-                f"pubsub_endpoint = ipc://{tmp_path}/events\n[env]\nPYTHONPATH = {ROOT}",
+                r"check_delay = 5": "check_delay = 0.5",
+                r"ipc:///run/mysite\.circus-events": f"ipc://{tmp_path}/events\n[env]\nPYTHONPATH = {ROOT}",
+                r"ipc:///run/mysite\.circus\n": f"ipc://{tmp_path}/control\n",
+                r"uid = mysite\ngid = mysite\n": "",
+                # To Circus' own output, which the test reads.
+                r"std\w+_stream.*\n": "",
             },
         )
     )
@@ -110,7 +116,7 @@ def supervisor(tmp_path: Path) -> Iterator[tuple[Process, int]]:
             {
                 r"tcp://127\.0\.0\.1:8000": f"tcp://127.0.0.1:{port}",
                 r"/run/mysite|/var/log/mysite": str(tmp_path),
-                r"minfds = 65536": "nodaemon = true",
+                r"user = mysite": "nodaemon = true",
             },
         )
     )
@@ -137,11 +143,28 @@ def test_supervisor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scenario", "rounds"),
-    [("workers-reload", 1), ("workers-end", 2), ("workers-recycle", 2), ("sigterm", 2), ("systemd-restart", 2), ("circus-restart", 1)],
+    ("scenario", "layer", "rounds"),
+    [
+        ("workers-reload", "memory", 1),
+        ("workers-end", "memory", 2),
+        ("workers-recycle", "memory", 2),
+        ("sigterm", "memory", 2),
+        ("systemd-restart", "memory", 2),
+        ("circus-restart", "memory", 1),
+        ("workers-reload", "redis", 2),
+        ("workers-storm", "redis", 3),
+        ("sigterm", "redis", 2),
+        ("systemd-reload", "redis", 1),
+        ("circus-reload", "redis", 1),
+        ("workers-reload", "redis-channels", 1),
+        ("consumers-restart", "redis-workers", 2),
+        ("consumers-restart", "redis-runworker", 2),
+        ("workers-reload", "legacy", 1),
+    ],
 )
-def test_no_request_fails(tmp_path: Path, scenario: str, rounds: int) -> None:
-    report = SCENARIOS[scenario](tmp_path, rounds)
+def test_no_request_fails(tmp_path: Path, scenario: str, layer: str, rounds: int) -> None:
+    with site(layer) as found:
+        report = SCENARIOS[scenario](Run(tmp_path, rounds, found))
     kinds = {"keep-alive", "new", "upload", "stream", "websocket", "http2"}
     assert {kind for kind, number in report.requests.items() if number} == kinds
     assert not report.failures, str(report)

@@ -65,7 +65,10 @@ def ask(address: tuple[str, int] | str) -> dict[str, object]:
 @pytest.mark.parametrize("abstract", [False, True])
 def test_one_process_tells_of_its_life(tmp_path: Path, abstract: bool) -> None:
     write(tmp_path)
-    with notifications(tmp_path, abstract) as told, running(command("-u", "s"), directory=tmp_path, NOTIFY_SOCKET=told.address) as process:
+    with (
+        notifications(tmp_path, abstract) as told,
+        running(command("-u", "s"), directory=tmp_path, environment={"NOTIFY_SOCKET": told.address}) as process,
+    ):
         ready = told.receive()
         assert ready == {"READY": "1", "MAINPID": str(process.pid), "STATUS": "Serving unix:s"}
         # It listens by then, and its children do not speak in its name.
@@ -86,7 +89,7 @@ def test_a_master_tells_of_its_workers(tmp_path: Path) -> None:
     write(tmp_path)
     with (
         notifications(tmp_path) as told,
-        running(command("-u", "s", "-w", "2"), directory=tmp_path, NOTIFY_SOCKET=told.address) as process,
+        running(command("-u", "s", "-w", "2"), directory=tmp_path, environment={"NOTIFY_SOCKET": told.address}) as process,
     ):
         assert told.receive() == {"READY": "1", "MAINPID": str(process.pid), "STATUS": "2 workers serve"}
         process.until(lambda: process.count(r"Worker \d+ \(process \d+\) serves") == 2, "both workers serve")
@@ -106,7 +109,7 @@ def test_the_watchdog_hears_of_one_process_in_its_hubs_turn(tmp_path: Path) -> N
     write(tmp_path, BLOCKING)
     with (
         notifications(tmp_path) as told,
-        running(command("-u", "s"), directory=tmp_path, NOTIFY_SOCKET=told.address, WATCHDOG_USEC="1000000") as process,
+        running(command("-u", "s"), directory=tmp_path, environment={"NOTIFY_SOCKET": told.address, "WATCHDOG_USEC": "1000000"}) as process,
         socket.socket(socket.AF_UNIX) as sock,
     ):
         assert told.receive()["READY"] == "1"
@@ -122,7 +125,9 @@ def test_a_master_replaces_a_worker_that_stands_still(tmp_path: Path) -> None:
     write(tmp_path, BLOCKING)
     with (
         notifications(tmp_path) as told,
-        running(command("-u", "s", "-w", "1"), directory=tmp_path, NOTIFY_SOCKET=told.address, WATCHDOG_USEC="3000000") as process,
+        running(
+            command("-u", "s", "-w", "1"), directory=tmp_path, environment={"NOTIFY_SOCKET": told.address, "WATCHDOG_USEC": "3000000"}
+        ) as process,
         socket.socket(socket.AF_UNIX) as sock,
     ):
         assert told.receive()["READY"] == "1"

@@ -404,10 +404,10 @@ def test_a_group_larger_than_the_capacity_is_served(layer: MemoryChannelLayer) -
     members = {f"daphne.response.x!{n}" for n in range(1000)}
     for member in members:
         layer.group_add("all", member)
-    for n in range(memory.GROUP_BACKLOG):
+    for n in range(layer.group_headroom):
         layer.send_group("all", {"text": str(n)})
     received = layer.receive_batch(["daphne.response.x!"], 100_000)
-    assert collections.Counter(received[n][0] for n in range(len(received))) == dict.fromkeys(members, memory.GROUP_BACKLOG)
+    assert collections.Counter(received[n][0] for n in range(len(received))) == dict.fromkeys(members, layer.group_headroom)
 
 
 def test_a_group_nobody_drains_is_bounded() -> None:
@@ -417,7 +417,7 @@ def test_a_group_nobody_drains_is_bounded() -> None:
     layer.group_add("all", "normal")
     for _ in range(1000):
         layer.send_group("all", {})
-    assert layer.channel_statistics("p!")["messages_pending"] == 10 + 3 * memory.GROUP_BACKLOG
+    assert layer.channel_statistics("p!")["messages_pending"] == 10 + 3 * layer.group_headroom
     assert layer.channel_statistics("normal")["messages_pending"] == 10
 
 

@@ -13,8 +13,10 @@ from typing import Any
 import gevent
 import pytest
 from asgiref import inmemory
+from gevent.event import Event
 
 from greendaphne.layers import reader as reader_module
+from greendaphne.layers.capabilities import Ending
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.reader import BLOCKING, FIRST_PAUSE, LAST_PAUSE, POLLING, Reader
 
@@ -67,6 +69,8 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     clock = [0.0]
 
     class Gevent:
+        spawn: Any = staticmethod(gevent.spawn)
+
         @staticmethod
         def sleep(seconds: float) -> None:
             pauses.append(seconds)
@@ -102,7 +106,7 @@ def test_a_layer_with_batches_is_asked_for_them() -> None:
     layer = MemoryChannelLayer(capacity=1000)
     reader = Reader(layer, ["a", "p!"])
     assert reader.mode == BLOCKING
-    assert reader.interruptible
+    assert reader.ending is Ending.WAKE
     fill(layer, 150)
     assert numbers(reader.receive()) == list(range(100))
     assert numbers(reader.receive(20)) == list(range(100, 120))
@@ -118,7 +122,8 @@ def test_a_layer_that_waits_is_waited_for_and_then_drained() -> None:
     reader = Reader(layer, ["a"], limit=5)
     assert reader.mode == BLOCKING
     waiting = gevent.spawn(reader.receive)
-    gevent.sleep(0)
+    while not layer.calls:
+        gevent.sleep(0)
     assert layer.calls == [True]
     fill(layer, 7)
     assert numbers(waiting.get()) == [0, 1, 2, 3, 4]
@@ -216,17 +221,38 @@ def test_an_error_while_draining_loses_nothing() -> None:
 def test_a_time_limit_while_draining_loses_nothing() -> None:
     layer = Wrapped()
     fill(layer, 3)
+    answered = Event()
 
     def hang(number: int) -> None:
         if number == 3:
-            gevent.sleep(PATIENCE)
+            answered.wait()
 
     layer.before = hang
     reader = Reader(layer, ["a"])
     with pytest.raises(gevent.Timeout) as caught, gevent.Timeout(0.01) as limit:
         reader.receive()
     assert caught.value is limit
+    answered.set()
     assert numbers(reader.receive()) == [0, 1, 2]
+
+
+def test_what_comes_after_the_end_of_a_reader_is_sent_again() -> None:
+    layer = Wrapped()
+    answered = Event()
+
+    def hang(number: int) -> None:
+        if number == 1:
+            answered.wait()
+
+    layer.before = hang
+    reader = Reader(layer, ["a"], limit=1)
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.01):
+        reader.receive()
+    reader.close()
+    fill(layer, 1)
+    answered.set()
+    other = Reader(layer, ["a"], limit=1)
+    assert numbers(other.receive()) == [0]
 
 
 # Layers that block their thread
@@ -235,7 +261,7 @@ def test_a_time_limit_while_draining_loses_nothing() -> None:
 def test_a_layer_that_blocks_its_thread_leaves_the_others_alone() -> None:
     layer = Blocking()
     reader = Reader(layer, ["a"])  # this process is not monkey-patched, so a strange layer gets a thread
-    assert not reader.interruptible
+    assert reader.ending is Ending.LIMIT
     assert reader.mode == BLOCKING
     waiting = gevent.spawn(reader.receive)
     while not layer.entered.is_set():

@@ -16,6 +16,7 @@ import pytest
 
 from greendaphne.logs import sink as module
 from greendaphne.logs.sink import QUEUE_LIMIT, Sink
+from greendaphne.monitoring.gauges import log_families
 from tests.support.server import PATIENCE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -193,6 +194,36 @@ class Disk:
             data = memoryview(data)[: self.room]
             self.room -= len(data)
         return self._write(fd, data)
+
+
+def test_lines_that_are_lost_are_counted(pipe: tuple[int, int]) -> None:
+    def lost() -> tuple[int, int]:
+        (family,) = log_families()
+        by_log = {sample.labels["log"]: int(sample.value) for sample in family.samples}
+        assert (family.name, sorted(by_log)) == ("greendaphne_log_lines_dropped", ["access", "error"])
+        return by_log["error"], by_log["access"]
+
+    error, access = lost()
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        sink = Sink(full, "the access log")
+        for _ in range(3):
+            sink.write("a line\n")
+        assert sink.flush()
+        sink.close()
+        assert lost() == (error, access + 3)
+        # A pipe that nobody reads: lines beyond the queue, and those that are left at the end.
+        sink = Sink(pipe[1], "the log")
+        line = "x" * (QUEUE_LIMIT // 4) + "\n"
+        for _ in range(12):
+            sink.write(line)
+        dropped = lost()[0] - error
+        assert dropped > 0
+        sink.close(0.1)
+        # Those that are being written are counted later.
+        assert 9 <= lost()[0] - error <= 12
+    finally:
+        os.close(full)
 
 
 def test_half_a_line_is_ended_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from greendaphne.applications.channels import probe as module
 from greendaphne.applications.channels import watch
 from greendaphne.config import Timeouts
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.redis import RedisChannelLayer
-from greendaphne.monitoring import health as module
 from tests.support.http2 import Peer
 from tests.support.monitoring import GET, connect, endpoint, fetch, health, wait_until
 from tests.support.redis_server import RedisServer, redis_server, redis_servers
@@ -213,7 +213,7 @@ def test_of_several_servers_the_one_with_the_replies_counts() -> None:
     with redis_servers(2) as servers:
         layer = layer_of(*servers)
         with serve(layer, health_path="/health") as server:
-            application: Any = server.server._application
+            application: Any = server.channels
             (prefix,) = application.router.channels.prefixes
             index = layer.consistent_hash(prefix)
             assert answer(server) == OK

@@ -25,7 +25,8 @@ from websockets.sync.client import connect as connect_websocket
 
 from greendaphne.config import Timeouts
 from greendaphne.core.addresses import AddressList
-from greendaphne.core.message import ClientDisconnected, TLSInfo
+from greendaphne.core.message import ClientDisconnected
+from greendaphne.core.tlsinfo import TLSInfo
 from greendaphne.net.endpoints import PROXY_PROTOCOL, ListeningOptions
 from greendaphne.net.proxy_protocol import (
     LOG_PEERS,
@@ -139,6 +140,7 @@ MALFORMED_V2 = [
     v2_raw(PROXY, 0x41, bytes(12)),
     v2_raw(PROXY, 0x13, bytes(12)),
     v2(CLIENT, SERVER, tlvs=b"\x04"),
+    v2(CLIENT, SERVER, tlvs=tlv(4, b"") * 65),
     v2(CLIENT, SERVER, tlvs=b"\x04\x00\x01"),
     v2(CLIENT, SERVER, tlvs=tlv(0x20, b"\x01")),
     v2(CLIENT, SERVER, tlvs=tlv(0x20, b"\x01" + bytes(4) + b"\x21\x00\x05")),

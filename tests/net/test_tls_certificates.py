@@ -39,6 +39,7 @@ from greendaphne.net.tls import (
 )
 from greendaphne.net.tls import endpoints as tls_endpoints
 from greendaphne.net.tls.sni import host_name
+from greendaphne.net.tls.validity import ValidityLog
 from tests.support.certificates import Authority, Issued, issue, new_key
 from tests.support.tls import PATIENCE, EchoServer, client_context, common_name, connect, exchange, loaded, s_client, skip_a_second
 
@@ -295,7 +296,7 @@ def test_a_damaged_certificate_is_refused_in_one_way(changes: dict[int, int]) ->
         except TLSError:
             return
         pem.dns_names(credentials.certificate)
-        pem.validity(credentials.certificate, file.name)
+        ValidityLog().line(credentials.certificate, file.name)
 
 
 def test_a_chain_may_hold_keys_of_unknown_kinds(authority: Authority, tmp_path: Path) -> None:
@@ -331,14 +332,17 @@ def test_a_bad_file_of_authorities(localhost: Issued, tmp_path: Path, content: b
         contexts.load()
 
 
-@pytest.mark.parametrize(("since", "days", "text"), [(30, -1, "expired on"), (-1, 30, "is not valid before")])
+@pytest.mark.parametrize(
+    ("since", "days", "text"),
+    [(30, -1, "expired on"), (-1, 30, "is not valid before"), (80, 3.1, "expires in 3 days, on")],
+)
 def test_dates_are_warned_of(
     authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture, since: float, days: float, text: str
 ) -> None:
     path = authority.server("localhost", since=since, days=days).write(tmp_path / "server.pem")
     FileContexts(str(path)).load()
     (record,) = caplog.records
-    assert record.levelno == logging.WARNING
+    assert record.levelno == (logging.ERROR if days < 0 else logging.WARNING)
     assert record.getMessage().startswith(f"The certificate in {path} {text} ")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from greendaphne.layers.memory import MemoryChannelLayer
+from greendaphne.layers.sharing import is_local
 from greendaphne.processes import child, control, recycling, setup
 from tests.soak.load import wait_until
 from tests.soak.managers import GREENDAPHNE, Process, children, running
@@ -255,6 +256,20 @@ def test_each_old_worker_ends_only_when_a_new_one_serves(tmp_path: Path) -> None
         assert [event.split()[-1] for event in events] == ["serves", "serves", "serves", "stops", "serves", "stops"]
 
 
+def test_reloads_in_quick_succession_leave_no_more_than_old_and_new_processes(tmp_path: Path) -> None:
+    with master(tmp_path, number=1) as process, connect(tmp_path) as client:
+        client.send(b"GET /slow?3 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.read_until(b"begun")
+        process.send(signal.SIGHUP)
+        process.until(lambda: process.count("All workers are replaced") >= 1, "the first reload")
+        process.send(signal.SIGHUP)
+        process.find("The next worker starts when one of those that stop has ended")
+        assert len(children(process.pid)) == 2
+        assert b"done" in client.read_until(b"done")
+        process.until(lambda: process.count("All workers are replaced") >= 2, "the second reload")
+        assert process.count(r"Worker \d+ \(process \d+\) starts") == 3
+
+
 def test_endpoints_change_with_a_restart_only(tmp_path: Path) -> None:
     (tmp_path / "settings").write_text('unix-socket = "s"\n')
     write(tmp_path)
@@ -298,7 +313,9 @@ def test_an_address_in_use_is_one_line(tmp_path: Path) -> None:
 
 def test_no_place_for_what_workers_share_is_one_line(tmp_path: Path) -> None:
     write(tmp_path)
-    with running(command("-w", "2", "-u", "s"), directory=tmp_path, RUNTIME_DIRECTORY=str(tmp_path / "nowhere")) as process:
+    with running(
+        command("-w", "2", "-u", "s"), directory=tmp_path, environment={"RUNTIME_DIRECTORY": str(tmp_path / "nowhere")}
+    ) as process:
         assert process.wait() == 1
         assert process.lines[-1].partition("ERROR")[2].strip().startswith("There is no place for what the workers share: [Errno 2]")
 
@@ -458,6 +475,6 @@ def test_a_layer_behind_channels_wrapper_counts_as_what_it_is() -> None:
     class Wrapper:
         channel_layer = MemoryChannelLayer()
 
-    assert setup._is_local(Wrapper())
-    assert setup._is_local(MemoryChannelLayer())
-    assert not setup._is_local(object())
+    assert is_local(Wrapper())
+    assert is_local(MemoryChannelLayer())
+    assert not is_local(object())

@@ -119,3 +119,13 @@ def test_the_demo_is_served(url: str) -> None:
         answer = requests.get(url + name, timeout=legacy.PATIENCE)
         assert answer.status_code == 200, name
         assert answer.content == (PACKAGE / "demo" / "static" / name.rpartition("/")[2]).read_bytes()
+
+
+def test_the_requirements_file_works_from_any_directory_and_agrees_with_the_setup() -> None:
+    """pip takes paths in such a file as relative to where it is called, so there are none."""
+    lines = (legacy.ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    found = {line for line in lines if line and not line.startswith("#")}
+    text = (legacy.ROOT / "setup.py").read_text(encoding="utf-8")
+    stated = re.findall(r'^    "([^"]+)",', text.partition("REQUIREMENTS = [")[2].partition("\n]")[0], re.MULTILINE)
+    redis = re.findall(r'"([^"]+)"', re.findall(r'"redis": \[(.*?)\]', text)[0])
+    assert found == {*stated, *redis}

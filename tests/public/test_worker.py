@@ -20,10 +20,12 @@ from gevent.event import Event
 
 from greendaphne import worker as worker_module
 from greendaphne.applications.channels import inline
-from greendaphne.applications.channels.inline import ConfigurationError, start_workers, stop_workers
+from greendaphne.applications.channels.inline import start_workers, stop_workers
+from greendaphne.config import ConfigurationError
 from greendaphne.core.message import ClientDisconnected, HTTPError
 from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.memory import MemoryChannelLayer
+from greendaphne.layers.wake import Wake
 from greendaphne.worker import Message, Worker
 
 PATIENCE = 30.0
@@ -256,7 +258,7 @@ def test_a_failure_is_logged_answered_and_survived(
     assert layer.receive(["reply!"]) == (None, None)
 
 
-def test_a_failure_after_the_reply_sends_nothing_more(layer: MemoryChannelLayer, run: Callable[..., Worker]) -> None:
+def test_a_failure_after_the_reply_is_told_to_the_server(layer: MemoryChannelLayer, run: Callable[..., Worker]) -> None:
     def consume(message: Message) -> None:
         message.reply({"status": 200, "content": b"x", "more_content": True})
         raise Gone
@@ -267,6 +269,8 @@ def test_a_failure_after_the_reply_sends_nothing_more(layer: MemoryChannelLayer,
     assert reply(layer)["status"] == 200
     layer.send("next", {})
     done.wait()
+    answer = reply(layer)
+    assert (answer["status"], answer["abort"]) == (500, True)
     assert layer.receive(["reply!"]) == (None, None)
 
 
@@ -301,8 +305,10 @@ def test_no_answer_can_be_sent(run: Callable[..., Worker], caplog: pytest.LogCap
 
 def test_a_message_without_a_consumer_is_an_error_in_the_log(run: Callable[..., Worker], caplog: pytest.LogCaptureFixture) -> None:
     class Strange(MemoryChannelLayer):
-        def receive_batch(self, channels: Any, limit: int, timeout: float | None = None) -> list[tuple[str, dict[str, Any]]]:
-            return [("strange", {}), *super().receive_batch(channels, limit, timeout)]
+        def receive_batch(
+            self, channels: Any, limit: int, timeout: float | None = None, wake: Wake | None = None
+        ) -> list[tuple[str, dict[str, Any]]]:
+            return [("strange", {}), *super().receive_batch(channels, limit, timeout, wake)]
 
     layer = Strange()
     done = Event()
@@ -315,10 +321,12 @@ def test_a_message_without_a_consumer_is_an_error_in_the_log(run: Callable[..., 
 class Failing(MemoryChannelLayer):
     """A layer that is lost after its first message."""
 
-    def receive_batch(self, channels: Any, limit: int, timeout: float | None = None) -> list[tuple[str, dict[str, Any]]]:
+    def receive_batch(
+        self, channels: Any, limit: int, timeout: float | None = None, wake: Wake | None = None
+    ) -> list[tuple[str, dict[str, Any]]]:
         if self.global_statistics()["messages_count"]:
             raise LayerUnavailable("no route to layer")
-        return super().receive_batch(channels, limit, 0.001)
+        return super().receive_batch(channels, limit, 0.001, wake)
 
 
 def test_what_the_layer_raises_ends_the_run() -> None:
@@ -427,11 +435,13 @@ def test_a_worker_that_dies_is_started_again(
     class Unsteady(MemoryChannelLayer):
         deaths = 0
 
-        def receive_batch(self, channels: Any, limit: int, timeout: float | None = None) -> list[tuple[str, dict[str, Any]]]:
+        def receive_batch(
+            self, channels: Any, limit: int, timeout: float | None = None, wake: Wake | None = None
+        ) -> list[tuple[str, dict[str, Any]]]:
             if self.deaths < 5:
                 self.deaths += 1
                 raise error
-            return super().receive_batch(channels, limit, timeout)
+            return super().receive_batch(channels, limit, timeout, wake)
 
     layer = Unsteady()
     layer.routes = {"http.request": lambda message: message.reply({"status": 200})}
@@ -516,7 +526,8 @@ CHANNELS = """
 
     import logging
     from greendaphne.applications.channels import inline
-    from greendaphne.applications.channels.inline import ConfigurationError, start_workers, stop_workers
+    from greendaphne.applications.channels.inline import start_workers, stop_workers
+    from greendaphne.config import ConfigurationError
     from greendaphne.layers import memory
     if not patched:
         memory.BLOCK_LIMIT = 0.1  # a thread that waits cannot be told to stop
@@ -528,16 +539,17 @@ CHANNELS = """
 
     logging.getLogger("greendaphne.worker").addHandler(Handler())
     inline.FIRST_PAUSE = 0.01
-    receive_many = layer.receive_many
+    receive_batch = layer.receive_batch
     lives = []
 
-    def die_once(channels, block=False):
-        lives.append(1)
-        if len(lives) == 1:
-            raise RuntimeError("the first worker dies")
-        return receive_many(channels, block)
+    def die_once(channels, limit, timeout, wake=None):
+        if "http.request" in channels:
+            lives.append(1)
+            if len(lives) == 1:
+                raise RuntimeError("the first worker dies")
+        return receive_batch(channels, limit, timeout, wake)
 
-    layer.receive_many = die_once
+    layer.receive_batch = die_once
     try:
         start_workers(memory.MemoryChannelLayer(), 1)
     except ConfigurationError as error:

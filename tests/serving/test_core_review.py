@@ -441,7 +441,7 @@ def test_budgets_are_given_back_on_every_way_out() -> None:
         inline_body=1000, body_chunk=500, buffered_bodies=100_000, spooled_bodies=200_000, request_body=50_000, reply_queue=1000
     )
     with serve(limits=limits, http_timeout=0.2, timeouts=Timeouts(graceful=2, body=0.2)) as server:
-        application: Any = server.server._application
+        application: Any = server.channels
         budgets = [application.bodies.memory, application.bodies.disk, application.replies_on_disk]
         for number in range(60):
             with server.connect() as client:

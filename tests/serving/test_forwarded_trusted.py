@@ -18,8 +18,8 @@ from greendaphne.config import ConfigurationError, Proxies
 from greendaphne.core.addresses import AddressList
 from greendaphne.core.message import ConnectionInfo, Request
 from greendaphne.layers.memory import MemoryChannelLayer
+from greendaphne.running.assembly import locate
 from greendaphne.server import Server
-from greendaphne.serving.assembly import locate
 from greendaphne.serving.forwarded import X_FORWARDED, ForwardedFields, Locator, TrustedLocator, forwarded_fields, locator
 from greendaphne.serving.forwarded.hops import MAX_ELEMENT, UNKNOWN, Hop, forwarded_hops, x_forwarded_hops
 from greendaphne.serving.forwarded.trusted import MAX_HOPS

@@ -20,8 +20,7 @@ from gevent import socket as gevent_socket
 from gevent.event import Event
 
 from greendaphne import Server
-from greendaphne.applications.channels.inline import ConfigurationError
-from greendaphne.config import Timeouts
+from greendaphne.config import ConfigurationError, Timeouts
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.net.endpoints import EndpointError
 from greendaphne.threaded import ServerThread

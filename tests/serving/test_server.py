@@ -20,13 +20,13 @@ from typing import Any
 import gevent.monkey
 import pytest
 
-from greendaphne.compat.keywords import OBJECTS, TARGETS
 from greendaphne.config import COMMAND, AddressList, Config, ForwardedFields, Limits, Listening, Timeouts
 from greendaphne.http2 import Http2Limits
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.net.endpoints import PROXY_PROTOCOL, EndpointError, ListeningOptions
 from greendaphne.net.tls import TLSOptions
 from greendaphne.server import Server
+from greendaphne.settings.keywords import OBJECTS, TARGETS
 from tests.support.server import PATIENCE, Client, serve
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -27,7 +27,7 @@ from greendaphne.config import COMMAND, ConfigurationError, Limits, Timeouts
 from greendaphne.core import converters as values
 from greendaphne.core.addresses import AddressList
 from greendaphne.net.endpoints.descriptions import command_descriptions
-from greendaphne.serving.assembly import http2_limits, with_tls
+from greendaphne.running.assembly import http2_limits, with_tls
 from greendaphne.settings.arguments import HELP, VERSION, Command, normalise, read
 from greendaphne.settings.check import check_options, spelled
 from greendaphne.settings.help import help_text
@@ -354,7 +354,8 @@ def test_limits_and_timeouts() -> None:
         websocket_frame=8,
     )
     argv = "--keep-alive-timeout 1 --header-timeout 2 --body-timeout 3 --send-timeout 4 --graceful-timeout 5"
-    assert configured(*argv.split()).timeouts == Timeouts(keep_alive=1, header=2, body=3, send=4, graceful=5)
+    argv += " --websocket-message-timeout 6"
+    assert configured(*argv.split()).timeouts == Timeouts(keep_alive=1, header=2, body=3, send=4, graceful=5, websocket_message=6)
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("1", 1), ("1K", 1024), ("1k", 1024), ("3M", 3 * 1024**2), ("2g", 2 * 1024**3)])

@@ -25,6 +25,7 @@ from greendaphne.settings.option import Option, Takes, UsageError
 from greendaphne.settings.options import OPTIONS
 from greendaphne.settings.sample import sample
 from greendaphne.settings.sources import CHANNEL_LAYER, CONFIG_VARIABLE, ITEMS, MAX_FILE, Setting, key, literal, variable
+from tests.support.certificates import issue
 from tests.support.server import PATIENCE
 from tests.support.settings import LAYER, command, value
 
@@ -480,6 +481,25 @@ def run(directory: Path, *argv: str, **environ: str) -> subprocess.CompletedProc
         check=False,
         stdin=subprocess.DEVNULL,
     )
+
+
+def test_the_password_of_an_encrypted_key(project: Path) -> None:
+    (project / "key.pem").write_bytes((issued := issue("localhost")).encrypted_key_pem)
+    (project / "crt.pem").write_bytes(issued.pem)
+    (project / "password").write_text("secret\n")
+    arguments = ("--check-config", "--certfile=crt.pem", "--keyfile=key.pem", "project:channel_layer")
+    result = run(project, *arguments)
+    assert result.returncode == 1
+    assert "The private key in key.pem is encrypted; name the file with its password (--keyfile-password-file)" in result.stderr
+    for environ in ({"GREENDAPHNE_KEYFILE_PASSWORD": "secret"}, {"GREENDAPHNE_KEYFILE_PASSWORD_FILE": "password"}):
+        result = run(project, *arguments, **environ)
+        assert (result.returncode, "secret" in result.stdout + result.stderr) == (0, False)
+    result = run(project, *arguments, "--keyfile-password=wrong")
+    assert result.returncode == 1
+    assert "the password is wrong" in result.stderr
+    result = run(project, *arguments, "--keyfile-password-file=password", GREENDAPHNE_KEYFILE_PASSWORD="secret")
+    assert result.returncode == 1
+    assert "given twice" in result.stderr
 
 
 def test_checking_what_is_good(project: Path) -> None:

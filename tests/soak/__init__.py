@@ -1,6 +1,7 @@
 """Long tests: clients that check every answer while servers are reloaded, restarted and ended under them.
 
-``python -m tests.soak`` runs all of it (``make soak``); the test suite runs a few rounds of each.  ``application`` is what is served,
+``python -m tests.soak`` runs all of it (``make soak``); the test suite runs a few rounds of each.  ``sites`` has the channel layers with
+their workers, ``application`` and ``routing`` the consumers of workers of this package and of Channels, ``answers`` what they answer,
 ``http1``, ``websockets`` and ``http2`` are the clients, ``load`` runs them and counts, ``managers`` are the ways to run a server, and
 ``scenarios`` what is done to it meanwhile.
 

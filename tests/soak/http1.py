@@ -8,7 +8,7 @@ import socket
 
 from tests.support.server import Client, Response
 
-from . import application
+from . import answers
 from .load import PATIENCE, Context, Failed
 
 
@@ -54,7 +54,7 @@ def persistent(context: Context, kind: str, path: str, think: float) -> None:
                 client.send(request)
             except OSError as error:
                 raise Failed(f"sending request {number}: {error!r}") from None
-            expected = application.quick(token) if path == "/quick" else b"".join(application.pieces(token))
+            expected = answers.quick(token) if path == "/quick" else b"".join(answers.pieces(token))
             if read(client, kind, context, number, expected).header("Connection") == "close":
                 context.report.event("answers with Connection: close")
                 return
@@ -76,7 +76,7 @@ def new_connections(context: Context) -> None:
     with connect(context) as client:
         token = context.token()
         client.send(f"GET /quick?{token} HTTP/1.1\r\nHost: soak\r\nConnection: close\r\n\r\n".encode())
-        read(client, "new", context, 1, application.quick(token))
+        read(client, "new", context, 1, answers.quick(token))
         if not client.at_eof():
             raise Failed("the connection was not closed in good order")
     context.pause(0.01)
@@ -99,7 +99,7 @@ def uploads(context: Context) -> None:
                     context.pause(0.01)
             except OSError as error:
                 raise Failed(f"sending body {number} of {len(body)} bytes: {error!r}") from None
-            expected = application.upload(len(body), hashlib.sha256(body).hexdigest())
+            expected = answers.upload(len(body), hashlib.sha256(body).hexdigest())
             if read(client, "upload", context, number, expected).header("Connection") == "close":
                 context.report.event("answers with Connection: close")
                 return

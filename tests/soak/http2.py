@@ -13,7 +13,7 @@ import h2.errors
 import h2.events
 import h2.exceptions
 
-from . import application
+from . import answers
 from .load import PATIENCE, Context, Failed
 
 #: Streams at a time.
@@ -40,7 +40,7 @@ class Stream:
     body: list[bytes] = field(default_factory=list)
 
     def check(self) -> None:
-        expected = application.quick(self.token) if self.path == "/quick" else b"".join(application.pieces(self.token))
+        expected = answers.quick(self.token) if self.path == "/quick" else b"".join(answers.pieces(self.token))
         if self.status != "200" or b"".join(self.body) != expected:
             raise Failed(f"{self.path}: {self.status} {b''.join(self.body)[:100]!r} instead of {expected[:100]!r}")
 

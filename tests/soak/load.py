@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import statistics
 import threading
 import time
 from collections import Counter
@@ -38,6 +39,8 @@ class Report:
         self.events: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.kept: list[str] = []
+        #: Seconds that something took, each time.
+        self.times: dict[str, list[float]] = {}
         self._lock = threading.Lock()
 
     def request(self, kind: str) -> None:
@@ -54,11 +57,23 @@ class Report:
             if len(self.kept) < KEPT:
                 self.kept.append(f"{time.strftime('%H:%M:%S')}.{int(time.time() * 1000) % 1000:03d} {kind}: {what}")
 
+    def took(self, what: str, since: float) -> None:
+        """Note that ``what`` took from ``since``, on the monotonic clock, until now."""
+        with self._lock:
+            self.times.setdefault(what, []).append(time.monotonic() - since)
+
+    @property
+    def summary(self) -> str:
+        """The totals, for one line."""
+        with self._lock:
+            return f"{sum(self.requests.values())} requests, {sum(self.failures.values())} failed"
+
     def __str__(self) -> str:
-        total, failed = sum(self.requests.values()), sum(self.failures.values())
-        lines = [f"{total} requests, {failed} failed"]
+        lines = [self.summary]
         lines += [f"  {kind:12} {self.requests[kind]:8} {self.failures[kind]:6} failed" for kind in sorted(self.requests | self.failures)]
         lines += [f"  {what}: {number}" for what, number in sorted(self.events.items())]
+        for what, times in sorted(self.times.items()):
+            lines.append(f"  {what}: {len(times)} times, median {statistics.median(times):.2f} s, longest {max(times):.2f} s")
         return "\n".join([*lines, *self.kept])
 
 

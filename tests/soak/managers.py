@@ -12,24 +12,37 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from tests.support.certificates import issue
 
 from .load import PATIENCE, Target, wait_until
 
+if TYPE_CHECKING:
+    from .sites import Site
+
 ROOT = Path(__file__).resolve().parents[2]
 GREENDAPHNE = [sys.executable, "-m", "greendaphne"]
-APPLICATION = "tests.soak.application:channel_layer"
-#: Options of every server here: enough workers that none of the clients waits for another, and no access log.
-OPTIONS = ["--inline-workers", "8", "--access-log", os.devnull]
+#: Options of every server here.
+OPTIONS = ["--access-log", os.devnull]
+#: A server logs this when it is about to serve.
+STARTED = "Using .* on channel layer"
 
 
 class Process:
     """A process whose lines on standard error are collected."""
 
-    def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int] = (), directory: Path = ROOT, **environment: str) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        pass_fds: Sequence[int] = (),
+        directory: Path = ROOT,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
             command,
@@ -115,9 +128,18 @@ class Process:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], *, pass_fds: Sequence[int] = (), directory: Path = ROOT, **environment: str) -> Iterator[Process]:
-    """A process while the block runs."""
-    process = Process(command, pass_fds=pass_fds, directory=directory, **environment)
+def running(
+    command: Sequence[str],
+    *,
+    pass_fds: Sequence[int] = (),
+    directory: Path = ROOT,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Process]:
+    """A process while the block runs.
+
+    :param environment: variables besides those of this process.
+    """
+    process = Process(command, pass_fds=pass_fds, directory=directory, environment=environment)
     try:
         yield process
     finally:
@@ -149,11 +171,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def workers(directory: Path, number: int = 2, *options: str) -> Iterator[tuple[Process, Target]]:
+def workers(site: Site, directory: Path, number: int = 2, *options: str) -> Iterator[tuple[Process, Target]]:
     """``--workers``; what the block gets is the master."""
     plain, tls = "tcp:0:interface=127.0.0.1", f"txsni:{certificates(directory)}:tcp:0:interface=127.0.0.1"
-    command = [*GREENDAPHNE, "-w", str(number), "-e", plain, "-e", tls, *OPTIONS, *options, APPLICATION]
-    with running(command) as process:
+    command = [*GREENDAPHNE, "-w", str(number), "-e", plain, "-e", tls, *OPTIONS, *site.options, *options, site.application]
+    with running(command, environment=site.environment) as process:
         process.until(lambda: process.count(r"Worker .* serves") >= number, "all workers serve")
         ports = [int(process.find(rf"Port 0 of endpoint {re.escape(endpoint)} is (\d+)").group(1)) for endpoint in (plain, tls)]
         yield process, Target(("127.0.0.1", ports[0]), ("127.0.0.1", ports[1]))
@@ -165,17 +187,19 @@ def workers(directory: Path, number: int = 2, *options: str) -> Iterator[tuple[P
 class Held:
     """One process at a time on two sockets that stay open."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, site: Site, directory: Path) -> None:
+        self._environment = site.environment
         self._sockets = [socket.create_server(("127.0.0.1", 0), backlog=1024) for _ in range(2)]
         plain, tls = (sock.fileno() for sock in self._sockets)
         self._command = [
             *GREENDAPHNE,
-            *("-e", f"fd:fileno={plain}", "-e", f"txsni:{certificates(directory)}:fd:fileno={tls}", *OPTIONS, APPLICATION),
+            *("-e", f"fd:fileno={plain}", "-e", f"txsni:{certificates(directory)}:fd:fileno={tls}"),
+            *(*OPTIONS, *site.options, site.application),
         ]
         self.target = Target(self._sockets[0].getsockname(), self._sockets[1].getsockname())
 
     def start(self) -> Process:
-        return Process(self._command, pass_fds=[sock.fileno() for sock in self._sockets])
+        return Process(self._command, pass_fds=[sock.fileno() for sock in self._sockets], environment=self._environment)
 
     def close(self) -> None:
         for sock in self._sockets:
@@ -211,7 +235,7 @@ class Notifications:
 
 
 @contextlib.contextmanager
-def socket_activated(directory: Path, *options: str, held: bool = False) -> Iterator[tuple[Process, Target, Notifications]]:
+def socket_activated(site: Site, directory: Path, *options: str, held: bool = False) -> Iterator[tuple[Process, Target, Notifications]]:
     """systemd-socket-activate, with ``options`` of the server; where the server is to end, ``held`` keeps the sockets."""
     notifications = Notifications(str(directory / "notify"))
     ports = [free_port(), free_port()]
@@ -222,10 +246,10 @@ def socket_activated(directory: Path, *options: str, held: bool = False) -> Iter
     ]
     holder = [sys.executable, "-m", "tests.soak.holder"] if held else []
     activate = shutil.which("systemd-socket-activate") or "/usr/bin/systemd-socket-activate"
-    passed = [f"-E{name}" for name in ("NOTIFY_SOCKET", "PATH", "HOME")]
-    command = [activate, *listen, *passed, *holder, *GREENDAPHNE, *endpoints, *OPTIONS, *options, APPLICATION]
+    passed = [f"-E{name}" for name in ("NOTIFY_SOCKET", "PATH", "HOME", *site.environment)]
+    command = [activate, *listen, *passed, *holder, *GREENDAPHNE, *endpoints, *OPTIONS, *site.options, *options, site.application]
     try:
-        with running(command, NOTIFY_SOCKET=notifications.address) as process:
+        with running(command, environment={**site.environment, "NOTIFY_SOCKET": notifications.address}) as process:
             process.find("Listening on")
             # It starts the server when somebody connects.
             socket.create_connection(("127.0.0.1", ports[0]), timeout=PATIENCE).close()
@@ -291,7 +315,7 @@ class Circus:
 
 
 @contextlib.contextmanager
-def circus(directory: Path, *options: str) -> Iterator[tuple[Process, Circus]]:
+def circus(site: Site, directory: Path, *options: str) -> Iterator[tuple[Process, Circus]]:
     """circusd with two servers."""
     settings = directory / "circus.ini"
     settings.write_text(
@@ -300,13 +324,13 @@ def circus(directory: Path, *options: str) -> Iterator[tuple[Process, Circus]]:
             root=ROOT,
             command=" ".join(GREENDAPHNE),
             certificates=certificates(directory),
-            options=" ".join([*OPTIONS, *options]),
-            application=APPLICATION,
+            options=" ".join([*OPTIONS, *site.options, *options]),
+            application=site.application,
         )
     )
-    with running([sys.executable, "-c", "from circus.circusd import main; main()", str(settings)]) as process:
+    with running([sys.executable, "-c", "from circus.circusd import main; main()", str(settings)], environment=site.environment) as process:
         manager = Circus(directory, process)
-        process.until(lambda: process.count("Listening on channels") >= 2, "both servers listen")
+        process.until(lambda: process.count(STARTED) >= 2, "both servers listen")
         yield process, manager
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 from tests.applications.channels.test_layer_loss import Load
 from tests.support import outages
 from tests.support.redis_server import redis_server
 
 from .load import Report
+from .run import Run, Scenario
 
 #: Seconds between two crashes, and of one hang.
 CRASH_EVERY = 2.0
@@ -28,37 +26,37 @@ def _report(load: Load, event: str, number: int) -> Report:
     return report
 
 
-def crashes(directory: Path, rounds: int) -> Report:
+def crashes(run: Run) -> Report:
     """kill -9 to Redis and a new start, every two seconds by the clock."""
     with redis_server() as redis_process, outages.under_load(redis_process) as load:
-        outages.crash_every(load, CRASH_EVERY, rounds)
-    return _report(load, "crashes", rounds)
+        outages.crash_every(load, CRASH_EVERY, run.rounds)
+    return _report(load, "crashes", run.rounds)
 
 
-def hangs(directory: Path, rounds: int) -> Report:
+def hangs(run: Run) -> Report:
     """SIGSTOP to Redis, for ten seconds each time."""
     with redis_server() as redis_process, outages.under_load(redis_process) as load:
-        for _ in range(rounds):
+        for _ in range(run.rounds):
             outages.hang(load, HANG)
             load.wait_for_service()
-    return _report(load, "hangs", rounds)
+    return _report(load, "hangs", run.rounds)
 
 
-def leaks(directory: Path, rounds: int) -> Report:
+def leaks(run: Run) -> Report:
     """Outages of every kind; afterwards the server's process holds no more than before."""
     report = Report()
     with redis_server() as redis_process:
-        server = outages.ServerProcess(directory, redis_process)
+        server = outages.ServerProcess(run.directory, redis_process)
         try:
             before = outages.outages(server, redis_process, WARM_UP)
-            after = outages.outages(server, redis_process, rounds)
+            after = outages.outages(server, redis_process, run.rounds)
         finally:
             server.process.stop()
-    report.events["outages"] = rounds * len(outages.OUTAGES)
+    report.events["outages"] = run.rounds * len(outages.OUTAGES)
     report.events["KiB more"] = (after.memory - before.memory) // 1024
     if after.is_more(before, GROWTH):
         report.failure("leak", f"{before} became {after}")
     return report
 
 
-SCENARIOS: dict[str, Callable[[Path, int], Report]] = {"redis-crash": crashes, "redis-hang": hangs, "redis-leak": leaks}
+SCENARIOS: dict[str, Scenario] = {"redis-crash": crashes, "redis-hang": hangs, "redis-leak": leaks}

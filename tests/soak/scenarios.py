@@ -1,67 +1,149 @@
-"""What is done to a server while clients ask it; each returns what they met."""
+"""What is done to a server while clients ask it; each scenario returns what they met."""
 
 from __future__ import annotations
 
 import random
 import signal
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterable
+from typing import Final
 
 from . import managers, redis
-from .load import PATIENCE, Report, load, wait_until
+from .load import Report, load, wait_until
+from .managers import children
+from .run import Run, Scenario
+from .sites import EXTERNAL, LEGACY, MEMORY, SITES
 
-REPLACED = "All workers are replaced"
-SERVES = "Worker .* serves"
+REPLACED: Final = "All workers are replaced"
+SERVES: Final = "Worker .* serves"
+#: Workers of a master, and servers of Circus.
+WORKERS: Final = 2
 
 
-def workers_reload(directory: Path, rounds: int) -> Report:
+class Generations:
+    """The processes of a server whose old ones end while new ones start.
+
+    :param parent: their parent.
+    """
+
+    def __init__(self, report: Report, parent: int) -> None:
+        self._report = report
+        self._parent = parent
+        self._old: set[int] = set()
+        self._begun = 0.0
+
+    def begin(self) -> None:
+        """The processes of now are to be replaced."""
+        self._old = set(children(self._parent))
+        self._begun = time.monotonic()
+
+    def look(self) -> bool:
+        """Count the processes; more than the old and the new ones are a failure.  Whether all old ones have ended."""
+        living = set(children(self._parent))
+        if len(living) > 2 * WORKERS:
+            self._report.failure("processes", f"{len(living)} live: {sorted(living)}")
+        return not living & self._old
+
+    def done(self, what: str) -> None:
+        """Note how long ``what`` has taken."""
+        self._report.took(what, self._begun)
+
+    def wait(self) -> None:
+        """Wait until all old processes have ended."""
+        wait_until(self.look, "the end of the old processes")
+        self.done("reload, to the end of the last old process")
+
+
+def workers_reload(run: Run) -> Report:
     """SIGHUP to a master: all of its workers are replaced, one after the other."""
-    with managers.workers(directory) as (master, target), load(target) as report:
-        for number in range(1, rounds + 1):
+    with managers.workers(run.site, run.directory) as (master, target), load(target) as report:
+        processes = Generations(report, master.pid)
+        for number in run.each(report):
+            processes.begin()
             master.send(signal.SIGHUP)
-            master.until(lambda: master.count(REPLACED) >= number, f"reload {number}")  # noqa: B023 - called within the round
+            master.until(lambda: (processes.look(), master.count(REPLACED) >= number)[1], f"reload {number}")  # noqa: B023 - called within the round
+            processes.done("reload, to the last new process")
+            processes.wait()
             report.event("reloads")
             time.sleep(0.2)
+    _look_for_cuts(report, master)
     return report
 
 
-def workers_end(directory: Path, rounds: int) -> Report:
+def workers_storm(run: Run) -> Report:
+    """SIGHUP to a master at any moment, whatever it is at."""
+    with managers.workers(run.site, run.directory) as (master, target), load(target) as report:
+        processes = Generations(report, master.pid)
+        for _ in run.each(report):
+            end = time.monotonic() + random.choice((0, 0.1, 0.5, 1.5)) * random.random()
+            master.send(signal.SIGHUP)
+            report.event("SIGHUP")
+            while time.monotonic() < end:
+                processes.look()
+                time.sleep(0.02)
+        replaced = master.count(REPLACED)
+        processes.begin()
+        master.send(signal.SIGHUP)
+        master.until(lambda: (processes.look(), master.count(REPLACED) > replaced)[1], "the last reload")
+        processes.wait()
+    _look_for_cuts(report, master)
+    return report
+
+
+def workers_end(run: Run) -> Report:
     """SIGTERM to one of a master's workers, which is replaced."""
-    with managers.workers(directory) as (master, target), load(target) as report:
-        for number in range(1, rounds + 1):
+    with managers.workers(run.site, run.directory) as (master, target), load(target) as report:
+        for number in run.each(report):
             serving = master.count(SERVES)
             # To one that drains already it would be the second signal.
-            master.until(lambda: len(managers.children(master.pid)) == 2, f"end {number - 1}")
-            managers.signal_of(random.choice(managers.children(master.pid)), signal.SIGTERM)
+            master.until(lambda: len(children(master.pid)) == WORKERS, f"end {number - 1}")
+            managers.signal_of(random.choice(children(master.pid)), signal.SIGTERM)
             master.until(lambda: master.count(SERVES) > serving, f"replacement {number}")  # noqa: B023 - called within the round
             report.event("workers ended")
             time.sleep(0.5)
+    _look_for_cuts(report, master)
     return report
 
 
-def workers_recycle(directory: Path, rounds: int) -> Report:
+def workers_recycle(run: Run) -> Report:
     """Workers that are replaced after a number of requests."""
-    with (
-        managers.workers(directory, 2, "--max-requests", "400", "--max-requests-jitter", "200") as (master, target),
-        load(target) as report,
-    ):
-        master.until(lambda: master.count(SERVES) >= 2 + rounds, f"{rounds} replacements", PATIENCE + 10 * rounds)
-        report.events["workers replaced"] = master.count(SERVES) - 2
+    options = ("--max-requests", "400", "--max-requests-jitter", "200")
+    with managers.workers(run.site, run.directory, WORKERS, *options) as (master, target), load(target) as report:
+        for number in run.each(report):
+            master.until(lambda: master.count(SERVES) >= WORKERS + number, f"replacement {number}")  # noqa: B023 - called within the round
+        report.events["workers replaced"] = master.count(SERVES) - WORKERS
+    _look_for_cuts(report, master)
     return report
 
 
-def held_socket(directory: Path, rounds: int) -> Report:
+def _look_for_cuts(report: Report, server: managers.Process) -> None:
+    """No process was in need of its graceful time limit."""
+    for line in list(server.lines):
+        if "cut short" in line or "did not end" in line or "has not ended" in line:
+            report.failure("server", line)
+
+
+def consumers_restart(run: Run) -> Report:
+    """SIGTERM to one of the site's external workers, when another one works in its place."""
+    with managers.workers(run.site, run.directory) as (_, target), load(target) as report:
+        for _ in run.each(report):
+            time.sleep(random.random())
+            code = run.site.restart_worker()
+            report.event(f"external workers ended with exit code {code}")
+    return report
+
+
+def held_socket(run: Run) -> Report:
     """SIGTERM at random moments to a process whose socket stays open; the next one starts when it has ended."""
-    held = managers.Held(directory)
+    held = managers.Held(run.site, run.directory)
     process = held.start()
     try:
-        process.find("Listening on channels")
+        process.find(managers.STARTED)
         with load(held.target) as report:
-            for number in range(rounds):
+            for number in run.each(report):
                 # In its start every fourth time, and while it serves otherwise.
                 if number % 4:
-                    process.find("Listening on channels")
+                    process.find(managers.STARTED)
                 time.sleep(random.random())
                 process.send(signal.SIGTERM)
                 code = process.wait()
@@ -71,65 +153,99 @@ def held_socket(directory: Path, rounds: int) -> Report:
                 report.event(f"servers ended with exit code {code}")
                 process.end()
                 process = held.start()
-            process.find("Listening on channels")
+            process.find(managers.STARTED)
     finally:
         process.end()
         held.close()
     return report
 
 
-def systemd_reload(directory: Path, rounds: int) -> Report:
+def systemd_reload(run: Run) -> Report:
     """SIGHUP to a master with the sockets of systemd-socket-activate."""
-    with managers.socket_activated(directory, "-w", "2") as (process, target, notifications), load(target) as report:
-        for _ in range(rounds):
+    with (
+        managers.socket_activated(run.site, run.directory, "-w", str(WORKERS)) as (process, target, notifications),
+        load(target) as report,
+    ):
+        processes = Generations(report, process.pid)
+        for _ in run.each(report):
+            processes.begin()
             process.send(signal.SIGHUP)
             notifications.wait_for(RELOADING=1)
             notifications.wait_for(READY=1)
+            processes.done("reload, to the last new process")
+            processes.wait()
             report.event("reloads")
             time.sleep(0.2)
+    _look_for_cuts(report, process)
     return report
 
 
-def systemd_restart(directory: Path, rounds: int) -> Report:
+def systemd_restart(run: Run) -> Report:
     """SIGTERM to a server with the sockets of systemd-socket-activate, which is started again on them."""
-    with managers.socket_activated(directory, held=True) as (process, target, notifications), load(target) as report:
-        for _ in range(rounds):
+    with managers.socket_activated(run.site, run.directory, held=True) as (process, target, notifications), load(target) as report:
+        for _ in run.each(report):
             time.sleep(random.random())
-            managers.signal_of(managers.children(process.pid)[0], signal.SIGTERM)
+            managers.signal_of(children(process.pid)[0], signal.SIGTERM)
             notifications.wait_for(STOPPING=1)
             notifications.wait_for(READY=1)
             report.event("restarts")
     return report
 
 
-def _circus(*commands: tuple[str, ...]) -> Callable[[Path, int], Report]:
-    """One of ``commands`` to Circus in each round, one after the other."""
+def _circus(commands: Iterable[tuple[str, ...]], *, replaces: bool) -> Scenario:
+    """One of ``commands`` to Circus in each round, one after the other.
 
-    def run(directory: Path, rounds: int) -> Report:
-        with managers.circus(directory) as (_, circus), load(circus.target()) as report:
-            for number in range(rounds):
+    :param replaces: whether each of them replaces all processes.
+    """
+    commands = tuple(commands)
+
+    def scenario(run: Run) -> Report:
+        with managers.circus(run.site, run.directory) as (process, circus), load(circus.target()) as report:
+            processes = Generations(report, process.pid)
+            for number in run.each(report):
                 before = set(circus.pids())
                 command = commands[number % len(commands)]
+                processes.begin()
                 circus.control(*command)
                 # The first word says enough for the report.
                 report.event(f"circusctl {command[0]}")
-                wait_until(lambda: set(circus.pids()) != before, f"other processes behind circusctl {command}")  # noqa: B023 - called within the round
+                if replaces:
+                    processes.wait()
+                else:
+                    wait_until(lambda: set(circus.pids()) != before, f"other processes after circusctl {command}")  # noqa: B023 - called within the round
                 time.sleep(0.2)
+        _look_for_cuts(report, process)
         return report
 
-    return run
+    return scenario
 
 
-SCENARIOS: dict[str, Callable[[Path, int], Report]] = {
+SCENARIOS: dict[str, Scenario] = {
     "workers-reload": workers_reload,
+    "workers-storm": workers_storm,
     "workers-end": workers_end,
     "workers-recycle": workers_recycle,
+    "consumers-restart": consumers_restart,
     "sigterm": held_socket,
     "systemd-reload": systemd_reload,
     "systemd-restart": systemd_restart,
-    "circus-reload": _circus(("reload", "web", "--waiting"), ("reload", "web", "--sequential", "--waiting")),
-    "circus-restart": _circus(("restart", "web", "--waiting")),
-    "circus-kill": _circus(("kill", "web")),
-    "circus-number": _circus(("incr", "web", "--waiting"), ("decr", "web", "--waiting")),
+    "circus-reload": _circus([("reload", "web", "--waiting"), ("reload", "web", "--sequential", "--waiting")], replaces=True),
+    "circus-restart": _circus([("restart", "web", "--waiting")], replaces=True),
+    "circus-kill": _circus([("kill", "web")], replaces=True),
+    "circus-number": _circus([("incr", "web", "--waiting"), ("decr", "web", "--waiting")], replaces=False),
     **redis.SCENARIOS,
 }
+
+#: The reloads, which run on every site.
+_RELOADS: Final = ("workers-reload", "systemd-reload", "circus-reload")
+
+
+def sites(scenario: str) -> tuple[str, ...]:
+    """The sites on which a scenario runs by default."""
+    if scenario in redis.SCENARIOS:
+        # They have a server of their own.
+        return ("redis",)
+    if scenario == "consumers-restart":
+        # Channels on asgi_redis loses messages when a worker stops.
+        return tuple(name for name in EXTERNAL if name != LEGACY)
+    return SITES if scenario in _RELOADS else (MEMORY, "redis")

@@ -153,7 +153,7 @@ def nginx(example: str, upstream: str, replacements: Mapping[str, str] = {}, *, 
         certificate = authority.server("localhost", "127.0.0.1").write(directory / "site.pem")
         sockets = listeners(host)
         ports = [sock.getsockname()[1] for sock in sockets]
-        changes = {"server unix:/run/mysite/web.sock;": f"server {upstream};"}
+        changes = {"    server 127.0.0.1:8000;": f"    server {upstream};"}
         name = f"[{host}]" if ":" in host else host
         changes["listen 80;"] = f"listen {name}:{ports[0]};"
         if "listen 443" in (EXAMPLES / "nginx" / example).read_text():

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from greendaphne.applications.channels import ChannelLayerApplication
+from greendaphne.applications.channels.application import ChannelLayerApplication
 from greendaphne.config import Timeouts
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.server import Server
@@ -67,17 +67,26 @@ class RunningServer:
         self.server = server
         self.layer = layer
         self.app = Application(layer)
+        # The test is the worker, and the server is told that there is one.
+        if isinstance(layer, MemoryChannelLayer):
+            layer.unserved = False
         first = server.listeners[0].getHost()
         self.host = first.host
         #: 0 for a UNIX socket.
         self.port = first.port or 0
 
     @property
-    def application(self) -> ChannelLayerApplication:
-        """What serves the channel layer."""
+    def channels(self) -> ChannelLayerApplication:
+        """The application of the server, with its parts."""
         application = self.server._application
         assert isinstance(application, ChannelLayerApplication)
         return application
+
+    @property
+    def inline_workers(self) -> list[Any]:
+        """The workers inside the server."""
+        workers = self.channels.workers
+        return [] if workers is None else workers._workers
 
     @property
     def address(self) -> tuple[str, int]:

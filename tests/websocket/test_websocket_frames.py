@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from greendaphne.config import Limits
 from greendaphne.websocket.deflate import Deflate, Inflater, negotiate
 from greendaphne.websocket.errors import CloseCode, ProtocolViolation, WebSocketClosed, may_be_sent
-from greendaphne.websocket.frames import MessageReader, decode_close, encode_close, encode_header, encode_text
+from greendaphne.websocket.frames import FRAGMENT, MessageReader, decode_close, encode_close, encode_header, encode_text
 from tests.support.websocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, frame
 
 Event = str | bytes | tuple[int, bytes]
@@ -24,7 +24,8 @@ masks = st.binary(min_size=4, max_size=4)
 
 
 def poll_all(reader: MessageReader) -> list[Event]:
-    return list(iter(reader.poll, None))
+    events: list[Event] = list(iter(reader.poll, None))
+    return [event for event in events if event is not FRAGMENT]
 
 
 def is_empty(reader: MessageReader) -> bool:

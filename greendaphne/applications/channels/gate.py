@@ -52,8 +52,6 @@ class Gate:
     :param watch: told of failures and successes.
     """
 
-    __slots__ = ("_new_channel", "_send", "_send_later", "_turns", "_watch", "can_post", "channel_full", "message_too_large")
-
     def __init__(self, layer: Any, watch: LayerWatch) -> None:
         self._send = _sender(layer)
         self._new_channel = layer.new_channel

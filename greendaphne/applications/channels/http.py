@@ -7,7 +7,6 @@ application may begin to answer while the body still comes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from time import monotonic
 from typing import Any
 
@@ -16,6 +15,7 @@ import gevent
 from ...config import Limits, Timeouts
 from ...core import causes
 from ...core.message import ClientDisconnected, HTTPError, Request, ResponseError, Stream
+from ...layers.tally import Tally
 from .bodies import Bodies, Body
 from .gate import Gate, LayerDown
 from .mailbox import Allowance, Mailbox, Overflow
@@ -41,7 +41,10 @@ class MalformedReply(Exception):
 
 
 class HTTPBridge:
-    """Answers HTTP requests from the channel layer."""
+    """Answers HTTP requests from the channel layer.
+
+    :param tally: counts replies that cannot be used; by default one of its own.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class HTTPBridge:
         bodies: Bodies,
         limits: Limits,
         timeouts: Timeouts,
+        tally: Tally | None = None,
     ) -> None:
         self._gate = gate
         self._router = router
@@ -62,6 +66,7 @@ class HTTPBridge:
         self._bodies = bodies
         self._timeouts = timeouts
         self._limits = limits
+        self._tally = Tally() if tally is None else tally
         #: Where replies go that wait for slow clients beyond the memory for each.
         self.disk = Allowance(limits.spooled_bodies)
 
@@ -148,7 +153,8 @@ class HTTPBridge:
                 complete = self._reply(stream, message, channel)
             except MalformedReply as error:
                 # Such a message is as if it had never come, so the time that is left is that of the request.
-                _server_logger.error("HTTP/WS send decode error: %s", error)
+                text = str(error)
+                self._tally.bad_message(channel, text, text=f"HTTP/WS send decode error: {text}")
                 timeout = max(deadline - monotonic(), 0)
                 continue
             if debug:
@@ -167,8 +173,8 @@ class HTTPBridge:
             status = message.get("status")
             if status is None:
                 raise MalformedReply("Specifying a status code is required for a Response message.")
-            if not isinstance(status, int):
-                raise ResponseError(f"the status {status!r} is not a number")
+            if not isinstance(status, int) or status is True or status is False:
+                raise ResponseError(f"its status is {type(status).__name__}, not int")
             content = _content(message)
             headers = _header_list(message.get("headers") or ())
             # An enumeration's member is a number too, and may be written otherwise.
@@ -176,6 +182,8 @@ class HTTPBridge:
             if logger.isEnabledFor(logging.DEBUG):
                 logger.debug("HTTP %s response started for %s", status, channel)
         elif message.get("status") is not None:
+            if message.get("abort") is True:
+                raise ResponseError("its worker failed within it")
             raise MalformedReply(f"Got multiple Response messages for {channel}!")
         else:
             content = _content(message)
@@ -247,8 +255,13 @@ def _content(message: dict[str, Any]) -> bytes:
     return content
 
 
-def _header_list(headers: Iterable[tuple[Any, Any]]) -> list[tuple[bytes, bytes]]:
-    """The reply's headers as bytes; text is taken as Latin-1, as daphne did."""
+def _header_list(headers: Any) -> list[tuple[bytes, bytes]]:
+    """The reply's headers as bytes; text is taken as Latin-1, as daphne did.
+
+    :raises ResponseError: for anything but a list of pairs; it names types, not values.
+    """
+    if not isinstance(headers, (list, tuple)):
+        raise ResponseError(f"its headers are {type(headers).__name__}, not a list")
     result = []
     try:
         for name, value in headers:
@@ -257,8 +270,10 @@ def _header_list(headers: Iterable[tuple[Any, Any]]) -> list[tuple[bytes, bytes]
             if isinstance(value, str):
                 value = value.encode("latin-1")
             if not isinstance(name, bytes) or not isinstance(value, bytes):
-                raise ResponseError(f"the header {name!r}: {value!r} is not a pair of byte strings")
+                raise ResponseError(f"a header is {type(name).__name__} and {type(value).__name__}, not a pair of byte strings")
             result.append((name, value))
-    except (TypeError, ValueError) as error:
-        raise ResponseError(f"its headers are not a list of pairs of byte strings: {error}") from None
+    except UnicodeEncodeError:
+        raise ResponseError("a header has text beyond Latin-1") from None
+    except (TypeError, ValueError):
+        raise ResponseError("its headers are not a list of pairs of byte strings") from None
     return result

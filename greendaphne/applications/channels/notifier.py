@@ -16,6 +16,7 @@ from gevent.event import Event
 
 from .gate import Gate, LayerDown
 from .mailbox import Message
+from .supervisor import Part, Supervisor
 
 logger = logging.getLogger("daphne.server")
 
@@ -46,22 +47,24 @@ class Notifier:
     Where more than :data:`LIMIT` wait, the oldest are given up.
 
     :param outage_patience: seconds for which a notice waits for a layer that is out of reach.
+    :param supervisor: restarts the notifier should it ever end; by default one of its own.
     """
 
-    def __init__(self, gate: Gate, outage_patience: float = OUTAGE_PATIENCE) -> None:
+    def __init__(self, gate: Gate, outage_patience: float = OUTAGE_PATIENCE, supervisor: Supervisor | None = None) -> None:
         self._gate = gate
         self._outage_patience = outage_patience
         self._pending: deque[_Notice] = deque()
         self._wanted = Event()
         self._stopping = False
-        self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._supervisor = Supervisor() if supervisor is None else supervisor
+        self._part: Part | None = None
 
     def __len__(self) -> int:
         return len(self._pending)
 
     def start(self) -> None:
         self._stopping = False
-        self._greenlet = gevent.spawn(self._run)
+        self._part = self._supervisor.start("notifier", self._run)
 
     def add(self, channel: str, message: Message, patience: float = 0) -> None:
         """Send ``message`` soon; into a full channel for ``patience`` seconds.  Without patience there is one attempt."""
@@ -75,15 +78,17 @@ class Notifier:
 
     def stop(self, timeout: float) -> None:
         """Send what is left, for ``timeout`` seconds at most, and end."""
-        greenlet, self._greenlet = self._greenlet, None
-        if greenlet is not None:
+        part, self._part = self._part, None
+        if part is not None:
             # The greenlet itself ends when nothing is left, for it may be in the middle of sending what nobody else has.
             self._stopping = True
             self._wanted.set()
-            greenlet.join(timeout)
-            greenlet.kill()
+            part.stop(timeout)
 
     def _run(self) -> None:
+        if self._pending:
+            # A life before this one has left them.
+            self._wanted.set()
         while not self._stopping:
             self._wanted.wait()
             self._wanted.clear()
@@ -98,29 +103,32 @@ class Notifier:
         # A layer that fails and a channel that is full are not asked for every single notice.
         down = False
         full: set[str] = set()
-        for _ in range(len(self._pending)):
-            if not self._pending:
-                break
-            notice = self._pending.popleft()
-            if down or notice.channel in full:
-                if notice.patience:
-                    again.append(notice)
-                continue
-            try:
-                gate.send(notice.channel, notice.message)
-            except gate.channel_full:
-                full.add(notice.channel)
-                if not notice.full_deadline:
-                    notice.full_deadline = monotonic() + notice.patience
-                if monotonic() < notice.full_deadline:
-                    again.append(notice)
-            except gate.message_too_large:
-                logger.error("A message on %s is larger than the channel layer accepts", notice.channel)
-            except LayerDown as error:
-                if error.maybe_stored:
+        try:
+            for _ in range(len(self._pending)):
+                if not self._pending:
+                    break
+                notice = self._pending.popleft()
+                if down or notice.channel in full:
+                    if notice.patience:
+                        again.append(notice)
                     continue
-                down = True
-                if notice.patience and monotonic() < notice.deadline:
-                    again.append(notice)
-        self._pending.extendleft(reversed(again))
+                try:
+                    gate.send(notice.channel, notice.message)
+                except gate.channel_full:
+                    full.add(notice.channel)
+                    if not notice.full_deadline:
+                        notice.full_deadline = monotonic() + notice.patience
+                    if monotonic() < notice.full_deadline:
+                        again.append(notice)
+                except gate.message_too_large:
+                    logger.error("A message on %s is larger than the channel layer accepts", notice.channel)
+                except LayerDown as error:
+                    if error.maybe_stored:
+                        continue
+                    down = True
+                    if notice.patience and monotonic() < notice.deadline:
+                        again.append(notice)
+        finally:
+            # Also where this greenlet is killed: the next life goes on with them.
+            self._pending.extendleft(reversed(again))
         return bool(again)

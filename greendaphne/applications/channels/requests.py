@@ -17,7 +17,8 @@ def decode_path(path: bytes) -> str:
 class RequestMessages:
     """Makes the part of a message that describes a request.
 
-    :param tls_info: whether messages from TLS connections have a key ``tls``, which daphne's have not: ``{"version": str, "cipher": str}``.
+    :param tls_info: whether messages from TLS connections have a key ``tls``, which daphne's have not; see
+        :meth:`greendaphne.core.tlsinfo.TLSInfo.message`.
     """
 
     __slots__ = ("_tls_info",)
@@ -42,7 +43,7 @@ class RequestMessages:
             "server": connection.server and connection.server[:],
         }
         if self._tls_info and connection.tls is not None:
-            message["tls"] = {"version": connection.tls.version, "cipher": connection.tls.cipher}
+            message["tls"] = connection.tls.message()
         return message
 
     def websocket(self, request: Request, reply_channel: str) -> dict[str, Any]:
@@ -60,5 +61,5 @@ class RequestMessages:
             "order": 0,
         }
         if self._tls_info and connection.tls is not None:
-            message["tls"] = {"version": connection.tls.version, "cipher": connection.tls.cipher}
+            message["tls"] = connection.tls.message()
         return message

@@ -7,14 +7,18 @@ takes them in batches, touches no socket and waits for no client.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import gevent
 
 from ...layers.reader import Reader
+from ...layers.tally import tally_of
+from ...layers.unreadable import LIMIT, describe, is_unreadable
 from .mailbox import Mailbox
 from .names import ReplyChannels
+from .supervisor import Part, Supervisor
 from .watch import LayerWatch
 
 logger = logging.getLogger("daphne.server")
@@ -38,9 +42,12 @@ class ReplyRouter:
     :param watch: told of failures and successes.
     :param force_sync: poll the layer even where it can wait.
     :param channels: lists that the clients are spread over.
+    :param supervisor: restarts the router should it ever end; by default one of its own.
     """
 
-    def __init__(self, layer: Any, watch: LayerWatch, force_sync: bool = False, channels: int = 1) -> None:
+    def __init__(
+        self, layer: Any, watch: LayerWatch, force_sync: bool = False, channels: int = 1, supervisor: Supervisor | None = None
+    ) -> None:
         self.channels = ReplyChannels(channels)
         #: Mailboxes by reply channel.
         self.clients: dict[str, Mailbox] = {}
@@ -51,7 +58,11 @@ class ReplyRouter:
         # The seconds after which a client usually has its first reply.
         self._usual = _GATHER_LEAST
         self._watch = watch
-        self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._tally = tally_of(layer)
+        self._supervisor = Supervisor() if supervisor is None else supervisor
+        self._part: Part | None = None
+        #: Called with the number of replies in each batch, for metrics.
+        self.on_batch: Callable[[int], None] | None = None
 
     @property
     def mode(self) -> str:
@@ -60,12 +71,12 @@ class ReplyRouter:
         return mode
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self._run)
+        self._part = self._supervisor.start("reply router", self._run)
 
     def stop(self) -> None:
-        if self._greenlet is not None:
-            self._greenlet.kill()
-            self._greenlet = None
+        part, self._part = self._part, None
+        if part is not None:
+            part.stop()
             self._reader.close()
 
     def register(self, mailbox: Mailbox) -> str:
@@ -84,19 +95,29 @@ class ReplyRouter:
 
     def _run(self) -> None:
         pause = 0.0
+        unreadable = 0
         while True:
             try:
                 batch: list[tuple[str, Any]] = self._reader.receive()
             except Exception as error:  # noqa: BLE001 - a layer may fail with anything, and every client depends on this greenlet
+                if is_unreadable(error) and unreadable < LIMIT:
+                    # One message is lost, and the layer is there.
+                    unreadable += 1
+                    self._tally.bad_message(self.channels.prefixes[0], describe(error))
+                    gevent.sleep(0)
+                    continue
                 self._watch.failed("receive", error)
                 pause = min(pause * 2 or _FIRST_PAUSE, _LAST_PAUSE)
                 gevent.sleep(pause)
                 continue
             pause = 0.0
+            unreadable = 0
             if self._watch.down:
                 self._watch.succeeded()
             self._route(batch)
             number = len(batch)
+            if self.on_batch is not None:
+                self.on_batch(number)
             # Nothing of it is kept while this waits for the next.
             del batch
             if self._gathers:
@@ -107,18 +128,38 @@ class ReplyRouter:
                     gevent.sleep(patience)
 
     def _route(self, batch: list[tuple[str, Any]]) -> None:
-        """Hand replies to their clients."""
+        """Hand replies to their clients; what is no reply is dropped."""
         clients = self.clients
         now = monotonic() if self._gathers else 0.0
-        for channel, message in batch:
-            mailbox = clients.get(channel)
-            if mailbox is None:
-                # Usual for a client that left while it is still in a group.
-                logger.debug("Message on unknown channel %r - discarding", channel)
-            elif isinstance(message, dict):
-                if mailbox.since:
-                    self._usual *= _LONGER if now - mailbox.since > self._usual else _SHORTER
-                    mailbox.since = 0.0
-                mailbox.put(message)
-            else:
-                logger.error("HTTP/WS send decode error: the message on %s is %s, not dict", channel, type(message).__name__)
+        replies = iter(batch)
+        while True:
+            # An entry of any shape may come from a layer; the loop goes on after the one that raised.  Good ones pay nothing for it.
+            try:
+                for channel, message in replies:
+                    mailbox = clients.get(channel)
+                    if mailbox is None:
+                        self._unknown(channel)
+                    elif isinstance(message, dict):
+                        if mailbox.since:
+                            self._usual *= _LONGER if now - mailbox.since > self._usual else _SHORTER
+                            mailbox.since = 0.0
+                        mailbox.put(message)
+                    else:
+                        self._tally.bad_message(channel, f"it is {_type(message)}, not a dict")
+                return
+            except (TypeError, ValueError):
+                self._tally.bad_message(self.channels.prefixes[0], "it is not a pair of a channel name and a message")
+            except Exception:
+                self._supervisor.failed("reply router")
+                logger.exception("A reply could not be handed to its client:")
+
+    def _unknown(self, channel: Any) -> None:
+        """A message on a channel without a client: usual for one that left while it is still in a group."""
+        if type(channel) is not str:
+            self._tally.bad_message(self.channels.prefixes[0], f"its channel name is {_type(channel)}, not a str")
+        elif logger.isEnabledFor(logging.DEBUG):
+            logger.debug("Message on unknown channel %.120r - discarding", channel)
+
+
+def _type(value: object) -> str:
+    return type(value).__name__

@@ -15,6 +15,8 @@ from typing import Any, Final
 import gevent
 from gevent import get_hub
 
+from .supervisor import Supervisor
+
 logger = logging.getLogger("daphne.server")
 
 #: Seconds without a failure after which an outage of a layer that reports nothing is over; one of its several servers may still be down.
@@ -37,9 +39,11 @@ class LayerWatch:
     """The state of one channel layer, as one server sees it.
 
     :param on_loss: called in the server's hub when data may have been lost; it must not wait.
+    :param supervisor: told where that fails.
     """
 
-    def __init__(self, layer: Any, on_loss: Callable[[], None]) -> None:
+    def __init__(self, layer: Any, on_loss: Callable[[], None], supervisor: Supervisor | None = None) -> None:
+        self._supervisor = supervisor
         self._layer = layer
         self._on_loss = on_loss
         self._reports = hasattr(layer, "add_listener")
@@ -89,7 +93,7 @@ class LayerWatch:
     def succeeded(self) -> None:
         """An attempt succeeded although :attr:`down` is true."""
         self._last_success = monotonic()
-        if self._settling is None:
+        if self._settling is None or self._settling.dead:
             self._settling = gevent.spawn_later(QUIET, self._settle)
 
     def _settle(self) -> None:
@@ -104,7 +108,16 @@ class LayerWatch:
         self.down = False
         logger.warning("The channel layer is back; its data may be lost")
         self.losses += 1
-        self._on_loss()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Have the loss acted on; an error there is not the watch's end."""
+        try:
+            self._on_loss()
+        except Exception:
+            if self._supervisor is not None:
+                self._supervisor.failed("layer watch")
+            logger.exception("The loss of messages could not be acted on:")
 
     def _heard(self, event: str, data_lost: bool) -> None:
         """The layer's report; comes in any thread."""
@@ -113,4 +126,4 @@ class LayerWatch:
         self.losses += data_lost
         hub = self._hub
         if data_lost and hub is not None and hub.loop is not None:
-            hub.loop.run_callback_threadsafe(self._on_loss)
+            hub.loop.run_callback_threadsafe(self._tell)

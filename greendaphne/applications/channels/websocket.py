@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
+from typing import Any
 
 import gevent
 
 from ...config import Limits, Timeouts
 from ...core import causes
 from ...core.message import ClientDisconnected, HTTPError, Request, ResponseError
+from ...layers.tally import Tally
 from ...serving.session import Session, leave
 from ...serving.troubles import Troubles
 from ...websocket import CloseCode, WebSocketClosed
@@ -22,12 +24,12 @@ from .mailbox import Mailbox, Message, Overflow
 from .notifier import Notifier
 from .requests import RequestMessages, decode_path
 from .router import ReplyRouter
+from .supervisor import Supervisor
 from .watch import OnLayerLoss
 from .writers import Writers
 
 logger = logging.getLogger("daphne.ws_protocol")
 _http_logger = logging.getLogger("daphne.http_protocol")
-_server_logger = logging.getLogger("daphne.server")
 
 #: Seconds for which a frame that finds the channel full is offered again while the connection is not read, and between attempts.
 RECEIVE_PATIENCE = 2.0
@@ -38,6 +40,9 @@ DISCONNECT_PATIENCE = 10.0
 
 #: What a reply may contain; ``subprotocol`` is an extension: the application's choice in an accepting message.
 _KEYS = frozenset(("accept", "text", "bytes", "close", "subprotocol"))
+
+#: Unknown keys of a reply that a line names at most, and their length.
+_KEY_NUMBER, _KEY_LENGTH = 8, 32
 
 
 class Leaving(Exception):
@@ -55,6 +60,8 @@ class WebSocketBridge:
     """Serves WebSockets from the channel layer.
 
     :param on_loss: what is done once messages may have been lost.
+    :param tally: counts replies that cannot be used; by default one of its own.
+    :param supervisor: counts replies whose writing failed by an error of the server; by default one of its own.
     """
 
     def __init__(
@@ -66,6 +73,8 @@ class WebSocketBridge:
         limits: Limits,
         timeouts: Timeouts,
         on_loss: OnLayerLoss = OnLayerLoss.SHED,
+        tally: Tally | None = None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         #: Whether WebSockets outlive a loss of messages.
         self.keeps = on_loss is OnLayerLoss.KEEP
@@ -75,8 +84,10 @@ class WebSocketBridge:
         self._notifier = notifier
         self._messages = messages
         self._limits = limits
+        self._tally = Tally() if tally is None else tally
+        self._supervisor = Supervisor() if supervisor is None else supervisor
         self._sessions: set[Session] = set()
-        self.writers = Writers()
+        self.writers = Writers(self._writing_failed)
         #: Tells of WebSockets that fail because the layer is full, so that not each of them has a line.
         self.troubles = Troubles("WebSockets")
         #: How many times messages may have been lost.
@@ -104,13 +115,21 @@ class WebSocketBridge:
             self._sessions.discard(session)
             self._router.unregister(channel)
 
+    def malformed(self, channel: str, error: Exception) -> None:
+        """Count a reply on ``channel`` that cannot be used, and log it unless another was logged within the last minute."""
+        text = str(error)
+        self._tally.bad_message(channel, text, text=f"HTTP/WS send decode error: {text}")
+
     def level_of_full_layer(self) -> int:
         """The level to log at that a WebSocket fails because the layer is full: the first of many counts."""
         return logging.WARNING if self.troubles.count(causes.LAYER_FULL) else logging.DEBUG
 
     def start(self) -> None:
         """Take WebSockets, again after :meth:`stop`."""
-        self.writers = Writers()
+        self.writers = Writers(self._writing_failed)
+
+    def _writing_failed(self) -> None:
+        self._supervisor.failed("WebSocket writers")
 
     def stop(self) -> None:
         """Release what was kept for replies."""
@@ -203,7 +222,7 @@ class Conversation:
                     return False
                 raise
             except ValueError as error:
-                _server_logger.error("HTTP/WS send decode error: %s", error)
+                self._bridge.malformed(self._channel, error)
                 continue
             accept = message.get("accept")
             data = message.get("text") or message.get("bytes")
@@ -326,7 +345,7 @@ class Conversation:
             self._check(message)
             self._reply(message, skip_empty)
         except (ValueError, ResponseError) as error:
-            _server_logger.error("HTTP/WS send decode error: %s", error)
+            self._bridge.malformed(self._channel, error)
 
     def _check(self, message: Message) -> None:
         """Refuse a reply that says nothing usable as a whole.
@@ -335,7 +354,7 @@ class Conversation:
         """
         if not _KEYS.issuperset(message):
             raise ValueError(
-                f"Got invalid WebSocket reply message on {self._channel} - contains unknown keys {set(message) - _KEYS} "
+                f"Got invalid WebSocket reply message on {self._channel} - contains unknown keys {_names(set(message) - _KEYS)} "
                 "(looking for either {'accept', 'text', 'bytes', 'close'})"
             )
         text, data = message.get("text"), message.get("bytes")
@@ -343,6 +362,8 @@ class Conversation:
             raise ValueError(f"Got invalid WebSocket reply message on {self._channel} - contains both bytes and text keys")
         if not isinstance(text, str | None) or not isinstance(data, bytes | None):
             raise ValueError(f"Got invalid WebSocket reply message on {self._channel} - text must be str and bytes must be bytes")
+        if not isinstance(message.get("subprotocol"), str | None):
+            raise ValueError(f"Got invalid WebSocket reply message on {self._channel} - subprotocol must be str")
 
     def _reply(self, message: Message, skip_empty: bool) -> None:
         """Send what a reply says, then close where it says so.
@@ -361,6 +382,14 @@ class Conversation:
         close = message.get("close")
         if close:
             code = 1000 if close is True else close
-            if not isinstance(code, int) or not (code == 1000 or 3000 <= code <= 4999):
+            if not isinstance(code, int):
+                raise ValueError(f"invalid close code: {type(code).__name__} (must be 1000 or from [3000, 4999])")
+            if not (code == 1000 or 3000 <= code <= 4999):
                 raise ValueError(f"invalid close code {code} (must be 1000 or from [3000, 4999])")
             self._websocket.close(code)
+
+
+def _names(keys: set[Any]) -> set[str]:
+    """Those of ``keys`` that look like names, for the log: anything else may be content."""
+    names = {key for key in keys if isinstance(key, str) and len(key) <= _KEY_LENGTH and key.isidentifier()}
+    return {*sorted(names)[:_KEY_NUMBER], *(("…",) if len(names) < len(keys) or len(names) > _KEY_NUMBER else ())}

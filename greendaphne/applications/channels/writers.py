@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from gevent import get_hub, getcurrent
-from greenlet import greenlet
+from greenlet import GreenletExit, greenlet
 
 logger = logging.getLogger("daphne.ws_protocol")
 
@@ -23,16 +23,20 @@ _IN_A_ROW = 100
 
 
 class Writers:
-    """Runs jobs in order of their arrival; each may block.  Used by one hub."""
+    """Runs jobs in order of their arrival; each may block.  Used by one hub.
 
-    __slots__ = ("_closed", "_idle", "_jobs", "_scheduled")
+    :param on_failure: called for a job that ended by an error of its own.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_closed", "_idle", "_jobs", "_on_failure", "_scheduled")
+
+    def __init__(self, on_failure: Callable[[], None] = lambda: None) -> None:
         self._jobs: deque[Callable[[], None]] = deque()
         self._idle: list[greenlet] = []
         self._closed = False
         # Whether the hub will call _go, or is at it.
         self._scheduled = False
+        self._on_failure = on_failure
 
     def add(self, job: Callable[[], None]) -> None:
         """Have ``job`` run soon; never switches."""
@@ -53,14 +57,17 @@ class Writers:
     def _go(self) -> None:
         """Let a greenlet work; called by the hub, to which it comes back when the greenlet has to wait or has done its share."""
         idle = self._idle
-        if idle:
-            idle.pop().switch()
-        else:
-            greenlet(self._work, get_hub()).switch()
-        if self._jobs:
-            get_hub().loop.run_callback(self._go)
-        else:
-            self._scheduled = False
+        try:
+            if idle:
+                idle.pop().switch()
+            else:
+                greenlet(self._work, get_hub()).switch()
+        finally:
+            # Also where a greenlet ended by an error: jobs that no call is scheduled for would wait for ever.
+            if self._jobs:
+                get_hub().loop.run_callback(self._go)
+            else:
+                self._scheduled = False
 
     def _work(self) -> None:
         hub = get_hub()
@@ -72,8 +79,12 @@ class Writers:
                     break
                 try:
                     jobs.popleft()()
-                except Exception:
-                    # One that escaped would take the jobs behind it along.
+                except GreenletExit:
+                    # This greenlet was killed; the next job has another.
+                    return
+                except BaseException:
+                    # One that escaped would take the jobs behind it along; a time limit (gevent.Timeout) is no Exception.
+                    self._on_failure()
                     logger.exception("Error writing to a WebSocket")
             if self._closed or len(idle) >= _KEPT:
                 return

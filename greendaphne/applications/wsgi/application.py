@@ -61,7 +61,7 @@ class WSGIApplication(Application):
         if not callable(self._application):
             raise ConfigurationError(f"a WSGI application has to be callable, and {type(self._application).__name__} is not.")
 
-    def close(self) -> None:
+    def stop(self, patience: float = 0, *, at_once: bool = False) -> None:
         self._isolation.close()
 
     def start(self) -> None:

@@ -6,13 +6,13 @@ change it.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from ...core.message import Request, TLSInfo
+from ...core.message import Request
+from ...core.tlsinfo import TLSInfo
 from .input import Errors, FileWrapper
 
 Environ = dict[str, Any]
@@ -152,20 +152,19 @@ def _named(host: str, scheme: str) -> tuple[str, str]:
 def _add_tls(environ: Environ, tls: TLSInfo) -> None:
     environ["SSL_PROTOCOL"] = tls.version
     environ["SSL_CIPHER"] = tls.cipher
-    if tls.certificate is None:
-        environ["SSL_CLIENT_VERIFY"] = "NONE"
+    chain = tls.client_chain
+    if chain:
+        environ.update(_client_certificate(chain[0]))
     else:
-        environ.update(_client_certificate(tls.certificate))
+        environ["SSL_CLIENT_VERIFY"] = "NONE"
 
 
 @lru_cache(maxsize=256)
-def _client_certificate(certificate: Any) -> dict[str, str]:
+def _client_certificate(pem: str) -> dict[str, str]:
     """The variables of Apache httpd's mod_ssl for a client's certificate."""
-    from cryptography.hazmat.primitives.serialization import Encoding
+    from cryptography.x509 import load_pem_x509_certificate
 
-    der = certificate.public_bytes(Encoding.DER)
-    encoded = b64encode(der).decode("ascii")
-    lines = [encoded[start : start + 64] for start in range(0, len(encoded), 64)]
+    certificate: Any = load_pem_x509_certificate(pem.encode("ascii"))
     try:
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     except AttributeError:  # cryptography before 42
@@ -177,7 +176,7 @@ def _client_certificate(certificate: Any) -> dict[str, str]:
         "SSL_CLIENT_M_SERIAL": f"{certificate.serial_number:X}",
         "SSL_CLIENT_V_START": f"{begin:%b %d %H:%M:%S %Y} GMT",
         "SSL_CLIENT_V_END": f"{end:%b %d %H:%M:%S %Y} GMT",
-        "SSL_CLIENT_CERT": "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""]),
+        "SSL_CLIENT_CERT": pem,
     }
 
 

@@ -15,15 +15,21 @@ import time
 import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import LayerUnavailable
 from ..base import BaseChannelLayer
+from ..groups import GROUP_HEADROOM, headroom
+from ..runworker import attend
+from ..tally import Tally
+from ..wake import Wake
 from . import receiving, wire
 from .hubs import current_hub, native_lock
 from .lanes import THREAD_CONNECTIONS, Call, HubLane, Lane, ThreadLane
+from .reliable import LEASE, Reliable, is_reliable, unclaimed_key
 from .scripts import SEND, pack, pack_arguments
 from .shard import Address, Listener, Shard, State
+from .site import claim_site
 from .wire import Message
 
 logger = logging.getLogger("greendaphne.layers.redis")
@@ -38,8 +44,16 @@ PLANS = 100
 #: Letters at the end of a name from ``new_channel``.
 NEW_CHANNEL_LETTERS = 12
 
-#: Shards with the lists to look at there, and whether others may look there too.
-Plan = tuple[list[tuple[int, list[str]]], bool]
+
+class Plan(NamedTuple):
+    """Where the messages of some channels are."""
+
+    #: Shards with the lists to look at there.
+    places: list[tuple[int, list[str]]]
+    #: Whether others may look there too.
+    shared: bool
+    #: Whether some of the messages are to be acknowledged.
+    reliable: bool
 
 
 class CoreLayer(BaseChannelLayer):
@@ -75,6 +89,9 @@ class CoreLayer(BaseChannelLayer):
         symmetric_encryption_keys: Iterable[str | bytes] | None = None,
         stats_prefix: str = "asgi-meta:",
         connection_kwargs: Mapping[str, Any] | None = None,
+        group_headroom: int = GROUP_HEADROOM,
+        reliable: bool = False,
+        lease: float = LEASE,
     ) -> None:
         """
         :param expiry: life of a message in seconds.
@@ -88,12 +105,20 @@ class CoreLayer(BaseChannelLayer):
         :param connection_kwargs: options for redis-py's connections.  ``socket_timeout`` (default 3 s) and
             ``socket_connect_timeout`` (2 s) bound the time in which an outage is noticed; ``max_connections`` (8) is what plain
             threads share per server.
+        :param group_headroom: messages per member of a group that a process-specific channel takes from groups beyond its capacity; see
+            :data:`greendaphne.layers.groups.GROUP_HEADROOM`.
+        :param reliable: keep the messages of ``http.request`` and ``websocket.*`` until they are acknowledged, so that those of a worker
+            that crashes are handled by another.  A consumer may see a message twice then.
+        :param lease: seconds after which the messages of a worker that crashed go back into their lists.
         :raises ValueError: for hosts or options that make no sense.
         """
         if not isinstance(prefix, str):
             raise TypeError("Prefix must be unicode")
         super().__init__(expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity)
         self.prefix = prefix
+        self.group_headroom = headroom(group_headroom)
+        #: The messages that this layer lost, as far as this process knows.
+        self.tally = Tally()
         self.stats_prefix = stats_prefix
         self.crypter = wire.make_crypter(symmetric_encryption_keys)
         self._options = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT, **(connection_kwargs or {})}
@@ -106,13 +131,21 @@ class CoreLayer(BaseChannelLayer):
         self._packed_sends: dict[tuple[str, int], tuple[bytes, bytes, bytes]] = {}
         self._lock = native_lock()
         self._hub_lanes: dict[int, tuple[Any, list[HubLane]]] = {}
+        if lease <= 0:
+            raise ValueError(f"lease must be more than 0 seconds, not {lease}")
+        self._lease = lease
+        #: Whether messages of ``http.request`` and ``websocket.*`` are kept until they are acknowledged.
+        self.reliable = reliable
+        self._reliable: Reliable | None = None
+        #: Ends the blocking receives on normal channels of the whole process, see :meth:`interrupt`.
+        self._wake = Wake()
         timeout = float(self._options["socket_timeout"] or SOCKET_TIMEOUT)
-        marker = wire.marker_key(prefix)
         self._shards = [
-            Shard(address, self._state, timeout=timeout, expiry=expiry, marker=marker, link_life=self._link_life)
+            Shard(address, self._state, timeout=timeout, expiry=expiry, prefix=prefix, link_life=self._link_life)
             for address in self._addresses(hosts)
         ]
         self._new_thread_lanes()
+        self._new_reliable()
         layer = weakref.ref(self)
 
         def forked() -> None:
@@ -161,11 +194,20 @@ class CoreLayer(BaseChannelLayer):
         """
         self._state.patience = seconds
 
+    def claim_site(self, name: str) -> str | None:
+        """Mark this Redis and prefix as used by the site ``name``; returns the name of another site that uses them, or ``None``.
+
+        :raises LayerUnavailable: where a server is out of reach.
+        """
+        return claim_site(self._lanes(), self.prefix, name)
+
     def close(self) -> None:
         """Send what :meth:`send_later` still holds and close the calling hub's (or all plain threads') connections.
 
         The layer remains usable: it connects again when needed.
         """
+        if self._reliable is not None:
+            self._reliable.settle()
         hub = current_hub()
         lanes: Sequence[Lane] = self._thread_lanes
         if hub is not None:
@@ -200,6 +242,16 @@ class CoreLayer(BaseChannelLayer):
         connections = int(self._options.get("max_connections") or THREAD_CONNECTIONS)
         self._thread_lanes = [ThreadLane(shard, connections) for shard in self._shards]
 
+    def _new_reliable(self) -> None:
+        if self.reliable:
+            layer = weakref.ref(self)
+
+            def lanes() -> Sequence[Lane]:
+                found = layer()
+                return [] if found is None else found._lanes()
+
+            self._reliable = Reliable(self._shards, self._lease, lanes)
+
     def _forked(self) -> None:
         """Leave the parent's connections alone."""
         self._lock = native_lock()
@@ -209,6 +261,8 @@ class CoreLayer(BaseChannelLayer):
         for shard in self._shards:
             shard.forget()
         self._new_thread_lanes()
+        # What the parent took is the parent's to acknowledge.
+        self._new_reliable()
 
     def consistent_hash(self, value: str) -> int:
         """The shard on which the group or non-normal channel ``value`` lives."""
@@ -268,15 +322,17 @@ class CoreLayer(BaseChannelLayer):
     def _pack_send(self, channel: str, capacity: int) -> tuple[bytes, bytes, bytes]:
         """What the commands for ``channel`` have before the random part of the message's key, between that and the body, and behind."""
         name = "0" * 32
-        keys = pack_arguments(
+        keys = [
             f"{self.prefix}{name}",
             f"{self.prefix}{channel}",
             f"{self.stats_prefix}{channel}:",
             f"{self.stats_prefix}{wire.GLOBAL_STATISTICS}:",
-        )
+        ]
+        if self.reliable and is_reliable(channel):
+            keys.append(unclaimed_key(self.prefix))
         arguments = (self.expiry, capacity, wire.CHANNEL_STATISTICS_EXPIRY, wire.GLOBAL_STATISTICS_EXPIRY)
-        before, _, between = keys.partition(name.encode())
-        packed = SEND.head(4, 1 + len(arguments)) + before, between, pack_arguments(*arguments)
+        before, _, between = pack_arguments(*keys).partition(name.encode())
+        packed = SEND.head(len(keys), 1 + len(arguments)) + before, between, pack_arguments(*arguments)
         if len(self._packed_sends) >= PACKED_SENDS:
             self._packed_sends.clear()
         self._packed_sends[channel, capacity] = packed
@@ -304,46 +360,96 @@ class CoreLayer(BaseChannelLayer):
         :raises ValueError: where it is none, or was encrypted under an unknown key or too long ago.
         """
         if self.crypter:
-            from cryptography.fernet import InvalidToken
-
             try:
                 data = self.crypter.decrypt(data, self.expiry + wire.ENCRYPTION_GRACE)
-            except InvalidToken:
+            except Exception:  # noqa: BLE001 - InvalidToken, and whatever a damaged token leads to
                 raise ValueError("not encrypted under a known key, or too old") from None
         return wire.unpack_message(data)
 
-    def receive(self, channels: Collection[str], block: bool = False) -> tuple[str, Message] | tuple[None, None]:
+    def receive(
+        self, channels: Collection[str], block: bool = False, *, wake: Wake | None = None
+    ) -> tuple[str, Message] | tuple[None, None]:
         """Return a message of one of ``channels`` with the name of its channel, or ``(None, None)``.
 
         With ``block`` it waits up to ``blpop_timeout`` seconds, and an outage merely looks like a time without messages.
 
+        :param wake: ends the wait earlier, with the message that Redis has handed over by then, if any.
         :raises LayerUnavailable: without ``block``, when no Redis of these channels can be reached.
         """
-        sources, shared = self._sources(channels)
         if block:
-            received = self._decode(receiving.wait(sources, 1, self.blpop_timeout, shared=shared, busy=self._busy)) if sources else []
-            self._busy = bool(received)
-        else:
-            received = self._poll(sources, 1)
-        return received[0] if received else (None, None)
+            found = self.receive_batch(channels, 1, self.blpop_timeout, wake)
+            return found[0] if found else (None, None)
+        polled = self._poll(self._sources(channels)[0], 1)
+        return polled[0] if polled else (None, None)
 
-    def receive_batch(self, channels: Collection[str], limit: int, timeout: float | None) -> list[tuple[str, Message]]:
+    def receive_many(self, channels: Collection[str], block: bool = False) -> tuple[str, Message] | tuple[None, None]:
+        """The old name of :meth:`receive`, which the workers of Channels 1 call; without the warning of the base class.
+
+        ``manage.py runworker`` ends in good order from the first such call on, see :mod:`greendaphne.layers.runworker`.
+        """
+        if not block:
+            return self.receive(channels)
+        attend(self)
+        return self.receive(channels, True, wake=self._wake if self._sources(channels)[1] else None)
+
+    def receive_batch(
+        self, channels: Collection[str], limit: int, timeout: float | None, wake: Wake | None = None
+    ) -> list[tuple[str, Message]]:
         """Return up to ``limit`` messages of ``channels``, at least one unless ``timeout`` seconds pass first; ``None`` is for ever.
 
-        In an outage it returns early with nothing, yet never at once, and raises nothing.
+        In an outage it returns early with nothing, yet never at once, and raises nothing.  An exception that is thrown into the wait (a
+        killed greenlet, a time limit) loses no message: what Redis has handed over goes back to the head of its list.
+
+        :param wake: ends the wait earlier, with the messages that Redis has handed over by then.
         """
         sources, shared = self._sources(channels)
         if not sources:
             return []
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
+            if wake is not None and wake.is_set:
+                return []
             remaining = self.blpop_timeout if deadline is None else min(self.blpop_timeout, deadline - time.monotonic())
             if remaining <= 0:
                 return self._poll(sources, limit) if timeout == 0 else []
-            received = self._decode(receiving.wait(sources, limit, remaining, shared=shared, busy=self._busy))
+            received = self._decode(receiving.wait(sources, limit, remaining, shared=shared, busy=self._busy, wake=wake))
             self._busy = bool(received)
             if received or not self._state.available:
                 return received
+
+    # The end of waits, and of the work on messages
+
+    def interrupt(self) -> None:
+        """End all calls of :meth:`receive_many` on normal channels, for good; from any thread, greenlet or signal handler.
+
+        They return the message that Redis has handed over by then, if any: what the end of a worker of Channels needs.
+        """
+        self._wake.set()
+
+    def acknowledge(self) -> None:
+        """Have the messages that the calling greenlet or thread received last count as handled; without ``reliable`` nothing happens.
+
+        The next receive of the same greenlet or thread on ``http.request`` or ``websocket.*`` does it as well.  Redis is told with the next
+        receive, or after some seconds; :meth:`settle` tells it at once.
+        """
+        if self._reliable is not None:
+            self._reliable.held().acknowledge()
+
+    def release(self) -> None:
+        """Have the messages that the calling greenlet or thread received last put back at the head of their lists: the reverse of
+        :meth:`acknowledge`."""
+        if self._reliable is not None:
+            self._reliable.held().release()
+
+    def settle(self) -> None:
+        """Tell Redis at once what was acknowledged and what is to be put back."""
+        if self._reliable is not None:
+            self._reliable.settle()
+
+    def finished(self) -> None:
+        """Take note that the consumer has returned: the end of the process acknowledges the message then, if no receive did before."""
+        if self._reliable is not None:
+            self._reliable.held().finished = True
 
     def _poll(self, sources: Sequence[receiving.Source], limit: int) -> list[tuple[str, Message]]:
         failures: list[LayerUnavailable] = []
@@ -367,10 +473,19 @@ class CoreLayer(BaseChannelLayer):
             if len(self._plans) >= PLANS:
                 self._plans.clear()
             self._plans[channels] = plan
-        places, shared = plan
+        places, shared, reliable = plan
         lanes = self._lanes()
+        takers = None
+        if reliable and self._reliable is not None:
+            takers = self._reliable.takers
+            self._reliable.held().acknowledge()
         # The first lists must not starve the others, nor the first shards.
-        sources = [(lanes[index], names if len(names) == 1 else random.sample(names, len(names))) for index, names in places]
+        sources = [
+            receiving.Source(
+                lanes[index], names if len(names) == 1 else random.sample(names, len(names)), takers[index] if takers is not None else None
+            )
+            for index, names in places
+        ]
         if len(sources) > 1:
             first = next(self._rotation) % len(sources)
             sources = sources[first:] + sources[:first]
@@ -379,25 +494,29 @@ class CoreLayer(BaseChannelLayer):
     def _plan(self, channels: Iterable[str]) -> Plan:
         """The shards and lists of ``channels``; normal channels are on every shard."""
         lists: dict[int, list[str]] = {}
-        shared = False
+        shared = reliable = False
         for channel in channels:
             self.valid_channel_name(channel, receive=True)
             fixed = "!" in channel or "?" in channel
             shared = shared or not fixed
+            reliable = reliable or (self.reliable and is_reliable(channel))
             for index in (self.consistent_hash(channel),) if fixed else range(len(self._shards)):
                 lists.setdefault(index, []).append(self.prefix + channel)
-        return list(lists.items()), shared
+        return Plan(list(lists.items()), shared, reliable)
 
     def _decode(self, bodies: Iterable[receiving.Body]) -> list[tuple[str, Message]]:
         received = []
         for key, body in bodies:
             channel = key[len(self.prefix) :]
             try:
+                if body is None:
+                    raise ValueError("its key in Redis was no list, and is deleted")
                 message = self.deserialize(body)
+                name = wire.full_name(message, channel)
             except ValueError as error:
-                logger.error("Dropped a message on %s that cannot be read: %s", channel, error)
+                self.tally.bad_message(channel, str(error))
                 continue
-            received.append((message.pop(wire.FULL_NAME, channel), message))
+            received.append((name, message))
         return received
 
     def new_channel(self, pattern: str) -> str:

@@ -13,13 +13,17 @@ from . import wire
 from .core import CoreLayer
 from .lanes import Call, Lane
 from .resp import Reply
-from .scripts import GROUP_BACKLOG, SEND_GROUP, pack
+from .scripts import SEND_GROUP, pack
 from .wire import Message
 
 #: Channels of one script call when a group's members are sent to by name.
 GROUP_BATCH = 1000
 #: Keys looked at by one step of ``flush``.
 SCAN_COUNT = 1000
+
+#: Why messages of groups are lost, for the log.
+_NO_ROOM = "the channel holds its capacity and group_headroom for each member of the group"
+_NO_NAME = "a member of a group is no channel name"
 
 
 class BaseRedisChannelLayer(CoreLayer):
@@ -45,7 +49,12 @@ class BaseRedisChannelLayer(CoreLayer):
         """The members of ``group``."""
         lane, key = self._group(group)
         [[_, members]] = lane.run([Call(pack("ZREMRANGEBYSCORE", key, 0, self._group_threshold()) + pack("ZRANGE", key, 0, -1), 2)])
-        return [member.decode() for member in cast("list[bytes]", members)]
+        found = cast("list[bytes]", members)
+        names = [member.decode() for member in found if wire.is_channel_name(member)]
+        if len(names) < len(found):
+            self.tally.bad_message(None, _NO_NAME, len(found) - len(names))
+            lane.run([Call(pack("ZREM", key, *(member for member in found if not wire.is_channel_name(member))))])
+        return names
 
     def send_group(self, group: str, message: Message) -> None:
         """Send ``message`` to all members of ``group``; those that are full miss it.
@@ -55,18 +64,33 @@ class BaseRedisChannelLayer(CoreLayer):
         lane, key = self._group(group)
         self._check(message)
         if len(self._shards) == 1 and not self.crypter and not self.channel_capacity:
-            [[sent]] = lane.run([self._group_call(message, [key], ())])
-            if sent != -1:
+            [[reply]] = lane.run([self._group_call(message, [key], ())])
+            if reply != -1:
+                self._count_group(reply)
                 return
         calls = self._calls_to_members(self.group_channels(group), message)
         failures = []
         for index, batch in calls.items():
             try:
-                self._lanes()[index].run(batch)
+                outcomes = self._lanes()[index].run([call for call, _ in batch])
             except LayerUnavailable as error:
                 failures.append(error)
+                continue
+            for (_, channel), [outcome] in zip(batch, outcomes, strict=True):
+                if channel is None:
+                    self._count_group(outcome)
+                elif not outcome:
+                    self.tally.dropped_message(channel, _NO_ROOM)
         if failures:
             raise failures[0]
+
+    def _count_group(self, reply: Reply) -> None:
+        """Count what the script did not send."""
+        _, bad, *dropped = cast("list[bytes | int]", reply)
+        if bad:
+            self.tally.bad_message(None, _NO_NAME, cast("int", bad))
+        for channel, number in zip(dropped[::2], dropped[1::2], strict=True):
+            self.tally.dropped_message(cast("bytes", channel).decode(), _NO_ROOM, cast("int", number))
 
     def _group(self, group: str) -> tuple[Lane, str]:
         self.valid_group_name(group)
@@ -76,11 +100,12 @@ class BaseRedisChannelLayer(CoreLayer):
         """The time of joining, in seconds, up to which memberships are over."""
         return int(time.time()) - self.group_expiry
 
-    def _calls_to_members(self, members: Sequence[str], message: Message) -> dict[int, list[Call]]:
-        """What to run on which shard to send ``message`` to ``members``."""
+    def _calls_to_members(self, members: Sequence[str], message: Message) -> dict[int, list[tuple[Call, str | None]]]:
+        """What to run on which shard to send ``message`` to ``members``, each call with its channel where it has one only."""
         lists = Counter(self.non_local_name(member) for member in members)
-        capacities = {channel: self.get_capacity(channel) + GROUP_BACKLOG * number * ("!" in channel) for channel, number in lists.items()}
-        calls: dict[int, list[Call]] = {}
+        headroom = self.group_headroom
+        capacities = {channel: self.get_capacity(channel) + headroom * number * ("!" in channel) for channel, number in lists.items()}
+        calls: dict[int, list[tuple[Call, str | None]]] = {}
         named: dict[int, list[tuple[str, int]]] = {}
         for member in members:
             channel = self.non_local_name(member)
@@ -88,12 +113,12 @@ class BaseRedisChannelLayer(CoreLayer):
             if self.crypter:
                 # The name is inside the encrypted part: every member has a body of its own.
                 body = self.serialize({**message, wire.FULL_NAME: member} if "!" in member else message)
-                calls.setdefault(index, []).append(self._store_call(channel, self._limited(body), capacities[channel]))
+                calls.setdefault(index, []).append((self._store_call(channel, self._limited(body), capacities[channel]), channel))
             else:
                 named.setdefault(index, []).append((member, capacities[channel]))
         for index, channels in named.items():
             for start in range(0, len(channels), GROUP_BATCH):
-                calls.setdefault(index, []).append(self._group_call(message, [], channels[start : start + GROUP_BATCH]))
+                calls.setdefault(index, []).append((self._group_call(message, [], channels[start : start + GROUP_BATCH]), None))
         return calls
 
     def _group_call(self, message: Message, keys: list[str], members: Iterable[tuple[str, int]]) -> Call:
@@ -114,6 +139,7 @@ class BaseRedisChannelLayer(CoreLayer):
             wire.GLOBAL_STATISTICS_EXPIRY,
             self._group_threshold(),
             self.capacity,
+            self.group_headroom,
             *named,
         )
         return Call(data, script=SEND_GROUP)

@@ -107,6 +107,10 @@ class Lane(Protocol):
     """The way to one shard."""
 
     shard: Shard
+    #: The gevent hub that it belongs to, ``None`` for plain threads.
+    hub: Any
+    #: The links of its blocking receivers.
+    readers: Readers
 
     def run(self, calls: Sequence[Call]) -> list[list[Reply]]:
         """Run ``calls`` in order and return their replies, none of which is an error.
@@ -117,30 +121,11 @@ class Lane(Protocol):
     def post(self, call: Call) -> None:
         """Run ``call`` soon, along with others; nobody learns of its outcome."""
 
-    def reader(self) -> _Loan:
-        """A context manager: a link for blocking commands, which is kept only if the block ends well."""
-
     def close(self) -> None:
         """Send what was posted and close the connections."""
 
 
-class _Loan:
-    """A link for blocking commands as long as a ``with`` lasts; it is given back only if that ends well."""
-
-    __slots__ = ("_link", "_readers")
-
-    def __init__(self, readers: _Readers) -> None:
-        self._readers = readers
-
-    def __enter__(self) -> Link:
-        self._link = link = self._readers.take()
-        return link
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self._readers.give(self._link, kind is None)
-
-
-class _Readers:
+class Readers:
     """The links of blocking receivers of one lane."""
 
     def __init__(self, shard: Shard, cooperative: bool) -> None:
@@ -149,10 +134,11 @@ class _Readers:
         self.limit = IDLE_READERS
         self._idle: list[Link] = []
 
-    def lend(self) -> _Loan:
-        return _Loan(self)
-
     def take(self) -> Link:
+        """A link that is the caller's until :meth:`give`.
+
+        :raises LayerUnavailable: when none comes about.
+        """
         while True:
             try:
                 link = self._idle.pop()
@@ -163,6 +149,7 @@ class _Readers:
             self._shard.close(link)
 
     def give(self, link: Link, usable: bool) -> None:
+        """Take back ``link``: kept for the next receiver where it is ``usable``, which means that no reply is missing, else closed."""
         if usable and len(self._idle) < self.limit:
             self._idle.append(link)
         else:
@@ -182,10 +169,11 @@ class ThreadLane:
 
     def __init__(self, shard: Shard, connections: int = THREAD_CONNECTIONS) -> None:
         self.shard = shard
+        self.hub = None
         self._free: list[Link] = []
         self._unopened = connections
         self._available = threading.Condition()
-        self._readers = _Readers(shard, False)
+        self.readers = Readers(shard, False)
 
     def run(self, calls: Sequence[Call]) -> list[list[Reply]]:
         link = self._acquire()
@@ -205,16 +193,13 @@ class ThreadLane:
         except LayerUnavailable:
             pass
 
-    def reader(self) -> _Loan:
-        return self._readers.lend()
-
     def close(self) -> None:
         with self._available:
             links, self._free = self._free, []
             self._unopened += len(links)
         for link in links:
             self.shard.close(link)
-        self._readers.close()
+        self.readers.close()
 
     def _acquire(self) -> Link:
         deadline = time.monotonic() + self.shard.timeout
@@ -261,7 +246,7 @@ class HubLane:
 
     def __init__(self, shard: Shard, hub: Any) -> None:
         self.shard = shard
-        self._hub = hub
+        self.hub = hub
         self._queue: deque[Call] = deque()
         self._link: Link | None = None
         # Whether the connection has an owner, who sees to what is queued meanwhile.
@@ -277,7 +262,7 @@ class HubLane:
         self._seconds = 0.0
         # Told when the connection has no owner any more; made by whoever waits for that.
         self._disowned: Any = None
-        self._readers = _Readers(shard, True)
+        self.readers = Readers(shard, True)
 
     def run(self, calls: Sequence[Call]) -> list[list[Reply]]:
         if self._owned or self._callers >= GATHER_CALLERS or len(self._queue) >= PIPELINE_COMMANDS:
@@ -285,6 +270,24 @@ class HubLane:
         else:
             self._run_alone(calls)
         return [outcome(call) for call in calls]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether commands travel together, so that one more costs little."""
+        return self._owned or self._callers >= GATHER_CALLERS
+
+    def run_apart(self, call: Call) -> Reply:
+        """Run ``call``, which has one reply, in another greenlet than the caller's.
+
+        An exception that is thrown into the caller leaves the exchange alone; :meth:`outcome_of` returns the reply to who comes for it.
+        """
+        self._join_others([call])
+        return outcome(call)[0]
+
+    def outcome_of(self, call: Call) -> Reply:
+        """Wait for the reply to a call of :meth:`run_apart` whose caller did not wait for it."""
+        call.waiter.get()
+        return outcome(call)[0]
 
     def post(self, call: Call) -> None:
         if len(self._queue) >= POST_LIMIT:
@@ -294,9 +297,6 @@ class HubLane:
         self._queue.append(call)
         if self._timer is None and not self._owned:
             self._start_timer(POST_DELAY)
-
-    def reader(self) -> _Loan:
-        return self._readers.lend()
 
     def close(self) -> None:
         self._stop_timer()
@@ -312,20 +312,20 @@ class HubLane:
             self.shard.close(self._link)
             self._link = None
         # Readers that still wait give nothing back to a lane that nobody uses any more.
-        self._readers.limit = 0
-        self._readers.close()
+        self.readers.limit = 0
+        self.readers.close()
 
     @property
     def is_dead(self) -> bool:
         """Whether the hub cannot run any more: destroyed, or its thread ended."""
-        return self._hub.loop is None or self._hub.thread_ident not in sys._current_frames()
+        return self.hub.loop is None or self.hub.thread_ident not in sys._current_frames()
 
     def abandon(self) -> None:
         """Do what is left to do for a lane that :attr:`is_dead`."""
         if self._link is not None:
             self.shard.abandon(self._link)
             self._link = None
-        self._readers.abandon()
+        self.readers.abandon()
 
     def _run_alone(self, calls: Sequence[Call]) -> None:
         """Run ``calls``, and what was posted before them, in the calling greenlet, which takes no notice of others."""
@@ -345,7 +345,7 @@ class HubLane:
         from gevent.hub import Waiter
 
         # The last call's outcome is known last; the others' are there by then.
-        waiter = calls[-1].waiter = Waiter(self._hub)
+        waiter = calls[-1].waiter = Waiter(self.hub)
         self._queue.extend(calls)
         self._waiting += 1
         if not self._owned:
@@ -371,7 +371,7 @@ class HubLane:
             self._disowned.set()
 
     def _start_timer(self, seconds: float) -> None:
-        self._timer = self._hub.loop.timer(seconds)
+        self._timer = self.hub.loop.timer(seconds)
         self._timer.start(self._on_timer)
 
     def _stop_timer(self) -> None:
@@ -465,7 +465,7 @@ class HubLane:
         return link
 
     def _finish(self, batch: list[Call]) -> None:
-        callback = self._hub.loop.run_callback
+        callback = self.hub.loop.run_callback
         callers = 0
         for call in batch:
             if call.waiter is not None:

@@ -3,22 +3,35 @@
 Works on lists and bodies; channels and messages are the layer's.  A server's reader has one list: it waits on it without taking and
 takes a batch in the same exchange.  A worker's reader has many lists that others read too: it waits with ``BLPOP`` and fetches the
 body with a second exchange, as asgi_redis does, and looks for a waiting message first while there are any.
+
+No message that Redis has handed over is dropped here.  A :class:`~greendaphne.layers.wake.Wake` ends a wait by ``CLIENT UNBLOCK`` over
+another connection, so that its reply tells what came.  An exception that is thrown into a wait (a killed greenlet, a time limit, a signal
+handler that raises) leaves its :class:`_Exchange` to another greenlet, which reads the replies to their end and puts the messages back at
+the head of their lists.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from .. import LayerUnavailable
+from ..wake import Wake
 from .connection import Link, LinkError
 from .hubs import sleep, wait_readable
-from .lanes import Call, Lane, outcome, perform, settle
+from .lanes import Call, HubLane, Lane
+from .reliable import ACKNOWLEDGEMENTS, Taker
 from .resp import ErrorReply, Reply
-from .scripts import RETURN, TAKE, pack
+from .scripts import PUT_BACK, RETURN, TAKE, pack
 from .shard import BACKOFF_FIRST, BACKOFF_LAST, FATAL_CODES
+
+logger = logging.getLogger("greendaphne.layers.redis")
 
 #: Bytes of bodies after which a batch ends.
 BATCH_BYTES = 8 * 1024 * 1024
@@ -33,10 +46,20 @@ WATCH_VERSION = (6, 2)
 FRACTION_VERSION = (6,)
 UNBLOCK_VERSION = (5,)
 
-#: A list's key and a message's body.
-Body = tuple[str, bytes]
-#: Where to look: a lane and lists on its shard.
-Source = tuple[Lane, list[str]]
+#: How often, and after how many seconds each, the end of a wait is asked for that Redis may not know of yet.
+UNBLOCK_ATTEMPTS = 20
+UNBLOCK_PAUSE = 0.005
+
+#: A list's key and a message's body; ``None`` where the key held something else than a list.
+Body = tuple[str, bytes | None]
+
+
+class Source(NamedTuple):
+    """Where to look: a lane, lists on its shard, and what keeps the messages of some of them until they are acknowledged."""
+
+    lane: Lane
+    lists: list[str]
+    taker: Taker | None = None
 
 
 def take(source: Source, limit: int) -> list[Body]:
@@ -44,27 +67,46 @@ def take(source: Source, limit: int) -> list[Body]:
 
     :raises LayerUnavailable: when the shard does not answer.
     """
-    lane, lists = source
-    [[reply]] = lane.run([_take_call(source, limit, watch=False)])
-    return _bodies(lists, reply)
+    lane = source.lane
+    if not isinstance(lane, HubLane) or not lane.is_busy:
+        exchange = _Exchange(source)
+        return exchange.complete(lambda: exchange.take(limit, watch=False))
+    call = _take_call(source, limit, watch=False)
+    try:
+        # The greenlets of a hub share the exchange, which must not end with one of them.
+        reply = lane.run_apart(call)
+    except LayerUnavailable:
+        if source.taker is not None:
+            source.taker.lose(call)
+        raise
+    except BaseException:
+        from gevent import spawn
+
+        spawn(_put_back_later, source, lane, call).join(lane.shard.timeout)
+        raise
+    _keep(source, reply)
+    return _bodies(source, reply)
 
 
-def wait(sources: Sequence[Source], limit: int, timeout: float, *, shared: bool, busy: bool) -> list[Body]:
+def wait(sources: Sequence[Source], limit: int, timeout: float, *, shared: bool, busy: bool, wake: Wake | None = None) -> list[Body]:
     """Return up to ``limit`` messages as soon as there is one, or nothing after ``timeout`` seconds, or earlier in an outage.
 
     :param shared: whether there may be other readers of the lists.
     :param busy: whether a message is probably there already.
+    :param wake: ends the wait earlier, with the messages that Redis has handed over by then.
     """
     try:
         if len(sources) > 1:
-            return _wait_any(sources, limit, timeout)
-        [(lane, _)] = sources
-        if busy and shared:
-            found = take(sources[0], limit)
+            return _wait_any(sources, limit, timeout, wake)
+        [source] = sources
+        lane = source.lane
+        if busy and shared and isinstance(lane, HubLane) and lane.is_busy:
+            found = take(source, limit)
             if found:
                 return found
-        with lane.reader() as link:
-            return _wait_one(sources[0], link, limit, timeout, shared)
+            busy = False
+        exchange = _Exchange(source)
+        return exchange.complete(lambda: exchange.wait(limit, timeout, shared, busy, wake))
     except LayerUnavailable:
         _wait_for_return(sources, timeout)
         return []
@@ -72,12 +114,15 @@ def wait(sources: Sequence[Source], limit: int, timeout: float, *, shared: bool,
 
 def _wait_for_return(sources: Sequence[Source], timeout: float) -> None:
     """Wait until some shard may be tried again; a little in any case, so that a loop around this cannot spin."""
-    seconds = min(BACKOFF_LAST if lane.shard.refusing else lane.shard.wait_time() for lane, _ in sources)
+    shards = [source.lane.shard for source in sources]
+    seconds = min(BACKOFF_LAST if shard.refusing else shard.wait_time() for shard in shards)
     sleep(max(BACKOFF_FIRST / 5, min(timeout, seconds)))
 
 
 def _take_call(source: Source, limit: int, popped: bytes = b"", position: int = 0, *, watch: bool = True) -> Call:
-    lane, lists = source
+    lane, lists, taker = source
+    if taker is not None:
+        return taker.take_call(lists, limit, BATCH_BYTES, popped, position)
     shard = lane.shard
     marker = shard.marker if watch and shard.watched else ""
     return Call(_packed_take(tuple(lists), limit, marker, shard.new_marker if marker else "", popped, position), script=TAKE)
@@ -96,29 +141,48 @@ def _packed_watch(name: str, seconds: float, limit: int, marker: str, new_marker
     return pack("BLMOVE", name, name, "LEFT", "LEFT", seconds) + _packed_take((name,), limit, marker, new_marker)
 
 
-def _bodies(lists: list[str], reply: Reply) -> list[Body]:
+def _bodies(source: Source, reply: Reply) -> list[Body]:
     """The answer of :data:`scripts.TAKE` without its marker."""
     assert isinstance(reply, list)
-    return [(lists[position - 1], body) for position, body in zip(reply[1::2], reply[2::2], strict=True)]  # type: ignore[operator, misc]
+    lists = source.lists
+    return [(lists[position - 1], body) for position, body in zip(reply[1::3], reply[2::3], strict=True)]  # type: ignore[operator, misc]
 
 
-def _observed(source: Source, link: Link, reply: Reply) -> list[Body]:
-    """Like :func:`_bodies`, after a look at the marker."""
-    lane, lists = source
-    if isinstance(reply, list) and isinstance(reply[0], bytes) and reply[0]:
-        lane.shard.observe(link.identity, reply[0])
-    return _bodies(lists, reply)
+def _keep(source: Source, reply: Reply) -> None:
+    """Have the calling greenlet hold those messages of the reply that are to be acknowledged."""
+    if source.taker is not None and isinstance(reply, list):
+        source.taker.hold([key for key in reply[3::3] if isinstance(key, bytes)])
 
 
-def _perform(source: Source, link: Link, call: Call) -> Reply:
-    """Run ``call`` on the reader's own link."""
-    shard = source[0].shard
+def _put_back(source: Source, reply: Reply) -> None:
+    """Put the messages of an answer of :data:`scripts.TAKE` back at the head of their lists, each for the time that it had left.
+
+    :raises LayerUnavailable: when that fails.
+    """
+    if not isinstance(reply, list) or len(reply) == 1:
+        return
+    lane, lists, taker = source
+    if taker is not None:
+        taker.release(key for key in reply[3::3] if isinstance(key, bytes))
+        taker.settle(lane)
+    found: dict[str, list[bytes | str | int]] = {}
+    for position, body, life in zip(reply[1::3], reply[2::3], reply[3::3], strict=True):
+        assert isinstance(position, int)
+        if isinstance(body, bytes) and isinstance(life, int):
+            found.setdefault(lists[position - 1], []).extend((lane.shard.prefix + os.urandom(16).hex(), body, life))
+    calls = [Call(PUT_BACK.call([name], lane.shard.expiry, *entries), script=PUT_BACK) for name, entries in found.items()]
+    if calls:
+        lane.run(calls)
+
+
+def _put_back_later(source: Source, lane: HubLane, call: Call) -> None:
+    """Wait for the reply to ``call``, which its caller has given up, and put its messages back."""
     try:
-        perform(shard, link, [call])
-    except LinkError as error:
-        raise shard.broken(error) from None
-    settle(shard, [call])
-    return outcome(call)[0]
+        _put_back(source, lane.outcome_of(call))
+    except LayerUnavailable as error:
+        if source.taker is not None:
+            source.taker.lose(call)
+        logger.error("Redis %s: a reader was ended, and what it had taken could not be put back: %s", lane.shard.name, error)
 
 
 def _seconds(link: Link, timeout: float) -> float:
@@ -129,51 +193,318 @@ def _seconds(link: Link, timeout: float) -> float:
     return max(1, math.ceil(timeout))
 
 
-def _wait_one(source: Source, link: Link, limit: int, timeout: float, shared: bool) -> list[Body]:
-    lane, lists = source
-    shard = lane.shard
-    seconds = _seconds(link, timeout)
-    if len(lists) == 1 and not shared and shard.can_watch and link.identity.version >= WATCH_VERSION:
-        marker, new_marker = (shard.marker, shard.new_marker) if shard.watched else ("", "")
+def _can_unblock(link: Link) -> bool:
+    """Whether a wait on ``link`` can be ended over another connection."""
+    return link.identity.version >= UNBLOCK_VERSION and link.identity.client_id != 0
+
+
+#: The replies that an exchange expects: of ``BLMOVE``, of ``BLPOP``, of a script that takes, of an acknowledgement.
+_MOVED, _POPPED, _TAKEN, _ACKNOWLEDGED = range(4)
+_BLOCKING = (_MOVED, _POPPED)
+
+
+class _Exchange:
+    """What one reader asks on a link of its own, and the replies still to come.
+
+    Every step is kept here before the next one begins, so that another greenlet can finish an exchange that an exception ended.
+    """
+
+    __slots__ = ("_expected", "_lost", "_mask", "_popped", "_reply", "_seconds", "link", "source")
+
+    def __init__(self, source: Source) -> None:
+        """:raises LayerUnavailable: when no link comes about."""
+        self.source = source
+        self.link: Link | None = source.lane.readers.take()
+        self._expected: list[int] = []
+        # Seconds that a blocking command lasts.
+        self._seconds: float = 0
+        # What BLPOP answered with, as long as it was not taken.
+        self._popped: list[Reply] | None = None
+        # The messages that were taken, until they are returned.
+        self._reply: Reply = None
+        # The signals that were masked before this exchange masked all.
+        self._mask: set[int] | None = None
+        # The call that takes for good, as long as its reply has not come.
+        self._lost: Call | None = None
+
+    def complete(self, steps: Callable[[], list[Body]]) -> list[Body]:
+        """Return what ``steps`` of this exchange return, and give the link back; what they leave behind is put back.
+
+        :raises LayerUnavailable: when the shard does not answer or refuses.
+        """
         try:
-            link.send(_packed_watch(lists[0], seconds, limit, marker, new_marker))
-            woken = link.read(seconds + shard.timeout)
-            reply = link.read()
-        except LinkError as error:
-            raise shard.broken(error) from None
+            found = steps()
+            # A signal handler that waited for this may raise.
+            self._unmask()
+        except LayerUnavailable:
+            self.close(False)
+            self._recover()
+            self._unmask()
+            raise
+        except BaseException:
+            self.rescue()
+            self._unmask()
+            raise
+        self.finish()
+        return found
+
+    def finish(self) -> None:
+        """Hand over what was taken to the calling greenlet, and give the link back."""
+        _keep(self.source, self._reply)
+        self._reply = None
+        self.close(True)
+
+    def wait(self, limit: int, timeout: float, shared: bool, busy: bool, wake: Wake | None) -> list[Body]:
+        """Wait for messages and take them."""
+        link = self.link
+        assert link is not None
+        lane, lists, _ = self.source
+        shard = lane.shard
+        if wake is not None and not _can_unblock(link):
+            timeout = min(timeout, WAIT_IN_TURN)
+        if busy and shared:
+            found = self.take(limit)
+            if found:
+                return found
+        if len(lists) == 1 and not shared and shard.can_watch and link.identity.version >= WATCH_VERSION:
+            self._seconds = seconds = _seconds(link, timeout)
+            marker, new_marker = (shard.marker, shard.new_marker) if shard.watched else ("", "")
+            self._send(_packed_watch(lists[0], seconds, limit, marker, new_marker), [_MOVED, _TAKEN])
+            woken = self._blocked(wake)
+            self._reply = reply = self._read()
+            if isinstance(reply, ErrorReply):
+                if reply.code != "NOSCRIPT":
+                    raise shard.refused(reply)
+                found = self.take(limit)
+            else:
+                found = self._found()
+            if found or not isinstance(woken, ErrorReply):
+                return found
+            # Out of memory it is refused, since it might store something; BLPOP is not.
+            if woken.code in FATAL_CODES:
+                raise shard.refused(woken)
+            if woken.code == "WRONGTYPE":
+                # The key came between the wait and the look; the next look deletes it.
+                return found
+            if woken.code != "OOM":
+                shard.cannot_watch(woken)
+        self.begin(timeout)
+        return self.fetch(limit, self._blocked(wake))
+
+    def begin(self, timeout: float) -> None:
+        """Wait with ``BLPOP``, of which :meth:`fetch` takes the answer."""
+        assert self.link is not None
+        self._seconds = _seconds(self.link, timeout)
+        data = pack("BLPOP", *self.source.lists, self._seconds)
+        taker = self.source.taker
+        keys = taker.take_done() if taker is not None else []
+        if taker is None or not keys:
+            self._send(data, [_POPPED])
+            return
+        try:
+            self._send(taker.acknowledgement(keys) + data, [*([_ACKNOWLEDGED] * ACKNOWLEDGEMENTS), _POPPED])
+            for _ in range(ACKNOWLEDGEMENTS):
+                self._read()
+        except BaseException:
+            taker.done.extend(keys)
+            raise
+
+    def fetch(self, limit: int, popped: Reply) -> list[Body]:
+        """The message that ``BLPOP`` answered with, and others."""
+        if isinstance(popped, ErrorReply):
+            if popped.code == "WRONGTYPE":
+                # One of the keys is no list; the look deletes it.
+                return self.take(limit)
+            raise self.source.lane.shard.refused(popped)
+        if not isinstance(popped, list):
+            return []
+        self._popped = popped
+        name, key = popped
+        assert isinstance(key, bytes)
+        return self.take(limit, key, self.source.lists.index(_text(name)) + 1)
+
+    def take(self, limit: int, popped: bytes = b"", position: int = 0, *, watch: bool = True) -> list[Body]:
+        """Take what is there, the ``popped`` message first."""
+        lane, _, taker = self.source
+        call = _take_call(self.source, limit, popped, position, watch=watch)
+        if taker is not None:
+            self._lost = call
+        assert self.link is not None
+        self._send(call.data, [_TAKEN] + [_ACKNOWLEDGED] * (call.replies - 1))
+        reply = self._read()
+        while self._expected:
+            self._read()
+        if isinstance(reply, ErrorReply) and reply.code == "NOSCRIPT" and call.script is not None:
+            self._send(call.script.load + call.data, [_ACKNOWLEDGED, _TAKEN] + [_ACKNOWLEDGED] * (call.replies - 1))
+            self._read()
+            reply = self._read()
+            while self._expected:
+                self._read()
         if isinstance(reply, ErrorReply):
-            if reply.code != "NOSCRIPT":
-                raise shard.refused(reply)
-            reply = _perform(source, link, _take_call(source, limit))
-        found = _observed(source, link, reply)
-        if found or not isinstance(woken, ErrorReply):
-            return found
-        # Out of memory it is refused, since it might store something; BLPOP is not.
-        if woken.code in FATAL_CODES:
-            raise shard.refused(woken)
-        if woken.code != "OOM":
-            shard.cannot_watch(woken)
-    try:
-        link.send(pack("BLPOP", *lists, seconds))
-        popped = link.read(seconds + shard.timeout)
-    except LinkError as error:
-        raise shard.broken(error) from None
-    if isinstance(popped, ErrorReply):
-        raise shard.refused(popped)
-    return _fetch(source, link, limit, popped)
+            raise lane.shard.refused(reply)
+        self._reply = reply
+        return self._found()
+
+    def _found(self) -> list[Body]:
+        """The messages of the reply, which are the caller's from now on."""
+        reply = self._reply
+        lane = self.source.lane
+        if isinstance(reply, list) and isinstance(reply[0], bytes) and reply[0]:
+            assert self.link is not None
+            lane.shard.observe(self.link.identity, reply[0])
+        self._popped = self._lost = None
+        return _bodies(self.source, reply)
+
+    def _send(self, data: bytes, expected: list[int]) -> None:
+        assert self.link is not None
+        try:
+            self.link.send(data)
+        except LinkError as error:
+            raise self.source.lane.shard.broken(error) from None
+        self._expected = expected
+
+    def _read(self) -> Reply:
+        assert self.link is not None
+        timeout = self.source.lane.shard.timeout
+        try:
+            reply = self.link.read(timeout + self._seconds if self._expected[0] in _BLOCKING else timeout)
+        except LinkError as error:
+            raise self.source.lane.shard.broken(error) from None
+        del self._expected[0]
+        return reply
+
+    def _blocked(self, wake: Wake | None) -> Reply:
+        """The reply to the blocking command."""
+        if wake is None:
+            self._hold_signals()
+            return self._read()
+        attachment = wake.attach(self.source.lane.hub, self.end)
+        try:
+            self._hold_signals()
+            return self._read()
+        finally:
+            wake.detach(attachment)
+
+    def _hold_signals(self) -> None:
+        """In the main thread of a process without a hub: wait for the reply, then hold signals until its message is the caller's.
+
+        Python calls signal handlers there, between any two instructions, and what they raise would drop the bytes that were just read.
+        Nothing is read while this waits.  With acknowledgements nothing can be lost by it.
+        """
+        lane, _, taker = self.source
+        if lane.hub is None and taker is None and threading.current_thread() is threading.main_thread():
+            assert self.link is not None
+            wait_readable([self.link.fileno()], self._seconds + lane.shard.timeout)
+            self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+    def _unmask(self) -> None:
+        mask, self._mask = self._mask, None
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def answer(self, limit: int) -> list[Body]:
+        """The message that a ``BLPOP`` among several brought; it is put back where ``limit`` leaves no room for it."""
+        try:
+            popped = self._read()
+            if limit > 0:
+                return self.fetch(limit, popped)
+            if isinstance(popped, list):
+                self._popped = popped
+                self._recover()
+            return []
+        except LayerUnavailable:
+            self.close(False)
+            self._recover()
+            return []
+
+    def end(self) -> None:
+        """Have Redis end the wait; for :class:`~greendaphne.layers.wake.Wake`, which calls it in the hub or in a thread of its own."""
+        if self.source.lane.hub is None:
+            self.unblock()
+        else:
+            from gevent import spawn
+
+            spawn(self.unblock)
+
+    def unblock(self) -> None:
+        """Have Redis end the wait, over another connection; where that is refused, or Redis is gone, the wait ends by itself."""
+        link = self.link
+        for _ in range(UNBLOCK_ATTEMPTS):
+            if link is None or link is not self.link or not self._expected or self._expected[0] not in _BLOCKING or not _can_unblock(link):
+                return
+            try:
+                [[ended]] = self.source.lane.run([Call(pack("CLIENT", "UNBLOCK", link.identity.client_id))])
+            except LayerUnavailable:
+                return
+            if ended == 1:
+                return
+            # Redis answers this connection before it has read the command to wait.
+            sleep(UNBLOCK_PAUSE)
+
+    def close(self, usable: bool) -> None:
+        """Give the link back; more than once does nothing."""
+        link, self.link = self.link, None
+        if link is not None:
+            self.source.lane.readers.give(link, usable and not self._expected)
+
+    def rescue(self) -> None:
+        """Finish the exchange after an exception was thrown into it, and put back what it brings.
+
+        In a hub another greenlet does it, and this one waits a while for it, so that a kill returns when nothing is on its way any more.
+        """
+        lane = self.source.lane
+        if lane.hub is None:
+            self._finish()
+        else:
+            from gevent import spawn
+
+            spawn(self._finish).join(lane.shard.timeout)
+
+    def _finish(self) -> None:
+        try:
+            if self.link is not None:
+                self._read_rest()
+        except LayerUnavailable:
+            # Only the reply is lost with the link; the key that was popped is known.
+            self._expected = []
+            self.close(False)
+        self._recover()
+        self.close(True)
+
+    def _read_rest(self) -> None:
+        while self._expected:
+            kind = self._expected[0]
+            if kind in _BLOCKING:
+                self.unblock()
+            reply = self._read()
+            if kind == _POPPED and isinstance(reply, list):
+                self._popped = reply
+            elif kind == _TAKEN and isinstance(reply, list):
+                self._reply = reply
+                self._popped = self._lost = None
+
+    def _recover(self) -> None:
+        """Put back what this exchange still has.
+
+        A popped key may be put back whatever became of the script that was to take its message: a key without a message is passed over.
+        """
+        lane, _, taker = self.source
+        popped, self._popped = self._popped, None
+        reply, self._reply = self._reply, None
+        lost, self._lost = self._lost, None
+        try:
+            if lost is not None and taker is not None:
+                taker.lose(lost)
+                taker.settle(lane)
+            _put_back(self.source, reply)
+            if popped is not None:
+                name, key = popped
+                lane.run([Call(RETURN.call([_text(name)], _text(key), lane.shard.expiry), script=RETURN)])
+        except LayerUnavailable as error:
+            logger.error("Redis %s: a wait ended, and the message that it had could not be put back: %s", lane.shard.name, error)
 
 
-def _fetch(source: Source, link: Link, limit: int, popped: Reply) -> list[Body]:
-    """The message that ``BLPOP`` answered with, and others."""
-    if not isinstance(popped, list):
-        return []
-    name, key = popped
-    assert isinstance(key, bytes)
-    call = _take_call(source, limit, key, source[1].index(_text(name)) + 1)
-    return _observed(source, link, _perform(source, link, call))
-
-
-def _wait_any(sources: Sequence[Source], limit: int, timeout: float) -> list[Body]:
+def _wait_any(sources: Sequence[Source], limit: int, timeout: float, wake: Wake | None) -> list[Body]:
     """Wait on several shards at once."""
     reachable = 0
     for source in sources:
@@ -188,60 +519,52 @@ def _wait_any(sources: Sequence[Source], limit: int, timeout: float) -> list[Bod
         raise LayerUnavailable("no Redis can be reached")
     if reachable < len(sources):
         timeout = min(timeout, WAIT_WITH_OUTAGE)
-    with ExitStack() as stack:
-        waiting: list[tuple[Source, Link, float]] = []
+    waiting: list[_Exchange] = []
+    try:
         for source in sources:
             try:
-                link = stack.enter_context(source[0].reader())
+                exchange = _Exchange(source)
             except LayerUnavailable:
                 continue
-            if link.identity.version < UNBLOCK_VERSION or not link.identity.client_id:
-                return _wait_one(source, link, limit, min(timeout, WAIT_IN_TURN), True)
-            seconds = _seconds(link, timeout)
+            waiting.append(exchange)
+            assert exchange.link is not None
+            if not _can_unblock(exchange.link):
+                # The others' waits could not be ended.
+                return exchange.complete(lambda: exchange.wait(limit, min(timeout, WAIT_IN_TURN), True, False, None))  # noqa: B023 - called here
             try:
-                link.send(pack("BLPOP", *source[1], seconds))
-            except LinkError as error:
-                _give_up(source, link, error)
-                continue
-            waiting.append((source, link, seconds))
-        return _gather(waiting, limit, timeout)
-
-
-def _gather(waiting: list[tuple[Source, Link, float]], limit: int, timeout: float) -> list[Body]:
-    """Wait until one of the links has its answer, end the wait of the others and collect what came."""
-    grace = max((link.timeout for _, link, _ in waiting), default=0)
-    ready = set(wait_readable([link.fileno() for _, link, _ in waiting], timeout + grace))
-    bodies: list[Body] = []
-    for (lane, lists), link, seconds in waiting:
-        source = (lane, lists)
-        shard = lane.shard
-        try:
-            if link.fileno() not in ready:
-                try:
-                    lane.run([Call(pack("CLIENT", "UNBLOCK", link.identity.client_id))])
-                except LayerUnavailable:
-                    # Not allowed, or out of reach: the wait ends by itself.
-                    pass
-            popped = link.read(seconds + shard.timeout)
-            if isinstance(popped, ErrorReply):
-                shard.refused(popped)
-            elif isinstance(popped, list) and len(bodies) >= limit:
-                name, key = popped
-                _perform(source, link, Call(RETURN.call([_text(name)], _text(key), shard.expiry), script=RETURN))
+                exchange.begin(timeout)
+            except LayerUnavailable:
+                exchange.close(False)
+                waiting.remove(exchange)
+        return _gather(waiting, limit, timeout, wake)
+    except BaseException as error:
+        for exchange in waiting:
+            if isinstance(error, LayerUnavailable):
+                exchange.close(False)
             else:
-                bodies += _fetch(source, link, limit - len(bodies), popped)
-        except LinkError as error:
-            _give_up(source, link, error)
-        except LayerUnavailable:
-            shard.close(link)
+                exchange.rescue()
+        raise
+
+
+def _gather(waiting: list[_Exchange], limit: int, timeout: float, wake: Wake | None) -> list[Body]:
+    """Wait until one of the links has its answer, end the wait of the others and collect what came."""
+    if not waiting:
+        return []
+    links = [exchange.link for exchange in waiting if exchange.link is not None]
+    attachment = wake.attach(waiting[0].source.lane.hub, waiting[0].end) if wake is not None else None
+    try:
+        ready = set(wait_readable([link.fileno() for link in links], timeout + max(link.timeout for link in links)))
+    finally:
+        if wake is not None:
+            wake.detach(attachment)
+    bodies: list[Body] = []
+    for exchange, link in zip(waiting, links, strict=True):
+        if link.fileno() not in ready:
+            exchange.unblock()
+        bodies += exchange.answer(limit - len(bodies))
+    for exchange in waiting:
+        exchange.finish()
     return bodies
-
-
-def _give_up(source: Source, link: Link, error: LinkError) -> None:
-    """Close a link among several; a closed one is never used again."""
-    shard = source[0].shard
-    shard.broken(error)
-    shard.close(link)
 
 
 def _text(value: Reply) -> str:

@@ -7,7 +7,7 @@ reply of megabytes costs no more than its size.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 #: Bytes asked for at a time; a bulk string that is larger is asked for in larger pieces.
 READ_SIZE = 65536
@@ -24,19 +24,31 @@ class ErrorReply(Exception):
         self.code = text.partition(" ")[0]
 
 
+#: Stands for an array of which the elements are still to be read.
+_OPENED = object()
+
 _BULK, _INTEGER, _ARRAY, _STATUS, _ERROR = b"$:*+-"
 
 
 class ReplyReader:
-    """Reads replies from ``receive``, which is called with a size and a timeout and returns 1 to so many bytes, or ``b""`` at the end."""
+    """Reads replies from ``receive``, which is called with a size and a timeout and returns 1 to so many bytes, or ``b""`` at the end.
 
-    __slots__ = ("_buffer", "_position", "_receive", "_timeout")
+    Everything that it has read of a reply is kept here: a read that an exception of ``receive`` ends is continued by the next one, in
+    whatever greenlet.
+    """
+
+    __slots__ = ("_arrays", "_buffer", "_missing", "_parts", "_position", "_receive", "_timeout")
 
     def __init__(self, receive: Callable[[int, float | None], bytes]) -> None:
         self._receive = receive
         self._buffer = b""
         self._position = 0
         self._timeout: float | None = None
+        #: The arrays that are being read, the outermost first: how many elements each is to have, and those that are there.
+        self._arrays: list[tuple[int, list[Reply]]] = []
+        #: The pieces of a bulk string that goes beyond the buffer, and how many bytes are missing, its line end among them.
+        self._parts: list[bytes] = []
+        self._missing = 0
 
     def read(self, timeout: float | None = None) -> Reply:
         """Return one reply; errors are returned, not raised.
@@ -46,9 +58,23 @@ class ReplyReader:
         :raises ValueError: for what is no reply.
         """
         self._timeout = timeout
-        return self._read()
+        arrays = self._arrays
+        while True:
+            value = self._element() if not self._missing else self._bulk()
+            if value is _OPENED:
+                continue
+            while arrays:
+                size, elements = arrays[-1]
+                elements.append(value)
+                if len(elements) < size:
+                    break
+                arrays.pop()
+                value = elements
+            else:
+                return value
 
-    def _read(self) -> Reply:
+    def _element(self) -> Any:
+        """The next reply or element of one; :data:`_OPENED` for an array that has begun."""
         start = self._position
         end = self._buffer.find(b"\r\n", start)
         while end < 0:
@@ -56,39 +82,53 @@ class ReplyReader:
             self._position = start = 0
             end = self._buffer.find(b"\r\n")
         buffer = self._buffer
-        self._position = position = end + 2
+        position = end + 2
         kind = buffer[start]
         if kind == _BULK:
             size = int(buffer[start + 1 : end])
             if size < 0:
+                self._position = position
                 return None
             stop = position + size
             if stop + 2 > len(buffer):
-                return self._bulk(size)
+                self._parts = [buffer[position:]]
+                self._missing = stop + 2 - len(buffer)
+                self._buffer = b""
+                self._position = 0
+                return self._bulk()
             self._position = stop + 2
             return buffer[position:stop]
+        self._position = position
         if kind == _INTEGER:
             return int(buffer[start + 1 : end])
         if kind == _ARRAY:
             size = int(buffer[start + 1 : end])
-            return None if size < 0 else [self._read() for _ in range(size)]
+            if size > 0:
+                self._arrays.append((size, []))
+                return _OPENED
+            return None if size < 0 else []
         if kind == _STATUS:
             return buffer[start + 1 : end]
         if kind == _ERROR:
             return ErrorReply(buffer[start + 1 : end].decode(errors="replace"))
         raise ValueError(f"no reply of Redis begins with {bytes((kind,))!r}")
 
-    def _bulk(self, size: int) -> bytes:
-        """The bulk string that begins at the position and is not there in full."""
-        parts = [self._buffer[self._position :]]
-        missing = size + 2 - len(parts[0])
-        while missing > 0:
-            data = self._more(min(max(missing, READ_SIZE), LARGE_READ_SIZE))
+    def _bulk(self) -> bytes:
+        """The bulk string that is not there in full."""
+        parts = self._parts
+        while self._missing > 0:
+            data = self._more(min(max(self._missing, READ_SIZE), LARGE_READ_SIZE))
             parts.append(data)
-            missing -= len(data)
-        self._buffer = b"".join(parts)
-        self._position = size + 2
-        return self._buffer[:size]
+            self._missing -= len(data)
+        # What came beyond it is the beginning of the next element.
+        last = parts.pop()
+        cut = len(last) + self._missing
+        self._buffer = last
+        self._position = cut
+        self._missing = 0
+        parts.append(last[:cut])
+        self._parts = []
+        return b"".join(parts)[:-2]
 
     def _more(self, size: int) -> bytes:
         data = self._receive(size, self._timeout)

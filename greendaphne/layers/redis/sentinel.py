@@ -7,9 +7,11 @@ from typing import Any
 
 import redis.connection
 
+from ..groups import GROUP_HEADROOM
 from .connection import LinkError, Target, make_target
 from .extensions import BaseRedisChannelLayer
 from .hubs import current_hub
+from .reliable import LEASE
 from .resp import Reply
 from .scripts import pack
 
@@ -76,6 +78,9 @@ class RedisSentinelChannelLayer(BaseRedisChannelLayer):
         connection_kwargs: Mapping[str, Any] | None = None,
         services: Iterable[str] | None = None,
         sentinel_refresh_interval: float = 0,
+        group_headroom: int = GROUP_HEADROOM,
+        reliable: bool = False,
+        lease: float = LEASE,
     ) -> None:
         """
         Parameters as for :class:`~greendaphne.layers.redis.RedisChannelLayer`, except:
@@ -97,7 +102,20 @@ class RedisSentinelChannelLayer(BaseRedisChannelLayer):
             raise ValueError("Sentinel service types must be specified as an iterable list of strings")
         self.services = list(services or ())
         self.sentinel_refresh_interval = self._link_life = sentinel_refresh_interval
-        super().__init__(expiry, hosts, prefix, group_expiry, capacity, channel_capacity, symmetric_encryption_keys, stats_prefix, options)
+        super().__init__(
+            expiry,
+            hosts,
+            prefix,
+            group_expiry,
+            capacity,
+            channel_capacity,
+            symmetric_encryption_keys,
+            stats_prefix,
+            options,
+            group_headroom,
+            reliable,
+            lease,
+        )
 
     def _addresses(self, hosts: Iterable[tuple[str, int]] | None) -> list[SentinelAddress]:
         options = self._sentinel_options

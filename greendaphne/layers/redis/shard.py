@@ -18,6 +18,7 @@ from .. import LayerUnavailable
 from .connection import Identity, Link, LinkError, Target
 from .hubs import native_lock
 from .resp import ErrorReply
+from .wire import marker_key
 
 logger = logging.getLogger("greendaphne.layers.redis")
 
@@ -124,17 +125,19 @@ class FixedAddress:
 class Shard:
     """One Redis server; see the module's docstring.  Its methods may be called from any thread and hub."""
 
-    def __init__(self, address: Address, state: State, *, timeout: float, expiry: int, marker: str, link_life: float = 0) -> None:
+    def __init__(self, address: Address, state: State, *, timeout: float, expiry: int, prefix: str, link_life: float = 0) -> None:
         """
         :param expiry: the life of messages in seconds.
         :param timeout: seconds to wait for a reply.
-        :param marker: the key that shows whether the server still has its data.
+        :param prefix: what the layer's keys begin with.
         :param link_life: seconds after which an idle link is replaced; 0 for never.
         """
         self.name = address.name
         self.timeout = timeout
         self.expiry = expiry
-        self.marker = marker
+        self.prefix = prefix
+        #: The key that shows whether the server still has its data.
+        self.marker = marker_key(prefix)
         #: Whether a blocked reader can wait without taking (see ``receiving``); unset once a server refuses.
         self.can_watch = True
         self._address = address

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -101,11 +102,34 @@ def unpack_message(data: bytes) -> Message:
     """
     try:
         message = msgpack.unpackb(data, raw=False, strict_map_key=False)
-    except (msgpack.UnpackException, ValueError, RecursionError) as error:
-        raise ValueError(f"not msgpack: {error}") from None
+    except Exception as error:  # noqa: BLE001 - a map whose key is an array is a TypeError, and the decoder has more ways to fail
+        # The error's text may quote the message.
+        raise ValueError(f"not msgpack ({type(error).__name__})") from None
     if not isinstance(message, dict):
         raise ValueError("not a map")
     return message
+
+
+def full_name(message: Message, channel: str) -> str:
+    """The full name of the channel that ``message``, from the list ``channel``, was sent to; it is taken out of the message.
+
+    :raises ValueError: for a name that does not belong to this list.
+    """
+    name = message.pop(FULL_NAME, channel)
+    if type(name) is not str or not name.startswith(channel):
+        raise ValueError(f"its {FULL_NAME} is not a name of this channel")
+    return name
+
+
+#: A channel's name as the specification has it, for names that other processes stored.
+_channel_name = re.compile(rb"[A-Za-z0-9\-_.]+(?:![A-Za-z0-9\-_.]*|\?[A-Za-z0-9\-_.]+)?").fullmatch
+#: Names are shorter than this (specification).
+NAME_LENGTH = 100
+
+
+def is_channel_name(name: bytes) -> bool:
+    """Whether ``name``, a member of a group in Redis, is the name of a channel."""
+    return len(name) < NAME_LENGTH and _channel_name(name) is not None
 
 
 def open_body(message: Message, body: bytes) -> bytes:

@@ -17,8 +17,8 @@ import tempfile
 import traceback
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
@@ -28,7 +28,9 @@ from OpenSSL.crypto import X509
 
 from ...config import Tls
 from . import pem
+from .exposure import exposed
 from .pem import Credentials, Signature, TLSError
+from .validity import ValidityLog
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +84,15 @@ class TLSOptions:
     :param client_ca: PEM file with the authorities that client certificates must come from.
     :param verify: ``none``, ``optional`` (a certificate, where sent, must be valid) or ``require``; by default ``require`` where
         ``client_ca`` is given and ``none`` otherwise.
+    :param key_password: the password of encrypted private keys.
+    :param key_password_file: the file with that password, in its place; read whenever an encrypted key is.
     """
 
     alpn: tuple[str, ...] = ALPN
     client_ca: str | None = None
     verify: str | None = None
+    key_password: str | None = field(default=None, repr=False)
+    key_password_file: str | None = None
 
     def __post_init__(self) -> None:
         for protocol in self.alpn:
@@ -96,6 +102,22 @@ class TLSOptions:
             raise TLSError(f"Client certificates can be verified as none, optional or require, not {self.verify!r}")
         if self.verify not in (None, "none") and self.client_ca is None:
             raise TLSError(f"Client certificates cannot be verified ({self.verify}) without a file of authorities (--tls-client-ca)")
+
+        if self.key_password is not None and self.key_password_file is not None:
+            raise TLSError("The password of private keys is given twice: itself and in a file (--keyfile-password-file)")
+
+    def password(self) -> bytes | None:
+        """The password of encrypted private keys, ``None`` where none is given; without the line feed at the end of its file.
+
+        :raises TLSError: where the file cannot be read or is empty.
+        """
+        if self.key_password_file is None:
+            return None if self.key_password is None else self.key_password.encode("utf-8", "surrogateescape")
+        data = pem.read_file(self.key_password_file, "the password of the private key")
+        password = data.removesuffix(b"\n").removesuffix(b"\r")
+        if not password:
+            raise TLSError(f"There is no password in {self.key_password_file}")
+        return password
 
     @property
     def verify_mode(self) -> int:
@@ -237,6 +259,8 @@ class Contexts(ABC):
         self.options = options or TLSOptions()
         #: Lines that came up inside a callback of OpenSSL's, as (level, text).
         self.pending_lines: list[tuple[int, str]] = []
+        #: What is said of certificates that expire; endpoints of one server share it.
+        self.validity = ValidityLog()
         self._factory: ContextFactory | None = None
         self._front: SSL.Context | None = None
         self._front_expires = 0.0
@@ -254,6 +278,12 @@ class Contexts(ABC):
         self._factory = self._make_factory()
         self._load()
         self._new_front()
+        directories, files = self._places()
+        if self.options.key_password_file is not None:
+            files = [*files, self.options.key_password_file]
+        for line in exposed(directories, files):
+            logger.warning("%s", line)
+        self.write_lines()
 
     def reload(self) -> None:
         """Read everything again; what is broken is logged in one ERROR line each and what was there before stays in service."""
@@ -303,6 +333,19 @@ class Contexts(ABC):
         self.write_lines()
         return found
 
+    def report_validity(self) -> list[x509.Certificate]:
+        """Log which certificates are about to expire or have expired, where a line is due; returns those in service."""
+        found = self.certificates()
+        for path, certificate in found:
+            self._tell_validity(certificate, path)
+        self.write_lines()
+        return [certificate for _, certificate in found]
+
+    def _tell_validity(self, certificate: x509.Certificate, path: str) -> None:
+        """Have :meth:`write_lines` say whether ``certificate`` is about to expire; may be called within a callback."""
+        if (line := self.validity.line(certificate, path)) is not None:
+            self.pending_lines.append(line)
+
     def describe(self) -> str:
         """What clients can negotiate, for the start-up log: ``ALPN h2,http/1.1``."""
         return f"ALPN {','.join(self.options.alpn)}" if self.options.alpn else "no ALPN"
@@ -341,6 +384,10 @@ class Contexts(ABC):
         """What :meth:`certificates` returns."""
         return []
 
+    def _places(self) -> tuple[Sequence[str], Sequence[str]]:
+        """Directories any ``.pem`` file of which is served, and single files that are read."""
+        return (), ()
+
     @abstractmethod
     def _load(self) -> None:
         """Read all certificates; raises :class:`TLSError`."""
@@ -374,6 +421,8 @@ class FileContexts(Contexts):
         check_method(sslmethod)
         self._private_key = private_key
         self._certificate = private_key if certificate is None else certificate
+        # A single file is called by the argument that named it.
+        self._what = "the private key" if certificate is None else "the certificate"
         self._extra_chain = extra_chain
         self._dh_parameters = dh_parameters
         self._sslmethod = sslmethod
@@ -388,6 +437,9 @@ class FileContexts(Contexts):
     def _served(self) -> list[tuple[str, x509.Certificate]]:
         return [] if self._in_service is None else [(self._certificate, self._in_service)]
 
+    def _places(self) -> tuple[Sequence[str], Sequence[str]]:
+        return (), self._paths
+
     def _make_factory(self) -> ContextFactory:
         return ContextFactory(self.options, self._sslmethod, self._dh_parameters)
 
@@ -397,17 +449,18 @@ class FileContexts(Contexts):
     def _load(self) -> None:
         # The state is taken before the files are read: a change in between is seen at the next look.
         self._seen = self._signatures()
-        key = pem.read(self._private_key, "the private key")
+        password = self.options.password
         same = self._certificate == self._private_key
-        certificate = key if same else pem.read(self._certificate, "the certificate")
+        # The certificate's first: where neither is there, its option is the one that was given.
+        certificate = pem.read(self._certificate, self._what, password)
+        key = certificate if same else pem.read(self._private_key, "the private key", password)
         extra = [] if self._extra_chain is None else [pem.read(self._extra_chain, "the certificate chain")]
         if extra and not extra[0].certificates:
             raise TLSError(f"There is no certificate in {self._extra_chain}")
         credentials = pem.assemble(key, certificate, extra)
         self._context = self.factory.with_certificate(credentials, self._certificate)
         self._in_service = credentials.certificate
-        if warning := pem.validity(credentials.certificate, self._certificate):
-            logger.warning("%s", warning)
+        self._tell_validity(credentials.certificate, self._certificate)
 
     def _refresh(self, forced: bool) -> None:
         if not forced and self._signatures() == self._seen:

@@ -11,8 +11,7 @@ import base64
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from cryptography import x509
@@ -40,6 +39,9 @@ _CERTIFICATES = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIF
 class TLSError(ValueError):
     """TLS cannot be set up as asked; the text is one line for the operator and names the file or the option."""
 
+
+#: Returns the password of an encrypted private key, ``None`` where there is none.
+Password = Callable[[], bytes | None]
 
 #: Tells one state of a file from another: modification time in nanoseconds, size in bytes, inode.
 Signature = tuple[int, int, int]
@@ -90,8 +92,12 @@ def read_file(path: str, what: str) -> bytes:
     return data
 
 
-def read(path: str, what: str = "PEM file") -> PemObjects:
-    """Take the PEM file ``path`` apart; blocks other than keys and certificates (such as ``EC PARAMETERS``) are passed over."""
+def read(path: str, what: str = "PEM file", password: Password | None = None) -> PemObjects:
+    """Take the PEM file ``path`` apart; blocks other than keys and certificates (such as ``EC PARAMETERS``) are passed over.
+
+    :param what: what the file was to be, for the error.
+    :param password: called for a key that is encrypted; may raise :class:`TLSError`.
+    """
     keys: list[PrivateKey] = []
     certificates: list[x509.Certificate] = []
     for label, block in _blocks(path, read_file(path, what)):
@@ -100,7 +106,7 @@ def read(path: str, what: str = "PEM file") -> PemObjects:
         elif label.endswith(b"PRIVATE KEY"):
             if len(keys) == _MAX_KEYS:
                 raise TLSError(f"There are more than {_MAX_KEYS} private keys in {path}")
-            keys.append(_private_key(path, block))
+            keys.append(_private_key(path, block, password))
     return PemObjects(path, tuple(keys), tuple(certificates))
 
 
@@ -127,15 +133,20 @@ def _certificate(path: str, block: bytes) -> x509.Certificate:
     return certificate
 
 
-def _private_key(path: str, block: bytes) -> PrivateKey:
-    if b"ENCRYPTED" in block:
-        raise TLSError(f"The private key in {path} is encrypted; store it unencrypted, readable by the server's user alone")
+def _private_key(path: str, block: bytes, password: Password | None) -> PrivateKey:
+    # PKCS #8 has the word in its label (RFC 7468 section 11), the older form in a field "Proc-Type: 4,ENCRYPTED" (RFC 1421).
+    secret = password() if password is not None and b"ENCRYPTED" in block else None
+    if secret is None and b"ENCRYPTED" in block:
+        raise TLSError(
+            f"The private key in {path} is encrypted; name the file with its password (--keyfile-password-file), or store the key "
+            "unencrypted, readable by the server's user alone"
+        )
     try:
-        key = load_pem_private_key(block, password=None)
-    except TypeError:
-        raise TLSError(f"The private key in {path} is encrypted; store it unencrypted, readable by the server's user alone") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise TLSError(f"The private key in {path} is malformed") from None
+        key = load_pem_private_key(block, password=secret)
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        # OpenSSL cannot tell a wrong password from damage in every form.
+        problem = "is malformed" if secret is None else "cannot be decrypted: the password is wrong, or the key is malformed"
+        raise TLSError(f"The private key in {path} {problem}") from None
     if not isinstance(key, PrivateKey):
         raise TLSError(f"The private key in {path} is of a type that TLS servers do not use; use RSA, ECDSA, Ed25519 or Ed448")
     return key
@@ -221,16 +232,6 @@ def _der(data: bytes, tag: int) -> tuple[int, int]:
     if data[0] != tag or start + length > len(data):
         raise ValueError("not the element expected")
     return start, start + length
-
-
-def validity(certificate: x509.Certificate, path: str) -> str | None:
-    """One line where the certificate is not valid now, for a warning."""
-    now = datetime.now(timezone.utc)
-    if certificate.not_valid_after_utc < now:
-        return f"The certificate in {path} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-    if certificate.not_valid_before_utc > now:
-        return f"The certificate in {path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
-    return None
 
 
 def dns_names(certificate: x509.Certificate) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -106,7 +106,7 @@ class HostDirectory(Contexts):
             return entry.context
         entry.seen, entry.checked = seen, now
         try:
-            file = pem.read(path)
+            file = pem.read(path, password=self.options.password)
             credentials = pem.assemble(file, file)
             entry.context, replaced = self.factory.with_certificate(credentials, path), entry.context
             entry.certificate = credentials.certificate
@@ -116,8 +116,7 @@ class HostDirectory(Contexts):
         else:
             if replaced is not None:
                 self.pending_lines.append((logging.INFO, f"Certificate reloaded from {path}"))
-            if warning := pem.validity(credentials.certificate, path):
-                self.pending_lines.append((logging.WARNING, warning))
+            self._tell_validity(credentials.certificate, path)
         return entry.context
 
     def _served(self) -> list[tuple[str, x509.Certificate]]:
@@ -125,6 +124,9 @@ class HostDirectory(Contexts):
         for name in list(self._entries):
             self._context(name)
         return [(self._path(name), entry.certificate) for name, entry in self._entries.items() if entry.certificate is not None]
+
+    def _places(self) -> tuple[Sequence[str], Sequence[str]]:
+        return (self.directory,), [self._path(name) for name in self._entries]
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name + ".pem")
@@ -202,6 +204,11 @@ class ScannedDirectory(Contexts):
         places = {certificate: path for path, file in self._files.items() for certificate in file.certificates}
         return [(places.get(credentials.certificate, self.path), credentials.certificate) for credentials in self._contexts]
 
+    def _places(self) -> tuple[Sequence[str], Sequence[str]]:
+        if os.path.isfile(self.path):
+            return (), (self.path,)
+        return sorted({self.path, *map(os.path.dirname, self._files)}), list(self._files)
+
     def _load(self) -> None:
         errors = self._read()
         for line in errors:
@@ -250,7 +257,7 @@ class ScannedDirectory(Contexts):
                 files[path] = known
                 continue
             try:
-                files[path] = pem.read(path)
+                files[path] = pem.read(path, password=self.options.password)
             except TLSError as error:
                 errors.append(str(error))
                 if known is not None:
@@ -283,8 +290,8 @@ class ScannedDirectory(Contexts):
                     errors.append(str(error))
                     continue
                 contexts[credentials] = context
-                if known is None and (warning := pem.validity(certificate, place)):
-                    logger.warning("%s", warning)
+                if known is None:
+                    self._tell_validity(certificate, place)
                 for name in pem.dns_names(certificate):
                     rival = best.get(name)
                     if rival is None or rival.certificate.not_valid_after_utc < certificate.not_valid_after_utc:

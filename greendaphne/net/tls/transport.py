@@ -20,15 +20,20 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING, ClassVar
 
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 from gevent.exceptions import ConcurrentObjectUseError
 from gevent.socket import wait_read, wait_write
 from OpenSSL import SSL
 
-from ...core.message import ClientDisconnected, ClientTooSlow, TLSInfo
+from ...core.message import ClientDisconnected, ClientTooSlow
+from ...core.tlsinfo import TLSInfo
 from ..transport import _READS_IN_A_ROW, Transport
 from .contexts import reason
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cryptography import x509
 
 logger = logging.getLogger(__name__)
@@ -96,7 +101,7 @@ class TLSTransport(Transport):
             self._failed = True
             raise
         self.alpn = connection.get_alpn_proto_negotiated().decode("ascii", "replace")
-        self.info = TLSInfo(connection.get_protocol_version_name(), connection.get_cipher_name() or "", self.peer_certificate())
+        self.info = ConnectionTLS(connection)
         self.server_name = (connection.get_servername() or b"").decode("ascii", "replace")
 
     def peer_certificate(self) -> x509.Certificate | None:
@@ -257,12 +262,73 @@ class TLSTransport(Transport):
                 return
 
 
+class ConnectionTLS(TLSInfo):
+    """The TLS of a connection of this server; certificates are looked up in OpenSSL when they are asked for, and kept then.
+
+    :param connection: after its handshake.
+    """
+
+    __slots__ = ("_chain", "_connection", "_fingerprint", "_name", "_server")
+
+    def __init__(self, connection: SSL.Connection) -> None:
+        super().__init__(connection.get_protocol_version_name(), connection.get_cipher_name() or "")
+        self._connection = connection
+        # Of what was not asked for yet there is no attribute.
+
+    @property
+    def server_certificate(self) -> str | None:
+        try:
+            return self._server
+        except AttributeError:
+            certificate = self._connection.get_certificate(as_cryptography=True)
+            self._server: str | None = None if certificate is None else _pem(certificate)
+            return self._server
+
+    @property
+    def client_chain(self) -> tuple[str, ...]:
+        try:
+            return self._chain
+        except AttributeError:
+            self._chain: tuple[str, ...] = tuple(map(_pem, self._client_certificates()))
+            return self._chain
+
+    @property
+    def client_name(self) -> str | None:
+        try:
+            return self._name
+        except AttributeError:
+            certificate = self._connection.get_peer_certificate(as_cryptography=True)
+            self._name: str | None = None if certificate is None else certificate.subject.rfc4514_string()
+            return self._name
+
+    @property
+    def client_fingerprint(self) -> str | None:
+        try:
+            return self._fingerprint
+        except AttributeError:
+            certificate = self._connection.get_peer_certificate(as_cryptography=True)
+            self._fingerprint: str | None = None if certificate is None else certificate.fingerprint(SHA256()).hex()
+            return self._fingerprint
+
+    def _client_certificates(self) -> Sequence[x509.Certificate]:
+        chain = self._connection.get_verified_chain(as_cryptography=True)
+        if chain:
+            return chain
+        # A resumed session has the client's own alone.
+        certificate = self._connection.get_peer_certificate(as_cryptography=True)
+        return () if certificate is None else (certificate,)
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode("ascii")
+
+
 def _return_after_each_message(connection: SSL.Connection) -> None:
     """Have a read return, wanting to read, after a message that carries no data, such as a KeyUpdate.
 
     pyOpenSSL sets SSL_MODE_AUTO_RETRY on every connection, and OpenSSL then goes on reading for as long as there is anything to read: a
     peer that sends KeyUpdates as fast as they are processed would keep the process in that one call.  pyOpenSSL has no way to clear it,
-    so this goes behind its back; without its internals the connection works all the same.
+    so this uses its private members ``SSL._lib`` and ``Connection._ssl``; without them the connection works all the same, and a test fails.
     """
     clear_mode = getattr(getattr(SSL, "_lib", None), "SSL_clear_mode", None)
     ssl = getattr(connection, "_ssl", None)

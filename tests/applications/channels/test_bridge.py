@@ -15,6 +15,7 @@ import pytest
 from greendaphne.applications.channels.mailbox import Allowance, Mailbox, Overflow
 from greendaphne.applications.channels.names import ReplyChannels
 from greendaphne.layers.memory import MemoryChannelLayer
+from greendaphne.layers.wake import Wake
 from tests.support.server import RunningServer, serve
 
 GET = b"GET /p%20q HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -90,6 +91,17 @@ def test_page_is_daphnes() -> None:
         assert b"<p>Request queue full.</p> <footer>Daphne</footer>" in response.body
 
 
+@pytest.mark.parametrize(("server_name", "own", "other"), [(None, b"Daphne", b""), ("shop <1>", b"shop &lt;1&gt;", b"shop &lt;1&gt;")])
+def test_pages_have_daphnes_name_only_where_daphne_has_the_page(server_name: str | None, own: bytes, other: bytes) -> None:
+    layer = MemoryChannelLayer(channel_capacity={"http.request": 0})
+    with serve(layer, server_name=server_name) as server:
+        for request, name in ((GET, own), (b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", own), (b"GET / HTTP/1.1\r\n\r\n", other)):
+            with server.connect() as client:
+                client.send(request)
+                body = client.read_response().body
+                assert body.endswith((b" <footer>%s</footer>" % name if name else b"</p>") + b" </body> </html> ")
+
+
 def test_worker_timeout_is_answered_and_the_connection_goes_on() -> None:
     with serve(http_timeout=0.3) as server, server.connect() as client:
         client.send(GET)
@@ -153,12 +165,14 @@ def test_layer_that_cannot_be_received_from(caplog: pytest.LogCaptureFixture) ->
     failed = threading.Event()
 
     class Layer(MemoryChannelLayer):
-        def receive_batch(self, channels: Iterable[str], limit: int, timeout: float | None = None) -> list[tuple[str, dict[str, Any]]]:
+        def receive_batch(
+            self, channels: Iterable[str], limit: int, timeout: float | None = None, wake: Wake | None = None
+        ) -> list[tuple[str, dict[str, Any]]]:
             channels = list(channels)
             if broken.is_set() and channels[0].startswith("daphne.response"):
                 failed.set()
                 raise OSError("gone")
-            return super().receive_batch(channels, limit, timeout)
+            return super().receive_batch(channels, limit, timeout, wake)
 
     layer = Layer()
     with serve(layer) as server, server.connect() as client:

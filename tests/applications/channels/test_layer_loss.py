@@ -174,7 +174,7 @@ def test_disconnect_does_not_outlive_its_groups(monkeypatch: pytest.MonkeyPatch)
         open_websocket(server, client)
         layer.error = LayerUnavailable("gone", maybe_stored=False)
         client.send(frame(CLOSE, b"\x03\xe8"))
-        pending = server.application.notifier
+        pending = server.channels.notifier
         assert layer.reached.wait(PATIENCE)
         wait_until(lambda: not len(pending))
         assert layer.attempts["websocket.disconnect"] > 1
@@ -196,7 +196,7 @@ def test_too_many_disconnects_drop_the_oldest(monkeypatch: pytest.MonkeyPatch, c
         layer.error = None
         for _ in range(10):
             server.app.receive("websocket.disconnect")
-        wait_until(lambda: not len(server.application.notifier))
+        wait_until(lambda: not len(server.channels.notifier))
         assert server.app.drain("websocket.disconnect") == []
     assert "1 disconnect messages are given up" in caplog.text
 

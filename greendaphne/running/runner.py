@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import gevent
 from gevent import get_hub
 from gevent.event import Event
 
-from ..applications.channels.inline import start_workers, stop_workers
 from ..net.listeners import Listener, Listeners
+from ..processes.control import WORKER
 from ..processes.lifecycle import Lifecycle
 from ..processes.signals import handle_signals
 from .lifetime import Lifetime
+from .tempdir import temporary_directory_problem
 
 if TYPE_CHECKING:
     from .assembly import Assembly
@@ -32,8 +34,6 @@ class Runner:
     """The life of a server, in greenlets of the hub of the thread that starts it.
 
     :param parts: what it consists of.
-    :param inline_workers: number of workers of the application that run inside the server.
-    :param channel_layer: what these workers serve.
     :param lifecycle: what hears of the stages of :meth:`serve_forever`.
     :param reopen_logs: called by :meth:`reopen`.
     """
@@ -41,8 +41,6 @@ class Runner:
     def __init__(
         self,
         parts: Assembly,
-        inline_workers: int,
-        channel_layer: Any,
         lifecycle: Sequence[Lifecycle],
         reopen_logs: Callable[[], None] | None = None,
     ) -> None:
@@ -54,13 +52,12 @@ class Runner:
         #: What obtains certificates from an authority, ``None`` where no endpoint asks for it.
         self.certificates = parts.certificates
         self._reopen_logs = reopen_logs
-        self._inline_workers = inline_workers
-        self.channel_layer = channel_layer
         self._lifecycle = lifecycle
         #: The time limits that hold, with the lifetime of WebSockets that the channel layer suggests.
         self.timeouts = parts.timeouts
-        self._listeners = Listeners()
-        self._workers: list[gevent.Greenlet[..., Any]] = []
+        # Of the workers of one master the first speaks for all of what they share.
+        self._speaks = os.environ.get(WORKER, "0") == "0"
+        self._listeners = Listeners(watch_certificates=self._speaks)
         self._stop: Event | None = None
         self._life: Lifetime | None = None
         # Whether start() is at work, and whether stop() was called until then.
@@ -68,8 +65,14 @@ class Runner:
         self._stopped_early = False
         # Whether what still runs is cut short instead of being waited for.
         self._at_once = False
+        # Whether the graceful time was over before all requests were answered.
+        self._cut_short = False
         # Whether connections that wait at sockets of others are accepted in the end.
         self._take_waiting = False
+        # Whether other processes serve the same site while this one ends.
+        self._succeeded = False
+        # When the graceful time is over, on the monotonic clock.
+        self._deadline = 0.0
         # Whether it ends for a reason of its own.
         self._failed = False
         self._hub: Any = None
@@ -78,7 +81,7 @@ class Runner:
         """Listen and begin to serve, in greenlets of this thread's hub; returns at once.  Once it has ended it may be started again.
 
         :raises EndpointError: where an endpoint cannot be listened on; nothing is left open then.
-        :raises ConfigurationError: where the application has no consumers for inline workers.
+        :raises ConfigurationError: where the application cannot serve.
         :raises RuntimeError: where it serves already.
         """
         if self._life is not None and not self._life.ended:
@@ -89,12 +92,14 @@ class Runner:
         if self._life is not None:
             # It was for an earlier life.
             self._stopped_early = False
-        self._at_once = self._failed = False
+        self._at_once = self._cut_short = self._failed = False
+        self._deadline = monotonic() + self.timeouts.graceful
         if self._parts.http2_cleartext or any(each.tls is not None and "h2" in each.tls.options.alpn for each in self._endpoints):
             logger.info("HTTP/2 support enabled")
         else:
             logger.info("HTTP/2 support not enabled (no endpoint has TLS, and --http2-cleartext is not given)")
-        logger.info("%s", self._application.announcement())
+        if self._speaks and (problem := temporary_directory_problem()) is not None:
+            logger.warning("%s", problem)
         try:
             self._listeners.open(self._endpoints)
             if self._monitor is not None:
@@ -102,8 +107,6 @@ class Runner:
             self._application.start()
             self._parts.sessions.start()
             self._connections.start()
-            if self._inline_workers:
-                self._workers = start_workers(self.channel_layer, self._inline_workers)
             self._listeners.accept(self._connections)
             if self.certificates is not None:
                 self.certificates.start()
@@ -171,6 +174,7 @@ class Runner:
         logger.info("Stopping at once")
         self._at_once = True
         self._connections.pool.kill(block=False)
+        self._application.end_now()
 
     def _give_up(self) -> None:
         assert self._stop is not None
@@ -205,17 +209,27 @@ class Runner:
         for each in self._lifecycle:
             each.reloaded()
 
-    def stop(self, *, take_waiting: bool = False) -> None:
+    def stop(self, *, take_waiting: bool = False, succeeded: bool = False) -> None:
         """Begin to end in good order, as soon as it starts where it never did; from any thread, and as often as one likes.
 
         :param take_waiting: accept also what has connected at sockets that other processes opened, since none of them will.
+        :param succeeded: whether other processes serve the same site meanwhile, with workers of theirs.  The inline workers then take no
+            further message from a layer that these processes share: what comes is theirs, also the requests of this server's clients.
         """
         self._take_waiting = take_waiting
+        self._succeeded = succeeded
         if self._stop is None or self._starting:
             self._stopped_early = True
         # start() may have ended meanwhile, in another thread.
         if self._stop is not None and self._life is not None and not self._starting:
-            self._life.call(self._stop.set)
+            self._life.call(self._stop_serving)
+
+    def _stop_serving(self) -> None:
+        """Begin to end, or take note that the processes that were to serve on end as well."""
+        assert self._stop is not None
+        if self._stop.is_set() and not self._succeeded:
+            self._application.drain()
+        self._stop.set()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until it has ended; from any thread.  Returns whether it has within ``timeout`` seconds, which are unlimited by default."""
@@ -223,18 +237,19 @@ class Runner:
 
     def _drain(self) -> None:
         """Stop accepting and let what is in flight finish, within the graceful time limit."""
+        self._deadline = monotonic() + self.timeouts.graceful
+        self._application.drain(succeeded=self._succeeded)
         if self.certificates is not None:
             self.certificates.drain()
         if self._monitor is not None:
             self._monitor.drain()
         self._listeners.take_waiting(shared=self._take_waiting)
         self._listeners.close()
-        self._application.drain()
         self._parts.sessions.drain()
         self._connections.drain()
-        if not self._connections.pool.join(timeout=self.timeouts.graceful):
+        if not self._connections.pool.join(timeout=self.timeouts.graceful) and not self._at_once:
             logger.warning("Requests in flight are cut short after %g seconds", self.timeouts.graceful)
-            self._at_once = True
+            self._cut_short = True
 
     def _end(self) -> None:
         if self.certificates is not None:
@@ -243,13 +258,8 @@ class Runner:
         self._connections.kill(_KILL_PATIENCE)
         if self.connections:
             logger.warning("%d connections did not end", self.connections)
-        self._application.stop()
+        patience = 0 if self._cut_short else max(self._deadline - monotonic(), 0)
+        self._application.stop(patience, at_once=self._at_once)
         self._parts.exchange.troubles.close()
-        if self._at_once:
-            stop_workers(self._workers, timeout=0)
-        else:
-            stop_workers(self._workers)
-        self._workers = []
-        self._application.close()
         if self._monitor is not None:
-            self._monitor.stop(at_once=self._at_once)
+            self._monitor.stop(at_once=self._at_once or self._cut_short)

@@ -7,30 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..applications.base import Application
-from ..applications.channels import ChannelLayerApplication, OnLayerLoss
 from ..applications.interfaces import make_application
-from ..config import Acme, Config, ConfigurationError, Monitoring, Timeouts, Tls
+from ..config import Acme, Config, ConfigurationError, Limits, Monitoring, Timeouts, Tls
 from ..core.message import Headers, Stream
 from ..core.observer import Observer, combine
 from ..http2 import Http2Limits
 from ..net.endpoints import Endpoint, EndpointError, parse
 from ..net.endpoints.descriptions import listening_options
 from ..net.proxy_protocol import ProxyProtocol
+from ..serving.connections import Connections
+from ..serving.exchange import Exchange
+from ..serving.forwarded import locator
+from ..serving.localpages import LocalPages
+from ..serving.policy import RequestPolicy
+from ..serving.session import Sessions
 from ..websocket import WebSocket
-from .connections import Connections
-from .exchange import Exchange
-from .forwarded import locator
-from .localpages import LocalPages
-from .parts import Parts
-from .policy import RequestPolicy
-from .session import Sessions
 
 if TYPE_CHECKING:
     from ..acme import AcmeOptions
     from ..acme.service import Service
+    from ..monitoring.metrics import Metrics
     from ..monitoring.monitor import Monitor
 
 Group = TypeVar("Group")
@@ -79,21 +79,10 @@ def assemble(
         endpoint.configure(listening_options(config.listening))
     endpoints = with_tls(plain, config.tls)
     monitor = monitor_for(config.monitoring)
-    parts = Parts() if monitor is None else monitor.parts
+    metrics = None if monitor is None else monitor.metrics
     observer = combine([*observers, *(() if monitor is None else monitor.observers)])
     if application is None:
-        application = ChannelLayerApplication(
-            channel_layer,
-            limits,
-            timeouts,
-            stream_request_body=config.channels.stream_request_body,
-            force_sync=config.channels.force_sync,
-            on_layer_loss=OnLayerLoss(config.channels.on_layer_loss),
-            reply_channels=config.channels.reply_channels,
-            on_exit=on_exit,
-            gate=parts.gate,
-            router=parts.router,
-        )
+        application = channel_layer_application(channel_layer, limits, timeouts, config, on_exit, counted=metrics is not None)
     else:
         application = make_application(application, config)
     certificates = certificates_for(endpoints, config.acme)
@@ -101,40 +90,81 @@ def assemble(
     if certificates is not None:
         certificates.add_pages(pages)
     if monitor is not None:
-        monitor.attach(application, channel_layer, endpoints, pages)
-    server_name = config.server_name.encode("ascii") if config.server_name else b"Daphne"
+        monitor.add_pages(pages, application.health)
+    sessions = Sessions(websocket_maker(config, limits, timeouts, metrics), timeouts, observer)
+    exchange = Exchange(pages or application, sessions, policy(config, compatible=channel_layer is not None), observer)
+    connection_meter = None
+    if metrics is not None:
+        from ..monitoring.instruments import ConnectionMeter, metered_serve
 
-    def make_websocket(stream: Stream) -> WebSocket:
-        return parts.websocket(
-            stream,
-            limits,
-            timeouts,
-            protocols=config.websockets.protocols,
-            compression=config.websockets.compression,
-            server_name=server_name,
-        )
-
-    sessions = Sessions(make_websocket, timeouts, observer)
-    exchange = parts.exchange(pages or application, sessions, policy(config), observer)
+        connection_meter = ConnectionMeter(metrics)
+        exchange.serve = metered_serve(metrics, exchange.serve)  # type: ignore[assignment,method-assign]
     http2 = http2_limits(config)
-    connections = parts.connections(exchange, limits, timeouts, http2, http2.cleartext, ProxyProtocol(config.proxies.allow_from))
-    if monitor is not None:
-        monitor.watch(connections)
-        if certificates is not None and monitor.metrics is not None:
-            monitor.metrics.add_source(certificates.families)
+    proxy_protocol = ProxyProtocol(config.proxies.allow_from)
+    connections = Connections(exchange, limits, timeouts, http2, http2.cleartext, proxy_protocol, connection_meter)
+    if monitor is not None and metrics is not None:
+        monitor.watch(connections, endpoints)
+        metrics.add_source(application.metric_families)
+        if certificates is not None:
+            metrics.add_source(certificates.families)
     return Assembly(endpoints, timeouts, application, sessions, exchange, connections, monitor, certificates, http2.cleartext)
 
 
+def channel_layer_application(
+    layer: Any, limits: Limits, timeouts: Timeouts, config: Config, on_exit: Callable[[], None], *, counted: bool
+) -> Application:
+    """The application that answers from ``layer``.
+
+    :param counted: whether there are metrics.
+    """
+    from ..applications.channels.application import ChannelLayerApplication
+
+    meter = None
+    if counted:
+        from ..applications.channels.meter import LayerMeter
+
+        meter = LayerMeter()
+    return ChannelLayerApplication(layer, limits, timeouts, config.channels, on_exit=on_exit, meter=meter)
+
+
+def websocket_maker(config: Config, limits: Limits, timeouts: Timeouts, metrics: Metrics | None) -> Callable[[Stream], WebSocket]:
+    """What makes the WebSocket of a stream."""
+    meter = None
+    if metrics is not None:
+        from ..monitoring.instruments import MessageMeter
+
+        meter = MessageMeter(metrics)
+    return partial(
+        WebSocket,
+        limits=limits,
+        timeouts=timeouts,
+        protocols=config.websockets.protocols,
+        compression=config.websockets.compression,
+        server_name=config.server_name.encode("ascii") if config.server_name else b"Daphne",
+        meter=meter,
+    )
+
+
 def timeouts_for(timeouts: Timeouts, channel_layer: Any) -> Timeouts:
-    """``timeouts`` with the lifetime of WebSockets that holds where groups of ``channel_layer`` forget them."""
+    """``timeouts`` with the longest life of WebSockets where the configuration leaves it open.
+
+    Groups of a channel layer forget a WebSocket after its ``group_expiry``; other applications have no such limit.
+    """
+    if channel_layer is None:
+        return timeouts if timeouts.websocket is not None else replace(timeouts, websocket=-1)
     return replace(timeouts, websocket=timeouts.websocket or getattr(channel_layer, "group_expiry", None) or timeouts.websocket_lifetime)
 
 
-def policy(config: Config) -> RequestPolicy:
-    """What holds for every request."""
+def policy(config: Config, *, compatible: bool = True) -> RequestPolicy:
+    """What holds for every request.
+
+    :param compatible: whether error pages are daphne's where daphne has them.
+    """
     extra: Headers = [(b"Server", config.server_name.encode("ascii"))] if config.server_name else ()
     listed = config.proxies.forwarded_allow_ips is not None
-    return RequestPolicy(config.limits.request_body, config.root_path, locate(config), listed, extra)
+    return RequestPolicy(
+        config.limits.request_body, config.root_path, locate(config), listed, extra, config.server_name or (None if compatible else "")
+    )
 
 
 def locate(config: Config) -> Any:
@@ -193,11 +223,11 @@ def with_tls(endpoints: list[Endpoint], tls: Tls) -> list[Endpoint]:
         from ..net.tls.endpoints import wrap
 
         endpoints = [wrap(endpoint, certfile, keyfile) for endpoint in endpoints]
-    if (tls.alpn, tls.client_ca, tls.verify) != (Tls().alpn, None, None):
+    if replace(tls, certfile=None, keyfile=None, dev=False) != Tls():
         from ..net.tls import TLSError, TLSOptions
 
         try:
-            options = TLSOptions(tls.alpn, tls.client_ca, tls.verify)
+            options = TLSOptions(tls.alpn, tls.client_ca, tls.verify, tls.keyfile_password, tls.keyfile_password_file)
         except TLSError as error:
             raise ConfigurationError(f"{error}.") from None
         for endpoint in endpoints:

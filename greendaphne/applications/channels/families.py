@@ -1,0 +1,50 @@
+"""The metrics of a channel-layer application at the moment of a scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from ...layers.tally import REPLY
+from ...monitoring.families import Family, counter, counters, gauge
+
+if TYPE_CHECKING:
+    from .application import ChannelLayerApplication
+
+
+def families(application: ChannelLayerApplication) -> Iterable[Family]:
+    """Everything that monitoring shows about ``application``."""
+    if application.meter is not None:
+        yield from application.meter.families()
+    watch = application.watch
+    yield gauge("greendaphne_layer_up", "1 while the channel layer is in reach, as far as traffic has shown.", watch.reachable)
+    yield counter("greendaphne_layer_outages", "Times that the channel layer went out of reach.", watch.outages)
+    yield counter("greendaphne_layer_losses", "Times that messages and groups may have been lost.", watch.losses)
+    tally = application.tally
+    yield counters("greendaphne_layer_bad_messages", "Messages that cannot be used and were dropped.", ("channel",), _kinds(tally.bad))
+    yield counters("greendaphne_layer_dropped", "Messages to groups that a member had no room for.", ("channel",), _kinds(tally.dropped))
+    restarts = {(name.replace(" ", "-").lower(),): number for name, number in application.supervisor.restarts.items()}
+    yield counters("greendaphne_part_failures", "Times that a part of the server ended by itself or failed.", ("part",), restarts)
+    yield from _waiting(application)
+
+
+def _waiting(application: ChannelLayerApplication) -> Iterable[Family]:
+    clients = list(application.router.clients.values())
+    yield gauge("greendaphne_reply_channels", "Clients that wait for replies of the application.", len(clients))
+    held = [client.held for client in clients]
+    yield gauge("greendaphne_replies_waiting_bytes", "Memory of replies that wait for their clients.", sum(held))
+    yield gauge("greendaphne_replies_waiting_max_bytes", "Memory of the replies that wait for one client, at most.", max(held, default=0))
+    replies = application.replies_on_disk
+    yield gauge("greendaphne_replies_disk_bytes", "Disk of replies that wait for slow clients.", replies.size - replies.left)
+    yield gauge("greendaphne_disconnects_waiting", "Disconnect messages that the layer has not taken yet.", len(application.notifier))
+    for name, what, allowance in (
+        ("memory", "Memory", application.bodies.memory),
+        ("disk", "Disk", application.bodies.disk),
+    ):
+        yield gauge(f"greendaphne_bodies_{name}_bytes", f"{what} that request bodies hold.", allowance.size - allowance.left)
+        yield gauge(f"greendaphne_bodies_{name}_limit_bytes", f"{what} that they may hold.", allowance.size)
+
+
+def _kinds(numbers: Mapping[str, int]) -> dict[tuple[str], int]:
+    """Numbers by kind of channel; those of replies are there from the start, since a counter that appears shows no increase."""
+    return {(kind,): number for kind, number in {REPLY: 0, **numbers}.items()}

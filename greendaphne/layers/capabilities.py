@@ -1,0 +1,84 @@
+"""What a channel layer can do beyond the ASGI specification, found out once and written down in one value.
+
+=====================  ==========================================================================================================
+Ability                What a layer has for it
+=====================  ==========================================================================================================
+batches                a method ``receive_batch(channels, limit, timeout)``
+a wait that ends       ``receive_batch`` takes ``wake``, a :class:`~greendaphne.layers.wake.Wake`
+acknowledgement        a true attribute ``reliable``, and the methods ``acknowledge()`` and ``release()``
+native blocking        an attribute ``blocks_natively``, true or false
+=====================  ==========================================================================================================
+
+A layer of Channels is asked through the wrapper that Channels has around it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+
+from gevent.monkey import is_module_patched
+
+
+class Ending(Enum):
+    """How a wait for messages can be ended without losing one."""
+
+    #: By a :class:`~greendaphne.layers.wake.Wake`: the wait returns what the layer has handed over.
+    WAKE = "wake"
+    #: The layer does not wait: its reader sleeps between two looks, and ends there.
+    POLL = "poll"
+    #: Only by itself, after the layer's own time.  An exception that is thrown into the wait may lose a message.
+    LIMIT = "limit"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """The abilities of one layer."""
+
+    #: Whether ``receive_batch`` hands out several messages at a time and waits no longer than it is told to.
+    batches: bool
+    #: How a wait ends.
+    ending: Ending
+    #: Whether a wait holds up the whole hub, so that it needs a native thread.
+    blocks_natively: bool
+    #: Whether a message counts as taken only once it is acknowledged.
+    acknowledges: bool
+
+
+def capabilities(layer: Any) -> Capabilities:
+    """The abilities of ``layer``, any ASGI channel layer."""
+    receive_batch = getattr(layer, "receive_batch", None)
+    polls = module_of(layer) == "asgiref.inmemory"
+    if receive_batch is not None and _takes_wake(getattr(receive_batch, "__func__", receive_batch)):
+        ending = Ending.WAKE
+    elif polls:
+        ending = Ending.POLL
+    else:
+        ending = Ending.LIMIT
+    return Capabilities(
+        batches=receive_batch is not None,
+        ending=ending,
+        blocks_natively=not polls and receive_batch is None and blocks_natively(layer),
+        acknowledges=bool(getattr(layer, "reliable", False)),
+    )
+
+
+def blocks_natively(layer: Any) -> bool:
+    """Whether a call of ``layer`` that waits would hold up the whole hub."""
+    declared = getattr(layer, "blocks_natively", None)
+    if declared is not None:
+        return bool(declared)
+    return module_of(layer).partition(".")[0] == "asgi_ipc" or not is_module_patched("socket")
+
+
+@lru_cache(maxsize=64)
+def _takes_wake(function: Any) -> bool:
+    return "wake" in inspect.signature(function).parameters
+
+
+def module_of(layer: Any) -> str:
+    """The module of the class of ``layer``, or of the layer that Channels wrapped."""
+    return type(getattr(layer, "channel_layer", layer)).__module__

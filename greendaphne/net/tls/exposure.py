@@ -1,0 +1,51 @@
+"""Finds certificate files and directories that other users of the machine can change.
+
+Another user who can write to a directory of certificates can have the server present a certificate of that user's, and one who can write to
+the directory of a key can exchange the key.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def exposed(directories: Iterable[str], files: Iterable[str] = ()) -> list[str]:
+    """One line for each directory and file that its group or everyone can write to, for a warning.
+
+    :param directories: any ``.pem`` file in them is served, so adding one is enough.
+    :param files: these are served.  A file can be exchanged by a user who can write to its directory, unless that directory is sticky.
+    """
+    lines = {}
+    for path in directories:
+        mode = _mode(path)
+        if mode & _OTHERS:
+            lines[path] = f"{_group_or_everyone(mode)} can write to the directory of certificates {path}; take that away with chmod go-w"
+    for path in files:
+        directory = os.path.dirname(os.path.abspath(path))
+        mode = _mode(directory)
+        if mode & _OTHERS and not mode & stat.S_ISVTX:
+            lines.setdefault(
+                directory, f"{_group_or_everyone(mode)} can exchange {path}: the directory {directory} is writable; use chmod go-w"
+            )
+        mode = _mode(path)
+        if mode & _OTHERS:
+            lines[path] = f"{_group_or_everyone(mode)} can write to {path}; take that away with chmod go-w"
+    return list(lines.values())
+
+
+def _mode(path: str) -> int:
+    """The permissions of ``path``; 0 where it cannot be written to by others, or is not there."""
+    try:
+        mode = os.stat(path).st_mode
+        # Kubernetes mounts secrets with mode 1777, and read-only.
+        return 0 if mode & _OTHERS and os.statvfs(path).f_flag & os.ST_RDONLY else mode
+    except (OSError, ValueError):
+        return 0
+
+
+def _group_or_everyone(mode: int) -> str:
+    return "Everyone" if mode & stat.S_IWOTH else "The group"

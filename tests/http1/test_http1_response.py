@@ -1,0 +1,28 @@
+"""Response heads of HTTP/1: what may not leave."""
+
+from __future__ import annotations
+
+import pytest
+
+from greendaphne.core.message import ResponseError
+from greendaphne.http1.response import build_head
+
+
+@pytest.mark.parametrize("reason", ["OK", "", "Nicht gefunden", "Zur\xfcck", "a\tb"])
+def test_reason_phrases(reason: str) -> None:
+    head = build_head("GET", "1.1", 404, [], False, reason)
+    assert head.data.startswith(b"HTTP/1.1 404 " + reason.encode("latin-1") + b"\r\n")
+
+
+@pytest.mark.parametrize("reason", ["OK\r\nX-Evil: 1", "a\nb", "a\rb", "a\x00b", "a\x7fb", "a\x1bb", "\u20ac"])
+def test_reason_phrases_that_would_break_the_head(reason: str) -> None:
+    """RFC 9112 section 4."""
+    with pytest.raises(ResponseError, match="reason phrase"):
+        build_head("GET", "1.1", 200, [], False, reason)
+
+
+@pytest.mark.parametrize("status", [0, 99, 101, 199, 1000])
+@pytest.mark.parametrize("reason", [None, "Fine"])
+def test_statuses_that_are_not_final(status: int, reason: str | None) -> None:
+    with pytest.raises(ResponseError, match="status"):
+        build_head("GET", "1.1", status, [], False, reason)

@@ -140,6 +140,7 @@ PYTHON_ALONE = {
     *(f"timeouts.{name}" for name in ("body_rate", "linger", "websocket_close")),
     *(f"http2.{name}" for name in ("upload_window_size", "upload_windows", "header_list_excess", "continuation_frames")),
     *(f"http2.{name}" for name in ("client_resets", "server_resets", "control_frames", "period", "write_buffer", "control_buffer")),
+    *(f"http2.{name}" for name in ("late_frames", "small_data_frames", "settings", "window_update_step")),
     "tls.alpn",
 }
 

@@ -13,6 +13,7 @@ import pytest
 from greendaphne.applications.wsgi.environ import EnvironFactory, script_name
 from greendaphne.config import ApplicationOptions, Config
 from greendaphne.core.message import ConnectionInfo, Request
+from tests.support.certificates import issue
 from tests.support.http2 import Peer
 from tests.support.server import Client
 from tests.support.wsgi import WSGIServer, serve_wsgi
@@ -244,3 +245,32 @@ def test_tls(tmp_path: Path) -> None:
     assert environ["SSL_PROTOCOL"].startswith("TLSv1.")
     assert environ["SSL_CIPHER"]
     assert environ["SSL_CLIENT_VERIFY"] == "NONE"
+
+
+def test_client_certificate(tmp_path: Path) -> None:
+    import ssl
+
+    authority = issue("authority", authority=True)
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    certfile = issue("localhost", authority, names=["localhost"]).write(tmp_path / "server.pem")
+    visitor = issue("visitor", authority)
+    config = Config().changed({"tls.certfile": str(certfile), "tls.client_ca": str(tmp_path / "ca.pem"), "tls.verify": "optional"})
+    with serve_wsgi(application, validate=False, config=config) as server:
+        context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+        context.check_hostname = False
+        context.load_cert_chain(visitor.write(tmp_path / "client.pem"))
+        connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=context, timeout=20)
+        for _ in range(2):
+            connection.request("GET", "/")
+            answer = connection.getresponse()
+            assert answer.status == 204
+            answer.read()
+        connection.close()
+    environ = seen.pop()
+    seen.clear()
+    assert environ["SSL_CLIENT_VERIFY"] == "SUCCESS"
+    assert environ["SSL_CLIENT_S_DN"] == visitor.certificate.subject.rfc4514_string()
+    assert environ["SSL_CLIENT_I_DN"] == authority.certificate.subject.rfc4514_string()
+    assert environ["SSL_CLIENT_M_SERIAL"] == f"{visitor.certificate.serial_number:X}"
+    assert environ["SSL_CLIENT_V_END"].endswith(" GMT")
+    assert environ["SSL_CLIENT_CERT"].encode() == visitor.pem

@@ -253,7 +253,7 @@ def test_client_certificate(tmp_path: Path) -> None:
     authority = issue("authority", authority=True)
     (tmp_path / "ca.pem").write_bytes(authority.pem)
     certfile = issue("localhost", authority, names=["localhost"]).write(tmp_path / "server.pem")
-    visitor = issue("visitor", authority)
+    visitor = issue("visitor", authority, client=True)
     config = Config().changed({"tls.certfile": str(certfile), "tls.client_ca": str(tmp_path / "ca.pem"), "tls.verify": "optional"})
     with serve_wsgi(application, validate=False, config=config) as server:
         context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))

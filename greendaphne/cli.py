@@ -184,9 +184,9 @@ def make_server(command: Command, logs: Logs) -> Server:
     import logging
 
     from . import compat
-    from .applications.detection import CHANNELS
     from .applications.interfaces import interface_of, make_application
     from .applications.loading import checked_layer, load
+    from .core.interfaces import CHANNELS
     from .net.endpoints.descriptions import command_descriptions
     from .processes.setup import prepare
     from .server import Server

@@ -199,6 +199,11 @@ class Runner:
         if self._reopen_logs is not None:
             self._reopen_logs()
 
+    def show_failure(self, text: str) -> None:
+        """Show browsers the traceback ``text``: changed code does not load (``--reload``).  Other requests are answered as before."""
+        if self._parts.failure_notice is not None:
+            self._parts.failure_notice.text = text
+
     def reload(self) -> None:
         """Read all certificates again (SIGHUP); connections stay, and what is broken is logged and left as it was."""
         for each in self._lifecycle:

@@ -1,9 +1,8 @@
-"""Why the server, and not the application, decided how a request or a WebSocket ended: a fixed vocabulary.
+"""Causes: why the server, and not the application, ended a request or a WebSocket.
 
-A cause is a short word for logs and metrics.  Exceptions of ``message`` carry one; an
-:class:`~greendaphne.core.observer.Observer` is told it.
-Where the application's own answer reached the client in full there is none, :data:`NONE`.  The words are stable: dashboards and filters
-are built on them.
+A cause is a word of this fixed vocabulary, for logs and metrics.  The exceptions of :mod:`.message` carry one, and every
+:class:`~greendaphne.core.observer.Observer` receives one.  The cause is :data:`NONE` where the application's own answer reached the client
+in full.  The words are stable, because dashboards and filters depend on them.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ LIFETIME: Final = "lifetime"
 PROTOCOL_ERROR: Final = "protocol-error"
 SHED: Final = "shed"
 
-#: Every cause and what it means, in one sentence for people.
+#: Every cause and its meaning, one sentence each; the log prints it.
 CAUSES: Final[dict[str, str]] = {
     LAYER_FULL: "The channel layer took no more messages: there are too few workers for the load, or none.",
     LAYER_DOWN: "The channel layer was out of reach.",
@@ -52,21 +51,21 @@ CAUSES: Final[dict[str, str]] = {
     SHED: "The WebSocket was closed because the channel layer may have lost its groups.",
 }
 
-#: The server's own trouble or its deployment's, as opposed to a client's or the application's.
+#: Causes in the server or its deployment, as opposed to the client or the application.
 TROUBLES: Final = frozenset((LAYER_FULL, LAYER_DOWN, WORKER_TIMEOUT, NO_ROOM))
 
 _OF_STATUS: Final = {408: CLIENT_SLOW, 413: LIMIT, 414: LIMIT, 431: LIMIT}
 
 
 def of_status(status: int) -> str:
-    """The cause of an answer of the server's own that names none."""
+    """The cause of an error response by the server that does not name one, derived from its status."""
     return _OF_STATUS.get(status) or (BAD_REQUEST if status < 500 or status in (501, 505) else ERROR)
 
 
 def of_exception(error: BaseException) -> str:
-    """The cause that an exception stands for, which ended the serving of a request."""
+    """The cause of an exception that ended a request; :data:`ERROR` where it does not carry one."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, str):
         return cause
-    # Whatever is no Exception was thrown at the greenlet to end it, which the server does at the end of its graceful time.
+    # The server ends greenlets at the end of the graceful time with an exception that does not derive from Exception.
     return ERROR if isinstance(error, Exception) else DRAINING

@@ -23,7 +23,9 @@ def exposed(directories: Iterable[str], files: Iterable[str] = ()) -> list[str]:
     for path in directories:
         mode = _mode(path)
         if mode & _OTHERS:
-            lines[path] = f"{_group_or_everyone(mode)} can write to the directory of certificates {path}; take that away with chmod go-w"
+            lines[path] = (
+                f"{_group_or_everyone(mode)} can write to the directory of certificates {path}; remove that permission with chmod go-w"
+            )
     for path in files:
         directory = os.path.dirname(os.path.abspath(path))
         mode = _mode(directory)
@@ -33,7 +35,7 @@ def exposed(directories: Iterable[str], files: Iterable[str] = ()) -> list[str]:
             )
         mode = _mode(path)
         if mode & _OTHERS:
-            lines[path] = f"{_group_or_everyone(mode)} can write to {path}; take that away with chmod go-w"
+            lines[path] = f"{_group_or_everyone(mode)} can write to {path}; remove that permission with chmod go-w"
     return list(lines.values())
 
 

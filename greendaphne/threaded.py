@@ -82,11 +82,11 @@ class ServerThread:
             self._error = error
         finally:
             if native:
-                _take_down(get_hub())
+                _destroy_hub(get_hub())
             started.set()
 
 
-def _take_down(hub: Any) -> None:
+def _destroy_hub(hub: Any) -> None:
     """Destroy this thread's hub; otherwise gevent would keep it after the thread's end."""
     # First its threads, because waiting for them needs the loop; then other greenlets; then the loop.
     hub.threadpool.kill()

@@ -70,14 +70,14 @@ class AcmeContexts(HostDirectory):
         super().write_lines()
         self._challenge_contexts.write_lines()
 
-    def _tell_validity(self, certificate: x509.Certificate, path: str) -> None:
+    def _queue_validity(self, certificate: x509.Certificate, path: str) -> None:
         # The manager reports the certificates that it renews, together with the reason of a failed renewal.
         try:
             managed = host_of_file(os.path.basename(path)) is not None and not os.path.islink(path)
         except NameRefused:
             managed = False
         if not managed:
-            super()._tell_validity(certificate, path)
+            super()._queue_validity(certificate, path)
 
     def refresh(self, host: str) -> None:
         """Reload the file of ``host``."""

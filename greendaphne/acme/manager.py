@@ -89,7 +89,7 @@ class Manager:
         # Whether nothing has been tried yet.  An operator who restarts the server may have corrected a fault between it and the authority.
         self._first = True
         # Whether postponed attempts have been logged.
-        self._told = False
+        self._postponed_logged = False
         # Certificates that could not be written, with the time of their issue; authorities allow few duplicates a week.
         self._unwritten: dict[str, tuple[float, bytes]] = {}
         # Lines reported and their times, where they are not stored in the directory.
@@ -154,9 +154,9 @@ class Manager:
         self._notice_changes(snapshot)
         self._report_files(snapshot)
         now = self._clock()
-        if not self._told:
-            self._told = True
-            self._tell_what_waits(snapshot, state, now)
+        if not self._postponed_logged:
+            self._postponed_logged = True
+            self._log_postponed(snapshot, state, now)
         tasks = {self._tasks(entry, state, now) for entry in snapshot.entries.values()} - {""}
         if not tasks:
             self._first = False
@@ -197,7 +197,7 @@ class Manager:
             if old is not None and old.problem is not None and entry.certificate is not None:
                 self._refresh(host)
 
-    def _tell_what_waits(self, snapshot: Snapshot, state: State, now: float) -> None:
+    def _log_postponed(self, snapshot: Snapshot, state: State, now: float) -> None:
         """Log postponed attempts at start-up; otherwise the log would not mention them for hours."""
         for entry in snapshot.entries.values():
             record = state.records.get(entry.host) or Record()
@@ -285,7 +285,7 @@ class Manager:
         for host, entry in snapshot.entries.items():
             record = state.records.get(host)
             if record is not None and record.begun:
-                self._was_cut_short(entry, record, now)
+                self._record_interrupted(entry, record, now)
         tasks = {host: task for host, entry in snapshot.entries.items() if (task := self._tasks(entry, state, now))}
 
         def urgency(host: str) -> tuple[bool, float]:
@@ -395,7 +395,7 @@ class Manager:
                 self.store.save(state)
             raise
 
-    def _was_cut_short(self, entry: Entry, record: Record, now: float) -> None:
+    def _record_interrupted(self, entry: Entry, record: Record, now: float) -> None:
         """Record an attempt whose process ended during it, as a failure like others."""
         record.begun = 0.0
         record.failures += 1

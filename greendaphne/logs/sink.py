@@ -130,12 +130,12 @@ class Sink:
         self._queued += size
         self._queue.append(line)
         if not self._awake:
-            self._rouse()
+            self._wake_thread()
 
     def reopen(self) -> None:
         """Reopen the file at the path before the next line is written; does nothing without a path."""
         self._reopening = True
-        self._rouse()
+        self._wake_thread()
 
     def flush(self, timeout: float = PATIENCE) -> bool:
         """Wait, at most ``timeout`` seconds, until all queued lines are written or lost; returns whether they are.
@@ -149,7 +149,7 @@ class Sink:
         marker = _allocate_lock()
         marker.acquire()
         self._queue.append(marker)
-        self._rouse()
+        self._wake_thread()
         # After a timeout, later calls wait a shorter time.
         flushed = bool(marker.acquire(timeout=min(timeout, _GIVEN_UP) if self._given_up else timeout))
         self._given_up = not flushed
@@ -168,12 +168,12 @@ class Sink:
             lost += left
             _lose(self._name, left)
             self._queue.clear()
-        self._rouse()
+        self._wake_thread()
         _sinks.discard(self)
         if self._report is not None and (lost or not flushed):
             self._report(f"{lost} lines of {self._name} were lost", True)
 
-    def _rouse(self) -> None:
+    def _wake_thread(self) -> None:
         self._awake = True
         try:
             self._wake.release()

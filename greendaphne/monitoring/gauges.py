@@ -44,7 +44,7 @@ class State:
         yield gauge("greendaphne_http2_streams", "HTTP/2 requests and WebSockets that are being served.", streams)
         # Each connection of either protocol has one greenlet; HTTP/2 has another for writing.
         greenlets = {("connection",): len(self._connections), ("http2-writer",): http2, ("http2-stream",): streams}
-        yield gauges("greendaphne_greenlets", "The server's greenlets by what they are for.", ("purpose",), greenlets)
+        yield gauges("greendaphne_greenlets", "The server's greenlets by purpose.", ("purpose",), greenlets)
 
     def _certificates(self) -> Iterable[Family]:
         # Only base names, because directories and endpoint strings would show readers of metrics where keys are.

@@ -134,11 +134,11 @@ class Watchdog:
                 return
             late = monotonic() - asked_at - period
             if late >= self._threshold:
-                self._was_held_up(late, process_time() - cpu)
+                self._report_late(late, process_time() - cpu)
             elif self._answered != asked and self._is_blocked(stop, asked, asked_at, before):
                 return
 
-    def _was_held_up(self, seconds: float, cpu: float) -> None:
+    def _report_late(self, seconds: float, cpu: float) -> None:
         """Report that this thread did not run for ``seconds``, in which the process used ``cpu`` seconds of processor time."""
         if cpu < seconds * _RUNNING:
             # No thread ran, so a stack shows nothing.

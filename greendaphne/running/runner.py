@@ -56,8 +56,8 @@ class Runner:
         #: The time limits in force, including the lifetime of WebSockets that the channel layer suggests.
         self.timeouts = parts.timeouts
         # Of the workers of one master, only the first logs about shared resources.
-        self._speaks = os.environ.get(WORKER, "0") == "0"
-        self._listeners = Listeners(watch_certificates=self._speaks)
+        self._is_first = os.environ.get(WORKER, "0") == "0"
+        self._listeners = Listeners(watch_certificates=self._is_first)
         self._stop: Event | None = None
         self._life: Lifetime | None = None
         # Whether start() is running, and whether stop() was called before it finished.
@@ -98,7 +98,7 @@ class Runner:
             logger.info("HTTP/2 support enabled")
         else:
             logger.info("HTTP/2 support not enabled (no endpoint has TLS, and --http2-cleartext is not given)")
-        if self._speaks and (problem := temporary_directory_problem()) is not None:
+        if self._is_first and (problem := temporary_directory_problem()) is not None:
             logger.warning("%s", problem)
         try:
             self._listeners.open(self._endpoints)

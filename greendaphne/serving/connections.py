@@ -80,7 +80,7 @@ class Connections:
         self._undecided: set[_socket.socket] = set()
         self._draining = False
         # Closes idle connections DRAIN_MOMENT after the drain starts.
-        self._moment: Greenlet[..., None] | None = None
+        self._closer: Greenlet[..., None] | None = None
         #: The greenlets of all connections.
         self.pool = Pool(limits.connections or None)
 
@@ -191,16 +191,16 @@ class Connections:
         connections = list(self._open)
         for connection in connections:
             connection.drain()
-        self._moment = spawn_later(DRAIN_MOMENT, self._end_silent, connections, list(self._undecided))
+        self._closer = spawn_later(DRAIN_MOMENT, self._end_idle, connections, list(self._undecided))
 
     def kill(self, timeout: float) -> None:
         """Cut off the remaining connections, and wait at most ``timeout`` seconds until they have released their resources."""
-        if self._moment is not None:
-            self._moment.kill(block=False)
-            self._moment = None
+        if self._closer is not None:
+            self._closer.kill(block=False)
+            self._closer = None
         self.pool.kill(timeout=timeout)
 
-    def _end_silent(self, connections: list[Connection], socks: list[_socket.socket]) -> None:
+    def _end_idle(self, connections: list[Connection], socks: list[_socket.socket]) -> None:
         for connection in self._open.intersection(connections):
             connection.end_if_idle()
         # No request is lost: a connection within its handshake has sent none.

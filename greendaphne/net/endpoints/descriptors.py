@@ -92,7 +92,7 @@ def _listen(sock: socket.socket, where: str, backlog: int, domain: str | None) -
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            raise cannot_listen(where, "it is, or was, a connection to somebody") from None
+            raise cannot_listen(where, "it is, or was, a connected socket") from None
     os.set_inheritable(sock.fileno(), False)
 
 

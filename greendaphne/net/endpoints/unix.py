@@ -131,7 +131,7 @@ class UNIXEndpoint(Endpoint):
         try:
             # Clients cannot connect before listen(), so none connects while the owner is wrong.
             if self.user is not None or self.group is not None:
-                self._give_away()
+                self._set_owner()
             if stat.S_IMODE(status.st_mode) != self.mode:
                 _chmod(self.address, self.mode)
             self._listen(sock)
@@ -139,7 +139,7 @@ class UNIXEndpoint(Endpoint):
             self._remove()
             raise
 
-    def _give_away(self) -> None:
+    def _set_owner(self) -> None:
         user, group = (-1 if number is None else number for number in (self.user, self.group))
         try:
             os.chown(self.address, user, group, follow_symlinks=False)

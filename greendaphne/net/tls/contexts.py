@@ -341,11 +341,11 @@ class Contexts(ABC):
         """Log the certificates that are about to expire or have expired, where a line is due; returns those in service."""
         found = self.certificates()
         for path, certificate in found:
-            self._tell_validity(certificate, path)
+            self._queue_validity(certificate, path)
         self.write_lines()
         return [certificate for _, certificate in found]
 
-    def _tell_validity(self, certificate: x509.Certificate, path: str) -> None:
+    def _queue_validity(self, certificate: x509.Certificate, path: str) -> None:
         """Queue the line that is due about the validity of ``certificate``, if any; safe within a callback."""
         if (line := self.validity.line(certificate, path)) is not None:
             self.pending_lines.append(line)
@@ -464,7 +464,7 @@ class FileContexts(Contexts):
         credentials = pem.assemble(key, certificate, extra)
         self._context = self.factory.with_certificate(credentials, self._certificate)
         self._in_service = credentials.certificate
-        self._tell_validity(credentials.certificate, self._certificate)
+        self._queue_validity(credentials.certificate, self._certificate)
 
     def _refresh(self, forced: bool) -> None:
         if not forced and self._signatures() == self._seen:

@@ -52,7 +52,7 @@ def development_certificate(directory: str | None = None) -> str:
     """
     directory = cache_directory() if directory is None else directory
     path = os.path.join(directory, FILE_NAME)
-    if not _will_do(path):
+    if not _is_usable(path):
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             _write(directory, path, make_self_signed())
@@ -63,7 +63,7 @@ def development_certificate(directory: str | None = None) -> str:
     return path
 
 
-def _will_do(path: str) -> bool:
+def _is_usable(path: str) -> bool:
     if pem.signature(path) is None:
         return False
     try:

@@ -116,7 +116,7 @@ class HostDirectory(Contexts):
         else:
             if replaced is not None:
                 self.pending_lines.append((logging.INFO, f"Certificate reloaded from {path}"))
-            self._tell_validity(credentials.certificate, path)
+            self._queue_validity(credentials.certificate, path)
         return entry.context
 
     def _served(self) -> list[tuple[str, x509.Certificate]]:
@@ -241,7 +241,7 @@ class ScannedDirectory(Contexts):
         else:
             logger.info("Certificates reloaded from %s", self.path)
         for line in errors:
-            logger.error("%s; what was there before stays in service", line)
+            logger.error("%s; the previous content stays in service", line)
 
     def _signatures(self) -> dict[str, Signature]:
         return {path: state for path in _pem_files(self.path) if (state := pem.signature(path)) is not None and state[1]}
@@ -291,7 +291,7 @@ class ScannedDirectory(Contexts):
                     continue
                 contexts[credentials] = context
                 if known is None:
-                    self._tell_validity(certificate, place)
+                    self._queue_validity(certificate, place)
                 for name in pem.dns_names(certificate):
                     rival = best.get(name)
                     if rival is None or rival.certificate.not_valid_after_utc < certificate.not_valid_after_utc:

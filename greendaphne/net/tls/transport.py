@@ -53,7 +53,7 @@ class TLSTransport(Transport):
     :param send_timeout: seconds without progress after which a send fails.
     """
 
-    __slots__ = ("_connection", "_context", "_ended", "_failed", "_said_goodbye", "_stalled", "alpn", "info", "server_name")
+    __slots__ = ("_close_notify_sent", "_connection", "_context", "_ended", "_failed", "_stalled", "alpn", "info", "server_name")
 
     def __init__(self, sock: _socket.socket, context: SSL.Context, send_timeout: float) -> None:
         super().__init__(sock, send_timeout)
@@ -68,7 +68,7 @@ class TLSTransport(Transport):
         self._ended = False
         # OpenSSL reported an error, or a write was interrupted; the connection can only be closed.
         self._failed = False
-        self._said_goodbye = False
+        self._close_notify_sent = False
         # A write waits in the middle of a record.
         self._stalled = False
         #: The protocol chosen with ALPN (RFC 7301), empty for none.
@@ -221,7 +221,7 @@ class TLSTransport(Transport):
 
         The wait is worthwhile, because the client may take earlier bytes for complete only after the close_notify.
         """
-        self._say_goodbye(wait=True)
+        self._send_close_notify(wait=True)
         super().shutdown_write()
 
     def shutdown_read(self) -> None:
@@ -231,7 +231,7 @@ class TLSTransport(Transport):
     def close(self) -> None:
         """Send close_notify if the socket's buffer has room, and release the socket; never waits."""
         if not self.closed:
-            self._say_goodbye(wait=False)
+            self._send_close_notify(wait=False)
             super().close()
 
     def abort(self) -> None:
@@ -239,10 +239,10 @@ class TLSTransport(Transport):
         self._failed = True
         super().abort()
 
-    def _say_goodbye(self, *, wait: bool) -> None:
-        if self._said_goodbye or self._failed or self._stalled or self.closed:
+    def _send_close_notify(self, *, wait: bool) -> None:
+        if self._close_notify_sent or self._failed or self._stalled or self.closed:
             return
-        self._said_goodbye = True
+        self._close_notify_sent = True
         while True:
             try:
                 self._connection.shutdown()

@@ -318,6 +318,44 @@ class Channels(Group):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ApplicationOptions(Group):
+    """What the application is and how it is called, where it is not a channel layer."""
+
+    #: ``channels``, ``asgi3``, ``asgi2``, ``wsgi``, or ``auto`` to look at the object.
+    interface: str = "auto"
+    #: Short for the interfaces ``wsgi`` and ``asgi3`` (or ``asgi2`` where the object says so).
+    wsgi: bool = False
+    asgi: bool = False
+    #: Whether what is named is a function that returns the application.
+    factory: bool = False
+    #: Directory before all other places of modules; ``None`` means the current directory.
+    app_dir: str | None = None
+    #: Requests inside the application at a time (a number); 0 means no limit.  For what there is only so much of, such as database
+    #: connections; WebSockets are not counted.
+    concurrency: int = 0
+    #: Seconds that a request waits for ``concurrency``; 503 then.  Shorter than the time limits of proxies, which are 60 and more.
+    queue: float = 30
+    #: Seconds from the call of the application to the begin of its response; 503 then.  0 means no limit, as WSGI servers with greenlets
+    #: have none.
+    request_timeout: float = 0
+    #: When a WebSocket of a WSGI application is accepted: ``eager``, once the application waits for something, or ``lazy``, once it uses
+    #: the WebSocket.
+    wsgi_websocket: str = "eager"
+    #: Bytes of a request body that are read before a WSGI application is called; 0 means that it reads at its own pace.
+    buffer_request_body: int = 0
+    #: Names and strings in the environ of WSGI applications.
+    environ: tuple[tuple[str, str], ...] = ()
+    #: Whether gevent patches the standard library in the command, in any case or in no case; by default unless ASGI is asked for.
+    patch: bool = False
+    no_patch: bool = False
+
+    @property
+    def asks_for_asgi(self) -> bool:
+        """Whether the configuration, and not only the object, says that it is an ASGI application."""
+        return self.asgi or self.interface in ("asgi2", "asgi3")
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Processes(Group):
     """Processes of the command; a server in a library does not use them."""
 
     #: Processes that serve the same sockets under a master (a number); 0 serves in this process alone.

@@ -64,8 +64,8 @@ def live_server(
     """Serve while the block runs; at its end, requests in flight have two seconds to finish.
 
     :param layer: a channel layer; by default a new one in memory, which in a project of Channels replaces the project's.
-    :param application: a WSGI or ASGI application in the place of a layer, as :class:`greendaphne.server.Server` takes it; of the ``options``
-        those for layers have no meaning then.
+    :param application: a WSGI or ASGI application in the place of a layer, as :class:`greendaphne.server.Server` takes it; ``options``
+        for layers have no effect then.
     :param routes: consumers by channel name, for a layer that is not one of Channels.
     :param workers: the number of workers in this process; by default 1 where there are consumers.  With 0 the test acts as the application.
     :param serve_static: serve the files of ``django.contrib.staticfiles``, as ``runserver`` does; with ``DEBUG`` they are always served.

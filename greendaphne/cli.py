@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from . import __version__
 from .config import Config, ConfigurationError
 from .processes import control
-from .settings.arguments import HELP, Command, read
-from .settings.help import help_text, show
+from .settings.arguments import SHORT_HELP, VERSION, Command, read
+from .settings.help import help_text, short_help, show, terminal_width
 from .settings.option import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A configuration file may be a pipe.
         return EXIT_INTERRUPTED
     if not isinstance(command, Command):
-        show(help_text() if command is HELP else f"{PROGRAM} {__version__}")
+        if command is VERSION:
+            show(f"{PROGRAM} {__version__}")
+        else:
+            show(short_help(terminal_width()) if command is SHORT_HELP else help_text(width=terminal_width()))
         return EXIT_OK
     if command.check:
         from .settings.check import effective

@@ -98,6 +98,16 @@ def field_value(text: str) -> str:
     return text
 
 
+def host(text: str) -> str:
+    """Return ``text`` when it can be an address or a host name; other servers also take a port or a path in the same place."""
+    name, colon, port = text.rpartition(":")
+    if colon and port.isascii() and port.isdigit() and (":" not in name or (name.startswith("[") and name.endswith("]"))):
+        raise ValueError(f"must be an address without a port, as in --bind={name or '::'} --port={port}")
+    if text.startswith("unix:"):
+        raise ValueError(f"must be an address; a UNIX socket is --unix-socket={text.removeprefix('unix:')}")
+    return text
+
+
 def url_path(text: str) -> str:
     """Return ``text`` when it is the path of a URL as a request has it: percent-encoded, without a query."""
     if not text.startswith("/") or not text.isascii() or not text.isprintable() or any(letter in text for letter in ' ?#"<>\\^`{|}'):

@@ -41,6 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     :param argv: the arguments without the program's name; those of the process by default.
     """
+    from .processes.signals import ending
+
+    with ending():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    """Do what :func:`main` does, once signals have their meaning."""
     try:
         command = read(sys.argv[1:] if argv is None else argv, os.environ)
     except UsageError as error:
@@ -115,20 +123,14 @@ def open_logs(config: Config) -> Logs | None:
 
 def run(command: Command) -> int:
     """Serve until told to stop, in a process that is patched; returns the exit code."""
-    import signal
-
-    from .processes.signals import survive
-
-    # They ask a server for something.  While one is still starting, or ending already, there is nothing to do, and they must not end it.
-    with survive((signal.SIGHUP, signal.SIGUSR1)):
-        logs = open_logs(command.config)
-        if logs is None:
-            return EXIT_FAILURE
-        try:
-            logs.adopt_hub()
-            return serve(command, logs)
-        finally:
-            logs.close()
+    logs = open_logs(command.config)
+    if logs is None:
+        return EXIT_FAILURE
+    try:
+        logs.adopt_hub()
+        return serve(command, logs)
+    finally:
+        logs.close()
 
 
 def serve(command: Command, logs: Logs) -> int:
@@ -145,7 +147,9 @@ def serve(command: Command, logs: Logs) -> int:
         if command.check:
             check(command, logs)
         else:
-            make_server(command, logs).run()
+            server = make_server(command, logs)
+            server.reload_in_terminal = True
+            server.run()
     except ConfigurationError as error:
         logger.error("%s", spelled(error))
         return EXIT_FAILURE

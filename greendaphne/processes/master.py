@@ -23,6 +23,7 @@ from typing import Any, Final
 from ..net.endpoints import Endpoint, EndpointError, innermost
 from . import control
 from .child import Child, State, describe, working_directory
+from .signals import SIGNALLED
 from .systemd import ServiceManager
 
 logger = logging.getLogger("greendaphne.processes")
@@ -46,6 +47,7 @@ _CONFIGURATION: Final = frozenset((1, 2))
 _SIGNALS: Final = (
     signal.SIGTERM,
     signal.SIGINT,
+    signal.SIGQUIT,
     signal.SIGHUP,
     signal.SIGUSR1,
     signal.SIGTTIN,
@@ -137,11 +139,11 @@ class Master:
 
     def _listen(self) -> None:
         for endpoint in self._endpoints:
-            logger.info("Listening on endpoint %s", endpoint)
             # TLS around it is the workers': they read certificates, and read them again.
             inner = innermost(endpoint)
             sock = inner.bind()
             self._sockets.append((inner, sock))
+            logger.info("Listening on endpoint %s", endpoint)
             if getattr(inner, "port", None) == 0:
                 logger.info("Port 0 of endpoint %s is %s", endpoint, sock.getsockname()[1])
 
@@ -169,6 +171,10 @@ class Master:
 
     def _on_signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
+            self._stop()
+        elif number == signal.SIGQUIT:
+            self._stopping = True
+            self._close_sockets()
             self._stop()
         elif number == signal.SIGUSR1:
             if self._reopen is not None:
@@ -299,10 +305,22 @@ class Master:
             self._close(child)
             self._children.remove(child)
             if child.state is State.STOPPING:
-                log = logger.info if code in (0, -signal.SIGTERM) else logger.warning
+                # One that starts is ended by the signal, or by itself where it is the first process of a namespace.
+                log = logger.info if code in (0, -signal.SIGTERM, SIGNALLED + signal.SIGTERM) else logger.warning
                 log("%s %s", child, describe(code))
             else:
                 self._mourn(child, code)
+        if os.getpid() == 1:
+            self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """Take note of the end of processes that others started: in a namespace, the first process becomes their parent."""
+        own = {child.pid for child in self._children}
+        try:
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None and ended.si_pid not in own:
+                os.waitpid(ended.si_pid, os.WNOHANG)
+        except ChildProcessError:
+            pass  # there are none
 
     def _mourn(self, child: Child, code: int) -> None:
         """Deal with a worker that nobody told to end."""

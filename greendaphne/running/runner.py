@@ -17,7 +17,7 @@ from gevent.event import Event
 from ..net.listeners import Listener, Listeners
 from ..processes.control import WORKER
 from ..processes.lifecycle import Lifecycle
-from ..processes.signals import handle_signals
+from ..processes.signals import handle_signals, has_terminal, reap_orphans
 from .lifetime import Lifetime
 from .tempdir import temporary_directory_problem
 
@@ -75,6 +75,8 @@ class Runner:
         self._deadline = 0.0
         # Whether it ends for a reason of its own.
         self._failed = False
+        #: Whether SIGHUP reloads although the process has a terminal, whose end the signal otherwise is.
+        self.reload_in_terminal = False
         self._hub: Any = None
 
     def start(self) -> None:
@@ -128,6 +130,8 @@ class Runner:
             raise RuntimeError("start() comes first")
         handling = signal_handlers and threading.current_thread() is threading.main_thread()
         with handle_signals(self._signals()) if handling else nullcontext():
+            if handling:
+                reap_orphans()
             try:
                 for each in self._lifecycle:
                     each.started(self)
@@ -141,7 +145,8 @@ class Runner:
         return {
             signal.SIGTERM: self._on_signal,
             signal.SIGINT: self._on_signal,
-            signal.SIGHUP: self.reload,
+            signal.SIGQUIT: self._on_quit,
+            signal.SIGHUP: self.reload if self.reload_in_terminal or not has_terminal() else self._on_signal,
             signal.SIGUSR1: self.reopen,
         }
 
@@ -168,6 +173,11 @@ class Runner:
         else:
             logger.info("Stopping; %d connections have %g seconds to finish", self.connections, self.timeouts.graceful)
             self._stop.set()
+
+    def _on_quit(self) -> None:
+        assert self._stop is not None
+        self._stop.set()
+        self.end_now()
 
     def end_now(self) -> None:
         """Cut short what is left of a drain (the second signal); called in the server's thread."""

@@ -59,19 +59,24 @@ def variable(item: Option) -> str:
 ITEMS: Final = (CHANNEL_LAYER, *(item for item in OPTIONS if not item.command_line_only))
 _BY_KEY: Final = {key(item): item for item in ITEMS}
 _BY_VARIABLE: Final = {variable(item): item for item in ITEMS}
+#: The ends of variables that Kubernetes and Docker set in every container for each service: of one that is called greendaphne-redis,
+#: ``GREENDAPHNE_REDIS_SERVICE_HOST``, ``..._SERVICE_PORT_HTTP``, ``..._PORT`` and ``..._PORT_80_TCP_ADDR``.
+_SERVICE_LINK: Final = re.compile(r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:ADDR|PORT|PROTO))?)")
+#: The value of those that end with ``_PORT``, which options may have as well.
+_LINK_URL: Final = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
 _COMMAND_LINE_ONLY: Final = {key(item): item for item in OPTIONS if item.command_line_only}
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
     """Return the options that ``environ`` sets, by key.
 
-    An empty variable counts as one that is not there.  Several values are separated by blanks.
+    An empty variable counts as one that is not there, and so do the variables of Kubernetes' service links.  Several values are separated by blanks.
 
     :raises UsageError: for an unknown name and a wrong value.
     """
     settings: dict[str, Setting] = {}
     for name, text in environ.items():
-        if not name.startswith(PREFIX) or name == CONFIG_VARIABLE:
+        if not name.startswith(PREFIX) or name == CONFIG_VARIABLE or _is_service_link(name.removeprefix(PREFIX), text):
             continue
         place = f"environment variable {_shown(name)}"
         item = _BY_VARIABLE.get(name)
@@ -86,6 +91,14 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
             raise UsageError(f"{place} {error}{_not(item, repr(text))}") from None
         settings[key(item)] = Setting(value, literal(item, value if item.takes is Takes.NOTHING else texts), name)
     return settings
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    """Whether a variable, without the prefix, is one that Kubernetes or Docker sets and not meant for the server."""
+    if f"{PREFIX}{name}" in _BY_VARIABLE:
+        # A service that is called greendaphne sets GREENDAPHNE_PORT to a URL.
+        return name == "PORT" and _LINK_URL.fullmatch(text) is not None
+    return _SERVICE_LINK.fullmatch(name) is not None or (name.endswith("_PORT") and _LINK_URL.fullmatch(text) is not None)
 
 
 def from_file(path: str) -> dict[str, Setting]:

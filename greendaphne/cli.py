@@ -70,7 +70,7 @@ def _main(argv: Sequence[str] | None) -> int:
     elif control.is_worker():
         control.protect()
     elif command.config.processes.workers:
-        return run_master(command.config, argv)
+        return run_master(command, argv)
     patch()
     try:
         return run(command)
@@ -90,7 +90,7 @@ def patch() -> None:
     hub.install()
 
 
-def run_master(config: Config, argv: Sequence[str] | None) -> int:
+def run_master(command: Command, argv: Sequence[str] | None) -> int:
     """Run the master of several processes, which is not patched; returns the exit code."""
     import logging
 
@@ -98,11 +98,12 @@ def run_master(config: Config, argv: Sequence[str] | None) -> int:
     from .net.endpoints.descriptions import command_descriptions
     from .processes import setup
 
+    config = command.config
     logs = open_logs(config)
     if logs is None:
         return EXIT_FAILURE
     try:
-        return setup.run_master(config, command_descriptions(config), argv, logs.reopen)
+        return setup.run_master(config, command_descriptions(config), argv, logs.reopen, command.channel_layer)
     except (ConfigurationError, EndpointError) as error:
         logging.getLogger(LOGGER).error("%s", error)
         return EXIT_FAILURE
@@ -166,11 +167,14 @@ def check(command: Command, logs: Logs) -> None:
     """Find what would keep the server from starting (``--check-config``); raises what :func:`make_server` and :meth:`Server.check` do."""
     import logging
 
+    from .applications.channels.reachable import unanswered
     from .settings.check import no_new_file
 
     with no_new_file(command.config.logging.access_log):
-        make_server(command, logs).check()
-    logging.getLogger(LOGGER).info("Nothing is wrong")
+        server = make_server(command, logs)
+        server.check()
+    warned = unanswered(server.channel_layer, command.config)
+    logging.getLogger(LOGGER).info("Nothing else is wrong" if warned else "Nothing is wrong")
 
 
 def make_server(command: Command, logs: Logs) -> Server:
@@ -188,6 +192,7 @@ def make_server(command: Command, logs: Logs) -> Server:
     from .net.endpoints.descriptions import command_descriptions
     from .processes.setup import prepare
     from .server import Server
+    from .applications.channels.reachable import unanswered
     from .settings.check import check_options
 
     access = logs.access()
@@ -198,8 +203,10 @@ def make_server(command: Command, logs: Logs) -> Server:
     endpoints = command_descriptions(config, control.opened())
     if not command.check:
         logging.getLogger(LOGGER).info("Starting server at %s, channel layer %s.", ", ".join(endpoints), command.channel_layer)
-    process = prepare(config, endpoints, channel_layer)
+    process = prepare(config, endpoints, channel_layer, command.channel_layer)
     check_options(config)
+    if (warning := unanswered(channel_layer, config)) and os.environ.get(control.WORKER, "0") == "0":
+        logging.getLogger(LOGGER).warning("%s", warning)
     return Server(
         channel_layer,
         endpoints=endpoints,

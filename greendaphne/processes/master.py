@@ -65,6 +65,7 @@ class Master:
     :param graceful: seconds that a worker may take to drain.
     :param manager: the service manager, where it wants to be notified.
     :param reopen: reopens log files.
+    :param announce: called with the endpoints and their sockets once all workers serve for the first time.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Master:
         graceful: float,
         manager: ServiceManager | None = None,
         reopen: Callable[[], None] | None = None,
+        announce: Callable[[Sequence[tuple[Endpoint, Any]]], None] | None = None,
     ) -> None:
         self.number = number
         self._command = command
@@ -82,6 +84,7 @@ class Master:
         self._graceful = graceful
         self._manager = manager
         self._reopen = reopen
+        self._announce = announce
         self._watchdog = manager.watchdog if manager is not None else 0.0
         self._directory = working_directory()
         self._children: list[Child] = []
@@ -392,6 +395,8 @@ class Master:
         if complete and (self._reloading or not self._announced) and not self._stopping:
             if self._announced:
                 logger.info("All workers are replaced")
+            elif self._announce is not None:
+                self._announce([(endpoint, sock) for endpoint, (_, sock) in zip(self._endpoints, self._sockets, strict=True)])
             self._announced, self._reloading = True, False
             if self._manager is not None:
                 self._manager.ready(self._status(serving))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..layers.sharing import is_local
-from . import control
+from . import banner, control
 from .lifecycle import Lifecycle
 from .systemd import Notifier, service_manager
 
@@ -27,8 +27,10 @@ class Process(NamedTuple):
     observers: list[Observer]
 
 
-def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any) -> Process:
+def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any, application: str = "") -> Process:
     """Set up this process for the server at the endpoints ``descriptions``.
+
+    :param application: what the banner calls what is served.
 
     :raises EndpointError: in a worker, when these are not the endpoints that its master opened.
     """
@@ -58,6 +60,8 @@ def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any) -> 
         manager = service_manager()
         if manager is not None:
             lifecycle.append(Notifier(manager))
+        if banner.wanted(config):
+            lifecycle.append(banner.Banner(application, config))
     processes = config.processes
     if processes.max_requests or processes.max_rss:
         from .recycling import Recycler
@@ -79,11 +83,13 @@ def run_master(
     descriptions: Sequence[str],
     argv: Sequence[str] | None,
     reopen: Callable[[], None] | None = None,
+    application: str = "",
 ) -> int:
     """Run the master of ``config.processes.workers`` workers; return the exit code.
 
     :param argv: the arguments, where they are not those of the process.
     :param reopen: reopens the master's own log files.
+    :param application: what the banner calls what is served.
     :raises EndpointError: where an endpoint cannot be listened on.
     """
     from ..net.endpoints import parse
@@ -93,7 +99,15 @@ def run_master(
     endpoints = [parse(description) for description in _all(config, descriptions)]
     for endpoint in endpoints:
         endpoint.configure(listening_options(config.listening))
-    return Master(command(argv), config.processes.workers, endpoints, config.timeouts.graceful, service_manager(), reopen).run()
+    announce = None
+    if banner.wanted(config):
+
+        def announce(sockets: Sequence[tuple[Any, Any]]) -> None:
+            # The last one is for metrics alone.
+            banner.show_for_master(sockets[: len(descriptions)], application, config)
+
+    manager = service_manager()
+    return Master(command(argv), config.processes.workers, endpoints, config.timeouts.graceful, manager, reopen, announce).run()
 
 
 def command(argv: Sequence[str] | None) -> list[str]:

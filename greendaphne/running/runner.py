@@ -15,6 +15,7 @@ from gevent import get_hub
 from gevent.event import Event
 
 from ..net.listeners import Listener, Listeners
+from ..net.urls import url
 from ..processes.control import WORKER
 from ..processes.lifecycle import Lifecycle
 from ..processes.signals import handle_signals, has_terminal, reap_orphans
@@ -110,6 +111,9 @@ class Runner:
             self._parts.sessions.start()
             self._connections.start()
             self._listeners.accept(self._connections)
+            if self._speaks:
+                for listener in self._listeners.opened:
+                    logger.info("Serving at %s", url(listener.endpoint, listener.socket))
             if self.certificates is not None:
                 self.certificates.start()
         except BaseException:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from . import __version__
 from .config import Config, ConfigurationError
+from .core.paths import remember_directory
 from .processes import control
 from .settings.arguments import SHORT_HELP, VERSION, Command, read
 from .settings.help import help_text, short_help, show, terminal_width
@@ -63,6 +64,7 @@ def _main(argv: Sequence[str] | None) -> int:
         else:
             show(short_help(terminal_width()) if command is SHORT_HELP else help_text(width=terminal_width()))
         return EXIT_OK
+    remember_directory()
     if command.check:
         from .settings.check import effective
 
@@ -148,9 +150,7 @@ def serve(command: Command, logs: Logs) -> int:
         if command.check:
             check(command, logs)
         else:
-            server = make_server(command, logs)
-            server.reload_in_terminal = True
-            server.run()
+            serve_as_told(command, logs)
     except ConfigurationError as error:
         logger.error("%s", spelled(error))
         return EXIT_FAILURE
@@ -163,13 +163,32 @@ def serve(command: Command, logs: Logs) -> int:
     return EXIT_OK
 
 
+def serve_as_told(command: Command, logs: Logs) -> None:
+    """Serve until told to stop, as the user, in the directory and with the process file of the options; raises what can be the matter."""
+    from .net.endpoints.descriptions import command_descriptions
+    from .processes import identity
+    from .processes.setup import opened_as_root
+
+    config = command.config
+    alone = not control.is_worker()
+    with (
+        identity.process_file(config.processes.pid_file if alone else None),
+        opened_as_root(config, command_descriptions(config) if alone else ()),
+    ):
+        server = make_server(command, logs)
+        server.reload_in_terminal = True
+        server.run()
+
+
 def check(command: Command, logs: Logs) -> None:
     """Find what would keep the server from starting (``--check-config``); raises what :func:`make_server` and :meth:`Server.check` do."""
     import logging
 
     from .applications.channels.reachable import unanswered
+    from .processes.identity import check_user
     from .settings.check import no_new_file
 
+    check_user(command.config.processes)
     with no_new_file(command.config.logging.access_log):
         server = make_server(command, logs)
         server.check()
@@ -188,18 +207,21 @@ def make_server(command: Command, logs: Logs) -> Server:
     import logging
 
     from . import compat
+    from .applications.channels.reachable import unanswered
     from .applications.loading import load_channel_layer
     from .net.endpoints.descriptions import command_descriptions
+    from .processes import identity
     from .processes.setup import prepare
     from .server import Server
-    from .applications.channels.reachable import unanswered
     from .settings.check import check_options
+    from .settings.paths import with_paths
 
+    identity.enter(command.config.processes)
     access = logs.access()
     # Applications for daphne import names from it.
     compat.install()
-    config = command.config
     channel_layer = load_channel_layer(command.channel_layer)
+    config = with_paths(command.config)
     endpoints = command_descriptions(config, control.opened())
     if not command.check:
         logging.getLogger(LOGGER).info("Starting server at %s, channel layer %s.", ", ".join(endpoints), command.channel_layer)

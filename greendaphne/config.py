@@ -310,6 +310,16 @@ class Processes:
     max_requests_jitter: int = 0
     #: Resident memory above which a process is replaced, in bytes; 0 means never.
     max_rss: int = 0
+    #: User that the process becomes once it has opened its sockets, by name or number; ``None`` stays.  Only root can become another.
+    user: str | None = None
+    #: Group likewise; ``None`` means the user's.
+    group: str | None = None
+    #: Permissions that new files never have (``umask``); ``None`` leaves the one that the process was started with.
+    umask: int | None = None
+    #: File that has the number of the process, or of the master, while it runs.
+    pid_file: str | None = None
+    #: Directory to change to before the application is imported.  Paths of other options do not depend on it.
+    directory: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

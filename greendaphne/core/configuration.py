@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 
+class MissingExtra(ImportError):
+    """Packages that an extra of greendaphne brings are not installed; the text is one line that says which to install."""
+
+
 class ConfigurationError(ValueError):
     """A server cannot be put together as the configuration says.  The text is one line.
 

@@ -57,6 +57,19 @@ def seconds_or_zero(text: str) -> float:
     return value
 
 
+def umask(text: str) -> int:
+    """Convert an octal number from 0 to 777."""
+    if not text.isascii() or not text.isdigit() or len(text) > 4:
+        raise ValueError("must be an octal number from 0 to 777")
+    try:
+        number = int(text, 8)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 0o777:
+        raise ValueError("must be an octal number from 0 to 777")
+    return number
+
+
 def seconds_or_never(text: str) -> float:
     """Convert a number of seconds; a negative number stands for never."""
     value = _decimal(text)

@@ -20,7 +20,12 @@ _BOLD, _CYAN, _PLAIN = "\x1b[1m", "\x1b[36m", "\x1b[0m"
 def wanted(config: Config) -> bool:
     """Whether there is to be a banner: the log is text for a person who looks at a terminal."""
     logging = config.logging
-    if logging.verbosity < 1 or logging.level in ("warning", "error", "critical") or logging.format is not None or logging.config is not None:
+    if (
+        logging.verbosity < 1
+        or logging.level in ("warning", "error", "critical")
+        or logging.format is not None
+        or logging.config is not None
+    ):
         return False
     return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 

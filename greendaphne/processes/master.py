@@ -66,6 +66,7 @@ class Master:
     :param manager: the service manager, where it wants to be notified.
     :param reopen: reopens log files.
     :param announce: called with the endpoints and their sockets once all workers serve for the first time.
+    :param opened: called once all sockets are open, before the first worker starts.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Master:
         manager: ServiceManager | None = None,
         reopen: Callable[[], None] | None = None,
         announce: Callable[[Sequence[tuple[Endpoint, Any]]], None] | None = None,
+        opened: Callable[[], None] | None = None,
     ) -> None:
         self.number = number
         self._command = command
@@ -85,6 +87,7 @@ class Master:
         self._manager = manager
         self._reopen = reopen
         self._announce = announce
+        self._opened = opened
         self._watchdog = manager.watchdog if manager is not None else 0.0
         self._directory = working_directory()
         self._children: list[Child] = []
@@ -121,9 +124,11 @@ class Master:
         self._selector.register(awake, selectors.EVENT_READ)
         run_directory = ""
         try:
+            self._listen()
+            if self._opened is not None:
+                self._opened()
             run_directory = _make_directory()
             self._environment = {**os.environ, control.RUN_DIR: run_directory}
-            self._listen()
             while self._exit_code is None:
                 self._turn(awake)
         finally:

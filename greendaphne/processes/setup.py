@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..layers.sharing import is_local
 from . import banner, control
+from .identity import become, changes_user, check_user, process_file
 from .lifecycle import Lifecycle
 from .systemd import Notifier, service_manager
 
@@ -107,7 +110,57 @@ def run_master(
             banner.show_for_master(sockets[: len(descriptions)], application, config)
 
     manager = service_manager()
-    return Master(command(argv), config.processes.workers, endpoints, config.timeouts.graceful, manager, reopen, announce).run()
+    processes = config.processes
+    check_user(processes)
+    master = Master(
+        command(argv),
+        processes.workers,
+        endpoints,
+        config.timeouts.graceful,
+        manager,
+        reopen,
+        announce,
+        partial(become, processes),
+    )
+    with process_file(processes.pid_file):
+        return master.run()
+
+
+@contextmanager
+def opened_as_root(config: Config, descriptions: Sequence[str]) -> Iterator[None]:
+    """Open the sockets of the endpoints ``descriptions``, then become the user of ``--user``, for the block to import the application.
+
+    Nothing happens in a worker, whose master has done it, and where the user stays.
+
+    :raises EndpointError: where an endpoint cannot be listened on.
+    :raises ConfigurationError: where the process cannot become that user.
+    """
+    if control.is_worker() or not changes_user(config.processes):
+        yield
+        return
+    from ..net.endpoints import inherit, innermost, parse
+    from ..net.endpoints.descriptions import listening_options
+
+    check_user(config.processes)
+    opened: list[tuple[Any, Any]] = []
+    sockets: dict[str, list[int]] = {}
+    try:
+        for description in _all(config, descriptions):
+            endpoint = parse(description)
+            endpoint.configure(listening_options(config.listening))
+            inner = innermost(endpoint)
+            sock = inner.bind()
+            opened.append((inner, sock))
+            sockets.setdefault(description, []).append(sock.fileno())
+        become(config.processes)
+        inherit(sockets, shared=False)
+        for _, sock in opened:
+            sock.detach()
+        yield
+    finally:
+        # What they left in the file system; the sockets are the server's.
+        for inner, sock in opened:
+            inner.close(sock)
 
 
 def command(argv: Sequence[str] | None) -> list[str]:

@@ -59,7 +59,8 @@ def ending() -> Iterator[None]:
     """Let SIGTERM and SIGQUIT end the process at once, and SIGHUP and SIGUSR1 do nothing, while the block runs.
 
     The system's default action for the former two works whatever the process is at; only process 1 does not have it.
-    Programs that the block starts have the system's default again, as they would not with ``SIG_IGN``.  SIGINT stays the interpreter's :class:`KeyboardInterrupt`.  A signal that is ignored on purpose, as ``nohup`` does it, stays ignored.
+    Programs that the block starts have the system's default again, as they would not with ``SIG_IGN``.  SIGINT stays the interpreter's
+    :class:`KeyboardInterrupt`.  A signal that is ignored on purpose, as ``nohup`` does it, stays ignored.
     """
     ends = dict.fromkeys((signal.SIGTERM, signal.SIGQUIT), _end) if os.getpid() == 1 else {}
     with _handlers({**ends, **dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), _do_nothing)}):

@@ -48,6 +48,7 @@ def _entry(item: Option, settings: Mapping[str, Setting]) -> str:
 @contextmanager
 def no_new_file(path: str | None) -> Iterator[None]:
     """Remove ``path`` again where the block made it: whoever checks may be another user than the server, which could not write to it."""
+    path = None if path is None else os.path.abspath(path)
     made = path is not None and not os.path.lexists(path)
     try:
         yield

@@ -36,7 +36,10 @@ def bash() -> str:
         if item.takes is Takes.NOTHING:
             continue
         pattern = "|".join([*item.names, *([item.short] if item.short else [])])
-        reply = {"file": 'mapfile -t COMPREPLY < <(compgen -f -- "$value")', "directory": 'mapfile -t COMPREPLY < <(compgen -d -- "$value")'}
+        reply = {
+            "file": 'mapfile -t COMPREPLY < <(compgen -f -- "$value")',
+            "directory": 'mapfile -t COMPREPLY < <(compgen -d -- "$value")',
+        }
         action = reply.get(item.completes, "COMPREPLY=()")
         if choices := words(item):
             action = f'mapfile -t COMPREPLY < <(compgen -W {shlex.quote(" ".join(choices))} -- "$value")'

@@ -22,11 +22,15 @@ Usage:
 """
 
 _EXPLANATION: Final = (
-    "<channel_layer> is written module.path:attribute.path, such as project.asgi:channel_layer. Options may be abbreviated; their values "
-    "follow a blank or an equals sign.",
-    "Every option may also stand in a configuration file or in the environment: http-timeout = 60 in the file and "
-    "GREENDAPHNE_HTTP_TIMEOUT=60\xa0are\xa0--http-timeout=60. The command line counts first, then the environment, then "
-    "the file.",
+    (
+        "<channel_layer> is written module.path:attribute.path, such as project.asgi:channel_layer. Options may be abbreviated; their values "
+        "follow a blank or an equals sign."
+    ),
+    (
+        "Every option may also stand in a configuration file or in the environment: http-timeout = 60 in the file and "
+        "GREENDAPHNE_HTTP_TIMEOUT=60\xa0are\xa0--http-timeout=60. The command line counts first, then the environment, then "
+        "the file."
+    ),
 )
 
 _INFORMATION: Final = """\

@@ -70,7 +70,8 @@ _COMMAND_LINE_ONLY: Final = {key(item): item for item in OPTIONS if item.command
 def from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
     """Return the options that ``environ`` sets, by key.
 
-    An empty variable counts as one that is not there, and so do the variables of Kubernetes' service links.  Several values are separated by blanks.
+    An empty variable counts as one that is not there, and so do the variables of Kubernetes' service links.  Several values are
+    separated by blanks.
 
     :raises UsageError: for an unknown name and a wrong value.
     """

@@ -25,6 +25,8 @@ _REASONS: Final = {errno.EBADF: "it is not open", errno.ENOTSOCK: "it is not a s
 _adopted: WeakValueDictionary[int, socket.socket] = WeakValueDictionary()
 #: What :func:`inherit` was given and :func:`take` has not taken.
 _inherited: dict[str, list[int]] = {}
+#: Whether other processes may accept on these.
+_shared: list[bool] = [True]
 
 
 def cannot_listen(where: str, reason: object) -> EndpointError:
@@ -96,15 +98,22 @@ def _listen(sock: socket.socket, where: str, backlog: int, domain: str | None) -
     os.set_inheritable(sock.fileno(), False)
 
 
-def inherit(sockets: Mapping[str, Sequence[int]]) -> None:
+def inherit(sockets: Mapping[str, Sequence[int]], *, shared: bool = True) -> None:
     """Have endpoints use listening sockets that this process got from its parent instead of opening their own.
 
     :param sockets: endpoint strings as they are given to :func:`~greendaphne.net.endpoints.parse`, and for each the descriptors of its
         sockets: as many as the string is there.  Each :meth:`~greendaphne.net.endpoints.Endpoint.bind` of an endpoint with that
         string takes one, and opens a socket only when none is left.  What was given before and is not used is forgotten.
+    :param shared: whether other processes may accept on them, which a process that opened them itself knows.
     """
+    _shared[0] = shared
     _inherited.clear()
     _inherited.update({description: list(numbers) for description, numbers in sockets.items()})
+
+
+def are_shared() -> bool:
+    """Whether other processes may accept on the sockets that were inherited."""
+    return _shared[0]
 
 
 def take(description: str) -> int | None:

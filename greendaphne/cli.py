@@ -193,6 +193,8 @@ def check(command: Command, logs: Logs) -> None:
         server = make_server(command, logs)
         server.check()
     warned = unanswered(server.channel_layer, command.config)
+    if warned:
+        logging.getLogger(LOGGER).warning("%s", warned)
     logging.getLogger(LOGGER).info("Nothing else is wrong" if warned else "Nothing is wrong")
 
 
@@ -211,6 +213,7 @@ def make_server(command: Command, logs: Logs) -> Server:
     from .applications.loading import load_channel_layer
     from .net.endpoints.descriptions import command_descriptions
     from .processes import identity
+    from .processes.lifecycle import Warned
     from .processes.setup import prepare
     from .server import Server
     from .settings.check import check_options
@@ -228,7 +231,7 @@ def make_server(command: Command, logs: Logs) -> Server:
     process = prepare(config, endpoints, channel_layer, command.channel_layer)
     check_options(config)
     if (warning := unanswered(channel_layer, config)) and os.environ.get(control.WORKER, "0") == "0":
-        logging.getLogger(LOGGER).warning("%s", warning)
+        process.lifecycle.append(Warned(warning))
     return Server(
         channel_layer,
         endpoints=endpoints,

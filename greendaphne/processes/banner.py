@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .. import __version__
+from .lifecycle import Silent
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -39,7 +40,7 @@ def banner(places: Iterable[tuple[str, bool]], application: str, config: Config,
     """Return the text.
 
     :param places: URLs, and whether the socket takes connections at every address.
-    :param application: what is served, such as ``project.asgi:channel_layer (channels)``.
+    :param application: what is served, such as ``channel layer project.asgi:channel_layer``.
     """
     bold, cyan, plain = (_BOLD, _CYAN, _PLAIN) if colours else ("", "", "")
     workers = [_number(config.processes.workers, "process", "processes")] if config.processes.workers else []
@@ -69,7 +70,7 @@ def show(text: str) -> None:
         pass  # the terminal is gone
 
 
-class Banner:
+class Banner(Silent):
     """Shows the banner once a server that is a process of its own serves."""
 
     def __init__(self, application: str, config: Config) -> None:
@@ -77,22 +78,20 @@ class Banner:
         self._config = config
 
     def started(self, server: RunningServer) -> None:
+        import gevent
+
+        # After the lines that the application logs as it starts.
+        gevent.spawn(self._show, server)
+
+    def _show(self, server: RunningServer) -> None:
+        import logging
+
         from ..net.urls import every_address, url
 
         places = [(url(each.endpoint, each.socket), every_address(each.socket)) for each in server.listeners]
+        for handler in logging.getLogger().handlers:
+            handler.flush()
         show(banner(places, self._application, self._config, colours=has_colours()))
-
-    def reloading(self) -> None:
-        """Nothing."""
-
-    def reloaded(self) -> None:
-        """Nothing."""
-
-    def stopping(self, failed: bool) -> None:
-        """Nothing."""
-
-    def stopped(self) -> None:
-        """Nothing."""
 
 
 def show_for_master(sockets: Sequence[tuple[object, object]], application: str, config: Config) -> None:

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -236,10 +237,12 @@ class Runner:
             self._stopped_early = True
         # start() may have ended meanwhile, in another thread.
         if self._stop is not None and self._life is not None and not self._starting:
-            self._life.call(self._stop_serving)
+            self._life.call(partial(self._stop_serving, self._life))
 
-    def _stop_serving(self) -> None:
+    def _stop_serving(self, life: Lifetime) -> None:
         """Begin to end, or take note that the processes that were to serve on end as well."""
+        if life is not self._life or life.ended:
+            return  # it was started again meanwhile
         assert self._stop is not None
         if self._stop.is_set() and not self._succeeded:
             self._application.drain()

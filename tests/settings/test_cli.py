@@ -375,7 +375,7 @@ def test_sizes_refused(text: str) -> None:
 @pytest.mark.parametrize("word", ["-h", "--help", "--he", "--hel"])
 @pytest.mark.parametrize("argv", [[], [LAYER], ["--force-sync"]])
 def test_help_asked_for(word: str, argv: list[str]) -> None:
-    assert read([*argv, word], {}) is HELP
+    assert read([*argv, word], {}) is (SHORT_HELP if word == "-h" else HELP)
 
 
 @pytest.mark.parametrize("word", ["--version", "--vers", "--versi"])

@@ -15,7 +15,7 @@ Exceptions::
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from . import causes
 from .tlsinfo import TLSInfo
@@ -142,11 +142,31 @@ class Stream(Protocol):
     #: Bytes that :meth:`read` returns of the body at most before it raises :class:`HTTPError` (413); 0 for no limit.
     body_limit: int
 
+    @property
+    def body_complete(self) -> bool:
+        """Whether the request's body has been read to its end; may be false until :meth:`read` has returned ``b""``."""
+
     def read(self, n: int, timeout: float | None = None) -> bytes:
         """Return 1 to ``n`` body bytes, or ``b""`` at their end; after :meth:`switch` tunnel bytes, ``b""`` at EOF.
 
         Waits at most ``timeout`` seconds where one is given, raises :class:`TimeoutError` then and loses nothing.  Before
         :meth:`switch` the body's own time limits hold and raise :class:`HTTPError` (408).
+        """
+
+    def inform(self, status: int, headers: Headers) -> None:
+        """Send an interim response (RFC 9110 section 15.2), such as 103 with ``Link`` fields.
+
+        Does nothing for HTTP/1.0, whose clients do not know them, and after the response's head has left.
+
+        :param status: 102 to 199; 100 and 101 are the server's own.
+        :raises ResponseError: for a status or a field that must not be sent; nothing was sent then.
+        """
+
+    def sendfile(self, descriptor: int, offset: int, count: int) -> bool:
+        """Send ``count`` body bytes of a regular file by the kernel's ``sendfile``; the position of the descriptor does not change.
+
+        :returns: whether the stream can; where not, nothing was sent and the caller reads the file itself.
+        :raises ResponseError: where the file is shorter, or ``count`` is more than the announced length allows.
         """
 
     def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
@@ -160,10 +180,36 @@ class Stream(Protocol):
     def write(self, data: bytes) -> None:
         """Send ``data`` as body bytes, or as tunnel bytes after :meth:`switch`."""
 
-    def finish(self, data: bytes = b"") -> None:
+    def finish(self, data: bytes = b"", trailers: Headers = ()) -> None:
         """Send ``data`` as the last body bytes and complete the response.
 
+        ``trailers`` are fields that follow the body (RFC 9110 section 6.5).  They are dropped where the response has no place for them:
+        without chunks on HTTP/1.1, on HTTP/1.0, after the body of a tunnel.  The caller asks :func:`accepts_trailers` first.
+
         After :meth:`switch`, end this side's half of the tunnel in good order: what was sent still reaches the peer.
+        """
+
+    def offer(self, data: bytes, *, last: bool = False, trailers: Headers = ()) -> bool:
+        """Do what :meth:`write`, or :meth:`finish` where it is the ``last``, does, without ever waiting.
+
+        Takes ``data`` whole, or returns false and has done nothing: too much waits to be sent then, and :meth:`has_room` tells when that
+        changes.  What the client does not take at once is held, without a copy, and sent by the server, within the send timeout.  After
+        the last piece :meth:`flush` waits until it has left.  For greenlets that many clients share, such as that of an event loop.
+
+        :raises ClientDisconnected: as :meth:`write`.
+        :raises ResponseError: as :meth:`write`.
+        """
+
+    def has_room(self, callback: Callable[[], None] | None = None) -> bool:
+        """Whether :meth:`offer` would take data now; if not, ``callback`` is called once, in the hub or any greenlet, when it would.
+
+        It is called as well when the client has left, which the next :meth:`offer` reports; it must not wait and not raise.
+        """
+
+    def flush(self) -> None:
+        """Wait until everything that :meth:`offer` took has left.
+
+        :raises ClientDisconnected: when the client did not take it.
         """
 
     def switch(self, headers: Headers) -> None:
@@ -175,10 +221,15 @@ class Stream(Protocol):
         :param half_closed: whether a peer that has only stopped sending counts as gone.
         """
 
-    def watch(self, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called as soon as the peer gives the stream up, where the protocol can tell; it must not wait and not raise.
+    def watch(self, callback: Callable[[], None] | None, *, half_closed: bool = False) -> None:
+        """Have ``callback`` called once as soon as the peer gives the stream up; it must not wait and not raise.  ``None`` ends that.
 
-        For a greenlet that waits for something else than this stream and would not notice.
+        For a greenlet that waits for something else than this stream and would not notice.  HTTP/1 keeps reading meanwhile: a bounded
+        number of bytes that the client sends ahead is kept for the next request, and after that it cannot tell any more.
+
+        :param half_closed: whether a peer that has stopped sending has given up the stream as well.  Clients of HTTP/1 that close their
+            connection cannot be told from those that close the sending half and wait for the response.  An HTTP/2 stream has no such
+            state: the end of a request's body says nothing.
         """
 
     def reset(self) -> None:
@@ -189,6 +240,32 @@ def with_extra(headers: Headers, extra: Headers) -> Headers:
     """``headers`` and those of ``extra`` whose names they do not have."""
     given = {name.lower() for name, _ in headers}
     return [*headers, *(field for field in extra if field[0].lower() not in given)]
+
+
+def accepts_trailers(request: Request) -> bool:
+    """Whether the client said that it takes trailers (``TE: trailers``, RFC 9110 section 10.1.4) in a version that has them."""
+    if request.http_version == "1.0":
+        return False
+    return any(element.strip().lower() == b"trailers" for value in header_values(request.headers, b"te") for element in value.split(b","))
+
+
+#: Fields that frame or route a message, or that recipients need before the body (RFC 9110 section 6.5.1).
+_NO_TRAILERS: Final = frozenset(
+    (
+        *(b"content-length", b"transfer-encoding", b"host", b"trailer", b"connection", b"te", b"upgrade", b"keep-alive"),
+        *(b"proxy-connection", b"content-encoding", b"content-type", b"content-range", b"cache-control", b"set-cookie", b"date"),
+    )
+)
+
+
+def check_sent_trailers(trailers: Headers) -> None:
+    """Check the names of a response's trailers.
+
+    :raises ResponseError: for a field that must not be one.
+    """
+    for name, _ in trailers:
+        if name.lower() in _NO_TRAILERS or name.startswith(b":"):
+            raise ResponseError(f"the field {name.decode('latin-1')} cannot be a trailer")
 
 
 def body_too_large() -> HTTPError:

@@ -9,12 +9,15 @@ are the caller's error.  :mod:`greendaphne.net.tls` offers the same interface ov
 from __future__ import annotations
 
 import _socket
+import errno
+import os
 import struct
+from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
-from gevent import get_hub
+from gevent import get_hub, sleep, spawn
 from gevent.exceptions import ConcurrentObjectUseError
 from gevent.hub import Waiter
 from gevent.socket import wait
@@ -28,6 +31,11 @@ _READ, _WRITE = 1, 2
 # A peer that sends as fast as it is read never makes its reader wait; after so many reads in a row the others get their turn.
 _READS_IN_A_ROW = 16
 _ABORTIVE = struct.pack("ii", 1, 0)
+# Bytes of one call of sendfile(), which may wait for the disk, and of all calls until the other greenlets get their turn.
+_SENDFILE_SIZE: Final = 256 * 1024
+_SENDFILE_TURN: Final = 4 * _SENDFILE_SIZE
+# What sendfile() says of the connection; everything else is about the file.
+_PEER_ERRORS: Final = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH))
 
 
 class ByteStream(Protocol):
@@ -48,7 +56,35 @@ class ByteStream(Protocol):
         """Return once :meth:`recv` would not wait; raises :class:`TimeoutError`."""
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
-        """Send everything; :class:`ClientDisconnected` when the peer takes nothing for the send timeout."""
+        """Send everything; :class:`ClientDisconnected` when the peer takes nothing for the send timeout.
+
+        Waits first for what :meth:`offer` took.
+        """
+
+    def offer(self, data: bytes) -> bool:
+        """Send everything without waiting, or return false: then nothing of ``data`` was sent.
+
+        What the socket does not take at once, a greenlet of the transport's own sends, within the send timeout.  While that greenlet has
+        something left, ``offer`` returns false.
+
+        :raises ClientDisconnected: when the connection broke.
+        """
+
+    def has_room(self, callback: Callable[[], None] | None = None) -> bool:
+        """Whether :meth:`offer` would take something; if not, ``callback`` is called once when it does, or when the connection broke."""
+
+    def flush(self) -> None:
+        """Wait until everything that :meth:`offer` took has been sent, or the connection broke; never raises."""
+
+    @property
+    def observed(self) -> bool:
+        """Whether :meth:`observe` is in force."""
+
+    def observe(self, callback: Callable[[], None] | None) -> None:
+        """Call ``callback`` in the hub whenever :meth:`recv` would not wait and no greenlet waits in it; ``None`` ends that.
+
+        The callback must read, or end the observation; it must not wait and not raise.
+        """
 
     def shutdown_write(self) -> None:
         """Tell the peer that nothing more follows; never raises."""
@@ -78,8 +114,11 @@ class Transport:
         "_deadline",
         "_drained",
         "_fd",
+        "_flusher",
+        "_observer",
         "_reader",
         "_reads",
+        "_rooms",
         "_send_timeout",
         "_sock",
         "_timer",
@@ -89,6 +128,9 @@ class Transport:
         "_writer",
         "closed",
     )
+
+    #: Whether bytes pass unchanged, so that :meth:`sendfile` can send them.
+    can_sendfile: ClassVar[bool] = hasattr(os, "sendfile")
 
     def __init__(self, sock: _socket.socket, send_timeout: float) -> None:
         sock.setblocking(False)
@@ -107,6 +149,11 @@ class Transport:
         # Whether the last read emptied the kernel's buffer.  Waiting at once is then cheaper than a read that is bound to fail.
         self._drained = False
         self._reads = 0
+        # What is told of input that no greenlet waits for.
+        self._observer: Callable[[], None] | None = None
+        # The greenlet that sends the rest of what offer() took, and what is called when it has ended.
+        self._flusher: Any = None
+        self._rooms: list[Callable[[], None]] | None = None
         self.closed = False
 
     def fileno(self) -> int:
@@ -141,12 +188,30 @@ class Transport:
     def _on_readable(self) -> None:
         # Runs in the hub.
         waiter = self._waiter
-        if waiter is None:
+        if waiter is not None:
+            waiter.switch(True)
+        elif self._observer is not None:
+            self._observer()
+        else:
             # Somebody will read it later; until then it would wake the hub again and again.
             self._reader.stop()
             self._watching = False
-        else:
-            waiter.switch(True)
+
+    @property
+    def observed(self) -> bool:
+        return self._observer is not None
+
+    def observe(self, callback: Callable[[], None] | None) -> None:
+        self._observer = callback
+        if callback is None:
+            return
+        if self.closed:
+            get_hub().loop.run_callback(callback)
+        elif not self._watching:
+            if self._reader is None:
+                self._reader = get_hub().loop.io(self._fd, _READ)
+            self._reader.start(self._on_readable)
+            self._watching = True
 
     def _set_timer(self, seconds: float, at: float) -> None:
         if self._timer is not None:
@@ -185,6 +250,8 @@ class Transport:
                 return data
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
+        if self._flusher is not None:
+            self.flush()
         try:
             sent = self._sock.send(data)
         except BlockingIOError:
@@ -193,7 +260,9 @@ class Transport:
             raise ClientDisconnected from None
         if sent == len(data):
             return
-        view = memoryview(data)[sent:]
+        self._send_rest(memoryview(data)[sent:])
+
+    def _send_rest(self, view: memoryview) -> None:
         while view:
             self._wait_writable()
             try:
@@ -216,7 +285,83 @@ class Transport:
             self.abort()
             raise ClientTooSlow from None
 
+    def offer(self, data: bytes) -> bool:
+        if self._flusher is not None:
+            return False
+        sent = self._send_now(data)
+        if sent < len(data):
+            self._flusher = spawn(self._flush, memoryview(data)[sent:])
+        return True
+
+    def _send_now(self, data: bytes) -> int:
+        """Send what the socket takes at once; returns how many bytes."""
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            raise ClientDisconnected from None
+
+    def _flush(self, view: memoryview) -> None:
+        try:
+            self._send_rest(view)
+        except ClientDisconnected:
+            pass  # the next call finds out for itself
+        finally:
+            self._flusher = None
+            rooms, self._rooms = self._rooms, None
+            for callback in rooms or ():
+                callback()
+
+    def has_room(self, callback: Callable[[], None] | None = None) -> bool:
+        if self._flusher is None:
+            return True
+        if callback is not None:
+            if self._rooms is None:
+                self._rooms = []
+            self._rooms.append(callback)
+        return False
+
+    def flush(self) -> None:
+        flusher = self._flusher
+        if flusher is not None:
+            flusher.join()
+
+    def sendfile(self, descriptor: int, offset: int, count: int) -> int:
+        """Send up to ``count`` bytes of a file by the kernel; return how many were sent, fewer where the file ends.
+
+        :raises ClientDisconnected: as :meth:`sendall`.
+        :raises OSError: where the file cannot be read.
+        """
+        if self._flusher is not None:
+            self.flush()
+        sent = 0
+        turn = 0
+        while sent < count:
+            try:
+                size = os.sendfile(self._fd, descriptor, offset + sent, min(count - sent, _SENDFILE_SIZE))
+            except BlockingIOError:
+                self._wait_writable()
+                turn = 0
+                continue
+            except OSError as error:
+                if self.closed or error.errno in _PEER_ERRORS:
+                    raise ClientDisconnected from None
+                raise
+            if size == 0:
+                break
+            sent += size
+            turn += size
+            if turn >= _SENDFILE_TURN:
+                # A peer that reads as fast as this process sends would keep the other greenlets waiting.
+                turn = 0
+                sleep(0)
+                if self.closed:
+                    raise ClientDisconnected
+        return sent
+
     def shutdown_write(self) -> None:
+        self.flush()
         self._shutdown(_socket.SHUT_WR)
 
     def shutdown_read(self) -> None:
@@ -249,6 +394,9 @@ class Transport:
             timer.stop()
             timer.close()
         hub = get_hub()
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            hub.loop.run_callback(observer)
         if self._waiter is not None:
             hub.loop.run_callback(self._waiter.throw, ClientDisconnected)
         # A greenlet that waits to write is told so by the hub before the descriptor's number can be used again.

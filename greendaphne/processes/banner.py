@@ -45,11 +45,11 @@ def banner(places: Iterable[tuple[str, bool]], application: str, config: Config,
     bold, cyan, plain = (_BOLD, _CYAN, _PLAIN) if colours else ("", "", "")
     workers = [_number(config.processes.workers, "process", "processes")] if config.processes.workers else []
     inline = config.channels.inline_workers
-    workers.append(f"{_number(inline, 'inline worker', 'inline workers')}{' each' if workers else ''}" if inline else "no inline workers")
+    workers.append(f"{_number(inline, 'inline worker', 'inline workers')}{' each' if workers else ''}" if inline else "")
     lines = [f"{bold}greendaphne {__version__}{plain}", ""]
     for url, everywhere in places:
         lines.append(f"  {cyan}{_shown(url)}{plain}{' and every other address of this machine' if everywhere else ''}")
-    lines += [f"  {_shown(application)}, {', '.join(workers)}", "  Ctrl-C to stop", ""]
+    lines += [f"  {', '.join(filter(None, [_shown(application), *workers]))}", "  Ctrl-C to stop", ""]
     return "\n".join(["", *lines, ""])
 
 

@@ -33,7 +33,7 @@ class Process(NamedTuple):
 def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any, application: str = "") -> Process:
     """Set up this process for the server at the endpoints ``descriptions``.
 
-    :param application: the place of what is served, for the banner.
+    :param application: what is served, in words for the banner.
 
     :raises EndpointError: in a worker, when these are not the endpoints that its master opened.
     """
@@ -64,7 +64,7 @@ def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any, app
         if manager is not None:
             lifecycle.append(Notifier(manager))
         if banner.wanted(config):
-            lifecycle.append(banner.Banner(f"channel layer {application}", config))
+            lifecycle.append(banner.Banner(application, config))
     processes = config.processes
     if processes.max_requests or processes.max_rss:
         from .recycling import Recycler
@@ -92,7 +92,7 @@ def run_master(
 
     :param argv: the arguments, where they are not those of the process.
     :param reopen: reopens the master's own log files.
-    :param application: the place of what is served, for the banner.
+    :param application: what is served, in words for the banner.
     :raises EndpointError: where an endpoint cannot be listened on.
     """
     from ..net.endpoints import parse
@@ -107,7 +107,7 @@ def run_master(
 
         def announce(sockets: Sequence[tuple[Any, Any]]) -> None:
             # The last one is for metrics alone.
-            banner.show_for_master(sockets[: len(descriptions)], f"channel layer {application}", config)
+            banner.show_for_master(sockets[: len(descriptions)], application, config)
 
     manager = service_manager()
     processes = config.processes

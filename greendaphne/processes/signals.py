@@ -242,4 +242,4 @@ def reap_orphans() -> None:
     if os.getpid() == 1:
         from gevent import get_hub
 
-        get_hub().loop.install_sigchld()  # type: ignore[attr-defined]
+        get_hub().loop.install_sigchld()

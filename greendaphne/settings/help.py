@@ -11,25 +11,27 @@ from typing import Final
 from .option import Option
 from .options import GROUPS, OPTIONS
 
-_SUMMARY: Final = "greendaphne serves HTTP/1.1, HTTP/2 and WebSocket clients from a channel layer."
+_SUMMARY: Final = (
+    "greendaphne serves HTTP/1.1, HTTP/2 and WebSocket clients from a WSGI application, an ASGI application or a channel layer."
+)
 
 _USAGE: Final = """\
 Usage:
-  greendaphne [options] [--endpoint=STRING]... [--ws-protocol=NAME]... [--]
-              [<channel_layer>]
+  greendaphne [options] [--endpoint=STRING]... [--ws-protocol=NAME]...
+              [--environ=VARIABLE]... [--] [<channel_layer>]
   greendaphne (-h | --help)
   greendaphne --version
 """
 
 _EXPLANATION: Final = (
     (
-        "<channel_layer> is written module.path:attribute.path, such as project.asgi:channel_layer. Options may be abbreviated; their values "
-        "follow a blank or an equals sign."
+        "<channel_layer> names what is served, an application or a channel layer: module.path:attribute.path, such as "
+        'project.wsgi:application or project.asgi:channel_layer, or module.path alone for its "application" or "app". Options may be '
+        "abbreviated; their values follow a blank or an equals sign."
     ),
     (
         "Every option may also stand in a configuration file or in the environment: http-timeout = 60 in the file and "
-        "GREENDAPHNE_HTTP_TIMEOUT=60\xa0are\xa0--http-timeout=60. The command line counts first, then the environment, then "
-        "the file."
+        "GREENDAPHNE_HTTP_TIMEOUT=60\xa0are\xa0--http-timeout=60. The command line counts first, then the environment, then the file."
     ),
 )
 
@@ -41,7 +43,8 @@ Information:
 
 _SHORT_USAGE: Final = """\
 Usage: greendaphne [options] module.path:attribute.path
-  such as: greendaphne --inline-workers 4 project.asgi:channel_layer
+  such as: greendaphne project.wsgi:application
+           greendaphne --inline-workers 4 project.asgi:channel_layer
 """
 
 #: Columns where the output is no terminal, and bounds for those of a terminal.

@@ -9,7 +9,6 @@ from typing import Final
 FOREIGN: Final[Mapping[str, str]] = {
     "--access-logfile": "--access-log=FILE",
     "--access-logformat": "--access-log-format=FORMAT",
-    "--app-dir": "--chdir=DIRECTORY",
     "--application-close-timeout": "--graceful-timeout=SECONDS",
     "--ca-certs": "--tls-client-ca=FILE",
     "--cert-reqs": "--tls-verify=MODE",

@@ -12,12 +12,14 @@ from .sources import key, variable
 _HEAD = f"""\
 .TH GREENDAPHNE 1 "" "greendaphne {__version__}" "User Commands"
 .SH NAME
-greendaphne \\- HTTP/1.1, HTTP/2 and WebSocket server for channel layers
+greendaphne \\- HTTP/1.1, HTTP/2 and WebSocket server for WSGI, ASGI and channel layers
 .SH SYNOPSIS
 .B greendaphne
 [\\fIoptions\\fR] \\fImodule.path\\fR:\\fIattribute.path\\fR
 .SH DESCRIPTION
-greendaphne serves HTTP/1.1, HTTP/2 and WebSocket clients from the channel layer that its argument names, such as
+greendaphne serves HTTP/1.1, HTTP/2 and WebSocket clients from the application or the channel layer that its argument names, such as
+.B project.wsgi:application
+or
 .BR project.asgi:channel_layer .
 The current directory is the first place in which the module is looked for.
 .PP

@@ -315,6 +315,9 @@ class Channels(Group):
     reply_channels: int = 1
     #: Whether large bodies are passed on while the client still sends.  Off, because a worker then waits for the client.
     stream_request_body: bool = False
+    #: Whether an HTTP/1.1 client that has closed its side of the connection is answered however long it takes.  Off, because over TCP it
+    #: looks like a client that has left, whose request would occupy the server, and a drain, until its answer.
+    answer_half_closed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -218,7 +218,7 @@ class Stream(Protocol):
     def gone(self, *, half_closed: bool) -> bool:
         """Whether the peer is known to have left; never waits.
 
-        :param half_closed: whether a peer that has only stopped sending counts as gone.
+        :param half_closed: whether a peer that has only stopped sending counts as gone where it cannot be told from one that left.
         """
 
     def watch(self, callback: Callable[[], None] | None, *, half_closed: bool = False) -> None:

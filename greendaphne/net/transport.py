@@ -11,6 +11,7 @@ from __future__ import annotations
 import _socket
 import errno
 import os
+import select
 import struct
 from collections.abc import Callable
 from math import inf
@@ -20,9 +21,13 @@ from typing import Any, ClassVar, Final, Protocol
 from gevent import get_hub, sleep, spawn
 from gevent.exceptions import ConcurrentObjectUseError
 from gevent.hub import Waiter
+from gevent.monkey import get_original
 from gevent.socket import wait
 
 from ..core.message import ClientDisconnected, ClientTooSlow
+
+#: Returns at once with a time limit of 0; gevent's does not know all events.
+_native_poll = get_original("select", "poll")
 
 #: The most that one ``recv`` asks for; large enough for uploads, small enough to come from the allocator's free lists.
 RECV_SIZE = 64 * 1024
@@ -84,6 +89,13 @@ class ByteStream(Protocol):
         """Call ``callback`` in the hub whenever :meth:`recv` would not wait and no greenlet waits in it; ``None`` ends that.
 
         The callback must read, or end the observation; it must not wait and not raise.
+        """
+
+    def hung_up(self, *, half_closed: bool) -> bool:
+        """Whether the peer, whose stream has ended, is known to have left.
+
+        :param half_closed: whether a peer that has only stopped sending counts where it cannot be told from one that left: on TCP both have
+            sent a FIN.  A UNIX socket tells them apart, and so does TLS where the peer only ended its TLS stream.
         """
 
     def shutdown_write(self) -> None:
@@ -155,6 +167,16 @@ class Transport:
         self._flusher: Any = None
         self._rooms: list[Callable[[], None]] | None = None
         self.closed = False
+
+    def hung_up(self, *, half_closed: bool) -> bool:
+        if self.closed:
+            return True
+        poll = _native_poll()
+        poll.register(self._fd, select.POLLRDHUP)
+        events = sum(event for _, event in poll.poll(0))
+        if events & (select.POLLHUP | select.POLLERR):
+            return True
+        return half_closed and events & select.POLLRDHUP != 0 and self._sock.family != _socket.AF_UNIX
 
     def fileno(self) -> int:
         """The descriptor, -1 once closed."""

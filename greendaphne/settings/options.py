@@ -209,6 +209,9 @@ OPTIONS: Final = (
 
     option(HTTP, "-t --http-timeout", to="timeouts.http", metavar="SECONDS", convert=seconds, legacy=True,
         help="For a worker to begin its response, and then between its parts; 503 after that."),
+    option(HTTP, "--answer-half-closed", to="channels.answer_half_closed",
+        help="Keep a request whose client has stopped sending, for a client that still reads; by default it counts as gone within a "
+             "second."),
     option(HTTP, "--keep-alive-timeout", to="timeouts.keep_alive", metavar="SECONDS", convert=seconds_or_zero,
         help="For the next request on an idle connection."),
     option(HTTP, "--header-timeout", to="timeouts.header", metavar="SECONDS", convert=seconds,

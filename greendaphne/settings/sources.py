@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from .option import Option, Takes, UsageError
@@ -123,21 +123,31 @@ def from_file(path: str) -> dict[str, Setting]:
         raise UsageError(f"the configuration file {path} is not written in UTF-8") from None
     except TOMLError as error:
         raise UsageError(f"the configuration file {path} is not TOML: {error}") from None
+    return from_mapping(content, path, lambda name: f"{path}{_line(text, name)}: ")
+
+
+def from_mapping(content: Mapping[str, Any], origin: str, place: Callable[[str], str]) -> dict[str, Setting]:
+    """Return the options that a mapping of keys to values sets, by key; a value is what TOML has for it.
+
+    :param origin: what :attr:`Setting.origin` says.
+    :param place: returns what an error begins with, by the name that it is about.
+    :raises UsageError: for an unknown key and a wrong value.
+    """
     settings: dict[str, Setting] = {}
     for name, given in content.items():
-        place = f"{path}{_line(text, name)}: {_shown(name)}"
+        where = f"{place(name)}{_shown(name)}"
         item = _BY_KEY.get(name.replace("_", "-"))
         if item is None:
             if isinstance(given, dict):
-                raise UsageError(f"{place} is a table; all options stand at the top of the file")
-            raise UsageError(f"{place} is unknown{_instead(name, key)}")
+                raise UsageError(f"{where} is a table; all options stand at the top of the file")
+            raise UsageError(f"{where} is unknown{_instead(name, key)}")
         if key(item) in settings:
-            raise UsageError(f"{place} is there twice, with hyphens and with underscores")
+            raise UsageError(f"{where} is there twice, with hyphens and with underscores")
         try:
             value, source = _from_toml(item, given)
         except ValueError as error:
-            raise UsageError(f"{place} {error}{_not(item, _toml_text(given))}") from None
-        settings[key(item)] = Setting(value, literal(item, source), path)
+            raise UsageError(f"{where} {error}{_not(item, _toml_text(given))}") from None
+        settings[key(item)] = Setting(value, literal(item, source), origin)
     return settings
 
 

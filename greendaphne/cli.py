@@ -112,7 +112,7 @@ def run_master(command: Command, argv: Sequence[str] | None) -> int:
     if logs is None:
         return EXIT_FAILURE
     try:
-        return setup.run_master(config, command_descriptions(config), argv, logs.reopen, command.channel_layer)
+        return setup.run_master(config, command_descriptions(config), argv, logs.reopen)
     except (ConfigurationError, EndpointError) as error:
         logging.getLogger(LOGGER).error("%s", error)
         return EXIT_FAILURE

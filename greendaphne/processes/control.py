@@ -23,7 +23,7 @@ RUN_DIR: Final = "_GREENDAPHNE_RUN_DIR"
 #: Seconds between two ALIVE; not set where nobody asks for it.
 HEARTBEAT: Final = "_GREENDAPHNE_HEARTBEAT"
 
-#: Worker to master: it listens and serves.
+#: Worker to master, with what it serves behind a blank: it listens and serves.
 READY: Final = b"ready"
 #: Worker to master: it drains, for a reason of its own; not sent when a failure makes it end.
 STOPPING: Final = b"stopping"

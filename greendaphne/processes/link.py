@@ -24,7 +24,8 @@ _RECEIVE = 4096
 class MasterLink:
     """Tells the master of the life of this worker's server, and does what the master says."""
 
-    def __init__(self, given: Inheritance) -> None:
+    def __init__(self, given: Inheritance, application: str = "") -> None:
+        self._application = application
         self._sock = socket.socket(fileno=given.control)
         self._sock.set_inheritable(False)
         self._heartbeat = given.heartbeat
@@ -36,7 +37,7 @@ class MasterLink:
     def started(self, server: RunningServer) -> None:
         self._server = server
         gevent.spawn(self._listen, server)
-        self._say(control.READY)
+        self._say(control.READY + b" " + self._application.encode(errors="replace")[: control.MAX_LINE // 2])
         if self._heartbeat:
             gevent.spawn(self._beat)
 

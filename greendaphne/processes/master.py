@@ -65,7 +65,7 @@ class Master:
     :param graceful: seconds that a worker may take to drain.
     :param manager: the service manager, where it wants to be notified.
     :param reopen: reopens log files.
-    :param announce: called with the endpoints and their sockets once all workers serve for the first time.
+    :param announce: called with the endpoints and their sockets, and with what is served, once all workers serve for the first time.
     :param opened: called once all sockets are open, before the first worker starts.
     """
 
@@ -77,7 +77,7 @@ class Master:
         graceful: float,
         manager: ServiceManager | None = None,
         reopen: Callable[[], None] | None = None,
-        announce: Callable[[Sequence[tuple[Endpoint, Any]]], None] | None = None,
+        announce: Callable[[Sequence[tuple[Endpoint, Any]], str], None] | None = None,
         opened: Callable[[], None] | None = None,
     ) -> None:
         self.number = number
@@ -87,6 +87,7 @@ class Master:
         self._manager = manager
         self._reopen = reopen
         self._announce = announce
+        self._application = ""
         self._opened = opened
         self._watchdog = manager.watchdog if manager is not None else 0.0
         self._directory = working_directory()
@@ -288,6 +289,7 @@ class Master:
             if word == control.READY and child.state is State.STARTING:
                 child.state, child.deadline = State.SERVING, None
                 self._served = True
+                self._application = rest.decode(errors="replace")
                 logger.info("%s serves", child)
             elif word == control.RECYCLE and not child.tired:
                 child.tired = rest.decode(errors="replace") or "it asked for it"
@@ -401,7 +403,8 @@ class Master:
             if self._announced:
                 logger.info("All workers are replaced")
             elif self._announce is not None:
-                self._announce([(endpoint, sock) for endpoint, (_, sock) in zip(self._endpoints, self._sockets, strict=True)])
+                sockets = [(endpoint, sock) for endpoint, (_, sock) in zip(self._endpoints, self._sockets, strict=True)]
+                self._announce(sockets, self._application)
             self._announced, self._reloading = True, False
             if self._manager is not None:
                 self._manager.ready(self._status(serving))

@@ -56,7 +56,7 @@ def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any, app
                 "only",
                 config.processes.workers,
             )
-        link = MasterLink(given)
+        link = MasterLink(given, application)
         lifecycle.append(link)
         replace = link.recycle
     else:
@@ -86,13 +86,11 @@ def run_master(
     descriptions: Sequence[str],
     argv: Sequence[str] | None,
     reopen: Callable[[], None] | None = None,
-    application: str = "",
 ) -> int:
     """Run the master of ``config.processes.workers`` workers; return the exit code.
 
     :param argv: the arguments, where they are not those of the process.
     :param reopen: reopens the master's own log files.
-    :param application: what is served, in words for the banner.
     :raises EndpointError: where an endpoint cannot be listened on.
     """
     from ..net.endpoints import parse
@@ -105,7 +103,7 @@ def run_master(
     announce = None
     if banner.wanted(config):
 
-        def announce(sockets: Sequence[tuple[Any, Any]]) -> None:
+        def announce(sockets: Sequence[tuple[Any, Any]], application: str) -> None:
             # The last one is for metrics alone.
             banner.show_for_master(sockets[: len(descriptions)], application, config)
 

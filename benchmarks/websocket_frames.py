@@ -78,13 +78,26 @@ class _Tunnel:
     def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
         raise NotImplementedError
 
-    def finish(self, data: bytes = b"") -> None:
+    def finish(self, data: bytes = b"", trailers: Headers = ()) -> None:
         self._transport.shutdown_write()
 
     def switch(self, headers: Headers) -> None:
         pass
 
-    def watch(self, callback: Callable[[], None]) -> None:
+    def offer(self, data: bytes, *, last: bool = False, trailers: Headers = ()) -> bool:
+        return self._transport.offer(data)
+
+    def has_room(self, callback: Callable[[], None] | None = None) -> bool:
+        return self._transport.has_room(callback)
+
+    def flush(self) -> None:
+        self._transport.flush()
+
+    @property
+    def body_complete(self) -> bool:
+        return True
+
+    def watch(self, callback: Callable[[], None] | None, *, half_closed: bool = False) -> None:
         """Do nothing, as HTTP/1 does."""
 
     def gone(self, *, half_closed: bool) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from django.apps import AppConfig
 
 from . import compat
+from .layers.sharing import is_local
 
 compat.install()
 
@@ -18,3 +19,11 @@ class GreendaphneConfig(AppConfig):  # type: ignore[misc]
 
     name = "greendaphne"
     verbose_name = "greendaphne"
+
+    def ready(self) -> None:
+        """Have ``manage.py runworker`` refuse a layer that other processes do not see; Channels knows its own by their module's name."""
+        try:
+            from channels.asgi import ChannelLayerWrapper
+        except ImportError:
+            return  # Channels is not installed, or another version
+        ChannelLayerWrapper.local_only = lambda wrapper: is_local(wrapper.channel_layer)

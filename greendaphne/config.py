@@ -314,6 +314,9 @@ class Channels(Group):
     reply_channels: int = 1
     #: Whether large bodies are passed on before the client has sent them completely.  Off, because workers then wait for clients.
     stream_request_body: bool = False
+    #: Whether an HTTP/1.1 client that has closed its side of the connection is answered however long it takes.  Off, because over TCP it
+    #: looks like a client that has left, whose request would occupy the server, and a drain, until its answer.
+    answer_half_closed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -366,6 +369,16 @@ class Processes(Group):
     max_requests_jitter: int = 0
     #: Resident memory above which a process is replaced, in bytes; 0 means never.
     max_rss: int = 0
+    #: User that the process becomes once it has opened its sockets, by name or number; ``None`` stays.  Only root can become another.
+    user: str | None = None
+    #: Group likewise; ``None`` means the user's.
+    group: str | None = None
+    #: Permissions that new files never have (``umask``); ``None`` leaves the one that the process was started with.
+    umask: int | None = None
+    #: File that has the number of the process, or of the master, while it runs.
+    pid_file: str | None = None
+    #: Directory to change to before the application is imported.  Paths of other options do not depend on it.
+    directory: str | None = None
     #: Whether the master starts new workers when a source file changes; for development.  It implies a master with one worker.
     reload: bool = False
     #: Directories to watch, with commas between them; ``None`` means the current directory.

@@ -200,6 +200,8 @@ class Worker:
         self.layer = layer
         self.routes = dict(routes)
         self.concurrency = concurrency
+        #: Whether :meth:`run` logs the channels; of several workers for the same channels one is enough.
+        self.announced = True
         self._tally = tally_of(layer)
         self._force_sync = force_sync
         self._reply_timeout = reply_timeout
@@ -233,7 +235,8 @@ class Worker:
                 end()
         self._failure = None
         self._killed = False
-        logger.info("Listening on channels %s", ", ".join(sorted(self.routes)))
+        if self.announced:
+            logger.info("Listening on channels %s", ", ".join(sorted(self.routes)))
         greenlets = [gevent.spawn(self._serve, wake, end) for _ in range(self.concurrency)]
 
         def ended(greenlet: object) -> None:

@@ -48,6 +48,8 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
 LIVE_SERVER_MODULE = "channels.test.liveserver"
 #: The name in it that exists once it is completely imported.
 LIVE_SERVER_CLASS = "ChannelLiveServerTestCase"
+#: The development server's command, see ``runserver``.
+RUNSERVER_MODULE = "channels.management.commands.runserver"
 #: The modules that it imports from Twisted.
 TWISTED_MODULES = frozenset(("twisted", "twisted.internet"))
 
@@ -56,6 +58,12 @@ def is_live_server_being_imported() -> bool:
     """Whether the live-server test case is being imported at this moment."""
     module = sys.modules.get(LIVE_SERVER_MODULE)
     return module is not None and LIVE_SERVER_CLASS not in module.__dict__
+
+
+def is_runserver_being_imported() -> bool:
+    """Whether the import that runs just now is that of Channels' ``runserver``."""
+    module = sys.modules.get(RUNSERVER_MODULE)
+    return module is not None and "Command" not in module.__dict__
 
 
 class DaphneFinder(MetaPathFinder, Loader):
@@ -92,6 +100,8 @@ def resolver(module: ModuleType) -> Callable[[str], object]:
         place, attribute = names[name]
         if attribute == "Server" and is_live_server_being_imported():
             place, attribute = "greendaphne.compat.liveserver", "LiveServer"
+        elif attribute == "Server" and is_runserver_being_imported():
+            place, attribute = "greendaphne.compat.runserver", "DevelopmentServer"
         return getattr(import_module(place), attribute)
 
     return resolve

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 
+class MissingExtra(ImportError):
+    """Packages that an extra of greendaphne brings are not installed; the text is one line that says which to install."""
+
+
 class ConfigurationError(ValueError):
     """The configuration does not describe a working server.  The text is one line.
 

@@ -57,6 +57,19 @@ def seconds_or_zero(text: str) -> float:
     return value
 
 
+def umask(text: str) -> int:
+    """Convert an octal number from 0 to 777."""
+    if not text.isascii() or not text.isdigit() or len(text) > 4:
+        raise ValueError("must be an octal number from 0 to 777")
+    try:
+        number = int(text, 8)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 0o777:
+        raise ValueError("must be an octal number from 0 to 777")
+    return number
+
+
 def seconds_or_never(text: str) -> float:
     """Convert a number of seconds; a negative number stands for never."""
     value = _decimal(text)
@@ -95,6 +108,16 @@ def field_value(text: str) -> str:
     """Return ``text`` when it is a valid value of a header field (RFC 9110 section 5.5) of printable ASCII characters."""
     if not text or not text.isascii() or not text.isprintable() or text != text.strip():
         raise ValueError("must be printable ASCII characters")
+    return text
+
+
+def host(text: str) -> str:
+    """Return ``text`` when it can be an address or a host name; other servers also take a port or a path in the same place."""
+    name, colon, port = text.rpartition(":")
+    if colon and port.isascii() and port.isdigit() and (":" not in name or (name.startswith("[") and name.endswith("]"))):
+        raise ValueError(f"must be an address without a port, as in --bind={name or '::'} --port={port}")
+    if text.startswith("unix:"):
+        raise ValueError(f"must be an address; a UNIX socket is --unix-socket={text.removeprefix('unix:')}")
     return text
 
 

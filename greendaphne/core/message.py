@@ -15,7 +15,7 @@ Exceptions::
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from . import causes
 from .tlsinfo import TLSInfo
@@ -143,6 +143,10 @@ class Stream(Protocol):
     #: At most this many body bytes are returned by :meth:`read`; then it raises :class:`HTTPError` (413).  0 means no limit.
     body_limit: int
 
+    @property
+    def body_complete(self) -> bool:
+        """Whether the request's body has been read to its end; may be false until :meth:`read` has returned ``b""``."""
+
     def read(self, n: int, timeout: float | None = None) -> bytes:
         """Return 1 to ``n`` body bytes, ``b""`` at the end of the body; after :meth:`switch` tunnel bytes, ``b""`` at EOF.
 
@@ -178,10 +182,36 @@ class Stream(Protocol):
     def write(self, data: bytes) -> None:
         """Send ``data`` as body bytes, or as tunnel bytes after :meth:`switch`."""
 
-    def finish(self, data: bytes = b"") -> None:
+    def finish(self, data: bytes = b"", trailers: Headers = ()) -> None:
         """Send ``data`` as the last body bytes and complete the response.
 
+        ``trailers`` are fields that follow the body (RFC 9110 section 6.5).  They are dropped where the response has no place for them:
+        without chunks on HTTP/1.1, on HTTP/1.0, after the body of a tunnel.  The caller asks :func:`accepts_trailers` first.
+
         After :meth:`switch`, close this side's half of the tunnel gracefully, so that all sent bytes reach the peer.
+        """
+
+    def offer(self, data: bytes, *, last: bool = False, trailers: Headers = ()) -> bool:
+        """Do what :meth:`write`, or :meth:`finish` where it is the ``last``, does, without ever waiting.
+
+        Takes ``data`` whole, or returns false and has done nothing: too much waits to be sent then, and :meth:`has_room` tells when that
+        changes.  What the client does not take at once is held, without a copy, and sent by the server, within the send timeout.  After
+        the last piece :meth:`flush` waits until it has left.  For greenlets that many clients share, such as that of an event loop.
+
+        :raises ClientDisconnected: as :meth:`write`.
+        :raises ResponseError: as :meth:`write`.
+        """
+
+    def has_room(self, callback: Callable[[], None] | None = None) -> bool:
+        """Whether :meth:`offer` would take data now; if not, ``callback`` is called once, in the hub or any greenlet, when it would.
+
+        It is called as well when the client has left, which the next :meth:`offer` reports; it must not wait and not raise.
+        """
+
+    def flush(self) -> None:
+        """Wait until everything that :meth:`offer` took has left.
+
+        :raises ClientDisconnected: when the client did not take it.
         """
 
     def switch(self, headers: Headers) -> None:
@@ -190,14 +220,19 @@ class Stream(Protocol):
     def gone(self, *, half_closed: bool) -> bool:
         """Whether the server has noticed that the peer is gone; never waits.
 
-        :param half_closed: whether a peer that only stopped sending counts as gone.
+        :param half_closed: whether a peer that only stopped sending counts as gone where it cannot be told from one that left.
         """
 
-    def watch(self, callback: Callable[[], None]) -> None:
-        """Register ``callback`` for the moment the peer abandons the stream, where the protocol can detect it.
+    def watch(self, callback: Callable[[], None] | None, *, half_closed: bool = False) -> None:
+        """Register ``callback`` to be called once when the peer abandons the stream; ``None`` ends that.
 
         For a greenlet blocked elsewhere, such as on its mailbox, that would otherwise miss the disconnect.  The callback must neither
-        wait nor raise.
+        wait nor raise.  HTTP/1 keeps reading meanwhile: it keeps a bounded number of bytes that the client sends ahead for the next
+        request, and cannot detect the disconnect after that.
+
+        :param half_closed: whether a peer that has stopped sending has abandoned the stream as well.  HTTP/1 clients that close their
+            connection look like clients that close the sending half and wait for the response.  An HTTP/2 stream has no such state: the
+            end of a request's body says nothing.
         """
 
     def reset(self) -> None:
@@ -208,6 +243,32 @@ def with_extra(headers: Headers, extra: Headers) -> Headers:
     """``headers``, followed by the fields of ``extra`` whose names are not in ``headers``."""
     given = {name.lower() for name, _ in headers}
     return [*headers, *(field for field in extra if field[0].lower() not in given)]
+
+
+def accepts_trailers(request: Request) -> bool:
+    """Whether the client said that it takes trailers (``TE: trailers``, RFC 9110 section 10.1.4) in a version that has them."""
+    if request.http_version == "1.0":
+        return False
+    return any(element.strip().lower() == b"trailers" for value in header_values(request.headers, b"te") for element in value.split(b","))
+
+
+#: Fields that frame or route a message, or that recipients need before the body (RFC 9110 section 6.5.1).
+_NO_TRAILERS: Final = frozenset(
+    (
+        *(b"content-length", b"transfer-encoding", b"host", b"trailer", b"connection", b"te", b"upgrade", b"keep-alive"),
+        *(b"proxy-connection", b"content-encoding", b"content-type", b"content-range", b"cache-control", b"set-cookie", b"date"),
+    )
+)
+
+
+def check_sent_trailers(trailers: Headers) -> None:
+    """Check the names of a response's trailers.
+
+    :raises ResponseError: for a field that must not be one.
+    """
+    for name, _ in trailers:
+        if name.lower() in _NO_TRAILERS or name.startswith(b":"):
+            raise ResponseError(f"the field {name.decode('latin-1')} cannot be a trailer")
 
 
 def body_too_large() -> HTTPError:

@@ -8,11 +8,23 @@ was in error.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
+from typing import NoReturn
 
 from ..config import Limits, Timeouts
 from ..core.errors import reason_phrase
-from ..core.message import ClientDisconnected, ConnectionInfo, Headers, HTTPError, Request, ResponseError, body_too_large, with_extra
+from ..core.message import (
+    ClientDisconnected,
+    ConnectionInfo,
+    Headers,
+    HTTPError,
+    Request,
+    ResponseError,
+    body_too_large,
+    check_sent_trailers,
+    with_extra,
+)
 from ..net.transport import RECV_SIZE, ByteStream, Transport, lingering_close
 from .body import ChunkedBody, Input, LengthBody
 from .head import HeadParser, bad_request
@@ -152,15 +164,54 @@ class Http1Stream:
         if out:
             self._connection.transport.sendall(out)
 
-    def finish(self, data: bytes = b"") -> None:
+    def finish(self, data: bytes = b"", trailers: Headers = ()) -> None:
         out = self._framed(data)
         if self._framing == CHUNKED:
-            out += _LAST_CHUNK
+            out += _last_chunk(trailers) if trailers else _LAST_CHUNK
         if out:
             self._connection.transport.sendall(out)
         if self._framing == LENGTH and self._left:
             raise ResponseError(f"the body is {self._left} bytes shorter than its Content-Length")
         self.complete = True
+
+    def offer(self, data: bytes, *, last: bool = False, trailers: Headers = ()) -> bool:
+        transport = self._connection.transport
+        if not transport.has_room():
+            return False
+        if self._tunnel:
+            return transport.offer(data)
+        end = b""
+        if self._framing == LENGTH and len(data) > self._left:
+            # An error of the application's; whoever is told of it sees to the rest.
+            transport.offer(self._head + data[: self._left])
+            self._head = b""
+            self._over(len(data))
+        if last and self._framing == CHUNKED:
+            end = _last_chunk(trailers) if trailers else _LAST_CHUNK
+        out = self._framed(data) + end
+        if out:
+            transport.offer(out)
+        if last:
+            if self._framing == LENGTH and self._left:
+                raise ResponseError(f"the body is {self._left} bytes shorter than its Content-Length")
+            self.complete = True
+        return True
+
+    def has_room(self, callback: Callable[[], None] | None = None) -> bool:
+        return self._connection.transport.has_room(callback)
+
+    def flush(self) -> None:
+        transport = self._connection.transport
+        transport.flush()
+        if transport.closed:
+            raise ClientDisconnected
+
+    def _over(self, size: int) -> NoReturn:
+        """The body is too long, and what the head announced has been sent; what is over would be taken for the next response."""
+        self.sent += self._left
+        excess, self._left = size - self._left, 0
+        self.complete = self.close = True
+        raise ResponseError(f"the body is {excess} bytes or more longer than its Content-Length")
 
     def _framed(self, data: bytes) -> bytes:
         """The bytes on the wire for ``data``, with the head before the first."""
@@ -175,12 +226,9 @@ class Http1Stream:
             return b"%b%x\r\n%b\r\n" % (head, size, data)
         if framing == LENGTH:
             if size > self._left:
-                # The peer gets the response that the head announced; what is over would be taken for the next one.
+                # The peer gets the response that the head announced.
                 self._connection.transport.sendall(head + data[: self._left])
-                self.sent += self._left
-                excess, self._left = size - self._left, 0
-                self.complete = self.close = True
-                raise ResponseError(f"the body is {excess} bytes or more longer than its Content-Length")
+                self._over(size)
             self._left -= size
         self.sent += size
         return head + data
@@ -201,18 +249,44 @@ class Http1Stream:
         if not self.body_complete or source.unused >= RECV_SIZE:
             return False
         try:
-            return not source.more(0) and half_closed
+            return not source.more(0) and source.transport.hung_up(half_closed=half_closed)
         except TimeoutError:
             return False
         except ClientDisconnected:
             return True
 
-    def watch(self, callback: Callable[[], None]) -> None:
-        """Do nothing: a connection that nobody reads does not tell that its peer is gone; see :meth:`gone`."""
+    def watch(self, callback: Callable[[], None] | None, *, half_closed: bool = False) -> None:
+        """As :class:`greendaphne.core.message.Stream` says; ends with the request."""
+        self._connection.transport.observe(None if callback is None else partial(self._look, callback, half_closed))
+
+    def _look(self, callback: Callable[[], None], half_closed: bool) -> None:
+        # Runs in the hub: there is input that no greenlet waits for, or the transport was closed.
+        source = self._connection.input
+        transport = source.transport
+        gone = half_closed
+        try:
+            # What comes ahead of its turn is held here, but not without end.
+            if source.unused < RECV_SIZE and source.more(0):
+                return
+            if source.unused >= RECV_SIZE:
+                gone = False
+        except TimeoutError:
+            return
+        except ClientDisconnected:
+            gone = True
+        transport.observe(None)
+        if gone:
+            callback()
 
     def reset(self) -> None:
         if not self.complete:
             self._connection.transport.abort()
+
+
+def _last_chunk(trailers: Headers) -> bytes:
+    """The last chunk with a trailer section (RFC 9112 section 7.1.2)."""
+    check_sent_trailers(trailers)
+    return b"0\r\n" + b"".join([field_line(name, value) for name, value in trailers]) + b"\r\n"
 
 
 class Http1Connection:
@@ -283,6 +357,8 @@ class Http1Connection:
         # A WebSocket may keep this frame for a day, but needs neither of them for so long.
         del head, request
         self._serve(stream)
+        if self.transport.observed:
+            self.transport.observe(None)
         return stream
 
     def drain(self) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..config import Limits
 from ..core.dates import http_date
 from ..core.grammar import CONTENT_LENGTH, FIELD_VALUE, ORIGIN_FORM, TOKEN, valid_authority
-from ..core.message import ConnectionInfo, Headers, HTTPError, Request, ResponseError
+from ..core.message import ConnectionInfo, Headers, HTTPError, Request, ResponseError, check_sent_trailers
 from .compression import Field
 
 # Field names are lower-case in HTTP/2 (RFC 9113 section 8.2); the colon is that of a pseudo-field.
@@ -275,7 +275,20 @@ def interim_fields(status: int, headers: Headers) -> list[Field]:
     """
     if not 102 <= status <= 199:
         raise ResponseError(f"the status {status!r} is not that of an interim response (102 to 199)")
-    fields: list[Field] = [(b":status", b"%d" % status)]
+    return [(b":status", b"%d" % status), *_checked(headers)]
+
+
+def trailer_fields(trailers: Headers) -> list[Field]:
+    """The fields of a trailer section (RFC 9113 section 8.1).
+
+    :raises ResponseError: for a field that must not be sent there.
+    """
+    check_sent_trailers(trailers)
+    return _checked(trailers)
+
+
+def _checked(headers: Headers) -> list[Field]:
+    fields: list[Field] = []
     for name, value in headers:
         lower, special = _response_names.get(name) or _response_name(name)
         value = value.strip(b" \t")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from gevent import get_hub
 from gevent.event import Event
 from h2.errors import ErrorCodes
 from h2.stream import H2Stream
@@ -18,7 +19,7 @@ from h2.stream import H2Stream
 from ..core.message import ClientDisconnected, ClientTooSlow, Headers, HTTPError, Request, ResponseError, body_too_large
 from ..core.rates import Patience
 from .compression import Field
-from .fields import ResponseHead, build_response, interim_fields, tunnel_fields
+from .fields import ResponseHead, build_response, interim_fields, trailer_fields, tunnel_fields
 from .priority import parse_priority
 from .writer import Outbound
 
@@ -50,6 +51,8 @@ class Http2Stream(Outbound):
         "_patience",
         "_read_event",
         "_received",
+        "_room",
+        "_stuck",
         "_tunnel",
         "_watcher",
         "_window",
@@ -98,6 +101,15 @@ class Http2Stream(Outbound):
         self._watcher: Callable[[], None] | None = None
         self._read_event: Event | None = None
         self._write_event: Event | None = None
+        # Called once when there is room for offer(); and what gives up a client that takes nothing of what offer() queued: a timer and
+        # the number of bytes taken when it was started.
+        self._room: Callable[[], None] | None = None
+        self._stuck: tuple[Any, int] | None = None
+
+    @property
+    def body_complete(self) -> bool:
+        """Whether the request's body has been read to its end."""
+        return self._ended and not self._inbox
 
     # --- the application's side: reading ---
 
@@ -135,6 +147,8 @@ class Http2Stream(Outbound):
             self._wait_readable(timeout)
 
     def _wait_readable(self, timeout: float | None) -> None:
+        if timeout == 0:
+            raise TimeoutError
         event = self._read_event
         if event is None:
             event = self._read_event = Event()
@@ -218,7 +232,7 @@ class Http2Stream(Outbound):
             self._account(len(data))
             self._send(data, end_stream=False)
 
-    def finish(self, data: bytes = b"") -> None:
+    def finish(self, data: bytes = b"", trailers: Headers = ()) -> None:
         if self._gone or self.complete or not self.status:
             self._unusable()
         if self._tunnel:
@@ -228,7 +242,9 @@ class Http2Stream(Outbound):
         if self._left is not None and len(data) != self._left:
             amount = len(data) - self._left
             self._wrong_length(f"the body is {abs(amount)} bytes {'longer' if amount > 0 else 'shorter'} than its Content-Length")
-        bare = self._no_body or not data
+        if trailers and not self._no_body:
+            self.trailers = trailer_fields(trailers)
+        bare = (self._no_body or not data) and self.trailers is None
         if self._head is not None:
             self._send_head(end_stream=bare)
         elif not self._no_body:
@@ -237,6 +253,89 @@ class Http2Stream(Outbound):
             self._account(len(data))
             self._send(data, end_stream=True)
         self._finished()
+
+    def offer(self, data: bytes, *, last: bool = False, trailers: Headers = ()) -> bool:
+        if self._gone or self.complete or not self.status:
+            self._unusable()
+        connection = self._connection
+        if not self._has_room():
+            return False
+        if self._tunnel:
+            end = last
+        else:
+            size = len(data)
+            if self._left is not None and (size > self._left or (last and size != self._left)):
+                amount = size - self._left
+                self._wrong_length(f"the body is {abs(amount)} bytes {'longer' if amount > 0 else 'shorter'} than its Content-Length")
+            if self._no_body:
+                data = b""
+            elif last and trailers:
+                self.trailers = trailer_fields(trailers)
+            self._account(len(data))
+            end = last
+            head = self._head
+            if head is not None:
+                bare = end and not data and self.trailers is None
+                self._head = None
+                connection.engine.send_head(self.h2, head.fields, end_stream=bare or self._no_body)
+                connection.writer.wake()
+                end = end and not bare
+            if self._no_body:
+                end = False
+        if (data or end) and not connection.writer.send(self, data, end_stream=end):
+            self._watch_progress()
+        if last:
+            self._finished()
+        return True
+
+    def _has_room(self) -> bool:
+        connection = self._connection
+        if self._head is not None and connection.writer.full:
+            return False
+        return self.queued < connection.http2_limits.write_buffer and not self.ending
+
+    def has_room(self, callback: Callable[[], None] | None = None) -> bool:
+        if self._gone or self._has_room():
+            return True
+        if callback is None:
+            return False
+        if self.queued or self.ending:
+            self._room = callback
+        else:
+            self._connection.writer.when_room(callback)
+        return False
+
+    def flush(self) -> None:
+        while self.queued or self.ending:
+            self._wait_writable()
+            if self._gone:
+                raise ClientDisconnected
+
+    def _watch_progress(self) -> None:
+        """Give the client up where it takes next to nothing of what is queued, without a greenlet that waits for it."""
+        if self._stuck is None:
+            timer = get_hub().loop.timer(self._connection.timeouts.send)
+            self._stuck = (timer, self.taken)
+            timer.start(self._on_stuck)
+
+    def _on_stuck(self) -> None:
+        # Runs in the hub.
+        assert self._stuck is not None
+        taken = self._stuck[1]
+        self._stop_watching_progress()
+        if not self.queued and not self.ending:
+            return
+        timeouts = self._connection.timeouts
+        if self.taken - taken < timeouts.send * timeouts.body_rate and self._connection.writer.is_blocked(self):
+            self._abort(ErrorCodes.CANCEL)
+        else:
+            self._watch_progress()
+
+    def _stop_watching_progress(self) -> None:
+        stuck, self._stuck = self._stuck, None
+        if stuck is not None:
+            stuck[0].stop()
+            stuck[0].close()
 
     def _unusable(self) -> NoReturn:
         """Nothing can be sent now; says why."""
@@ -287,6 +386,9 @@ class Http2Stream(Outbound):
             raise ClientTooSlow
 
     def on_taken(self) -> None:
+        if self._room is not None and not self.ending and self.queued <= self._connection.http2_limits.write_buffer >> 1:
+            room, self._room = self._room, None
+            room()
         event = self._write_event
         if event is not None and (self.queued <= self._connection.http2_limits.write_buffer >> 1) and not (self.queued and self.ending):
             event.set()
@@ -336,11 +438,8 @@ class Http2Stream(Outbound):
         # The end of an ordinary request's body is no half-close, the end of a tunnel's input is.
         return self._gone or (half_closed and self._ended and bool(self.request.upgrade))
 
-    def watch(self, callback: Callable[[], None] | None) -> None:
-        """Have ``callback`` called when the peer gives the stream up, at once where it has; it must not wait and not raise.
-
-        For a greenlet that waits for something else than this stream, and would not notice.
-        """
+    def watch(self, callback: Callable[[], None] | None, *, half_closed: bool = False) -> None:
+        """As :class:`greendaphne.core.message.Stream` says; calls at once where the peer has given the stream up already."""
         self._watcher = callback
         if callback is not None and self._gone:
             callback()
@@ -383,16 +482,22 @@ class Http2Stream(Outbound):
         for event in (self._read_event, self._write_event):
             if event is not None:
                 event.set()
+        if self._stuck is not None:
+            self._stop_watching_progress()
         watcher = self._watcher
         if watcher is not None:
             self._watcher = None
             watcher()
+        room = self._room
+        if room is not None:
+            self._room = None
+            room()
 
     def close(self) -> None:
         """The greenlet has ended: what it left open is reset."""
         if not self.complete:
             self._connection.engine.reset(self.h2.stream_id, ErrorCodes.CANCEL if self._tunnel else ErrorCodes.INTERNAL_ERROR)
-        self._watcher = None
+        self._watcher = self._room = None
         self.cancel()
 
     def release(self) -> None:

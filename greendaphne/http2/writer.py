@@ -9,6 +9,7 @@ bounded for each stream and for the connection, and a stream whose peer gives it
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -17,6 +18,7 @@ from h2.stream import H2Stream
 
 from ..core.message import ClientDisconnected
 from ..net.transport import ByteStream
+from .compression import Field
 from .engine import Engine
 from .limits import MIN_FRAME_SIZE, Http2Limits
 from .priority import DEFAULT_URGENCY, Scheduler
@@ -28,7 +30,7 @@ DATA_SIZE = MIN_FRAME_SIZE
 class Outbound:
     """The sending side of a stream; owned by the writer."""
 
-    __slots__ = ("_chunks", "ending", "h2", "incremental", "queued", "scheduled", "taken", "urgency")
+    __slots__ = ("_chunks", "ending", "h2", "incremental", "queued", "scheduled", "taken", "trailers", "urgency")
 
     def __init__(self, h2: H2Stream) -> None:
         self.h2 = h2
@@ -39,6 +41,8 @@ class Outbound:
         #: Body bytes queued, and whether END_STREAM follows them.
         self.queued = 0
         self.ending = False
+        #: Fields that follow the body, which carry END_STREAM then.
+        self.trailers: list[Field] | None = None
         #: Body bytes that have left the queue.
         self.taken = 0
         self._chunks: deque[memoryview] | None = None
@@ -79,7 +83,20 @@ class Writer:
     :param transport: aborted when sending fails, so that the reader learns of it.
     """
 
-    __slots__ = ("_blocked", "_closing", "_engine", "_greenlet", "_hub", "_idle", "_limits", "_room", "_scheduler", "_transport", "failed")
+    __slots__ = (
+        "_blocked",
+        "_closing",
+        "_engine",
+        "_greenlet",
+        "_hub",
+        "_idle",
+        "_limits",
+        "_room",
+        "_rooms",
+        "_scheduler",
+        "_transport",
+        "failed",
+    )
 
     def __init__(self, engine: Engine, transport: ByteStream, limits: Http2Limits) -> None:
         self._engine = engine
@@ -89,6 +106,8 @@ class Writer:
         # Streams with bytes to send and no window, in the order in which they ran out of it.
         self._blocked: dict[int, Outbound] = {}
         self._room = Event()
+        # Called once when something was sent.
+        self._rooms: list[Callable[[], None]] = []
         self._idle = False
         self._closing = False
         self._hub = gevent.get_hub()
@@ -131,9 +150,16 @@ class Writer:
         self._room.clear()
         self._room.wait(timeout)
 
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called once when something was sent."""
+        self._rooms.append(callback)
+
     def release(self) -> None:
         """Let all who wait for room look again."""
         self._room.set()
+        rooms, self._rooms = self._rooms, []
+        for callback in rooms:
+            callback()
 
     def send(self, stream: Outbound, data: bytes, *, end_stream: bool) -> bool:
         """Send or queue body bytes; returns whether all of them, and END_STREAM with them, are with the engine already."""
@@ -146,7 +172,12 @@ class Writer:
             and engine.pending < self._limits.write_buffer
             and (size <= engine.window(stream.h2) or not size)
         ):
-            engine.send_body(stream.h2, data, end_stream=end_stream)
+            if end_stream and stream.trailers is not None:
+                if size:
+                    engine.send_body(stream.h2, data, end_stream=False)
+                engine.send_head(stream.h2, stream.trailers, end_stream=True)
+            else:
+                engine.send_body(stream.h2, data, end_stream=end_stream)
             stream.taken += size
             if self._idle:
                 self.wake()
@@ -204,6 +235,8 @@ class Writer:
                     transport.sendall(engine.take())
                     if not self._room.is_set():
                         self._room.set()
+                    if self._rooms:
+                        self.release()
                 elif self._closing:
                     return
                 else:
@@ -232,7 +265,11 @@ class Writer:
                     continue
             data = stream.get(size) if size else b""
             last = not stream.queued
-            if size or stream.ending:
+            if stream.trailers is not None and last and stream.ending:
+                if size:
+                    engine.send_body(stream.h2, data, end_stream=False)
+                engine.send_head(stream.h2, stream.trailers, end_stream=True)
+            elif size or stream.ending:
                 engine.send_body(stream.h2, data, end_stream=last and stream.ending)
             if last:
                 scheduler.remove(stream)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import gevent
 from gevent import get_hub, getcurrent
 
+from ..core.paths import resolve
 from .access import AccessLog, AccessRecords, FormatError, compile_format
 from .access.formats import COMMON, DAPHNE
 from .access.log import LOGGER as ACCESS_LOGGER
@@ -100,7 +101,7 @@ class Logs:
             return AccessRecords(access_format)
         if target and target != STANDARD_OUTPUT:
             try:
-                self._access = Sink.open(target, "the access log", report=self._reporter(), gather=GATHER)
+                self._access = Sink.open(resolve(target), "the access log", report=self._reporter(), gather=GATHER)
             except OSError as error:
                 raise LogError(f"Cannot open the access log {target}: {error.strerror or error}.") from None
         elif target or options.verbosity >= 1:

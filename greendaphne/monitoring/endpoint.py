@@ -56,8 +56,8 @@ class MonitoringEndpoint:
         :raises EndpointError: on failure.
         """
         endpoint = self._endpoint
-        logger.info("Listening on endpoint %s for metrics and health checks", endpoint)
         self.listener = Listener(endpoint, endpoint.bind())
+        logger.info("Listening on endpoint %s for metrics and health checks", endpoint)
         if getattr(endpoint, "port", None) == 0:
             logger.info("Port 0 of endpoint %s is %s", endpoint, self.listener.address.port)
         self._connections.start()

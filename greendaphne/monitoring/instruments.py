@@ -39,6 +39,28 @@ class MeteredTransport:
         self._inner.sendall(data)
         self._metrics.sent_bytes += len(data)
 
+    def offer(self, data: bytes) -> bool:
+        taken = self._inner.offer(data)
+        if taken:
+            self._metrics.sent_bytes += len(data)
+        return taken
+
+    def has_room(self, callback: Callable[[], None] | None = None) -> bool:
+        return self._inner.has_room(callback)
+
+    def flush(self) -> None:
+        self._inner.flush()
+
+    @property
+    def observed(self) -> bool:
+        return self._inner.observed
+
+    def observe(self, callback: Callable[[], None] | None) -> None:
+        self._inner.observe(callback)
+
+    def hung_up(self, *, half_closed: bool) -> bool:
+        return self._inner.hung_up(half_closed=half_closed)
+
     def shutdown_write(self) -> None:
         self._inner.shutdown_write()
 

@@ -75,9 +75,9 @@ class Listeners:
 
             self._validity = ValidityWatch(secure, silent=not self._watch_certificates)
         for endpoint in endpoints:
-            logger.info("Listening on endpoint %s", endpoint)
             listener = Listener(endpoint, endpoint.bind())
             self.opened.append(listener)
+            logger.info("Listening on endpoint %s", endpoint)
             if getattr(innermost(endpoint), "port", None) == 0:
                 logger.info("Port 0 of endpoint %s is %s", endpoint, listener.address.port)
             if endpoint.tls is not None:

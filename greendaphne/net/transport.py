@@ -11,17 +11,23 @@ from __future__ import annotations
 import _socket
 import errno
 import os
+import select
 import struct
+from collections.abc import Callable
 from math import inf
 from time import monotonic
 from typing import Any, ClassVar, Final, Protocol
 
-from gevent import get_hub, sleep
+from gevent import get_hub, sleep, spawn
 from gevent.exceptions import ConcurrentObjectUseError
 from gevent.hub import Waiter
+from gevent.monkey import get_original
 from gevent.socket import wait
 
 from ..core.message import ClientDisconnected, ClientTooSlow
+
+#: Returns at once with a time limit of 0; gevent's does not know all events.
+_native_poll = get_original("select", "poll")
 
 #: The most bytes that one ``recv`` requests: large enough for uploads, small enough to come from the allocator's free lists.
 RECV_SIZE = 64 * 1024
@@ -55,7 +61,42 @@ class ByteStream(Protocol):
         """Return once :meth:`recv` would not wait; raises :class:`TimeoutError`."""
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of ``data``; raises :class:`ClientDisconnected` when the peer takes nothing for the send timeout."""
+        """Send everything; :class:`ClientDisconnected` when the peer takes nothing for the send timeout.
+
+        Waits first for what :meth:`offer` took.
+        """
+
+    def offer(self, data: bytes) -> bool:
+        """Send everything without waiting, or return false: then nothing of ``data`` was sent.
+
+        What the socket does not take at once, a greenlet of the transport's own sends, within the send timeout.  While that greenlet has
+        something left, ``offer`` returns false.
+
+        :raises ClientDisconnected: when the connection broke.
+        """
+
+    def has_room(self, callback: Callable[[], None] | None = None) -> bool:
+        """Whether :meth:`offer` would take something; if not, ``callback`` is called once when it does, or when the connection broke."""
+
+    def flush(self) -> None:
+        """Wait until everything that :meth:`offer` took has been sent, or the connection broke; never raises."""
+
+    @property
+    def observed(self) -> bool:
+        """Whether :meth:`observe` is in force."""
+
+    def observe(self, callback: Callable[[], None] | None) -> None:
+        """Call ``callback`` in the hub whenever :meth:`recv` would not wait and no greenlet waits in it; ``None`` ends that.
+
+        The callback must read, or end the observation; it must not wait and not raise.
+        """
+
+    def hung_up(self, *, half_closed: bool) -> bool:
+        """Whether the peer, whose stream has ended, is known to have left.
+
+        :param half_closed: whether a peer that has only stopped sending counts where it cannot be told from one that left: on TCP both have
+            sent a FIN.  A UNIX socket tells them apart, and so does TLS where the peer only ended its TLS stream.
+        """
 
     def shutdown_write(self) -> None:
         """Close the sending side, so that the peer sees the end of the stream; never raises."""
@@ -85,8 +126,11 @@ class Transport:
         "_deadline",
         "_drained",
         "_fd",
+        "_flusher",
+        "_observer",
         "_reader",
         "_reads",
+        "_rooms",
         "_send_timeout",
         "_sock",
         "_timer",
@@ -117,7 +161,22 @@ class Transport:
         # Whether the last read emptied the kernel's buffer.  The next read then waits at once, because it would fail first.
         self._drained = False
         self._reads = 0
+        # What is told of input that no greenlet waits for.
+        self._observer: Callable[[], None] | None = None
+        # The greenlet that sends the rest of what offer() took, and what is called when it has ended.
+        self._flusher: Any = None
+        self._rooms: list[Callable[[], None]] | None = None
         self.closed = False
+
+    def hung_up(self, *, half_closed: bool) -> bool:
+        if self.closed:
+            return True
+        poll = _native_poll()
+        poll.register(self._fd, select.POLLRDHUP)
+        events = sum(event for _, event in poll.poll(0))
+        if events & (select.POLLHUP | select.POLLERR):
+            return True
+        return half_closed and events & select.POLLRDHUP != 0 and self._sock.family != _socket.AF_UNIX
 
     def fileno(self) -> int:
         """The descriptor, -1 once closed."""
@@ -151,12 +210,30 @@ class Transport:
     def _on_readable(self) -> None:
         # Runs in the hub.
         waiter = self._waiter
-        if waiter is None:
+        if waiter is not None:
+            waiter.switch(True)
+        elif self._observer is not None:
+            self._observer()
+        else:
             # No greenlet reads now; a started watcher would wake the hub again and again until one does.
             self._reader.stop()
             self._watching = False
-        else:
-            waiter.switch(True)
+
+    @property
+    def observed(self) -> bool:
+        return self._observer is not None
+
+    def observe(self, callback: Callable[[], None] | None) -> None:
+        self._observer = callback
+        if callback is None:
+            return
+        if self.closed:
+            get_hub().loop.run_callback(callback)
+        elif not self._watching:
+            if self._reader is None:
+                self._reader = get_hub().loop.io(self._fd, _READ)
+            self._reader.start(self._on_readable)
+            self._watching = True
 
     def _set_timer(self, seconds: float, at: float) -> None:
         if self._timer is not None:
@@ -195,6 +272,8 @@ class Transport:
                 return data
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
+        if self._flusher is not None:
+            self.flush()
         try:
             sent = self._sock.send(data)
         except BlockingIOError:
@@ -203,7 +282,9 @@ class Transport:
             raise ClientDisconnected from None
         if sent == len(data):
             return
-        view = memoryview(data)[sent:]
+        self._send_rest(memoryview(data)[sent:])
+
+    def _send_rest(self, view: memoryview) -> None:
         while view:
             self._wait_writable()
             try:
@@ -226,12 +307,56 @@ class Transport:
             self.abort()
             raise ClientTooSlow from None
 
+    def offer(self, data: bytes) -> bool:
+        if self._flusher is not None:
+            return False
+        sent = self._send_now(data)
+        if sent < len(data):
+            self._flusher = spawn(self._flush, memoryview(data)[sent:])
+        return True
+
+    def _send_now(self, data: bytes) -> int:
+        """Send what the socket takes at once; returns how many bytes."""
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            raise ClientDisconnected from None
+
+    def _flush(self, view: memoryview) -> None:
+        try:
+            self._send_rest(view)
+        except ClientDisconnected:
+            pass  # the next call finds out for itself
+        finally:
+            self._flusher = None
+            rooms, self._rooms = self._rooms, None
+            for callback in rooms or ():
+                callback()
+
+    def has_room(self, callback: Callable[[], None] | None = None) -> bool:
+        if self._flusher is None:
+            return True
+        if callback is not None:
+            if self._rooms is None:
+                self._rooms = []
+            self._rooms.append(callback)
+        return False
+
+    def flush(self) -> None:
+        flusher = self._flusher
+        if flusher is not None:
+            flusher.join()
+
     def sendfile(self, descriptor: int, offset: int, count: int) -> int:
         """Send up to ``count`` bytes of a file by the kernel; return how many were sent, fewer where the file ends.
 
         :raises ClientDisconnected: as :meth:`sendall`.
         :raises OSError: where the file cannot be read.
         """
+        if self._flusher is not None:
+            self.flush()
         sent = 0
         turn = 0
         while sent < count:
@@ -258,6 +383,7 @@ class Transport:
         return sent
 
     def shutdown_write(self) -> None:
+        self.flush()
         self._shutdown(_socket.SHUT_WR)
 
     def shutdown_read(self) -> None:
@@ -290,6 +416,9 @@ class Transport:
             timer.stop()
             timer.close()
         hub = get_hub()
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            hub.loop.run_callback(observer)
         if self._waiter is not None:
             hub.loop.run_callback(self._waiter.throw, ClientDisconnected)
         # The hub wakes a greenlet that waits to write before the descriptor's number can be reused.

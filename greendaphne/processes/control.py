@@ -27,7 +27,7 @@ FAILURE_FILE: Final = "failure.txt"
 #: Seconds between two ALIVE; not set where nobody asks for it.
 HEARTBEAT: Final = "_GREENDAPHNE_HEARTBEAT"
 
-#: Worker to master: it listens and serves.
+#: Worker to master, with what it serves behind a blank: it listens and serves.
 READY: Final = b"ready"
 #: Worker to master, in the place of READY: it serves a page that shows why the application does not load.
 SHOWS_FAILURE: Final = b"shows-failure"

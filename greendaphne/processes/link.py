@@ -24,10 +24,12 @@ _RECEIVE = 4096
 class MasterLink:
     """Tells the master of the life of this worker's server, and does what the master says.
 
+    :param application: what is served, in words.
     :param failed: whether the server shows why the application does not load, instead of serving it.
     """
 
-    def __init__(self, given: Inheritance, *, failed: bool = False) -> None:
+    def __init__(self, given: Inheritance, application: str = "", *, failed: bool = False) -> None:
+        self._application = application
         self._failed = failed
         self._sock = socket.socket(fileno=given.control)
         self._sock.set_inheritable(False)
@@ -40,7 +42,8 @@ class MasterLink:
     def started(self, server: RunningServer) -> None:
         self._server = server
         gevent.spawn(self._listen, server)
-        self._say(control.SHOWS_FAILURE if self._failed else control.READY)
+        word = control.SHOWS_FAILURE if self._failed else control.READY
+        self._say(word + b" " + self._application.encode(errors="replace")[: control.MAX_LINE // 2])
         if self._heartbeat:
             gevent.spawn(self._beat)
 

@@ -23,6 +23,7 @@ from typing import Any, Final
 from ..net.endpoints import Endpoint, EndpointError, innermost
 from . import control
 from .child import Child, State, describe, working_directory
+from .signals import SIGNALLED
 from .systemd import ServiceManager
 from .watching import Watcher
 
@@ -47,6 +48,7 @@ _CONFIGURATION: Final = frozenset((1, 2))
 _SIGNALS: Final = (
     signal.SIGTERM,
     signal.SIGINT,
+    signal.SIGQUIT,
     signal.SIGHUP,
     signal.SIGUSR1,
     signal.SIGTTIN,
@@ -64,6 +66,8 @@ class Master:
     :param graceful: seconds that a worker may take to drain.
     :param manager: the service manager, where it wants to be notified.
     :param reopen: reopens log files.
+    :param announce: called with the endpoints and their sockets, and with what is served, once all workers serve for the first time.
+    :param opened: called once all sockets are open, before the first worker starts.
     :param watcher: watches source files; workers are replaced when they change.
     """
 
@@ -75,6 +79,8 @@ class Master:
         graceful: float,
         manager: ServiceManager | None = None,
         reopen: Callable[[], None] | None = None,
+        announce: Callable[[Sequence[tuple[Endpoint, Any]], str], None] | None = None,
+        opened: Callable[[], None] | None = None,
         watcher: Watcher | None = None,
     ) -> None:
         self.number = number
@@ -86,6 +92,9 @@ class Master:
         self._graceful = graceful
         self._manager = manager
         self._reopen = reopen
+        self._announce = announce
+        self._application = ""
+        self._opened = opened
         self._watchdog = manager.watchdog if manager is not None else 0.0
         self._directory = working_directory()
         self._children: list[Child] = []
@@ -122,9 +131,11 @@ class Master:
         self._selector.register(awake, selectors.EVENT_READ)
         run_directory = ""
         try:
+            self._listen()
+            if self._opened is not None:
+                self._opened()
             run_directory = _make_directory()
             self._environment = {**os.environ, control.RUN_DIR: run_directory}
-            self._listen()
             if self._watcher is not None:
                 self._watcher.start()
                 self._selector.register(self._watcher, selectors.EVENT_READ, self._watcher)
@@ -148,11 +159,11 @@ class Master:
 
     def _listen(self) -> None:
         for endpoint in self._endpoints:
-            logger.info("Listening on endpoint %s", endpoint)
             # TLS around it is the workers': they read certificates, and read them again.
             inner = innermost(endpoint)
             sock = inner.bind()
             self._sockets.append((inner, sock))
+            logger.info("Listening on endpoint %s", endpoint)
             if getattr(inner, "port", None) == 0:
                 logger.info("Port 0 of endpoint %s is %s", endpoint, sock.getsockname()[1])
 
@@ -183,6 +194,10 @@ class Master:
 
     def _on_signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
+            self._stop()
+        elif number == signal.SIGQUIT:
+            self._stopping = True
+            self._close_sockets()
             self._stop()
         elif number == signal.SIGUSR1:
             if self._reopen is not None:
@@ -299,6 +314,7 @@ class Master:
                 child.state, child.deadline = State.SERVING, None
                 self._served = True
                 self._loaded = self._loaded or word == control.READY
+                self._application = rest.decode(errors="replace")
                 logger.info("%s serves", child)
             elif word == control.RECYCLE and not child.tired:
                 child.tired = rest.decode(errors="replace") or "it asked for it"
@@ -324,10 +340,22 @@ class Master:
             self._close(child)
             self._children.remove(child)
             if child.state is State.STOPPING:
-                log = logger.info if code in (0, -signal.SIGTERM) else logger.warning
+                # One that starts is ended by the signal, or by itself where it is the first process of a namespace.
+                log = logger.info if code in (0, -signal.SIGTERM, SIGNALLED + signal.SIGTERM) else logger.warning
                 log("%s %s", child, describe(code))
             else:
                 self._mourn(child, code)
+        if os.getpid() == 1:
+            self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """Take note of the end of processes that others started: in a namespace, the first process becomes their parent."""
+        own = {child.pid for child in self._children}
+        try:
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None and ended.si_pid not in own:
+                os.waitpid(ended.si_pid, os.WNOHANG)
+        except ChildProcessError:
+            pass  # there are none
 
     def _mourn(self, child: Child, code: int) -> None:
         """Deal with a worker that nobody told to end."""
@@ -401,6 +429,9 @@ class Master:
         if complete and (self._reloading or not self._announced) and not self._stopping:
             if self._announced:
                 logger.info("All workers are replaced")
+            elif self._announce is not None:
+                sockets = [(endpoint, sock) for endpoint, (_, sock) in zip(self._endpoints, self._sockets, strict=True)]
+                self._announce(sockets, self._application)
             self._announced, self._reloading = True, False
             if self._manager is not None:
                 self._manager.ready(self._status(serving))

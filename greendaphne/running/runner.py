@@ -16,9 +16,10 @@ from gevent import get_hub
 from gevent.event import Event
 
 from ..net.listeners import Listener, Listeners
+from ..net.urls import url
 from ..processes.control import WORKER
 from ..processes.lifecycle import Lifecycle
-from ..processes.signals import handle_signals
+from ..processes.signals import handle_signals, has_terminal, reap_orphans
 from .lifetime import Lifetime
 from .tempdir import temporary_directory_problem
 
@@ -76,6 +77,8 @@ class Runner:
         self._deadline = 0.0
         # Whether the server ends because of a failure.
         self._failed = False
+        #: Whether SIGHUP reloads although the process has a terminal, whose end the signal otherwise is.
+        self.reload_in_terminal = False
         self._hub: Any = None
 
     def start(self) -> None:
@@ -109,6 +112,9 @@ class Runner:
             self._parts.sessions.start()
             self._connections.start()
             self._listeners.accept(self._connections)
+            if self._is_first:
+                for listener in self._listeners.opened:
+                    logger.info("Serving at %s", url(listener.endpoint, listener.socket))
             if self.certificates is not None:
                 self.certificates.start()
         except BaseException:
@@ -130,6 +136,8 @@ class Runner:
             raise RuntimeError("start() has to be called first")
         handling = signal_handlers and threading.current_thread() is threading.main_thread()
         with handle_signals(self._signals()) if handling else nullcontext():
+            if handling:
+                reap_orphans()
             try:
                 for each in self._lifecycle:
                     each.started(self)
@@ -143,7 +151,8 @@ class Runner:
         return {
             signal.SIGTERM: self._on_signal,
             signal.SIGINT: self._on_signal,
-            signal.SIGHUP: self.reload,
+            signal.SIGQUIT: self._on_quit,
+            signal.SIGHUP: self.reload if self.reload_in_terminal or not has_terminal() else self._on_signal,
             signal.SIGUSR1: self.reopen,
         }
 
@@ -170,6 +179,11 @@ class Runner:
         else:
             logger.info("Stopping; %d connections have %g seconds to finish", self.connections, self.timeouts.graceful)
             self._stop.set()
+
+    def _on_quit(self) -> None:
+        assert self._stop is not None
+        self._stop.set()
+        self.end_now()
 
     def end_now(self) -> None:
         """Cut off the rest of a drain (the second signal); called in the server's thread."""

@@ -281,6 +281,14 @@ class Session:
         """Send one message; errors as :meth:`greendaphne.websocket.WebSocket.send`."""
         self.websocket.send(message)
 
+    def offer_message(self, message: str | bytes) -> bool:
+        """Send one message without waiting, or return false; as :meth:`greendaphne.websocket.WebSocket.offer`."""
+        return self.websocket.offer(message)
+
+    def has_room(self, callback: Callable[[], None]) -> bool:
+        """Whether :meth:`offer_message` would take a message; as :meth:`greendaphne.websocket.WebSocket.has_room`."""
+        return self.websocket.has_room(callback)
+
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "", *, cause: str = causes.NONE) -> None:
         """Start the closing handshake; errors as :meth:`greendaphne.websocket.WebSocket.close`."""
         self.websocket.close(code, reason, cause=cause)

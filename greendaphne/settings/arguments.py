@@ -19,6 +19,7 @@ import docopt
 
 from ..config import COMMAND, Config
 from .help import help_text
+from .hints import instead
 from .option import Option, Takes, UsageError
 from .options import OPTIONS
 from .sources import CHANNEL_LAYER, CONFIG_VARIABLE, Setting, from_environment, from_file, key, literal
@@ -48,13 +49,17 @@ def _information(name: str, short: str, legacy: bool) -> Option:
     return Option("", (f"--{name}",), short, (f"--{name}",) if legacy else (), Takes.NOTHING, "", str, None, "", "")
 
 
+#: Asks for all options.
 HELP: Final = _information("help", "-h", legacy=True)
+#: Asks for the everyday options (``-h``).
+SHORT_HELP: Final = HELP._replace(help="everyday")
 VERSION: Final = _information("version", "", legacy=False)
 
+_INFORMATION: Final = (SHORT_HELP, HELP, VERSION)
 _ALL: Final = (HELP, VERSION, *OPTIONS)
 _LONG: Final = {name: item for item in _ALL for name in item.names}
 _LEGACY: Final = {name: item for item in _ALL for name in item.legacy}
-_SHORT: Final = {item.short: item for item in _ALL if item.short}
+_SHORT: Final = {item.short: item for item in _ALL if item.short} | {SHORT_HELP.short: SHORT_HELP}
 #: The name of the configuration's value that each option sets, by key.
 _TARGETS: Final = {key(item): item.to for item in OPTIONS if item.to}
 
@@ -74,7 +79,7 @@ def normalise(argv: Sequence[str]) -> list[str]:
     :raises UsageError: for a command line that argparse refused too.
     """
     given, layer = _given(argv)
-    for information in (HELP, VERSION):
+    for information in _INFORMATION:
         if information in given:
             return [information.name]
     return [*_written(given), *(("--", layer) if layer is not None else ())]
@@ -110,12 +115,14 @@ def _given(argv: Sequence[str]) -> tuple[dict[Option, list[str]], str | None]:
             if word.option.takes is Takes.EACH:
                 values = given.get(word.option, []) + values
             given[word.option] = values
-        if HELP in given or VERSION in given:
+        if not given.keys().isdisjoint(_INFORMATION):
             return given, None
-    positional += words[end + 1 :]
-    unknown += positional[1:]
     if unknown:
-        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}")
+        # Words that follow them may be their values, so nothing is said of those.
+        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}{instead(unknown[0].partition('=')[0], _LONG)}")
+    positional += words[end + 1 :]
+    if positional[1:]:
+        raise UsageError(f"unrecognized arguments: {' '.join(positional[1:])}")
     return given, positional[0] if positional else None
 
 
@@ -202,7 +209,7 @@ def _written(given: dict[Option, list[str]]) -> list[str]:
 
 
 def read(argv: Sequence[str], environ: Mapping[str, str]) -> Command | Option:
-    """Return the command to serve, or :data:`HELP` or :data:`VERSION`.
+    """Return the command to serve, or :data:`SHORT_HELP`, :data:`HELP` or :data:`VERSION`.
 
     :param argv: a command line without the program's name.
     :param environ: environment variables; ``GREENDAPHNE_CONFIG`` may name a configuration file, as ``--config`` does.
@@ -227,14 +234,14 @@ def read(argv: Sequence[str], environ: Mapping[str, str]) -> Command | Option:
 def _command_line(argv: Sequence[str]) -> dict[str, Setting] | Option:
     """The options on a command line, by key, or the requested information."""
     given, _ = _given(argv)
+    for information in _INFORMATION:
+        if information in given:
+            return information
     try:
         arguments = docopt.docopt(help_text(given), normalise(argv), False)
     except docopt.DocoptExit as error:
         # normalise() refuses all that the grammar does; if one gets through, the user still sees one line.
         raise UsageError(str(error).partition("\n")[0]) from None
-    for information in (HELP, VERSION):
-        if arguments[information.name]:
-            return information
     settings: dict[str, Setting] = {}
     for item in given:
         # Only given options, because docopt adds the defaults of all others.

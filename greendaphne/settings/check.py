@@ -49,6 +49,7 @@ def _entry(item: Option, settings: Mapping[str, Setting]) -> str:
 @contextmanager
 def no_new_file(path: str | None) -> Iterator[None]:
     """Remove ``path`` if the block created it: another user may run the check, and the server could not write to that user's file."""
+    path = None if path is None else os.path.abspath(path)
     made = path is not None and not os.path.lexists(path)
     try:
         yield

@@ -15,6 +15,8 @@ from ..core.converters import size, size_above_zero, size_text
 
 #: Converters to a number of bytes, which is written with a unit.
 _SIZES: Final = (size, size_above_zero)
+#: What a shell completes, by the name of an option's value.
+_COMPLETES: Final = {"FILE": "file", "PATH": "file", "DIRECTORY": "directory"}
 
 
 class UsageError(Exception):
@@ -58,6 +60,10 @@ class Option(NamedTuple):
     command_line_only: bool = False
     number: bool = False
     known_as: str = ""
+    #: Whether ``-h`` shows it.
+    everyday: bool = False
+    #: A shell completes the names of these: ``file``, ``directory``, or nothing.
+    completes: str = ""
 
     @property
     def name(self) -> str:
@@ -83,6 +89,7 @@ def option(
     secret: bool = False,
     command_line_only: bool = False,
     known_as: str = "",
+    everyday: bool = False,
 ) -> Option:
     """Return a row of the option table.  Its default is the one in :data:`greendaphne.config.COMMAND`.
 
@@ -94,6 +101,7 @@ def option(
     :param secret: whether its value is omitted from all output.
     :param command_line_only: whether the environment and configuration files cannot set the option.
     :param known_as: another name; a user who writes it is told the right one.
+    :param everyday: whether ``-h`` shows it.
     :raises AttributeError: for a ``to`` that does not exist.
     """
     takes = takes or (Takes.ONE if metavar else Takes.NOTHING)
@@ -104,7 +112,22 @@ def option(
     number = re.search(r"\b(int|float)\b", kind) is not None
     legacy_names = tuple(forms[:1]) if legacy else ()
     return Option(
-        to, tuple(forms), short, legacy_names, takes, metavar, convert, default, group, help, secret, command_line_only, number, known_as
+        to,
+        tuple(forms),
+        short,
+        legacy_names,
+        takes,
+        metavar,
+        convert,
+        default,
+        group,
+        help,
+        secret,
+        command_line_only,
+        number,
+        known_as,
+        everyday,
+        _COMPLETES.get(metavar, ""),
     )
 
 

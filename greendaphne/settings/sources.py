@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from .option import Option, Takes, UsageError
@@ -59,19 +59,24 @@ def variable(item: Option) -> str:
 ITEMS: Final = (CHANNEL_LAYER, *(item for item in OPTIONS if not item.command_line_only))
 _BY_KEY: Final = {key(item): item for item in ITEMS}
 _BY_VARIABLE: Final = {variable(item): item for item in ITEMS}
+#: The ends of variables that Kubernetes and Docker set in every container for each service: of one that is called greendaphne-redis,
+#: ``GREENDAPHNE_REDIS_SERVICE_HOST``, ``..._SERVICE_PORT_HTTP``, ``..._PORT`` and ``..._PORT_80_TCP_ADDR``.
+_SERVICE_LINK: Final = re.compile(r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:ADDR|PORT|PROTO))?)")
+#: The value of those that end with ``_PORT``, which options may have as well.
+_LINK_URL: Final = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
 _COMMAND_LINE_ONLY: Final = {key(item): item for item in OPTIONS if item.command_line_only}
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
     """Return the options that ``environ`` sets, by key.
 
-    An empty variable counts as missing.  Several values are separated by blanks.
+    An empty variable counts as missing, and so do the variables of Kubernetes' service links.  Several values are separated by blanks.
 
     :raises UsageError: for an unknown name and an invalid value.
     """
     settings: dict[str, Setting] = {}
     for name, text in environ.items():
-        if not name.startswith(PREFIX) or name == CONFIG_VARIABLE:
+        if not name.startswith(PREFIX) or name == CONFIG_VARIABLE or _is_service_link(name.removeprefix(PREFIX), text):
             continue
         place = f"environment variable {_shown(name)}"
         item = _BY_VARIABLE.get(name)
@@ -86,6 +91,14 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
             raise UsageError(f"{place} {error}{_not(item, repr(text))}") from None
         settings[key(item)] = Setting(value, literal(item, value if item.takes is Takes.NOTHING else texts), name)
     return settings
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    """Whether a variable, without the prefix, is one that Kubernetes or Docker sets and not meant for the server."""
+    if f"{PREFIX}{name}" in _BY_VARIABLE:
+        # A service that is called greendaphne sets GREENDAPHNE_PORT to a URL.
+        return name == "PORT" and _LINK_URL.fullmatch(text) is not None
+    return _SERVICE_LINK.fullmatch(name) is not None or (name.endswith("_PORT") and _LINK_URL.fullmatch(text) is not None)
 
 
 def from_file(path: str) -> dict[str, Setting]:
@@ -109,21 +122,31 @@ def from_file(path: str) -> dict[str, Setting]:
         raise UsageError(f"the configuration file {path} is not written in UTF-8") from None
     except TOMLError as error:
         raise UsageError(f"the configuration file {path} is not TOML: {error}") from None
+    return from_mapping(content, path, lambda name: f"{path}{_line(text, name)}: ")
+
+
+def from_mapping(content: Mapping[str, Any], origin: str, place: Callable[[str], str]) -> dict[str, Setting]:
+    """Return the options that a mapping of keys to values sets, by key; a value is what TOML has for it.
+
+    :param origin: what :attr:`Setting.origin` says.
+    :param place: returns what an error begins with, by the name that it is about.
+    :raises UsageError: for an unknown key and a wrong value.
+    """
     settings: dict[str, Setting] = {}
     for name, given in content.items():
-        place = f"{path}{_line(text, name)}: {_shown(name)}"
+        where = f"{place(name)}{_shown(name)}"
         item = _BY_KEY.get(name.replace("_", "-"))
         if item is None:
             if isinstance(given, dict):
-                raise UsageError(f"{place} is a table; all options stand at the top of the file")
-            raise UsageError(f"{place} is unknown{_instead(name, key)}")
+                raise UsageError(f"{where} is a table; all options stand at the top of the file")
+            raise UsageError(f"{where} is unknown{_instead(name, key)}")
         if key(item) in settings:
-            raise UsageError(f"{place} is there twice, with hyphens and with underscores")
+            raise UsageError(f"{where} is there twice, with hyphens and with underscores")
         try:
             value, source = _from_toml(item, given)
         except ValueError as error:
-            raise UsageError(f"{place} {error}{_not(item, _toml_text(given))}") from None
-        settings[key(item)] = Setting(value, literal(item, source), path)
+            raise UsageError(f"{where} {error}{_not(item, _toml_text(given))}") from None
+        settings[key(item)] = Setting(value, literal(item, source), origin)
     return settings
 
 

@@ -10,7 +10,7 @@ the stream is finished, never reset, except where a frame was left unfinished.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from math import inf
 from time import monotonic
@@ -111,6 +111,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         "_pongs",
         "_protocols",
         "_reader",
+        "_rooms",
         "_server_name",
         "_timeouts",
         "_timer",
@@ -156,6 +157,8 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self._lock = Semaphore(1)
         # Pong frames that wait for the lock or for the end of the input at hand.
         self._pongs = b""
+        # What is called when offer() would take a message again.
+        self._rooms: Sequence[Callable[[], None]] = ()
         # The greenlet inside of stream.read(), and when something else is to be done if nothing comes in.
         self._waiting: Any = None
         self._deadline = inf
@@ -461,17 +464,67 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
     def _send_frame(self, first: int, payload: bytes) -> None:
         if self.state is not _OPEN:
             self._refuse()
-        deflate = self._deflate
-        if deflate is not None and len(payload) >= SMALLEST:
-            compressed = deflate.compress(payload)
-            if len(compressed) < len(payload):
-                first |= RSV1
-                payload = compressed
+        if self._deflate is not None and len(payload) >= SMALLEST:
+            first, payload = self._compressed(self._deflate, first, payload)
         header = encode_header(first, len(payload))
         if len(payload) > _JOIN_LIMIT:
             self._write(header, payload)
         else:
             self._write(header + payload)
+
+    @staticmethod
+    def _compressed(deflate: Deflate, first: int, payload: bytes) -> tuple[int, bytes]:
+        """The first octet and the payload of a frame, compressed where that makes it shorter."""
+        compressed = deflate.compress(payload)
+        return (first | RSV1, compressed) if len(compressed) < len(payload) else (first, payload)
+
+    def offer(self, message: str | bytes) -> bool:
+        """Send one message as :meth:`send` does, without ever waiting.
+
+        Takes the message whole, or returns false and has done nothing: earlier data waits for the client then, and :meth:`has_room` tells
+        when that changes.  What the client does not take at once is held and sent by the server, within ``timeouts.send``.
+
+        :raises WebSocketClosed: when the WebSocket is over or closing.
+        :raises ResponseError: for text that UTF-8 cannot represent.
+        """
+        if self.state is not _OPEN:
+            self._refuse()
+        if self._lock.locked() or not self.stream.has_room():
+            return False
+        if isinstance(message, str):
+            first = _TEXT_FRAME
+            try:
+                payload = b"".join(encode_text(message))
+            except UnicodeEncodeError:
+                raise ResponseError("the text of a WebSocket message has surrogates") from None
+        else:
+            first = _BINARY_FRAME
+            payload = message
+        if self._deflate is not None and len(payload) >= SMALLEST:
+            first, payload = self._compressed(self._deflate, first, payload)
+        try:
+            self.stream.offer(encode_header(first, len(payload)) + payload)
+        except ClientDisconnected as error:
+            self._because(error.cause)
+            self._end(CloseCode.ABNORMAL_CLOSURE)
+            self._refuse()
+        if self._meter is not None:
+            self._meter.sent(message)
+        return True
+
+    def has_room(self, callback: Callable[[], None]) -> bool:
+        """Whether :meth:`offer` would take a message now, or report the end; if not, ``callback`` is called once when it would."""
+        if self.state is not _OPEN:
+            return True
+        if self._lock.locked():
+            self._rooms = [*self._rooms, callback]
+            return False
+        return self.stream.has_room(callback)
+
+    def _tell_of_room(self) -> None:
+        rooms, self._rooms = self._rooms, ()
+        for callback in rooms:
+            callback()
 
     def _send_control(self, opcode: int, payload: bytes) -> None:
         self._write(encode_header(FIN | opcode, len(payload)) + payload)
@@ -494,6 +547,8 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
             while self._pongs and self.state is _OPEN:
                 pongs, self._pongs = self._pongs, b""
                 self._put(pongs)
+        if self._rooms:
+            self._tell_of_room()
 
     def _put(self, data: bytes) -> None:
         """Give ``data`` to the stream, under the lock."""
@@ -586,6 +641,8 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self.code = code
         self._reader = None
         self._wake()
+        if self._rooms:
+            self._tell_of_room()
 
     def _refuse(self) -> NoReturn:
         """Answer a call that comes too early or too late."""

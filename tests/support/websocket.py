@@ -102,6 +102,7 @@ class SocketStream:
         self.response_headers: Headers = ()
         self.extra_headers: Headers = ()
         self.body_limit = 0
+        self.body_complete = True
         self.head: list[tuple[bytes, bytes]] = []
         self.reason: str | None = None
         self.was_reset = False
@@ -121,7 +122,7 @@ class SocketStream:
     def write(self, data: bytes) -> None:
         self.transport.sendall(data)
 
-    def finish(self, data: bytes = b"") -> None:
+    def finish(self, data: bytes = b"", trailers: Headers = ()) -> None:
         if self.transport.closed:
             raise ClientDisconnected
         if data:
@@ -132,7 +133,16 @@ class SocketStream:
     def switch(self, headers: Headers) -> None:
         self.status, self.head = 101, list(headers)
 
-    def watch(self, callback: Callable[[], None]) -> None:
+    def offer(self, data: bytes, *, last: bool = False, trailers: Headers = ()) -> bool:
+        return self.transport.offer(data)
+
+    def has_room(self, callback: Callable[[], None] | None = None) -> bool:
+        return self.transport.has_room(callback)
+
+    def flush(self) -> None:
+        self.transport.flush()
+
+    def watch(self, callback: Callable[[], None] | None, *, half_closed: bool = False) -> None:
         """Do nothing, as HTTP/1 does."""
 
     def gone(self, *, half_closed: bool) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from gevent import socket
 
 from ...config import Listening
-from .descriptors import adopt, take
+from .descriptors import adopt, are_shared, take
 
 #: See :attr:`greendaphne.config.Listening.backlog`.
 DEFAULT_BACKLOG: Final = Listening().backlog
@@ -70,7 +70,7 @@ class Endpoint:
         number = take(self._origin)
         if number is None:
             return self.open()
-        self.shared = True
+        self.shared = are_shared()
         return adopt(number, f"{self._origin} (inherited as fd {number})", self.options.backlog)
 
     def open(self) -> socket.socket:

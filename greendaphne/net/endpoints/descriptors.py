@@ -25,6 +25,8 @@ _REASONS: Final = {errno.EBADF: "it is not open", errno.ENOTSOCK: "it is not a s
 _adopted: WeakValueDictionary[int, socket.socket] = WeakValueDictionary()
 #: Descriptors given to :func:`inherit` that :func:`take` has not taken yet.
 _inherited: dict[str, list[int]] = {}
+#: Whether other processes may accept on these.
+_shared: list[bool] = [True]
 
 
 def cannot_listen(where: str, reason: object) -> EndpointError:
@@ -96,15 +98,22 @@ def _listen(sock: socket.socket, where: str, backlog: int, domain: str | None) -
     os.set_inheritable(sock.fileno(), False)
 
 
-def inherit(sockets: Mapping[str, Sequence[int]]) -> None:
+def inherit(sockets: Mapping[str, Sequence[int]], *, shared: bool = True) -> None:
     """Make endpoints use listening sockets inherited from the parent process instead of opening sockets.
 
     :param sockets: for each endpoint string, as given to :func:`~greendaphne.net.endpoints.parse`, the descriptors of its sockets, one
         for each endpoint with that string.  Each :meth:`~greendaphne.net.endpoints.Endpoint.bind` of such an endpoint takes one, and opens
         a socket when none is left.  Descriptors of an earlier call that are still unused are forgotten.
+    :param shared: whether other processes may accept on them, which a process that opened them itself knows.
     """
+    _shared[0] = shared
     _inherited.clear()
     _inherited.update({description: list(numbers) for description, numbers in sockets.items()})
+
+
+def are_shared() -> bool:
+    """Whether other processes may accept on the sockets that were inherited."""
+    return _shared[0]
 
 
 def take(description: str) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...core.converters import whole_number
+from ...core.paths import resolve
 
 
 class EndpointError(ValueError):
@@ -75,10 +76,11 @@ def flag(text: str) -> bool:
 
 
 def path(text: str) -> str:
-    """Return ``text`` when it is a valid file name."""
+    """Return ``text`` when it is a valid file name, as a path that does not depend on later changes of the directory."""
     if not text or "\0" in text:
         raise ValueError("must be a path")
-    return text
+    # An abstract UNIX socket has no file.
+    return text if text.startswith("@") else resolve(text)
 
 
 port_number = whole_number(0, 65535)

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import _socket
 import logging
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, ClassVar
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
+from gevent import get_hub
 from gevent.exceptions import ConcurrentObjectUseError
 from gevent.socket import wait_read, wait_write
 from OpenSSL import SSL
@@ -170,9 +172,20 @@ class TLSTransport(Transport):
         except OSError:
             return True
 
+    def observe(self, callback: Callable[[], None] | None) -> None:
+        super().observe(callback)
+        if callback is not None and not self.closed and self._connection.pending():
+            # OpenSSL has bytes that the socket will not tell of.
+            get_hub().loop.run_callback(callback)
+
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
+        if self._flusher is not None:
+            self.flush()
         if self._stalled:
             raise ConcurrentObjectUseError("Another greenlet is writing to this connection")
+        self._send_pieces(data)
+
+    def _send_pieces(self, data: bytes | bytearray | memoryview) -> None:
         size = len(data)
         if size <= SEND_SIZE:
             if size:
@@ -195,6 +208,24 @@ class TLSTransport(Transport):
                 if sent == len(piece):
                     return
                 piece = memoryview(piece)[sent:]
+
+    def _send_now(self, data: bytes) -> int:
+        connection = self._connection
+        view = memoryview(data)
+        sent = 0
+        while sent < len(data):
+            if self._failed or self.closed:
+                raise ClientDisconnected
+            try:
+                sent += connection.send(view[sent : sent + SEND_SIZE])
+            except (SSL.WantWriteError, SSL.WantReadError):
+                break
+            except SSL.Error as error:
+                raise self._broken(error) from None
+        return sent
+
+    def _send_rest(self, view: memoryview) -> None:
+        self._send_pieces(view)
 
     def _wait_to_write(self, error: SSL.Error) -> None:
         self._stalled = True
@@ -223,6 +254,7 @@ class TLSTransport(Transport):
 
         The wait is worthwhile, because the client may take earlier bytes for complete only after the close_notify.
         """
+        self.flush()
         self._send_close_notify(wait=True)
         super().shutdown_write()
 
@@ -242,7 +274,7 @@ class TLSTransport(Transport):
         super().abort()
 
     def _send_close_notify(self, *, wait: bool) -> None:
-        if self._close_notify_sent or self._failed or self._stalled or self.closed:
+        if self._close_notify_sent or self._failed or self._stalled or self._flusher is not None or self.closed:
             return
         self._close_notify_sent = True
         while True:

@@ -232,6 +232,12 @@ class Stream(Protocol):
             state: the end of a request's body says nothing.
         """
 
+    def delivery(self) -> tuple[int, int] | None:
+        """How many bytes of the connection the peer's system has taken so far, and how many wait for it.
+
+        ``None`` where that is not known.
+        """
+
     def reset(self) -> None:
         """Abort: the peer must not take what it has for complete."""
 

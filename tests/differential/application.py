@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from asgiref.inmemory import ChannelLayer
@@ -105,7 +106,7 @@ def work() -> None:
             if channel in answer:
                 reply_channel = message["reply_channel"]
                 try:
-                    answer[channel](message, lambda content, to=reply_channel: channel_layer.send(to, content))
+                    answer[channel](message, partial(channel_layer.send, reply_channel))
                 except Exception as error:  # noqa: BLE001 - a test reads it
                     record.write(f"{('error', {'reply_channel': reply_channel, 'text': repr(error)})!r}\n")
 

@@ -15,6 +15,7 @@ from gevent.event import Event
 from h2.errors import ErrorCodes
 from h2.stream import H2Stream
 
+from ..core.greenlets import Task
 from ..core.message import ClientDisconnected, ClientTooSlow, Headers, HTTPError, Request, ResponseError, body_too_large
 from ..core.rates import Patience
 from .compression import Field
@@ -74,8 +75,8 @@ class Http2Stream(Outbound):
         self.body_limit = 0
         #: Whether the response has been handed to the connection to its end.
         self.complete = False
-        #: The greenlet that serves the stream.
-        self.greenlet: Any = None
+        #: What serves the stream.
+        self.greenlet: Task | None = None
         self._connection = connection
         # Receiving: what has arrived and was not read yet, whether END_STREAM has, and how much body is still to come where announced.
         self._inbox: bytearray | None = None

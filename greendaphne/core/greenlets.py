@@ -10,7 +10,7 @@ and used again.  Under gevent, much belongs to the greenlet, and all of it ends 
 * *Everything else that still refers to the greenlet*: a ``gevent.Timeout`` that was not cancelled, a callback that is to switch to it, a
   dict with greenlets as keys.  A greenlet that has such a reference when it is to be used again ends instead, and a new one is made.
 
-:class:`Task` is what can be joined and killed.  It lets go of its greenlet at the end of its function, so that a late kill reaches no other.
+:class:`Task` is what can be joined and killed.  It drops its greenlet at the end of its function, so that a late kill reaches no other.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ class Http2Connection:
 
         Where the connection's greenlet is killed, theirs are too.
         """
-        tasks = [stream.greenlet for stream in self._streams.values()]
+        tasks = [stream.task for stream in self._streams.values() if stream.task is not None]
         try:
             if not self._killed:
                 for task in tasks:
@@ -280,7 +280,7 @@ class Http2Connection:
             if incremental is not None:
                 stream.incremental = incremental
         self._streams[stream_id] = stream
-        stream.greenlet = self._greenlets.spawn(self._serve_stream, stream, error)
+        stream.task = self._greenlets.spawn(self._serve_stream, stream, error)
 
     def _serve_stream(self, stream: Http2Stream, error: HTTPError | None) -> None:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from gevent.event import Event
 from h2.errors import ErrorCodes
@@ -58,11 +58,11 @@ class Http2Stream(Outbound):
         "body_limit",
         "complete",
         "extra_headers",
-        "greenlet",
         "request",
         "response_headers",
         "sent",
         "status",
+        "task",
     )
 
     def __init__(self, connection: Http2Connection, h2: H2Stream, request: Request, *, expect_continue: bool, end_stream: bool) -> None:
@@ -76,7 +76,7 @@ class Http2Stream(Outbound):
         #: Whether the response has been handed to the connection to its end.
         self.complete = False
         #: What serves the stream.
-        self.greenlet: Task | None = None
+        self.task: Task | None = None
         self._connection = connection
         # Receiving: what has arrived and was not read yet, whether END_STREAM has, and how much body is still to come where announced.
         self._inbox: bytearray | None = None

@@ -16,11 +16,12 @@ MODERN_TESTING := $(MODERN)/.stamp-testing
 ADDRESS := http://127.0.0.1:8000
 
 .DELETE_ON_ERROR:
-.PHONY: help run run-redis test test-modern soak lint bench clean
+.PHONY: help run run-redis run-wsgi test test-modern soak lint bench clean
 
 help:
 	@echo 'make run        serve the demo on $(ADDRESS)'
 	@echo 'make run-redis  serve the chat site with Redis, two servers and three workers'
+	@echo 'make run-wsgi   serve the Flask site with its chat'
 	@echo 'make test       run all tests; with ARGS="-k name" for pytest, those of the main environment'
 	@echo 'make test-modern  run the tests with Django 5 and asgiref 3; ARGS is passed to pytest'
 	@echo 'make soak       reload and restart servers under load; takes hours (ARGS=--help)'
@@ -42,6 +43,10 @@ test: $(TESTING) $(if $(ARGS),,$(MODERN_TESTING))
 	@echo '==> running the tests'
 	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 $(ARGS)
 	@$(if $(ARGS),:,$(MAKE) --no-print-directory test-modern)
+
+run-wsgi: $(MODERN_TESTING)
+	@echo '==> the chat is on $(ADDRESS), Ctrl-C ends it'
+	@exec $(MODERN)/bin/greendaphne --app-dir examples/flask app
 
 test-modern: $(MODERN_TESTING)
 	@echo '==> running the tests with applications of today'

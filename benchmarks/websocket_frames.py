@@ -69,6 +69,12 @@ class _Tunnel:
     def write(self, data: bytes) -> None:
         self._transport.sendall(data)
 
+    def inform(self, status: int, headers: Headers) -> None:
+        raise NotImplementedError
+
+    def sendfile(self, descriptor: int, offset: int, count: int) -> bool:
+        return False
+
     def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
         raise NotImplementedError
 

@@ -60,12 +60,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         control.protect()
     elif command.config.processes.workers:
         return run_master(command.config, argv)
-    patch()
+    if patches(command.config):
+        patch()
     try:
         return run(command)
     except KeyboardInterrupt:
         # Before the server handles signals, such as while the application is imported.
         return EXIT_INTERRUPTED
+
+
+def patches(config: Config) -> bool:
+    """Whether gevent is to patch the process: unless it serves nothing but an asyncio application, or the options say otherwise."""
+    options = config.application
+    return not options.no_patch and (options.patch or not options.asks_for_asgi)
 
 
 def patch() -> None:
@@ -169,32 +176,41 @@ def check(command: Command, logs: Logs) -> None:
 def make_server(command: Command, logs: Logs) -> Server:
     """Return the server that ``command`` asks for; it does not listen yet.
 
-    :raises ConfigurationError: when the channel layer cannot be had, or values contradict each other.
+    :raises ConfigurationError: when the application cannot be had, or values contradict each other.
     :raises LogError: when the access log cannot be had.
-    :raises ApplicationError: when the channel layer's module raises an exception.
+    :raises ApplicationError: when the application's module raises an exception.
     :raises EndpointError: for a wrong endpoint string.
     """
     import logging
 
     from . import compat
-    from .applications.loading import load_channel_layer
+    from .applications.detection import CHANNELS
+    from .applications.interfaces import interface_of, make_application
+    from .applications.loading import checked_layer, load
     from .net.endpoints.descriptions import command_descriptions
     from .processes.setup import prepare
     from .server import Server
-    from .settings.check import check_options
+    from .settings.check import check_interface, check_options
 
     access = logs.access()
     # Applications for daphne import names from it.
     compat.install()
     config = command.config
-    channel_layer = load_channel_layer(command.channel_layer)
+    check_options(config)
+    place = command.channel_layer
+    target = load(place, factory=config.application.factory, app_dir=config.application.app_dir)
+    interface = interface_of(target, config, place)
+    check_interface(config, interface)
+    channel_layer = checked_layer(target, place) if interface == CHANNELS else None
+    application = None if interface == CHANNELS else make_application(target, config, place)
     endpoints = command_descriptions(config, control.opened())
     if not command.check:
-        logging.getLogger(LOGGER).info("Starting server at %s, channel layer %s.", ", ".join(endpoints), command.channel_layer)
+        kind = "channel layer" if application is None else f"{application.interface.upper()} application"
+        logging.getLogger(LOGGER).info("Starting server at %s, %s %s.", ", ".join(endpoints), kind, place)
     process = prepare(config, endpoints, channel_layer)
-    check_options(config)
     return Server(
         channel_layer,
+        application=application,
         endpoints=endpoints,
         config=config,
         observers=[*([access] if access is not None else ()), *process.observers],

@@ -10,7 +10,7 @@ The command reads options before gevent patches the process, so this module impo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 from .core.addresses import LOCAL, AddressList
@@ -22,6 +22,7 @@ __all__ = [
     "COMMAND",
     "Acme",
     "AddressList",
+    "ApplicationOptions",
     "Channels",
     "Config",
     "ConfigurationError",
@@ -51,8 +52,26 @@ DEFAULT_PORT: Final = 8000
 WEBSOCKET_LIFETIME: Final = 86400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Group:
+    """What every group has.  It stands here once because ``dataclass`` compiles such methods anew for each class, at every start."""
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
+    def __eq__(self, other: object) -> bool:
+        return self._values() == other._values() if isinstance(other, Group) and type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        shown = (f"{each.name}={getattr(self, each.name)!r}" for each in fields(self) if each.repr)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Limits(Group):
     """Bounds on what a peer may make the server hold; bytes unless stated otherwise."""
 
     #: Request line without its CRLF; over it 414.  The bound of Apache httpd and gunicorn.
@@ -83,8 +102,8 @@ class Limits:
     connections: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Timeouts(Group):
     """Time limits in seconds."""
 
     #: ``-t``: from the request to the first reply, then between replies; 503, or the connection is aborted in mid-response.
@@ -129,8 +148,8 @@ class Timeouts:
         return self.websocket or WEBSOCKET_LIFETIME
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Listening(Group):
     """Where the server listens besides :attr:`Config.endpoints`, and what holds for every endpoint that does not say it itself."""
 
     #: Address or host name of a TCP endpoint; ``None`` means :data:`DEFAULT_HOST` where there is a port.
@@ -152,8 +171,8 @@ class Listening:
     proxy_protocol: str = "off"
 
 
-@dataclass(frozen=True, slots=True)
-class Http2:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Http2(Group):
     """What a peer may do on one HTTP/2 connection; bytes unless stated otherwise.
 
     The names are those of gunicorn's ``--http2-*`` options where it has one.  :class:`greendaphne.http2.Http2Limits` is the same with the
@@ -211,8 +230,8 @@ class Http2:
     cleartext: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Tls(Group):
     """Certificates and what to ask of clients.  :class:`greendaphne.net.tls.TLSOptions` is the part that holds for every certificate."""
 
     #: PEM file with a certificate and its chain, for every endpoint without TLS of its own.
@@ -234,8 +253,8 @@ class Tls:
     alpn: tuple[str, ...] = ("h2", "http/1.1")
 
 
-@dataclass(frozen=True, slots=True)
-class Acme:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Acme(Group):
     """Certificates from an authority (RFC 8555).  :class:`greendaphne.acme.AcmeOptions` is the same with checks."""
 
     #: Address that the authority may write to; several with commas between them, ``None`` for none.
@@ -256,8 +275,8 @@ class Acme:
     eab_hmac_key_file: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Proxies:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Proxies(Group):
     """What is believed of proxies in front of the server."""
 
     #: Whether ``forwarded_headers`` are believed from every peer where there is no ``forwarded_allow_ips``.  Off, because clients that
@@ -271,8 +290,8 @@ class Proxies:
     allow_from: AddressList = _LOCAL
 
 
-@dataclass(frozen=True, slots=True)
-class WebSockets:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class WebSockets(Group):
     """What a WebSocket handshake agrees to."""
 
     #: Subprotocols that the server accepts, the preferred first.
@@ -281,8 +300,8 @@ class WebSockets:
     compression: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Channels:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Channels(Group):
     """How a channel layer is used."""
 
     #: Workers of the application that run inside the server (a number); 0 leaves them to other processes.
@@ -298,8 +317,46 @@ class Channels:
     stream_request_body: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Processes:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ApplicationOptions(Group):
+    """What the application is and how it is called, where it is not a channel layer."""
+
+    #: ``channels``, ``asgi3``, ``asgi2``, ``wsgi``, or ``auto`` to look at the object.
+    interface: str = "auto"
+    #: Short for the interfaces ``wsgi`` and ``asgi3`` (or ``asgi2`` where the object says so).
+    wsgi: bool = False
+    asgi: bool = False
+    #: Whether what is named is a function that returns the application.
+    factory: bool = False
+    #: Directory before all other places of modules; ``None`` means the current directory.
+    app_dir: str | None = None
+    #: Requests inside the application at a time (a number); 0 means no limit.  For what there is only so much of, such as database
+    #: connections; WebSockets are not counted.
+    concurrency: int = 0
+    #: Seconds that a request waits for ``concurrency``; 503 then.  Shorter than the time limits of proxies, which are 60 and more.
+    queue: float = 30
+    #: Seconds from the call of the application to the begin of its response; 503 then.  0 means no limit, as WSGI servers with greenlets
+    #: have none.
+    request_timeout: float = 0
+    #: When a WebSocket of a WSGI application is accepted: ``eager``, once the application waits for something, or ``lazy``, once it uses
+    #: the WebSocket.
+    wsgi_websocket: str = "eager"
+    #: Bytes of a request body that are read before a WSGI application is called; 0 means that it reads at its own pace.
+    buffer_request_body: int = 0
+    #: Names and strings in the environ of WSGI applications.
+    environ: tuple[tuple[str, str], ...] = ()
+    #: Whether gevent patches the standard library in the command, in any case or in no case; by default unless ASGI is asked for.
+    patch: bool = False
+    no_patch: bool = False
+
+    @property
+    def asks_for_asgi(self) -> bool:
+        """Whether the configuration, and not only the object, says that it is an ASGI application."""
+        return self.asgi or self.interface in ("asgi2", "asgi3")
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Processes(Group):
     """Processes of the command; a server in a library has no use for them."""
 
     #: Processes that serve the same sockets under a master (a number); 0 serves in this process alone.
@@ -312,8 +369,8 @@ class Processes:
     max_rss: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Logging:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Logging(Group):
     """Logs of the command; a server in a library sets up none."""
 
     #: daphne's: 0 logs warnings and no accesses, 1 what happens too, 2 every message too.
@@ -331,8 +388,8 @@ class Logging:
     config: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Monitoring:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Monitoring(Group):
     """How the server is watched."""
 
     #: Path that answers health checks without the application; ``None`` for none.
@@ -351,8 +408,8 @@ METRICS_PATH: Final = "/metrics"
 HEALTH_PATH: Final = "/health"
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Config(Group):
     """The configuration of a server.
 
     :raises ValueError: for a ``server_name`` that no header field can have.
@@ -374,6 +431,7 @@ class Config:
     acme: Acme = Acme()
     proxies: Proxies = Proxies()
     channels: Channels = Channels()
+    application: ApplicationOptions = ApplicationOptions()
     monitoring: Monitoring = Monitoring()
     processes: Processes = Processes()
     logging: Logging = Logging()

@@ -61,7 +61,8 @@ class Server(Runner):
     :param proxy_forwarded_address_header: name of the field with the client's address, likewise port and scheme; believed from every
         peer unless ``config.proxies.forwarded_allow_ips`` names some.
     :param force_sync: poll the channel layer even where it can wait.
-    :param application: an application to serve in the place of a channel layer; see :mod:`greendaphne.applications.base`.
+    :param application: a WSGI or ASGI application to serve in the place of a channel layer, as ``config.application`` says, or an
+        :class:`~greendaphne.applications.base.Application`.
     :param config: everything else; see :class:`greendaphne.config.Config`.
     :param keywords: ``observers``, which are told what becomes of requests and WebSockets (:mod:`greendaphne.core.observer`);
         ``lifecycle``, which hear of the stages of :meth:`serve_forever`; ``reopen_logs``, called by :meth:`reopen`; and the keywords of
@@ -96,7 +97,7 @@ class Server(Runner):
         verbosity: int | None = None,
         websocket_handshake_timeout: float | None = None,
         *,
-        application: Application | None = None,
+        application: Any = None,
         config: Config | None = None,
         **keywords: Any,
     ) -> None:

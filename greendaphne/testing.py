@@ -31,7 +31,10 @@ Consumer = Callable[[Any], Any]
 
 
 class LiveServer:
-    """A server that runs; ``server`` itself, and the ``layer`` that it serves, in a project of Channels without Channels' wrapper."""
+    """A server that runs; ``server`` itself, and the ``layer`` that it serves, in a project of Channels without Channels' wrapper.
+
+    ``layer`` is ``None`` where an application is served.
+    """
 
     def __init__(self, server: Server, layer: Any, scheme: str) -> None:
         self.server = server
@@ -51,6 +54,7 @@ class LiveServer:
 def live_server(
     layer: Any = None,
     *,
+    application: Any = None,
     routes: Mapping[str, Consumer] | None = None,
     workers: int | None = None,
     serve_static: bool = True,
@@ -59,6 +63,8 @@ def live_server(
     """Serve while the block runs; on leaving it, requests in flight have two seconds.
 
     :param layer: a channel layer; by default a new one in memory, in a project of Channels in the place of the project's.
+    :param application: a WSGI or ASGI application in the place of a layer, as :class:`greendaphne.server.Server` takes it; only the
+        further ``options`` have a meaning then.
     :param routes: consumers by channel name, for a layer that is not one of Channels.
     :param workers: how many run in this process; by default one where there are consumers.  With 0 the test plays the application.
     :param serve_static: serve the files of ``django.contrib.staticfiles``, as ``runserver`` does; where ``DEBUG`` is on they are always.
@@ -74,6 +80,11 @@ def live_server(
     options.setdefault("endpoints", [f"tcp:0:interface={HOST}"])
     encrypted = bool(options.get("certfile") or options.get("tls_dev"))
     with ExitStack() as stack:
+        if application is not None:
+            server = Server(application=application, signal_handlers=False, **options)
+            stack.enter_context(ServerThread(server))
+            yield LiveServer(server, None, "s" if encrypted else "")
+            return
         project = routes is None and is_channels_project()
         if layer is None:
             layer = stack.enter_context(channels_in_memory()) if project else MemoryChannelLayer()

@@ -25,7 +25,7 @@ class AcmeError(Exception):
     """Certificates cannot be obtained as asked; the text is one line for the operator."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class AcmeOptions(Acme):
     """What holds for all endpoints that obtain certificates: :class:`greendaphne.config.Acme`, checked.
 

@@ -1,13 +1,16 @@
-"""Loads what the command serves from its place, written ``module.path:attribute.path``."""
+"""Loads what the command serves from its place, written ``module.path:attribute.path`` or ``module.path`` alone."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from ..config import ConfigurationError
+
+#: Attributes that are looked for where a place names a module only.
+DEFAULT_NAMES: Final = ("application", "app")
 
 
 class ApplicationError(Exception):
@@ -19,30 +22,59 @@ class ApplicationError(Exception):
         return None if cause is None else (type(cause), cause, _own_frames_removed(cause.__traceback__))
 
 
-def load_channel_layer(place: str) -> Any:
-    """Import the channel layer at ``place``, with the current directory before all other places.
+def load(place: str, *, factory: bool = False, app_dir: str | None = None) -> Any:
+    """Import what is at ``place``.
 
-    :raises ConfigurationError: when there is no such module or attribute, or what is there is no channel layer.
-    :raises ApplicationError: when the module raises an exception.
+    :param factory: whether what is there makes the application: it is called once, without arguments.
+    :param app_dir: the directory before all other places of modules; the current directory by default.
+    :raises ConfigurationError: when there is no such module or attribute, or a factory cannot be called.
+    :raises ApplicationError: when the module or the factory raises an exception.
     """
     module_path, colon, attribute_path = place.partition(":")
-    if not colon or not all(module_path.split(".")) or not all(attribute_path.split(".")):
-        raise ConfigurationError(f"The channel layer {place!r} is not written module.path:attribute.path.")
-    sys.path.insert(0, ".")
+    if not all(module_path.split(".")) or (colon and not all(attribute_path.split("."))):
+        raise ConfigurationError(f"The application {place!r} is not written module.path:attribute.path.")
+    directory = app_dir or "."
+    if directory not in sys.path[:1]:
+        sys.path.insert(0, directory)
     try:
         module = importlib.import_module(module_path)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_path}.".startswith(f"{error.name}."):
-            raise ConfigurationError(f"Cannot import the channel layer {place}: {error}.") from None
-        raise ApplicationError(f"Cannot import the channel layer {place}:") from error
+            raise ConfigurationError(f"Cannot import the application {place}: {error}.") from None
+        raise ApplicationError(f"Cannot import the application {place}:") from error
     except Exception as error:
-        raise ApplicationError(f"Cannot import the channel layer {place}:") from error
+        raise ApplicationError(f"Cannot import the application {place}:") from error
     value: Any = module
-    for name in attribute_path.split("."):
+    for name in attribute_path.split(".") if colon else [_default_name(module, place)]:
         try:
             value = getattr(value, name)
         except AttributeError as error:
-            raise ConfigurationError(f"Cannot find the channel layer {place}: {error}.") from None
+            raise ConfigurationError(f"Cannot find the application {place}: {error}.") from None
+    return _made(value, place) if factory else value
+
+
+def _default_name(module: Any, place: str) -> str:
+    for name in DEFAULT_NAMES:
+        if hasattr(module, name):
+            return name
+    names = " nor ".join(DEFAULT_NAMES)
+    raise ConfigurationError(f"Cannot find the application {place}: the module has neither {names}; write {place}:NAME.")
+
+
+def _made(factory: Any, place: str) -> Any:
+    if not callable(factory):
+        raise ConfigurationError(f"{place} is of type {type(factory).__name__}, and --factory calls it.")
+    try:
+        return factory()
+    except Exception as error:
+        raise ApplicationError(f"The factory {place} has failed:") from error
+
+
+def checked_layer(value: Any, place: str) -> Any:
+    """``value`` where it can be a channel layer.
+
+    :raises ConfigurationError: where it cannot.
+    """
     if isinstance(value, type):
         raise ConfigurationError(f"{place} is a class, not a channel layer made with it.")
     if not callable(getattr(value, "send", None)):

@@ -30,6 +30,8 @@ PING_TIMEOUT: Final = "ping-timeout"
 LIFETIME: Final = "lifetime"
 PROTOCOL_ERROR: Final = "protocol-error"
 SHED: Final = "shed"
+APP_BUSY: Final = "app-busy"
+APP_TIMEOUT: Final = "app-timeout"
 
 #: Every cause and what it means, in one sentence for people.
 CAUSES: Final[dict[str, str]] = {
@@ -49,11 +51,13 @@ CAUSES: Final[dict[str, str]] = {
     PING_TIMEOUT: "The WebSocket's client did not answer a ping within --ping-timeout.",
     LIFETIME: "The WebSocket reached its longest life, --websocket-timeout.",
     PROTOCOL_ERROR: "The WebSocket's client broke the protocol.",
+    APP_BUSY: "As many requests as --app-concurrency allows were inside the application, for longer than --app-queue.",
+    APP_TIMEOUT: "The application did not begin its response within --request-timeout.",
     SHED: "The WebSocket was closed because the channel layer may have lost its groups.",
 }
 
 #: The server's own trouble or its deployment's, as opposed to a client's or the application's.
-TROUBLES: Final = frozenset((LAYER_FULL, LAYER_DOWN, WORKER_TIMEOUT, NO_ROOM))
+TROUBLES: Final = frozenset((LAYER_FULL, LAYER_DOWN, WORKER_TIMEOUT, NO_ROOM, APP_BUSY, APP_TIMEOUT))
 
 _OF_STATUS: Final = {408: CLIENT_SLOW, 413: LIMIT, 414: LIMIT, 431: LIMIT}
 

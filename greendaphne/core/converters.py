@@ -98,6 +98,14 @@ def field_value(text: str) -> str:
     return text
 
 
+def environ_entry(text: str) -> tuple[str, str]:
+    """A name and a string, written ``NAME=VALUE``, for the environ of WSGI applications, whose characters stand for bytes."""
+    name, equals, value = text.partition("=")
+    if not equals or not name or "." in name or not name.isascii() or any(character.isspace() for character in name):
+        raise ValueError("must be written NAME=VALUE, with a name without dots")
+    return name, value.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
 def url_path(text: str) -> str:
     """Return ``text`` when it is the path of a URL as a request has it: percent-encoded, without a query."""
     if not text.startswith("/") or not text.isascii() or not text.isprintable() or any(letter in text for letter in ' ?#"<>\\^`{|}'):

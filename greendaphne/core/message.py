@@ -149,6 +149,22 @@ class Stream(Protocol):
         :meth:`switch` the body's own time limits hold and raise :class:`HTTPError` (408).
         """
 
+    def inform(self, status: int, headers: Headers) -> None:
+        """Send an interim response (RFC 9110 section 15.2), such as 103 with ``Link`` fields.
+
+        Does nothing for HTTP/1.0, whose clients do not know them, and after the response's head has left.
+
+        :param status: 102 to 199; 100 and 101 are the server's own.
+        :raises ResponseError: for a status or a field that must not be sent; nothing was sent then.
+        """
+
+    def sendfile(self, descriptor: int, offset: int, count: int) -> bool:
+        """Send ``count`` body bytes of a regular file by the kernel's ``sendfile``; the position of the descriptor does not change.
+
+        :returns: whether the stream can; where not, nothing was sent and the caller reads the file itself.
+        :raises ResponseError: where the file is shorter, or ``count`` is more than the announced length allows.
+        """
+
     def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
         """Check and keep the response head; it leaves with the first :meth:`write` or :meth:`finish`.
 

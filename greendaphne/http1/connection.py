@@ -11,8 +11,9 @@ from collections.abc import Callable
 from time import monotonic
 
 from ..config import Limits, Timeouts
+from ..core.errors import reason_phrase
 from ..core.message import ClientDisconnected, ConnectionInfo, Headers, HTTPError, Request, ResponseError, body_too_large, with_extra
-from ..net.transport import RECV_SIZE, ByteStream, lingering_close
+from ..net.transport import RECV_SIZE, ByteStream, Transport, lingering_close
 from .body import ChunkedBody, Input, LengthBody
 from .head import HeadParser, bad_request
 from .response import CHUNKED, LENGTH, NO_BODY, build_head, field_line
@@ -99,6 +100,39 @@ class Http1Stream:
             if self._received > self.body_limit:
                 raise body_too_large()
         return data
+
+    def inform(self, status: int, headers: Headers) -> None:
+        if self.request.http_version != "1.1" or (self.status and not self._head):
+            return
+        if not 102 <= status <= 199:
+            raise ResponseError(f"the status {status!r} is not that of an interim response (102 to 199)")
+        lines = [f"HTTP/1.1 {status} {reason_phrase(status)}\r\n".encode("ascii"), *(field_line(name, value) for name, value in headers)]
+        self._connection.transport.sendall(b"".join(lines) + b"\r\n")
+
+    def sendfile(self, descriptor: int, offset: int, count: int) -> bool:
+        transport = self._connection.transport
+        if not isinstance(transport, Transport) or not transport.can_sendfile or self._tunnel:
+            return False
+        framing = self._framing
+        if framing == LENGTH and count > self._left:
+            # It is the application's error, and the ordinary way deals with it.
+            return False
+        head, self._head = self._head, b""
+        if framing == CHUNKED and count:
+            head += b"%x\r\n" % count
+        if head:
+            transport.sendall(head)
+        if framing == NO_BODY or not count:
+            return True
+        sent = transport.sendfile(descriptor, offset, count)
+        self.sent += sent
+        if framing == LENGTH:
+            self._left -= sent
+        if sent < count:
+            raise ResponseError(f"the file is {count - sent} bytes shorter than it was")
+        if framing == CHUNKED:
+            transport.sendall(b"\r\n")
+        return True
 
     def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
         # A body that nobody read, or not to its end, would be taken for the next request (RFC 9112 section 9.3).

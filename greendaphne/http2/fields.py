@@ -268,6 +268,24 @@ def build_response(method: str, status: int, headers: Headers) -> ResponseHead:
     return ResponseHead(fields, int(length) if length is not None and not no_body else None, no_body, priority)
 
 
+def interim_fields(status: int, headers: Headers) -> list[Field]:
+    """The fields of an interim response (RFC 9113 section 8.1).
+
+    :raises ResponseError: for a status or a field that must not be sent.
+    """
+    if not 102 <= status <= 199:
+        raise ResponseError(f"the status {status!r} is not that of an interim response (102 to 199)")
+    fields: list[Field] = [(b":status", b"%d" % status)]
+    for name, value in headers:
+        lower, special = _response_names.get(name) or _response_name(name)
+        value = value.strip(b" \t")
+        if FIELD_VALUE.fullmatch(value) is None:
+            raise ResponseError(f"the value of the header {lower.decode()} has a control character: {value!r}")
+        if special != _DROPPED:
+            fields.append((lower, value))
+    return fields
+
+
 def tunnel_fields(headers: Headers) -> list[Field]:
     """The fields of the response that turns a stream into a tunnel (RFC 8441 section 5): 200, and what the handshake adds.
 

@@ -17,7 +17,7 @@ MIN_FRAME_SIZE = 2**14
 MAX_FRAME_SIZE = 2**24 - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Http2Limits(Http2):
     """What a peer may do on one HTTP/2 connection; bytes unless stated otherwise.
 

@@ -19,7 +19,7 @@ from ..core.greenlets import Task
 from ..core.message import ClientDisconnected, ClientTooSlow, Headers, HTTPError, Request, ResponseError, body_too_large
 from ..core.rates import Patience
 from .compression import Field
-from .fields import ResponseHead, build_response, tunnel_fields
+from .fields import ResponseHead, build_response, interim_fields, tunnel_fields
 from .priority import parse_priority
 from .writer import Outbound
 
@@ -177,6 +177,18 @@ class Http2Stream(Outbound):
         connection.writer.flush()
 
     # --- the application's side: writing ---
+
+    def inform(self, status: int, headers: Headers) -> None:
+        if self.status and self._head is None:
+            return
+        fields = interim_fields(status, headers)
+        if self._gone:
+            raise ClientDisconnected
+        self._connection.engine.send_head(self.h2, fields, end_stream=False, informational=True)
+        self._connection.writer.wake()
+
+    def sendfile(self, descriptor: int, offset: int, count: int) -> bool:
+        return False
 
     def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
         head = build_response(self.request.method, status, headers)

@@ -208,7 +208,7 @@ def use_config(path: str) -> None:
         if suffix == ".json":
             _use_dictionary(json.loads(content))
         elif suffix == ".toml":
-            from ..settings.toml import loads
+            from ..core.toml import loads
 
             _use_dictionary(loads(content.decode()))
         else:

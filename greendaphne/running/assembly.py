@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..applications.base import Application
+from ..applications.interfaces import make_application
 from ..config import Acme, Config, ConfigurationError, Limits, Monitoring, Timeouts, Tls
 from ..core.message import Headers, Stream
 from ..core.observer import Observer, combine
@@ -58,7 +59,7 @@ def assemble(
     config: Config,
     descriptions: Sequence[str],
     channel_layer: Any,
-    application: Application | None,
+    application: Any,
     observers: Sequence[Observer],
     on_exit: Callable[[], None],
 ) -> Assembly:
@@ -82,6 +83,8 @@ def assemble(
     observer = combine([*observers, *(() if monitor is None else monitor.observers)])
     if application is None:
         application = channel_layer_application(channel_layer, limits, timeouts, config, on_exit, counted=metrics is not None)
+    else:
+        application = make_application(application, config)
     certificates = certificates_for(endpoints, config.acme)
     pages = LocalPages(application)
     if certificates is not None:

@@ -89,14 +89,31 @@ class Session:
         return self.websocket.closed
 
     @property
+    def lifetime(self) -> float:
+        """Seconds that it may live; negative for no limit."""
+        return self._sessions.timeouts.websocket_lifetime
+
+    @property
+    def closing_timeout(self) -> float:
+        """Seconds for the peer's half of the closing handshake."""
+        return self._sessions.timeouts.websocket_close
+
+    @property
     def draining(self) -> bool:
         """Whether the server is about to end."""
         return self._sessions.draining
 
     # ---- the opening handshake
 
+    def begin(self) -> None:
+        """Start the accept deadline, and look for a client that leaves before it is accepted."""
+        patience = self._sessions.timeouts.websocket_connect
+        self._deadline = None if patience < 0 else self._born + patience
+        self._timer = get_hub().loop.timer(_LOOK if patience < 0 else min(patience, _LOOK), _LOOK)
+        self._timer.start(self._look)
+
     def offer(self) -> None:
-        """Tell the observers that the application knows of the WebSocket and start the accept deadline; further calls do nothing.
+        """Tell the observers that the application knows of the WebSocket; further calls do nothing.
 
         Every other method does so itself.  An application that may fail to be told calls it once that succeeded.
         """
@@ -107,11 +124,6 @@ class Session:
         observer = self._sessions.observer
         if observer is not None:
             observer.websocket_connecting(self.stream)
-        if self.websocket.connecting:
-            patience = self._sessions.timeouts.websocket_connect
-            self._deadline = None if patience < 0 else self._born + patience
-            self._timer = get_hub().loop.timer(_LOOK if patience < 0 else min(patience, _LOOK), _LOOK)
-            self._timer.start(self._look)
 
     def accept(self, subprotocol: str | None = None, headers: Headers = ()) -> None:
         """Open the WebSocket; parameters and errors as :meth:`greendaphne.websocket.WebSocket.accept`.
@@ -123,7 +135,46 @@ class Session:
         if websocket.closed:
             raise WebSocketClosed(CloseCode.ABNORMAL_CLOSURE)
         websocket.accept(subprotocol, headers)
+        self._opened()
+        if self._sessions.draining:
+            # The client learns that it should connect again, which a rejection would not tell it.
+            self.leave(causes.DRAINING)
+
+    def hand_over(self, headers: Headers) -> None:
+        """Leave the stream to an application that speaks the protocol itself, as :meth:`greendaphne.websocket.WebSocket.hand_over`.
+
+        The application closes it at its longest life, :attr:`lifetime`, and when :attr:`on_leave` is called.
+
+        :raises WebSocketClosed: where the session has ended.
+        """
+        self.offer()
+        opened = self.websocket.was_open
+        if self.websocket.closed:
+            raise WebSocketClosed(CloseCode.ABNORMAL_CLOSURE)
+        self.websocket.hand_over(headers)
+        if not opened:
+            self._opened()
+        self._deadline = None
+
+    def deny(self, respond: Callable[[], None]) -> None:
+        """Have ``respond`` answer the opening handshake by an ordinary response on :attr:`stream`, after which the session is over."""
+        self.offer()
         self._stop_timer()
+        websocket = self.websocket
+        if websocket.closed:
+            return
+        websocket.cause = causes.REJECTED
+        websocket.abandon()
+        try:
+            respond()
+        finally:
+            if self._sessions.observer is not None:
+                self._sessions.observer.websocket_rejected(websocket.stream, self.age, causes.REJECTED)
+
+    def _opened(self) -> None:
+        """The opening handshake has succeeded."""
+        self._stop_timer()
+        websocket = self.websocket
         sessions = self._sessions
         # The header section is no longer needed, and a WebSocket may live for a day.
         kept = sessions.kept_fields
@@ -133,9 +184,6 @@ class Session:
         self._deadline = None if lifetime < 0 else self._born + lifetime
         if sessions.observer is not None:
             sessions.observer.websocket_connected(websocket.stream, self.age)
-        if sessions.draining:
-            # The client learns that it should connect again, which a rejection would not tell it.
-            self.leave(causes.DRAINING)
 
     def reject(self, status: int = 403, reason: str = "Access denied", *, cause: str = causes.REJECTED) -> None:
         """Answer the opening handshake with an error; the application, or the server in its place, does not want the WebSocket.
@@ -308,6 +356,7 @@ class Sessions:
             raise
         session = Session(self, websocket)
         self._open.add(session)
+        session.begin()
         try:
             # The application takes the request over: nothing here keeps it in memory while the WebSocket lives.
             arguments = [request, session]

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import gevent
 
-from ..core.causes import CAUSES, LAYER_FULL, NO_ROOM, WORKER_TIMEOUT
+from ..core.causes import APP_BUSY, APP_TIMEOUT, CAUSES, LAYER_FULL, NO_ROOM, WORKER_TIMEOUT
 
 logger = logging.getLogger("daphne.server")
 
 #: What is told.
-TOLD: Final = frozenset((LAYER_FULL, WORKER_TIMEOUT, NO_ROOM))
+TOLD: Final = frozenset((LAYER_FULL, WORKER_TIMEOUT, NO_ROOM, APP_BUSY, APP_TIMEOUT))
 #: Seconds between two lines about one kind of trouble; it is over after as long without a case of it.
 INTERVAL: Final = 60.0
 

@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from ..config import HEALTH_PATH, METRICS_PATH, Config, ConfigurationError
+from ..applications.detection import CHANNELS
+from ..config import HEALTH_PATH, METRICS_PATH, Channels, Config, ConfigurationError
 from ..core.forwarded import FORWARDED
 from .option import Option
 from .options import GROUPS, OPTIONS
@@ -68,8 +69,29 @@ def check_options(config: Config) -> None:
         health = monitoring.health_path or (HEALTH_PATH if monitoring.metrics is not None else None)
         if health == (monitoring.metrics_path or METRICS_PATH):
             raise ConfigurationError(f"{health} cannot answer both health checks and Prometheus.")
+    application = config.application
+    said = [f"--interface={application.interface}"] if application.interface != "auto" else []
+    said += [f"--{name}" for name in ("wsgi", "asgi") if getattr(application, name)]
+    if len(said) > 1:
+        raise ConfigurationError(f"{' and '.join(said)} contradict each other.")
+    if application.patch and application.no_patch:
+        raise ConfigurationError("--patch and --no-patch contradict each other.")
     if tls.keyfile is not None and tls.certfile is None:
         raise ConfigurationError("--keyfile needs --certfile, the certificate that it belongs to.")
+
+
+def check_interface(config: Config, interface: str) -> None:
+    """Refuse options that an application of this interface has no use for.
+
+    :raises ConfigurationError: for the first of them.
+    """
+    if interface == CHANNELS:
+        return
+    default = Channels()
+    for item in OPTIONS:
+        group, _, name = item.to.rpartition(".")
+        if group == "channels" and getattr(config.channels, name) != getattr(default, name):
+            raise ConfigurationError(f"{item.name} is for channel layers, and the application is {interface}.")
 
 
 def spelled(error: ConfigurationError) -> str:

@@ -12,14 +12,17 @@ from .option import Option
 from .options import GROUPS, OPTIONS
 
 _DESCRIPTION: Final = """\
-greendaphne serves HTTP/1.1, HTTP/2 and WebSocket clients from a channel layer.
+greendaphne serves HTTP/1.1, HTTP/2 and WebSocket clients from a WSGI application, an ASGI
+application or a channel layer.
 
 Usage:
-  greendaphne [options] [--endpoint=STRING]... [--ws-protocol=NAME]... [--] [<channel_layer>]
+  greendaphne [options] [--endpoint=STRING]... [--ws-protocol=NAME]... [--environ=VARIABLE]...
+              [--] [<channel_layer>]
   greendaphne (-h | --help)
   greendaphne --version
 
-<channel_layer> is written module.path:attribute.path, such as project.asgi:channel_layer.
+<channel_layer> names what is served, an application or a channel layer: module.path:attribute.path,
+such as project.wsgi:application, or module.path alone for its "application" or "app".
 Options may be abbreviated; their values follow a blank or an equals sign.
 
 Every option may also stand in a configuration file or in the environment: http-timeout = 60 in

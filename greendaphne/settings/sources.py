@@ -94,7 +94,7 @@ def from_file(path: str) -> dict[str, Setting]:
     :raises UsageError: for a file that cannot be read or is not TOML, an unknown key and a wrong value.
     """
     # Only now: most commands are started without a file.
-    from .toml import TOMLError, loads
+    from ..core.toml import TOMLError, loads
 
     try:
         with open(path, "rb") as file:

@@ -187,6 +187,16 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         """Whether it is or was accepted."""
         return self._accepted
 
+    @property
+    def closing(self) -> bool:
+        """Whether this side has sent a close frame and the peer's is still to come."""
+        return self.state is _CLOSING
+
+    @property
+    def compresses(self) -> bool:
+        """Whether permessage-deflate is in use."""
+        return self._deflate is not None
+
     # -- the names of gevent-websocket that describe the request
 
     @property
@@ -249,6 +259,19 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         """Give up an opening handshake whose client has left; nothing is sent."""
         if self.state is _CONNECTING:
             self._end(CloseCode.ABNORMAL_CLOSURE)
+
+    def hand_over(self, headers: Headers) -> None:
+        """Leave the stream to an application that speaks the protocol itself; this WebSocket is over, and sends nothing more.
+
+        :param headers: the application's answer to the opening handshake; without meaning where :meth:`accept` has answered it.
+        :raises WebSocketClosed: where it is over already.
+        """
+        if self.state is _CONNECTING:
+            self.stream.switch(headers)
+            self._accepted = True
+        elif self.state is not _OPEN:
+            self._refuse()
+        self._end(CloseCode.ABNORMAL_CLOSURE)
 
     def reject(self, status: int = 403, reason: str = "Access denied") -> None:
         """Answer the opening handshake with an error and no body, after which an HTTP/1.1 connection ends.
@@ -425,9 +448,15 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
             self._meter.sent(message)
 
     def send_frame(self, message: str | bytes, opcode: int) -> None:
-        """gevent-websocket's way to send one unfragmented frame."""
+        """gevent-websocket's way to send one unfragmented frame, text, binary, a ping or a pong; :meth:`close` sends close frames."""
         payload = message.encode() if isinstance(message, str) else bytes(message)
-        self._send_frame(FIN | opcode, payload)
+        if opcode & 8:
+            # Control frames are never compressed (RFC 7692 section 6).
+            if self.state is not _OPEN:
+                self._refuse()
+            self._send_control(opcode, payload)
+        else:
+            self._send_frame(FIN | opcode, payload)
 
     def _send_frame(self, first: int, payload: bytes) -> None:
         if self.state is not _OPEN:

@@ -25,10 +25,10 @@ from greendaphne.net.proxy_protocol import ProxyError, ProxyHeader, crc32c, pars
 from greendaphne.serving import connections
 from greendaphne.serving.forwarded.hops import UNKNOWN, Hop, forwarded_hops, x_forwarded_hops
 from greendaphne.serving.localpages import LocalPages
-from tests.net.test_proxy_protocol import CLIENT, SERVER, V1, V2, tlv, v2
 from tests.support.certificates import Authority
 from tests.support.http2 import GET as H2_GET
 from tests.support.http2 import Peer, RawPeer
+from tests.support.proxy_headers import CLIENT, SERVER, V1, V2, tlv, v2
 from tests.support.server import PATIENCE, Client, RunningServer, serve
 from tests.support.tls import client_context
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import legacy
-from tests.support.chromium import Chromium, Window
+from tests.support.browsing import login, wait_for_line, wait_for_state
+from tests.support.chromium import Chromium
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="Django 2.2 and Channels 1 end with Python 3.11")
 
@@ -32,24 +33,6 @@ def browser() -> Iterator[Chromium]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[legacy.Site]:
     with legacy.serve(tmp_path_factory.mktemp("browser"), "memory", COMMAND) as served:
         yield served
-
-
-def login(browser: Chromium, site: legacy.Site, user: str, page: str) -> Window:
-    """A window of its own in which ``user`` has logged in and come to ``page``."""
-    window = browser.window()
-    window.open(f"{site.url}/accounts/login/?next={page}")
-    window.fill(username=user, password=legacy.USERS[user])
-    window.click("main form button")
-    window.wait(f"location.pathname === {json.dumps(page)} && document.readyState === 'complete'")
-    return window
-
-
-def wait_for_state(window: Window, state: str) -> None:
-    window.wait(f"document.querySelector('#state').textContent.startsWith({json.dumps(state)})")
-
-
-def wait_for_line(window: Window, text: str) -> None:
-    window.wait(f"[...document.querySelectorAll('#messages li')].some((line) => line.innerText.includes({json.dumps(text)}))")
 
 
 def test_two_visitors_chat(browser: Chromium, site: legacy.Site) -> None:

@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -26,6 +25,7 @@ import requests
 import websocket
 
 from tests.support import legacy
+from tests.support.django_example import PATIENCE, receive
 from tests.support.redis_server import redis_server
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="Django 2.2 and Channels 1 end with Python 3.11")
@@ -42,7 +42,6 @@ SERVERS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
     "redis": ("redis", (*legacy.GREENDAPHNE, "-p", "0", LAYER), ((*legacy.MANAGE, "runworker"),) * 3),
 }
 UPLOAD = 50 * 1024 * 1024
-PATIENCE = legacy.PATIENCE
 
 
 @pytest.fixture(scope="module", params=list(SERVERS))
@@ -74,19 +73,6 @@ def sha256(path: Path) -> str:
 
 def get(site: legacy.Site, path: str, **options: Any) -> requests.Response:
     return requests.get(site.url + path, timeout=PATIENCE, **options)
-
-
-def receive(socket: websocket.WebSocket, kind: str) -> dict[str, Any]:
-    """The next object of this type; others are passed over."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        # The server's pings count as answers, so that silence does not end in the socket's own timeout.
-        opcode, data = socket.recv_data(control_frame=True)
-        if opcode == websocket.ABNF.OPCODE_TEXT:
-            content = json.loads(data)
-            if content["type"] == kind:
-                return dict(content)
-    raise AssertionError(f"nothing of type {kind} came")
 
 
 def test_neither_daphne_nor_twisted_is_installed() -> None:

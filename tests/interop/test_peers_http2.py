@@ -22,8 +22,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.interop.test_browser import login, wait_for_line, wait_for_state
 from tests.support import legacy, peers
+from tests.support.browsing import login, wait_for_line, wait_for_state
 from tests.support.certificates import Authority
 from tests.support.chromium import Chromium
 

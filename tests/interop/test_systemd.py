@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from greendaphne.processes.systemd import ServiceManager, service_manager
-from tests.processes.test_processes import APPLICATION, command, write
 from tests.soak.managers import GREENDAPHNE, ROOT, Notifications, Process, children, free_port, running
+from tests.support.processes import APPLICATION, command, write
 from tests.support.server import PATIENCE, Client
 
 #: One that also stands still, with its whole hub, for as long as anybody waits.

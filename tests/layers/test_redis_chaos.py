@@ -7,16 +7,16 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import gevent
 import pytest
-import redis
 
 from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer, lanes
 from tests.support.redis_server import PATIENCE, RedisServer, in_hub, redis_server, redis_servers
+from tests.support.sentinels import Sentinels, wait_until
 
 #: Short, so that a server that hangs is noticed soon.
 TIMEOUTS = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
@@ -55,16 +55,6 @@ class Watched:
                 gevent.sleep(0.01) if gevent.getcurrent().parent is not None else time.sleep(0.01)
             else:
                 return
-
-
-def wait_until(condition: Callable[[], bool], subject: object = None) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain: {subject}"
-        if gevent.getcurrent().parent is None:
-            time.sleep(0.01)
-        else:
-            gevent.sleep(0.01)
 
 
 class Load:
@@ -416,42 +406,6 @@ def test_hubs_come_and_go(server: RedisServer) -> None:
     wait_until(lambda: server.connections() <= 2)
     assert len(layer.receive_batch(["reply!"], 100, 5)) == 20
     layer.close()
-
-
-class Sentinels:
-    """A master, its replica, and a sentinel for them."""
-
-    def __init__(self, master: RedisServer, replica: RedisServer) -> None:
-        self.master = master
-        self.replica = replica
-        replica.client.replicaof("127.0.0.1", master.port)
-        wait_until(lambda: replica.info("replication")["master_link_status"] == "up")
-        wait_until(lambda: bool(master.info("replication")["connected_slaves"]))
-        options = {
-            "sentinel monitor chat": f"127.0.0.1 {master.port} 1",
-            "sentinel down-after-milliseconds chat": "500",
-            "sentinel failover-timeout chat": "5000",
-        }
-        self.sentinel = RedisServer(options, sentinel=True)
-        # Otherwise it looks at its servers every ten seconds only, and demotes a former master after eight.
-        self.ask("SENTINEL", "DEBUG", "INFO-PERIOD", "200")
-        self.ask("SENTINEL", "DEBUG", "PUBLISH-PERIOD", "200")
-        wait_until(lambda: len(self.ask("SENTINEL", "REPLICAS", "chat")) == 1)
-
-    def ask(self, *command: str) -> Any:
-        return self.sentinel.client.execute_command(*command)  # type: ignore[no-untyped-call]
-
-    def fail_over(self) -> None:
-        """Order a failover as soon as the sentinel knows enough of the replica."""
-
-        def ordered() -> bool:
-            try:
-                self.ask("SENTINEL", "FAILOVER", "chat")
-            except redis.ResponseError:
-                return False
-            return True
-
-        wait_until(ordered)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from greendaphne.layers.redis import RedisChannelLayer
-from tests.applications.channels.test_layer_loss import GET, Worker, make_layer, wait_until
-from tests.applications.channels.test_websocket_bridge import handshake
 from tests.support import outages
+from tests.support.bridge import handshake
+from tests.support.layer_loss import GET, Worker, make_layer, wait_until
 from tests.support.outages import ServerProcess, crash_every, hang, under_load
 from tests.support.redis_server import redis_server, redis_servers
 from tests.support.server import RunningServer, serve

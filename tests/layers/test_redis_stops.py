@@ -22,9 +22,9 @@ from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.redis import RedisChannelLayer
 from greendaphne.layers.redis.resp import ReplyReader
 from greendaphne.layers.wake import Wake
-from tests.applications.channels.test_layer_loss import wait_until
 from tests.soak import losses as redis_losses
 from tests.support import legacy
+from tests.support.layer_loss import wait_until
 from tests.support.redis_server import PATIENCE, RedisServer, in_hub, redis_server
 
 #: SIGTERMs for a ``runworker``.
@@ -194,9 +194,14 @@ def test_a_signal_handler_that_raises_in_a_plain_thread(server: RedisServer, tmp
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=legacy.ROOT) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            wait_until(lambda: blocked(server) == 1)
-            process.terminate()
-            process.wait(PATIENCE)
+            try:
+                wait_until(lambda: blocked(server) == 1)
+                process.terminate()
+                process.wait(PATIENCE)
+            finally:
+                process.kill()
+        # Redis must not count the wait of this one for that of the next.
+        wait_until(lambda: blocked(server) == 0)
         assert layer.receive(["n"]) == ("n", {"n": number})
 
 

@@ -33,12 +33,12 @@ from asgiref.local import Local  # noqa: E402
 from asgiref.sync import async_to_sync, sync_to_async  # noqa: E402
 from django.conf import settings  # noqa: E402
 from gevent.pool import Pool  # noqa: E402
-from gevent.pywsgi import WSGIServer  # noqa: E402
 from sqlalchemy import text  # noqa: E402
 from sqlalchemy.ext.asyncio import create_async_engine  # noqa: E402
 from sqlalchemy.pool import NullPool  # noqa: E402
 
 from greendaphne.aio.hub import is_isolated  # noqa: E402
+from greendaphne.server import Server  # noqa: E402
 
 #: Calls that run at the same time.
 AT_ONCE = 200
@@ -326,9 +326,9 @@ def main(calls: int) -> None:
         start_response("200 OK", [])
         return [environ["PATH_INFO"].removeprefix("/").encode()]
 
-    server = WSGIServer(("127.0.0.1", 0), answer, log=None)
+    server = Server(application=answer, endpoints=["tcp:0:interface=127.0.0.1"], signal_handlers=False)
     server.start()
-    ADDRESS.append(f"http://127.0.0.1:{server.server_port}")
+    ADDRESS.append(f"http://127.0.0.1:{server.port}")
     chosen = random.Random(1)
     made: Counter[str] = Counter()
     pool = Pool(AT_ONCE)

@@ -29,15 +29,16 @@ from greendaphne.monitoring.metrics import PRIVATE_CODES, Metrics
 from greendaphne.monitoring.workers import Workers, decode, encode, merge
 from greendaphne.processes import control
 from greendaphne.server import Server
-from tests.applications.channels.test_websocket_bridge import frame, handshake, open_websocket, read_frame
-from tests.processes.test_processes import master
+from tests.support.bridge import handshake, open_websocket, read_frame
 from tests.support.certificates import Authority
 from tests.support.http2 import GET as GET2
 from tests.support.http2 import Peer
 from tests.support.monitoring import GET, connect, endpoint, fetch, health, read, scrape, wait_until
+from tests.support.processes import master
 from tests.support.redis_server import redis_server
 from tests.support.server import PATIENCE, Client, RunningServer, serve
 from tests.support.tls import client_context
+from tests.support.websocket import frame
 
 SEPARATE = "tcp:0:interface=127.0.0.1"
 TEXT, CLOSE = 1, 8

@@ -30,8 +30,8 @@ from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.net.transport import Transport
 from greendaphne.server import Server
 from greendaphne.websocket import WebSocket
-from tests.serving.test_server import settle
 from tests.support.server import PATIENCE, Application, Client, RunningServer, serve
+from tests.support.settling import settle
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 

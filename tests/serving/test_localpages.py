@@ -13,7 +13,7 @@ from gevent import get_hub
 
 from greendaphne.core.message import Request
 from greendaphne.serving.localpages import LocalPages, Nothing, Page
-from tests.applications.channels.test_websocket_bridge import handshake, open_websocket
+from tests.support.bridge import handshake, open_websocket
 from tests.support.http2 import Peer
 from tests.support.server import PATIENCE, Client, RunningServer, serve
 

@@ -28,6 +28,7 @@ from greendaphne.net.tls import TLSOptions
 from greendaphne.server import Server
 from greendaphne.settings.keywords import OBJECTS, TARGETS
 from tests.support.server import PATIENCE, Client, serve
+from tests.support.settling import settle
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -431,14 +432,6 @@ def test_nothing_is_left_of_clients_that_came_and_went() -> None:
         settle(server.server)
         assert len(os.listdir("/proc/self/fd")) <= descriptors
         assert not server.server.factory.reply_protocols
-
-
-def settle(server: Server) -> None:
-    """Wait until all connections are gone."""
-    deadline = time.monotonic() + PATIENCE
-    while server.connections and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert server.connections == 0
 
 
 def test_unpatched_process_is_left_unpatched() -> None:

@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import greendaphne
-from greendaphne.applications.loading import load_channel_layer
+from greendaphne.applications.detection import detect
+from greendaphne.applications.loading import load
 from greendaphne.cli import main
 from greendaphne.config import COMMAND, ConfigurationError, Limits, Timeouts
 from greendaphne.core import converters as values
@@ -443,7 +444,7 @@ def test_endpoint_descriptions(argv: str, expected: list[str]) -> None:
     assert command_descriptions(configured(*argv.split())) == expected
 
 
-# --- The channel layer ---
+# --- The application ---
 
 
 class Application:
@@ -497,26 +498,30 @@ def logged_error(result: subprocess.CompletedProcess[str]) -> str:
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("project", "The channel layer 'project' is not written module.path:attribute.path."),
-        ("", "The channel layer '' is not written module.path:attribute.path."),
-        (":layer", "The channel layer ':layer' is not written module.path:attribute.path."),
-        ("project:", "The channel layer 'project:' is not written module.path:attribute.path."),
-        ("project:a..b", "The channel layer 'project:a..b' is not written module.path:attribute.path."),
-        (".project:layer", "The channel layer '.project:layer' is not written module.path:attribute.path."),
-        ("missing:layer", "Cannot import the channel layer missing:layer: No module named 'missing'."),
-        ("missing.asgi:layer", "Cannot import the channel layer missing.asgi:layer: No module named 'missing'."),
-        ("project.asgi:layer", "Cannot import the channel layer project.asgi:layer: No module named 'project.asgi'."),
+        ("project", "Cannot find the application project: the module has neither application nor app; write project:NAME."),
+        ("", "The application '' is not written module.path:attribute.path."),
+        (":layer", "The application ':layer' is not written module.path:attribute.path."),
+        ("project:", "The application 'project:' is not written module.path:attribute.path."),
+        ("project:a..b", "The application 'project:a..b' is not written module.path:attribute.path."),
+        (".project:layer", "The application '.project:layer' is not written module.path:attribute.path."),
+        ("missing:layer", "Cannot import the application missing:layer: No module named 'missing'."),
+        ("missing.asgi:layer", "Cannot import the application missing.asgi:layer: No module named 'missing'."),
+        ("project.asgi:layer", "Cannot import the application project.asgi:layer: No module named 'project.asgi'."),
         (
             "project.plain.x:y",
-            "Cannot import the channel layer project.plain.x:y: No module named 'project.plain.x'; 'project.plain' is not a package.",
+            "Cannot import the application project.plain.x:y: No module named 'project.plain.x'; 'project.plain' is not a package.",
         ),
-        ("project.plain:layer", "Cannot find the channel layer project.plain:layer: module 'project.plain' has no attribute 'layer'."),
-        ("project.plain:view.x", "Cannot find the channel layer project.plain:view.x: 'function' object has no attribute 'x'."),
-        ("project.plain:view", "project.plain:view is not a channel layer: it is of type function and has no send()."),
+        ("project.plain:layer", "Cannot find the application project.plain:layer: module 'project.plain' has no attribute 'layer'."),
+        ("project.plain:view.x", "Cannot find the application project.plain:view.x: 'function' object has no attribute 'x'."),
+        ("project.plain:view", "project.plain:view does not tell what interface it has: say --interface=channels|asgi3|asgi2|wsgi."),
+        (
+            "project.plain:number",
+            "project.plain:number is not an application: it is of type int, neither callable nor a channel layer with send().",
+        ),
     ],
 )
-def test_channel_layer_that_is_not_there(application: Application, place: str, message: str) -> None:
-    application.write("plain.py", "def view(): pass\n")
+def test_application_that_is_not_there(application: Application, place: str, message: str) -> None:
+    application.write("plain.py", "number = 1\ndef view(): pass\n")
     assert logged_error(application.run("-p", "0", "--", place)) == message
 
 
@@ -535,7 +540,7 @@ def test_application_that_cannot_be_imported_shows_its_traceback(application: Ap
     result = application.run("-p", "0", "project.asgi:layer")
     assert result.returncode == 1
     lines = result.stderr.splitlines()
-    assert lines[0].endswith(" ERROR    Cannot import the channel layer project.asgi:layer:")
+    assert lines[0].endswith(" ERROR    Cannot import the application project.asgi:layer:")
     if not last_line.startswith("SyntaxError"):
         assert lines[1] == "Traceback (most recent call last):"
     assert lines[-1] == last_line
@@ -567,7 +572,41 @@ def test_current_directory_comes_first_and_the_process_is_patched(application: A
 def test_a_class_is_no_channel_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(ConfigurationError, match="is a class, not a channel layer made with it"):
-        load_channel_layer("asgiref.inmemory:ChannelLayer")
+        detect(load("asgiref.inmemory:ChannelLayer"))
+
+
+def test_channel_layer_is_said_and_is_none(application: Application) -> None:
+    application.write("plain.py", "def view(a, b): pass\n")
+    result = application.run("-p", "0", "--interface=channels", "project.plain:view")
+    assert logged_error(result) == "project.plain:view is not a channel layer: it is of type function and has no send()."
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--wsgi", "--asgi"], "--wsgi and --asgi contradict each other."),
+        (["--wsgi", "--interface=asgi3"], "--interface=asgi3 and --wsgi contradict each other."),
+        (["--patch", "--no-patch"], "--patch and --no-patch contradict each other."),
+        (["--inline-workers=2"], "--inline-workers is for channel layers, and the application is wsgi."),
+        (["--force-sync"], "--force-sync is for channel layers, and the application is wsgi."),
+        (["--reply-channels=2"], "--reply-channels is for channel layers, and the application is wsgi."),
+        (["--on-layer-loss=keep"], "--on-layer-loss is for channel layers, and the application is wsgi."),
+        (["--factory"], "The factory project.plain has failed:"),
+    ],
+)
+def test_options_that_do_not_fit(application: Application, options: list[str], message: str) -> None:
+    application.write("__init__.py", "")
+    application.write("plain.py", "def application(a, b): pass\n")
+    result = application.run("-p", "0", *options, "project.plain")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[0].endswith(f" ERROR    {message}")
+
+
+def test_module_alone_and_the_directory_of_modules(application: Application) -> None:
+    (application.path / "site.d").mkdir()
+    (application.path / "site.d" / "web.py").write_text("app = lambda environ, start_response: []\n", encoding="utf-8")
+    result = application.run("--check-config", "-p", "0", "--app-dir", "site.d", "web")
+    assert result.returncode == 0, result.stderr
 
 
 def test_nested_attributes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -575,7 +614,7 @@ def test_nested_attributes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nested_layer.py").write_text("class Layer:\n    send = print\n\nclass a:\n    b = Layer()\n", encoding="utf-8")
     try:
-        assert load_channel_layer("nested_layer:a.b").send is print
+        assert load("nested_layer:a.b").send is print
         assert sys.path[0] == "."
     finally:
         del sys.modules["nested_layer"]

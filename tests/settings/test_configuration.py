@@ -41,6 +41,7 @@ FLAGS = [item for item in ITEMS if item.takes is Takes.NOTHING]
 CANDIDATES = [
     *("1", "2", "3", "4", "20000", "30000", "40000", "70000", "80000", "90000"),
     *("a", "b", "c", "tcp:1", "tcp:2", "tcp:3", "/a", "/b", "/c", "10.0.0.1", "10.0.0.2", "10.0.0.3"),
+    *("A=1", "B=2", "C=3"),
 ]
 
 
@@ -139,6 +140,7 @@ PYTHON_ALONE = {
     *(f"timeouts.{name}" for name in ("body_rate", "linger", "websocket_close")),
     *(f"http2.{name}" for name in ("upload_window_size", "upload_windows", "header_list_excess", "continuation_frames")),
     *(f"http2.{name}" for name in ("client_resets", "server_resets", "control_frames", "period", "write_buffer", "control_buffer")),
+    *(f"http2.{name}" for name in ("late_frames", "small_data_frames", "settings", "window_update_step")),
     "tls.alpn",
 }
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.applications.channels.test_layer_loss import Load
 from tests.support import outages
+from tests.support.layer_loss import Load
 from tests.support.redis_server import redis_server
 
 from .load import Report

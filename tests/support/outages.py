@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from greendaphne.config import Timeouts
 from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.redis import RedisChannelLayer
-from tests.applications.channels.test_layer_loss import GET, PATIENCE, Load, Worker, greenlets, make_layer, wait_until
 from tests.support import asgi_redis, legacy
+from tests.support.layer_loss import GET, PATIENCE, Load, Worker, greenlets, make_layer, wait_until
 from tests.support.redis_server import RedisServer
 from tests.support.server import Client, serve
 

@@ -109,6 +109,12 @@ class SocketStream:
     def read(self, n: int, timeout: float | None = None) -> bytes:
         return self.transport.recv(n, timeout)
 
+    def inform(self, status: int, headers: Headers) -> None:
+        raise NotImplementedError
+
+    def sendfile(self, descriptor: int, offset: int, count: int) -> bool:
+        return False
+
     def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
         self.status, self.head, self.reason = status, list(headers), reason
 

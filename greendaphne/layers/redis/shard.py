@@ -146,6 +146,8 @@ class Shard:
         self._lock = native_lock()
         self._links: WeakSet[Link] = WeakSet()
         self._down = False
+        # How many links were opened.
+        self._times_opened = 0
         self._delay = BACKOFF_FIRST
         self._next_attempt = 0.0
         self._run_id = b""
@@ -174,10 +176,14 @@ class Shard:
                 if now < self._next_attempt:
                     raise LayerUnavailable(f"Redis {self.name} is out of reach", maybe_stored=False)
                 self._set_back(now)
+            opened = self._times_opened
         try:
             target = self._address.find(cooperative)
             link = Link(target, cooperative=cooperative, timeout=self.timeout, marker=self.marker, name=f"greendaphne:{purpose}")
         except (LinkError, ErrorReply) as error:
+            if opened != self._times_opened:
+                # Another attempt has succeeded since: this one says nothing about the server as it is now.
+                raise LayerUnavailable(f"Redis {self.name}: {error}", maybe_stored=False) from None
             failure = self.failed(str(error))
             with self._lock:
                 # The attempt may have taken long, and those who waited for it are to fail now, not to wait for another one.
@@ -214,6 +220,7 @@ class Shard:
         identity = link.identity
         with self._lock:
             was_down, self._down = self._down, False
+            self._times_opened += 1
             self._delay = BACKOFF_FIRST
             data_lost = self._run_id not in (b"", identity.run_id)
             if data_lost:

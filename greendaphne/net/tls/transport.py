@@ -18,7 +18,7 @@ from __future__ import annotations
 import _socket
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -54,6 +54,8 @@ class TLSTransport(Transport):
     """
 
     __slots__ = ("_connection", "_context", "_ended", "_failed", "_said_goodbye", "_stalled", "alpn", "info", "server_name")
+
+    can_sendfile: ClassVar[bool] = False
 
     def __init__(self, sock: _socket.socket, context: SSL.Context, send_timeout: float) -> None:
         super().__init__(sock, send_timeout)

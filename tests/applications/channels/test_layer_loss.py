@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import subprocess
 import sys
 import threading
-import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import gevent
 import pytest
-import websocket
 
 from greendaphne.applications.channels import notifier, watch
 from greendaphne.config import Timeouts
 from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer
-from tests.applications.channels.test_websocket_bridge import frame, handshake, open_websocket, read_frame
-from tests.layers.test_redis_chaos import Sentinels
-from tests.support.redis_server import RedisServer, redis_server, redis_servers
-from tests.support.server import Client, Message, RunningServer, serve
-from tests.support.websocket import CLOSE, TEXT
-
-PATIENCE = 30.0
-GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-def wait_until(condition: Callable[[], bool], subject: object = None) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain: {subject}"
-        time.sleep(0.01)
+from tests.support.bridge import handshake, open_websocket, read_frame
+from tests.support.layer_loss import GET, PATIENCE, TIMEOUTS, Layer, Load, Worker, greenlets, make_layer, wait_until
+from tests.support.redis_server import redis_server, redis_servers
+from tests.support.sentinels import Sentinels
+from tests.support.server import Client, serve
+from tests.support.websocket import CLOSE, TEXT, frame
 
 
 class Unsteady(MemoryChannelLayer):
@@ -342,151 +329,6 @@ def test_reply_channels() -> None:
 # ---- a real Redis, under load
 
 
-class Worker:
-    """The application: answers requests, accepts and echoes WebSockets, and keeps what it was told."""
-
-    CHANNELS = ("http.request", "websocket.connect", "websocket.receive", "websocket.disconnect")
-
-    def __init__(self, layer: Layer) -> None:
-        self.layer = layer
-        self.layer.blpop_timeout = 1
-        self.connects: Counter[str] = Counter()
-        self.disconnects: Counter[str] = Counter()
-        self.orders: defaultdict[str, list[int]] = defaultdict(list)
-        self.stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self.stopping.is_set():
-            for channel, message in self.layer.receive_batch(self.CHANNELS, 1, 0.5):
-                answer = self._answer(channel, message)
-                if answer is not None:
-                    try:
-                        self.layer.send(message["reply_channel"], answer)
-                    except (LayerUnavailable, self.layer.ChannelFull):
-                        pass
-        self.layer.close()
-
-    def _answer(self, channel: str, message: Message) -> Message | None:
-        name = message["reply_channel"]
-        if channel == "http.request":
-            return {"status": 200, "content": b"ok"}
-        if channel == "websocket.disconnect":
-            self.disconnects[name] += 1
-            return None
-        self.orders[name].append(message.get("order", 0))
-        if channel == "websocket.connect":
-            self.connects[name] += 1
-            return {"accept": True}
-        return {"text": message["text"]}
-
-    def stop(self) -> None:
-        self.stopping.set()
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive()
-
-
-Layer = RedisChannelLayer | RedisSentinelChannelLayer
-#: Short, so that a Redis that hangs is noticed soon.
-TIMEOUTS = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
-
-
-def make_layer(server: RedisServer) -> Layer:
-    return RedisChannelLayer(hosts=[server.url], capacity=1000, connection_kwargs=TIMEOUTS)
-
-
-class Load:
-    """Clients that never give up: they keep what they saw."""
-
-    REQUESTERS = 6
-    SOCKETS = 10
-
-    def __init__(self, server: RunningServer, redis_process: RedisServer, worker: Worker) -> None:
-        self.server = server
-        self.redis = redis_process
-        self.worker = worker
-        self.statuses: Counter[int] = Counter()
-        self.codes: Counter[int] = Counter()
-        self.handshakes: Counter[int] = Counter()
-        self.echoes = 0
-        self.errors: list[BaseException] = []
-        self.stopping = threading.Event()
-        self.threads = [threading.Thread(target=self._guard, args=(self._request,)) for _ in range(self.REQUESTERS)]
-        self.threads += [threading.Thread(target=self._guard, args=(self._talk,)) for _ in range(self.SOCKETS)]
-        for thread in self.threads:
-            thread.start()
-
-    def _guard(self, function: Callable[[], None]) -> None:
-        try:
-            function()
-        except BaseException as error:  # noqa: BLE001 - raised in the test
-            self.errors.append(error)
-
-    def _request(self) -> None:
-        while not self.stopping.is_set():
-            with self.server.connect() as client:
-                client.send(GET)
-                response = client.read_response()
-                assert response.status == 200 or response.header("Retry-After") is not None, response
-                self.statuses[response.status] += 1
-            time.sleep(0.01)
-
-    def _talk(self) -> None:
-        number = 0
-        while not self.stopping.is_set():
-            try:
-                socket = websocket.create_connection(f"ws://{self.server.host}:{self.server.port}/", timeout=PATIENCE)
-            except websocket.WebSocketBadStatusException as error:
-                self.handshakes[error.status_code] += 1
-                time.sleep(0.02)
-                continue
-            self.handshakes[101] += 1
-            try:
-                while not self.stopping.is_set():
-                    number += 1
-                    socket.send(str(number))
-                    socket.settimeout(0.05)
-                    try:
-                        opcode, data = socket.recv_data()
-                    except websocket.WebSocketTimeoutException:
-                        continue
-                    if opcode == websocket.ABNF.OPCODE_CLOSE:
-                        self.codes[int.from_bytes(data[:2], "big")] += 1
-                        break
-                    self.echoes += 1
-                    time.sleep(0.02)
-                else:
-                    socket.settimeout(PATIENCE)
-                    socket.close(timeout=PATIENCE)
-            except (BrokenPipeError, ConnectionResetError, websocket.WebSocketConnectionClosedException):
-                # It sent something while the server had closed already.
-                self.codes[0] += 1
-            finally:
-                socket.shutdown()  # type: ignore[no-untyped-call]
-
-    def wait_for_service(self) -> None:
-        """Wait until requests are answered and every WebSocket talks again."""
-        goals = self.statuses[200] + 2 * self.REQUESTERS, self.echoes + 3 * self.SOCKETS
-        wait_until(lambda: bool(self.errors) or (self.statuses[200] >= goals[0] and self.echoes >= goals[1]), self)
-        assert self.errors == []
-
-    def stop(self) -> None:
-        self.stopping.set()
-        for thread in self.threads:
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
-        assert self.errors == []
-
-    def __repr__(self) -> str:
-        return f"<{dict(self.statuses)} {dict(self.codes)} {dict(self.handshakes)} {self.echoes} echoes>"
-
-
-def greenlets() -> int:
-    gc.collect()
-    return sum(isinstance(item, gevent.Greenlet) and bool(item) and not item.dead for item in gc.get_objects())
-
-
 @contextmanager
 def chaos(on_layer_loss: str = "shed", sentinels: Sentinels | None = None) -> Iterator[Load]:
     """A server under load; afterwards nothing is missing, doubled or left."""
@@ -546,7 +388,7 @@ def test_redis_is_killed_again_and_again(caplog: pytest.LogCaptureFixture) -> No
         assert len(set(orders)) == len(orders)
     lines = [record.getMessage() for record in caplog.records if record.name == "greendaphne.layers.redis"]
     # The server's and the worker's.
-    assert sum("is out of reach" in line for line in lines) == 2 * rounds
+    assert sum("is out of reach" in line and "a wait ended" not in line for line in lines) == 2 * rounds
     assert sum("is back; its data may be lost" in line for line in lines) == 2 * rounds
     assert sum("for their clients to come back" in record.getMessage() for record in caplog.records) == rounds
 

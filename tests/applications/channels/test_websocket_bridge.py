@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
-from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,15 +13,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from greendaphne.config import MIB, Limits, Timeouts
 from greendaphne.layers.memory import MemoryChannelLayer
+from tests.support.bridge import KEY, handshake, open_websocket, read_frame
 from tests.support.server import Client, Response, RunningServer, serve
-
-KEY = b64encode(os.urandom(16))
-
-
-def handshake(path: bytes = b"/ws", *fields: bytes, version: bytes = b"13") -> bytes:
-    lines = [b"GET " + path + b" HTTP/1.1", b"Host: a", b"Connection: Upgrade", b"Upgrade: websocket"]
-    lines += [b"Sec-WebSocket-Key: " + KEY, b"Sec-WebSocket-Version: " + version, *fields]
-    return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
@@ -31,24 +22,6 @@ def frame(opcode: int, payload: bytes) -> bytes:
     mask = b"\1\2\3\4"
     length = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + struct.pack("!H", len(payload))
     return bytes([0x80 | opcode]) + length + mask + bytes(byte ^ mask[n % 4] for n, byte in enumerate(payload))
-
-
-def read_frame(client: Client) -> tuple[int, bytes]:
-    first, length = client.read_exactly(2)
-    if length == 126:
-        (length,) = struct.unpack("!H", client.read_exactly(2))
-    elif length == 127:
-        (length,) = struct.unpack("!Q", client.read_exactly(8))
-    return first & 15, client.read_exactly(length)
-
-
-def open_websocket(server: RunningServer, client: Client, **reply: Any) -> dict[str, Any]:
-    """Connect and have the application accept; returns the connect message."""
-    client.send(handshake())
-    _, message = server.app.receive("websocket.connect")
-    server.app.reply(message, **(reply or {"accept": True}))
-    assert client.read_head().status == 101
-    return message
 
 
 def disconnect(server: RunningServer) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class _Worker(greenlet):
                 task.done = True
             else:
                 task._ended()
-            parent = self.parent
+            parent: Any = self.parent
             if parent is hub:
                 if task.error is not None:
                     self._report(task)
@@ -142,7 +142,7 @@ class _Worker(greenlet):
                 return
             idle.append(self)
             try:
-                task = parent.switch()  # type: ignore[union-attr]
+                task = parent.switch()
                 parent = hub
                 while type(task) is not Task:
                     # A late wake-up, which was meant for a function before; this greenlet is in ``idle`` still.
@@ -170,8 +170,8 @@ class _Worker(greenlet):
         """Print what ended a function that nothing waits for, as gevent does."""
         error = task.error
         task.error = None
-        if not isinstance(error, GreenletExit):
-            self._hub.handle_error(task, type(error), error, error.__traceback__)  # type: ignore[union-attr]
+        if error is not None and not isinstance(error, GreenletExit):
+            self._hub.handle_error(task, type(error), error, error.__traceback__)
 
 
 class Greenlets:
@@ -228,6 +228,13 @@ class Greenlets:
                 raise thrown
             finally:
                 del thrown
+
+    def isolate(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Like :meth:`call`, but in the calling greenlet where that is a kept one: it serves nothing else then."""
+        if type(getcurrent()) is _Worker:
+            function(*arguments)
+        else:
+            self.call(function, *arguments)
 
     def _end(self, task: Task, error: BaseException) -> None:
         """Throw ``error`` into the function and wait for its end.  The hub throws, so that it restores what belongs to the greenlet."""

@@ -23,6 +23,10 @@ storage = local()
 Run = Callable[..., Any]
 
 
+def done(task: Task) -> bool:
+    return task.done
+
+
 @pytest.fixture
 def kept() -> Iterator[Greenlets]:
     greenlets = Greenlets()
@@ -79,7 +83,7 @@ def test_no_context_locals_or_attributes_of_the_one_before(run: Run, kept: Green
 
 
 def test_no_thread_of_the_one_before(run: Run) -> None:
-    from gevent.threading import _DummyThread
+    from gevent.threading import _DummyThread  # type: ignore[import-not-found]
 
     before = len(threading._active)  # type: ignore[attr-defined]
     names = []
@@ -282,12 +286,12 @@ def test_a_late_kill_meets_no_other(kept: Greenlets) -> None:
 
 def test_joins_that_are_interrupted(kept: Greenlets) -> None:
     task = kept.spawn(gevent.sleep, 0.03)
-    with gevent.Timeout(0.001, False):
+    with gevent.Timeout(0.001, False):  # type: ignore[arg-type]
         task.join()
-    assert not task.done
+    assert not done(task)
     greenlets = [gevent.spawn(task.join) for _ in range(3)]
     gevent.joinall(greenlets, timeout=20, raise_error=True)
-    assert task.done
+    assert done(task)
     task.join()
 
 
@@ -311,7 +315,7 @@ def test_shared_in_a_hub_as_long_as_there_are_users() -> None:
     first.call(lambda: None)
     workers = first.idle[:]
     module.leave(first)
-    assert not first.closed
+    assert first.hub in module._shared
     module.leave(first)
     assert first.closed
     assert all(worker.dead for worker in workers)
@@ -323,7 +327,19 @@ def test_shared_in_a_hub_as_long_as_there_are_users() -> None:
 def test_a_task_says_when_it_is_done(kept: Greenlets) -> None:
     task = kept.spawn(lambda: None)
     assert isinstance(task, Task)
-    assert not task.done
+    assert not done(task)
     task.join()
-    assert task.done
+    assert done(task)
     assert task.error is None
+
+
+def test_isolation_needs_no_greenlet_within_another(kept: Greenlets) -> None:
+    seen: list[Any] = []
+
+    def outer() -> None:
+        seen.append(gevent.getcurrent())
+        kept.isolate(lambda: seen.append(gevent.getcurrent()))
+
+    kept.isolate(outer)
+    assert seen[0] is seen[1]
+    assert seen[0] is not gevent.getcurrent()

@@ -27,6 +27,7 @@ from gevent.monkey import get_original
 
 from .base import BaseChannelLayer
 from .groups import GROUP_HEADROOM, Groups, headroom
+from .receiver import Receiver
 from .tally import Tally
 from .values import copy_message, message_size
 from .waiter import FOREVER, GreenletWaiter, ThreadWaiter, new_waiter
@@ -59,7 +60,7 @@ _receive_name = re.compile(r"[A-Za-z0-9\-_.]+(?:!|\?[A-Za-z0-9\-_.]+)?").fullmat
 _group_name = re.compile(r"[A-Za-z0-9\-_.]+").fullmatch
 _NAME_RULE = "under 100 ASCII letters, digits, '-', '_' and '.', with at most one '!', or one '?' that is not the last"
 
-_Waiter = GreenletWaiter | ThreadWaiter
+_Waiter = GreenletWaiter | ThreadWaiter | Receiver
 _Message = dict[str, Any]
 _Taker = Callable[[str, _Message], bool]
 
@@ -185,6 +186,17 @@ class MemoryChannelLayer(BaseChannelLayer):
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
         with self._lock:
             return self._put(name, channel, message, 0)
+
+    def receiver(self, channels: list[str]) -> Receiver | None:
+        """What receives for one greenlet that does so again and again; ``None`` where :meth:`receive_batch` is as good.
+
+        Not part of the specification.
+        """
+        if not channels or any("?" in name for name in channels) or get_hub_if_exists() is None:
+            return None
+        for name in channels:
+            self.valid_channel_name(name, receive=True)
+        return Receiver(self, channels)
 
     def attach(self, name: str, taker: _Taker) -> None:
         """Have messages on ``name`` that are sent in the calling thread's hub handed to ``taker`` at once, before they enter the queue.
@@ -504,9 +516,13 @@ class MemoryChannelLayer(BaseChannelLayer):
         while waiters:
             waiter = next(iter(waiters))
             del waiters[waiter]
+            if waiter.lasting:
+                waiter.missing.append(channel.name)
             if not waiter.signalled:
                 waiter.signalled = True
                 if waiter.wake():
+                    if waiter.lasting:
+                        waiter.told = channel
                     return
 
     def _leave(self, waiter: _Waiter, channels: list[str]) -> None:

@@ -14,6 +14,7 @@ from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
 from gevent.hub import Waiter
 
+from .waiter import FOREVER
 from .wake import Wake
 
 _Batch = list[tuple[str, dict[str, Any]]]
@@ -49,10 +50,10 @@ class Receiver:
         #: The names of channels in which it is not entered.
         self.missing = channels[:]
 
-    def receive(self, limit: int, timeout: float, wake: Wake | None = None) -> _Batch:
+    def receive(self, limit: int, timeout: float | None = None, wake: Wake | None = None) -> _Batch:
         """As ``receive_batch`` of the layer.
 
-        :param timeout: seconds, above 0.
+        :param timeout: seconds, above 0; ``None``: as long as it takes.
         """
         layer = self._layer
         if not self.signalled or get_hub_if_exists() is not self._hub:
@@ -65,6 +66,8 @@ class Receiver:
                 self._attached = wake, wake.attach(self._hub, self._end_wait)
             if wake.is_set:
                 return []
+        if timeout is None:
+            timeout = FOREVER
         if timeout != self._seconds:
             self._close_timer()
             self._timer = self._hub.loop.timer(timeout)

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         show(effective(command.settings))
     elif control.is_worker():
         control.protect()
-    elif command.config.processes.workers:
+    elif command.config.processes.has_master:
         return run_master(command.config, argv)
     if patches(command.config):
         patch()
@@ -184,9 +184,7 @@ def make_server(command: Command, logs: Logs) -> Server:
     import logging
 
     from . import compat
-    from .applications.detection import CHANNELS
-    from .applications.interfaces import interface_of, make_application
-    from .applications.loading import checked_layer, load
+    from .applications.serving import served
     from .net.endpoints.descriptions import command_descriptions
     from .processes.setup import prepare
     from .server import Server
@@ -198,16 +196,13 @@ def make_server(command: Command, logs: Logs) -> Server:
     config = command.config
     check_options(config)
     place = command.channel_layer
-    target = load(place, factory=config.application.factory, app_dir=config.application.app_dir)
-    interface = interface_of(target, config, place)
-    check_interface(config, interface)
-    channel_layer = checked_layer(target, place) if interface == CHANNELS else None
-    application = None if interface == CHANNELS else make_application(target, config, place)
+    channel_layer, application = served(config, place, check_interface)
     endpoints = command_descriptions(config, control.opened())
     if not command.check:
         kind = "channel layer" if application is None else f"{application.interface.upper()} application"
         logging.getLogger(LOGGER).info("Starting server at %s, %s %s.", ", ".join(endpoints), kind, place)
-    process = prepare(config, endpoints, channel_layer)
+    failed = application is not None and application.interface == "failure"
+    process = prepare(config, endpoints, channel_layer, failed=failed)
     return Server(
         channel_layer,
         application=application,

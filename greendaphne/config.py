@@ -367,6 +367,19 @@ class Processes(Group):
     max_requests_jitter: int = 0
     #: Resident memory above which a process is replaced, in bytes; 0 means never.
     max_rss: int = 0
+    #: Whether the master starts new workers when a source file changes; for development.  It implies a master with one worker.
+    reload: bool = False
+    #: Directories to watch, with commas between them; ``None`` means the current directory.
+    reload_dirs: str | None = None
+    #: Patterns of the file names to watch, with commas between them.
+    reload_include: str = "*.py"
+    #: Patterns of file names, or of paths below a watched directory, to ignore; with commas between them.
+    reload_exclude: str | None = None
+
+    @property
+    def has_master(self) -> bool:
+        """Whether workers serve under a master."""
+        return self.workers > 0 or self.reload
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

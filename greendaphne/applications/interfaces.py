@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..config import Config, ConfigurationError
+from ..core.interfaces import ASGI2, ASGI3, CHANNELS, WSGI
 from .base import Application
-from .detection import ASGI2, ASGI3, CHANNELS, WSGI, detect
+from .detection import detect
 
 
 def interface_of(target: Any, config: Config, name: str = "") -> str:

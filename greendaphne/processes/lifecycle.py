@@ -28,6 +28,9 @@ class RunningServer(Protocol):
     def reopen(self) -> None:
         """Open the log files anew."""
 
+    def show_failure(self, text: str) -> None:
+        """Show browsers the traceback ``text`` of a successor that could not load the application."""
+
 
 class Lifecycle(Protocol):
     """Hears of the stages of a server that runs as a process' job.  Each method returns at once and raises nothing."""

@@ -24,6 +24,7 @@ from ..net.endpoints import Endpoint, EndpointError, innermost
 from . import control
 from .child import Child, State, describe, working_directory
 from .systemd import ServiceManager
+from .watching import Watcher
 
 logger = logging.getLogger("greendaphne.processes")
 
@@ -63,6 +64,7 @@ class Master:
     :param graceful: seconds that a worker may take to drain.
     :param manager: the service manager, where it wants to be notified.
     :param reopen: reopens log files.
+    :param watcher: watches source files; workers are replaced when they change.
     """
 
     def __init__(
@@ -73,8 +75,12 @@ class Master:
         graceful: float,
         manager: ServiceManager | None = None,
         reopen: Callable[[], None] | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self.number = number
+        self._watcher = watcher
+        # Whether any worker has loaded the application.
+        self._loaded = False
         self._command = command
         self._endpoints = endpoints
         self._graceful = graceful
@@ -119,6 +125,9 @@ class Master:
             run_directory = _make_directory()
             self._environment = {**os.environ, control.RUN_DIR: run_directory}
             self._listen()
+            if self._watcher is not None:
+                self._watcher.start()
+                self._selector.register(self._watcher, selectors.EVENT_READ, self._watcher)
             while self._exit_code is None:
                 self._turn(awake)
         finally:
@@ -126,6 +135,8 @@ class Master:
             for child in self._children:
                 child.signal(signal.SIGKILL)
             self._selector.close()
+            if self._watcher is not None:
+                self._watcher.close()
             signal.set_wakeup_fd(old_waker)
             for number, handler in old_handlers.items():
                 signal.signal(number, handler)
@@ -159,6 +170,9 @@ class Master:
             return
         self._report()
         for key, _ in self._selector.select(self._wait()):
+            if key.data is self._watcher and self._watcher is not None:
+                self._on_change(self._watcher.changed())
+                continue
             if key.data is not None:
                 self._hear(key.data)
                 continue
@@ -208,6 +222,13 @@ class Master:
         if self._manager is not None:
             self._manager.reloading()
 
+    def _on_change(self, paths: Sequence[str]) -> None:
+        """Replace the workers because source files have changed."""
+        if paths and not self._stopping:
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            logger.info("%s%s has changed", os.path.relpath(paths[0]), more)
+            self._reload()
+
     # -- Workers
 
     def _in(self, state: State) -> list[Child]:
@@ -246,7 +267,10 @@ class Master:
         index = next(number for number in range(len(taken) + 1) if number not in taken)
         sockets = [(str(endpoint), sock.fileno()) for endpoint, (_, sock) in zip(self._endpoints, self._sockets, strict=True)]
         try:
-            child = Child(self._command, index, self._generation, self._environment, sockets, self._directory, self._watchdog / _HEARTBEATS)
+            environment = self._environment
+            if self._watcher is not None and not self._loaded:
+                environment = {**environment, control.SHOW_FAILURE: "1"}
+            child = Child(self._command, index, self._generation, environment, sockets, self._directory, self._watchdog / _HEARTBEATS)
         except OSError as error:
             logger.error("Cannot start worker %d: %s", index, error)
             self._pause()
@@ -271,9 +295,10 @@ class Master:
         for line in lines:
             child.heard = time.monotonic()
             word, _, rest = line.partition(b" ")
-            if word == control.READY and child.state is State.STARTING:
+            if word in (control.READY, control.SHOWS_FAILURE) and child.state is State.STARTING:
                 child.state, child.deadline = State.SERVING, None
                 self._served = True
+                self._loaded = self._loaded or word == control.READY
                 logger.info("%s serves", child)
             elif word == control.RECYCLE and not child.tired:
                 child.tired = rest.decode(errors="replace") or "it asked for it"
@@ -327,6 +352,8 @@ class Master:
             logger.error("Not reloaded: the workers of before go on")
             for child in self._children:
                 child.generation = self._generation
+                if self._watcher is not None and child.state is State.SERVING:
+                    child.say(control.FAILED)
             self._reloading = False
             if self._manager is not None:
                 self._manager.ready("Not reloaded: the workers of before go on")

@@ -27,7 +27,7 @@ class Process(NamedTuple):
     observers: list[Observer]
 
 
-def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any) -> Process:
+def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any, *, failed: bool = False) -> Process:
     """Set up this process for the server at the endpoints ``descriptions``.
 
     :raises EndpointError: in a worker, when these are not the endpoints that its master opened.
@@ -51,7 +51,7 @@ def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any) -> 
                 "only",
                 config.processes.workers,
             )
-        link = MasterLink(given)
+        link = MasterLink(given, failed=failed)
         lifecycle.append(link)
         replace = link.recycle
     else:
@@ -93,7 +93,18 @@ def run_master(
     endpoints = [parse(description) for description in _all(config, descriptions)]
     for endpoint in endpoints:
         endpoint.configure(listening_options(config.listening))
-    return Master(command(argv), config.processes.workers, endpoints, config.timeouts.graceful, service_manager(), reopen).run()
+    processes = config.processes
+    watcher = None
+    if processes.reload:
+        from .watching import Watcher
+
+        directories, include, exclude = (
+            [part.strip() for part in (text or "").split(",") if part.strip()]
+            for text in (processes.reload_dirs, processes.reload_include, processes.reload_exclude)
+        )
+        watcher = Watcher(directories or [os.getcwd()], include, exclude)
+    number = max(processes.workers, 1)
+    return Master(command(argv), number, endpoints, config.timeouts.graceful, service_manager(), reopen, watcher).run()
 
 
 def command(argv: Sequence[str] | None) -> list[str]:

@@ -20,7 +20,8 @@ from ..net.endpoints import Endpoint, EndpointError, parse
 from ..net.endpoints.descriptions import listening_options
 from ..net.proxy_protocol import ProxyProtocol
 from ..serving.connections import Connections
-from ..serving.exchange import Exchange
+from ..serving.exchange import Exchange, Handler
+from ..serving.failurepage import FailureNotice
 from ..serving.forwarded import locator
 from ..serving.localpages import LocalPages
 from ..serving.policy import RequestPolicy
@@ -53,6 +54,8 @@ class Assembly:
     certificates: Service | None
     #: Whether plain connections may speak HTTP/2.
     http2_cleartext: bool
+    #: Shows browsers why changed code does not load; ``None`` unless files are watched.
+    failure_notice: FailureNotice | None
 
 
 def assemble(
@@ -92,7 +95,9 @@ def assemble(
     if monitor is not None:
         monitor.add_pages(pages, application.health)
     sessions = Sessions(websocket_maker(config, limits, timeouts, metrics), timeouts, observer)
-    exchange = Exchange(pages or application, sessions, policy(config, compatible=channel_layer is not None), observer)
+    handler: Handler = pages or application
+    notice = FailureNotice(handler) if config.processes.reload else None
+    exchange = Exchange(notice or handler, sessions, policy(config, compatible=channel_layer is not None), observer)
     connection_meter = None
     if metrics is not None:
         from ..monitoring.instruments import ConnectionMeter, metered_serve
@@ -107,7 +112,7 @@ def assemble(
         metrics.add_source(application.metric_families)
         if certificates is not None:
             metrics.add_source(certificates.families)
-    return Assembly(endpoints, timeouts, application, sessions, exchange, connections, monitor, certificates, http2.cleartext)
+    return Assembly(endpoints, timeouts, application, sessions, exchange, connections, monitor, certificates, http2.cleartext, notice)
 
 
 def channel_layer_application(

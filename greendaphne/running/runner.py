@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -198,6 +199,11 @@ class Runner:
         if self._reopen_logs is not None:
             self._reopen_logs()
 
+    def show_failure(self, text: str) -> None:
+        """Show browsers the traceback ``text``: changed code does not load (``--reload``).  Other requests are answered as before."""
+        if self._parts.failure_notice is not None:
+            self._parts.failure_notice.text = text
+
     def reload(self) -> None:
         """Read all certificates again (SIGHUP); connections stay, and what is broken is logged and left as it was."""
         for each in self._lifecycle:
@@ -222,14 +228,16 @@ class Runner:
             self._stopped_early = True
         # start() may have ended meanwhile, in another thread.
         if self._stop is not None and self._life is not None and not self._starting:
-            self._life.call(self._stop_serving)
+            self._life.call(partial(self._stop_serving, self._stop))
 
-    def _stop_serving(self) -> None:
-        """Begin to end, or take note that the processes that were to serve on end as well."""
-        assert self._stop is not None
-        if self._stop.is_set() and not self._succeeded:
+    def _stop_serving(self, stop: Event) -> None:
+        """Begin to end, or take note that the processes that were to serve on end as well.
+
+        :param stop: the event of the run that was to end; the server may have been started again since.
+        """
+        if stop.is_set() and stop is self._stop and not self._succeeded:
             self._application.drain()
-        self._stop.set()
+        stop.set()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until it has ended; from any thread.  Returns whether it has within ``timeout`` seconds, which are unlimited by default."""

@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from ..applications.detection import CHANNELS
 from ..config import HEALTH_PATH, METRICS_PATH, Channels, Config, ConfigurationError
 from ..core.forwarded import FORWARDED
+from ..core.interfaces import CHANNELS
 from .option import Option
 from .options import GROUPS, OPTIONS
 from .sources import CHANNEL_LAYER, Setting, default_text, key

@@ -266,6 +266,16 @@ OPTIONS: Final = (
     option(PROCESSES, "--max-rss", to="processes.max_rss", metavar="SIZE", convert=size,
         help="The same once it occupies more memory than that; 0 is never."),
 
+    option(PROCESSES, "--reload", to="processes.reload",
+        help="Start a new worker when a source file changes, then end the old one; for development. A module that does not import leaves "
+             "the old worker serving, and browsers see the traceback."),
+    option(PROCESSES, "--reload-dir", to="processes.reload_dirs", metavar="DIRS",
+        help="Watch these directories, with commas between them, instead of the current one."),
+    option(PROCESSES, "--reload-include", to="processes.reload_include", metavar="PATTERNS",
+        help="Watch files with these names, with commas between the patterns."),
+    option(PROCESSES, "--reload-exclude", to="processes.reload_exclude", metavar="PATTERNS",
+        help="Ignore files with these names or paths."),
+
     option(MONITORING, "--health-path", to="monitoring.health_path", metavar="PATH", convert=url_path,
         help="Answer health checks at this path without the application: 200, or 503 and why."),
     option(MONITORING, "--metrics-path", to="monitoring.metrics_path", metavar="PATH", convert=url_path,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..applications.base import Application
@@ -26,13 +25,13 @@ from ..serving.forwarded import locator
 from ..serving.localpages import LocalPages
 from ..serving.policy import RequestPolicy
 from ..serving.session import Sessions
-from ..websocket import WebSocket
 
 if TYPE_CHECKING:
     from ..acme import AcmeOptions
     from ..acme.service import Service
     from ..monitoring.metrics import Metrics
     from ..monitoring.monitor import Monitor
+    from ..websocket import WebSocket
 
 Group = TypeVar("Group")
 
@@ -139,15 +138,22 @@ def websocket_maker(config: Config, limits: Limits, timeouts: Timeouts, metrics:
         from ..monitoring.instruments import MessageMeter
 
         meter = MessageMeter(metrics)
-    return partial(
-        WebSocket,
-        limits=limits,
-        timeouts=timeouts,
-        protocols=config.websockets.protocols,
-        compression=config.websockets.compression,
-        server_name=config.server_name.encode("ascii") if config.server_name else b"Daphne",
-        meter=meter,
-    )
+    options: dict[str, Any] = {
+        "limits": limits,
+        "timeouts": timeouts,
+        "protocols": config.websockets.protocols,
+        "compression": config.websockets.compression,
+        "server_name": config.server_name.encode("ascii") if config.server_name else b"Daphne",
+        "meter": meter,
+    }
+
+    def make(stream: Stream) -> WebSocket:
+        # A server without WebSockets does without what this imports.
+        from ..websocket.connection import WebSocket
+
+        return WebSocket(stream, **options)
+
+    return make
 
 
 def timeouts_for(timeouts: Timeouts, channel_layer: Any) -> Timeouts:

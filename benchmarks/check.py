@@ -4,8 +4,8 @@
 The base is checked out into a work tree below ``.cache/bench``; both run under the same interpreter with the same libraries.  Exit code 1
 says that a case costs more than ``--threshold`` times what it costs at the base.
 
-By default the measure is CPU time: both servers run all the time, the loads take turns, in seven rounds.  A case fails where both the ratio of
-the minima and the ratio of the medians are beyond the threshold, since on a busy machine one of them alone may be.  With
+By default the measure is CPU time: both servers run all the time, the loads take turns, in seven rounds.  A case fails where both the
+ratio of the minima and the ratio of the medians are beyond the threshold, since on a busy machine one of them alone may be.  With
 ``--instructions`` the measure is what valgrind counts (``--tool=cachegrind``): slower to take, and the same within about 1 % however
 busy the machine is.
 """

@@ -70,7 +70,8 @@ class Receiver:
             timeout = FOREVER
         if timeout != self._seconds:
             self._close_timer()
-            self._timer = self._hub.loop.timer(timeout)
+            # Repeated, so that again() starts it with all of its seconds; start() would go on with what was left when it was stopped.
+            self._timer = self._hub.loop.timer(timeout, timeout)
             self._seconds = timeout
         channels = self._channels
         waiter: Waiter[None] = Waiter(self._hub)
@@ -86,7 +87,7 @@ class Receiver:
             self._waiter = waiter
             self.signalled = False
         timer = self._timer
-        timer.start(waiter.switch, None)
+        timer.again(waiter.switch, None)
         try:
             waiter.get()
         except BaseException:  # a timeout or a kill: nothing was taken, only the word is passed on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import gevent
@@ -272,3 +273,14 @@ def test_a_busy_receiver_gets_no_word(layer: MemoryChannelLayer) -> None:
     gevent.sleep(0)
     layer.send("a", {"n": 2})
     assert numbers(waiting.get(timeout=PATIENCE)) == [2]
+
+
+def test_each_wait_has_all_of_its_time(layer: MemoryChannelLayer) -> None:
+    receiver = layer.receiver(["a"])
+    assert receiver is not None
+    for n in range(6):
+        gevent.spawn_later(0.1, layer.send, "a", {"n": n})
+        assert numbers(receiver.receive(1, 0.4)) == [n]
+    started = time.monotonic()
+    assert receiver.receive(1, 0.4) == []
+    assert time.monotonic() - started > 0.3

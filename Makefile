@@ -28,6 +28,7 @@ help:
 	@echo 'make soak       reload and restart servers under load; takes hours (ARGS=--help)'
 	@echo 'make lint       check style and types'
 	@echo 'make bench      measure the server beside others'
+	@echo 'make bench-check  compare the cost with that of another commit (BASE=COMMIT)'
 	@echo 'make clean      remove everything that these targets made'
 
 run: $(RUNTIME)
@@ -74,6 +75,10 @@ lint: $(TESTING)
 
 bench: $(TESTING)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+BASE = HEAD~1
+bench-check: $(TESTING)
+	@$(BIN)/python -m benchmarks.check --base $(BASE) $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(MODERN) .cache build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache artefacts

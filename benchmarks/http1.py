@@ -30,7 +30,7 @@ class Plan(NamedTuple):
     seconds: float
 
 
-FULL = Plan(3, 5.0)
+FULL = Plan(7, 3.0)
 QUICK = Plan(1, 2.0)
 
 
@@ -58,6 +58,8 @@ COLUMNS = (
     Column("median_ms", "median ms", ratio=True),
     Column("p99_ms", "p99 ms", ratio=True),
     Column("cpu_us_per_request", "CPU µs/request", ratio=True),
+    Column("cpu_us_least", "least", ratio=True),
+    Column("cpu_us_spread", "spread"),
     Column("core_percent", "core %"),
     Column("errors", "errors"),
 )
@@ -97,6 +99,8 @@ def _row(name: str, connections: int, samples: list[Sample]) -> Row:
         "median_ms": round(median(s.load.median_ms for s in samples), 3),
         "p99_ms": round(median(s.load.p99_ms for s in samples), 3),
         "cpu_us_per_request": round(median(s.cpu_us for s in samples), 1),
+        "cpu_us_least": round(min(s.cpu_us for s in samples), 1),
+        "cpu_us_spread": round(max(s.cpu_us for s in samples) - min(s.cpu_us for s in samples), 1),
         "cpu_us_per_request_range": [round(min(s.cpu_us for s in samples), 1), round(max(s.cpu_us for s in samples), 1)],
         "core_percent": round(median(s.busy for s in samples), 1),
         "errors": sum(s.load.errors for s in samples),

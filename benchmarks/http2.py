@@ -37,6 +37,7 @@ TWISTED_HTTP2 = ("Twisted[tls,http2]==26.10.0",)
 ENVIRONMENTS = {
     "hypercorn": ("hypercorn==0.18.0",),
     "granian": ("granian==2.8.7",),
+    "uvicorn": ("uvicorn==0.38.0",),
     "daphne4": ("daphne==4.2.3", *TWISTED_HTTP2),
     "daphne1": ("daphne==1.4.2", *TWISTED_HTTP2, "autobahn==24.4.2", "asgiref==1.1.2", "setuptools<81"),
 }
@@ -75,7 +76,7 @@ class Plan(NamedTuple):
     requests: int
 
 
-FULL = Plan(5, 30_000)
+FULL = Plan(7, 20_000)
 QUICK = Plan(1, 3_000)
 
 
@@ -202,6 +203,8 @@ COLUMNS = (
     Column("case", "case"),
     Column("requests_per_second", "requests/s"),
     Column("cpu_us_per_request", "CPU µs/request"),
+    Column("cpu_us_least", "least"),
+    Column("cpu_us_spread", "spread"),
     Column("per_cpu_second", "requests/CPU-second"),
     Column("ratio", "first server's work per CPU-second, ×"),
 )
@@ -263,6 +266,8 @@ def _rows(case: str, names: list[str], samples: dict[tuple[str, str], list[Sampl
                 "case": case,
                 "requests_per_second": round(median(sample.rate for sample in mine)),
                 "cpu_us_per_request": round(cpu, 1),
+                "cpu_us_least": round(min(s.cpu_us for s in mine), 1),
+                "cpu_us_spread": round(max(s.cpu_us for s in mine) - min(s.cpu_us for s in mine), 1),
                 "cpu_us_per_request_range": [round(min(s.cpu_us for s in mine), 1), round(max(s.cpu_us for s in mine), 1)],
                 "per_cpu_second": round(1e6 / cpu),
                 "ratio": round(cpu / first, 2),

@@ -73,7 +73,7 @@ class Plan(NamedTuple):
     idle_seconds: float
 
 
-FULL = Plan(3, 4.0, 1000, 5, 11.0)
+FULL = Plan(7, 4.0, 1000, 5, 11.0)
 QUICK = Plan(1, 2.0, 200, 2, 6.0)
 HTTP, GROUP = PARTS = ("http", "group")
 

@@ -47,7 +47,7 @@ class Plan(NamedTuple):
     group_messages: int
 
 
-FULL = Plan(3, 5.0, 5000, 20.0, 5)
+FULL = Plan(7, 5.0, 5000, 20.0, 5)
 QUICK = Plan(1, 2.0, 500, 3.0, 2)
 
 Measured = dict[str, float]

@@ -24,7 +24,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from types import ModuleType
@@ -66,8 +65,11 @@ def is_runserver_being_imported() -> bool:
     return module is not None and "Command" not in module.__dict__
 
 
-class DaphneFinder(MetaPathFinder, Loader):
-    """Finds and fills the modules of :data:`NAMES` and, for the live-server test case alone, :data:`TWISTED_MODULES`."""
+class DaphneFinder:
+    """Finds and fills the modules of :data:`NAMES` and, for the live-server test case alone, :data:`TWISTED_MODULES`.
+
+    It has what the import system calls; ``importlib.abc``, which has base classes for that, imports ``tempfile`` and much more.
+    """
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return the spec of one of the modules; ``None`` for all others, and for daphne's where a real ``daphne`` is loaded."""
@@ -76,7 +78,11 @@ class DaphneFinder(MetaPathFinder, Loader):
         package, _, module = fullname.partition(".")
         if module and getattr(sys.modules.get(package), "__loader__", None) is not self:
             return None
-        return spec_from_loader(fullname, self, origin="greendaphne", is_package=not module)
+        return spec_from_loader(fullname, self, origin="greendaphne", is_package=not module)  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Have the import system make the module."""
+        return None
 
     def exec_module(self, module: ModuleType) -> None:
         """Give ``module`` its names, which are resolved on access."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, spec_from_loader
 from types import CodeType, ModuleType
@@ -28,15 +27,22 @@ MOVED = {
 }
 
 
-class MovedFinder(MetaPathFinder, InspectLoader):
-    """Finds the modules of :data:`MOVED` under their names of version 1.0."""
+class MovedFinder:
+    """Finds the modules of :data:`MOVED` under their names of version 1.0.
+
+    It has what the import system and ``runpy`` call.  Base classes for that are in ``importlib.abc``, which imports ``tempfile`` and more.
+    """
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return the spec of a module under its name of version 1.0; ``None`` for all other names."""
         if not fullname.startswith(_PACKAGE):
             return None
         first = fullname[len(_PACKAGE) :].partition(".")[0]
-        return spec_from_loader(fullname, self, is_package=False) if first in MOVED else None
+        return spec_from_loader(fullname, self, is_package=False) if first in MOVED else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Have the import system make the module."""
+        return None
 
     def exec_module(self, module: ModuleType) -> None:
         """Replace ``module`` by the moved one; the import statement uses the entry in ``sys.modules`` afterwards."""
@@ -52,8 +58,9 @@ class MovedFinder(MetaPathFinder, InspectLoader):
     def get_code(self, fullname: str) -> CodeType | None:
         """Return the code of the module, for ``python -m`` with a name of version 1.0."""
         spec = find_spec(_present_name(fullname))
-        loader = spec.loader if spec is not None else None
-        return loader.get_code(fullname) if isinstance(loader, InspectLoader) else None
+        get_code = None if spec is None else getattr(spec.loader, "get_code", None)
+        code: CodeType | None = None if get_code is None else get_code(spec.name)  # type: ignore[union-attr]
+        return code
 
 
 def _present_name(fullname: str) -> str:

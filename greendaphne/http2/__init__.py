@@ -2,11 +2,26 @@
 
 ``limits`` states what is allowed, ``budgets`` counts; ``compression`` is HPACK, ``fields`` the rules about header fields, ``engine`` h2
 made into a server's; ``priority`` and ``writer`` send, ``stream`` is one request, ``connection`` brings all of it together.
+
+All but the limits is imported with the first use of one of its names: a server without TLS rarely speaks HTTP/2, and h2 takes time.
 """
 
-from .connection import Http2Connection
-from .engine import PREFACE
-from .limits import Http2Limits
-from .stream import Http2Stream
+from typing import TYPE_CHECKING
+
+from .limits import PREFACE, Http2Limits
+
+if TYPE_CHECKING:
+    from .connection import Http2Connection
+    from .stream import Http2Stream
 
 __all__ = ["PREFACE", "Http2Connection", "Http2Limits", "Http2Stream"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .connection import Http2Connection
+    from .stream import Http2Stream
+
+    globals().update(Http2Connection=Http2Connection, Http2Stream=Http2Stream)
+    return globals()[name]

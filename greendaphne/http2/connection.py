@@ -18,6 +18,8 @@ from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 
 from ..config import Limits, Timeouts
+from ..core import greenlets
+from ..core.greenlets import Greenlets
 from ..core.message import ClientDisconnected, ConnectionInfo, HTTPError, Request
 from ..net.transport import RECV_SIZE, ByteStream, lingering_close
 from .budgets import EnhanceYourCalm
@@ -73,6 +75,8 @@ class Http2Connection:
         self._serve = serve
         self._refuse = refuse
         self._initial = initial
+        # What runs the streams; there is one for all connections of a hub.
+        self._greenlets: Greenlets
         # Streams whose greenlet has not ended, whether or not the peer has given them up.
         self._streams: dict[int, Http2Stream] = {}
         # Streams answered before the request's end, and until when the rest of it is thrown away.
@@ -111,6 +115,13 @@ class Http2Connection:
 
     def run(self) -> None:
         """Serve until the peer, a time limit, an error or :meth:`drain` ends the connection."""
+        shared = self._greenlets = greenlets.enter()
+        try:
+            self._run()
+        finally:
+            greenlets.leave(shared)
+
+    def _run(self) -> None:
         self.writer.start()
         try:
             graceful = self._serve_until_end()
@@ -209,16 +220,20 @@ class Http2Connection:
 
         Where the connection's greenlet is killed, theirs are too.
         """
-        greenlets = [stream.greenlet for stream in self._streams.values()]
+        tasks = [stream.task for stream in self._streams.values() if stream.task is not None]
         try:
             if not self._killed:
-                gevent.joinall(greenlets)
+                for task in tasks:
+                    task.join()
         except GreenletExit:
             self._killed = True
             raise
         finally:
             if self._killed:
-                gevent.killall(greenlets)
+                for task in tasks:
+                    task.kill()
+                for task in tasks:
+                    task.join()
 
     # --- the end ---
 
@@ -269,7 +284,7 @@ class Http2Connection:
             if incremental is not None:
                 stream.incremental = incremental
         self._streams[stream_id] = stream
-        stream.greenlet = gevent.spawn(self._serve_stream, stream, error)
+        stream.task = self._greenlets.spawn(self._serve_stream, stream, error)
 
     def _serve_stream(self, stream: Http2Stream, error: HTTPError | None) -> None:
         try:

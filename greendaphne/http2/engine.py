@@ -29,10 +29,9 @@ from ..core.turns import SHORT_READ, Turn
 from .budgets import Budget, EnhanceYourCalm
 from .compression import Field, RequestDecoder, ResponseEncoder
 from .fields import valid_field
-from .limits import MAX_WINDOW, Http2Limits
+from .limits import MAX_WINDOW, PREFACE, Http2Limits
 
 #: RFC 9113 section 3.4.
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 #: RFC 9218 section 2.1: the priorities of RFC 7540 are not used.
 SETTINGS_NO_RFC7540_PRIORITIES = 0x9
 

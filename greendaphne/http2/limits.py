@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from ..config import KIB, Http2
 
+#: What a client begins with (RFC 9113 section 3.4).
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 #: Bounds of RFC 9113 section 6.5.2.
 MAX_WINDOW = 2**31 - 1
 DEFAULT_WINDOW = 2**16 - 1

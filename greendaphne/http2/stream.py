@@ -16,6 +16,7 @@ from gevent.event import Event
 from h2.errors import ErrorCodes
 from h2.stream import H2Stream
 
+from ..core.greenlets import Task
 from ..core.message import ClientDisconnected, ClientTooSlow, Headers, HTTPError, Request, ResponseError, body_too_large
 from ..core.rates import Patience
 from .compression import Field
@@ -60,11 +61,11 @@ class Http2Stream(Outbound):
         "body_limit",
         "complete",
         "extra_headers",
-        "greenlet",
         "request",
         "response_headers",
         "sent",
         "status",
+        "task",
     )
 
     def __init__(self, connection: Http2Connection, h2: H2Stream, request: Request, *, expect_continue: bool, end_stream: bool) -> None:
@@ -77,8 +78,8 @@ class Http2Stream(Outbound):
         self.body_limit = 0
         #: Whether the response has been handed to the connection to its end.
         self.complete = False
-        #: The greenlet that serves the stream.
-        self.greenlet: Any = None
+        #: What serves the stream.
+        self.task: Task | None = None
         self._connection = connection
         # Receiving: what has arrived and was not read yet, whether END_STREAM has, and how much body is still to come where announced.
         self._inbox: bytearray | None = None

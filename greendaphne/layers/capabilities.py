@@ -7,6 +7,10 @@ batches                a method ``receive_batch(channels, limit, timeout)``
 a wait that ends       ``receive_batch`` takes ``wake``, a :class:`~greendaphne.layers.wake.Wake`
 acknowledgement        a true attribute ``reliable``, and the methods ``acknowledge()`` and ``release()``
 native blocking        an attribute ``blocks_natively``, true or false
+sending unchecked      ``send_owned(channel, message)``, for a message that only the sender knows; else as ``send``
+an offer               ``offer(channel, message)``, ``send_owned`` that never waits and is false where ``send`` would raise
+a lasting receiver     ``receiver(channels)``, see :class:`greendaphne.layers.receiver.Receiver`
+a direct way           ``attach(name, taker)`` and ``detach(name)``, see :meth:`greendaphne.layers.memory.MemoryChannelLayer.attach`
 =====================  ==========================================================================================================
 
 A layer of Channels is asked through the wrapper that Channels has around it.
@@ -72,6 +76,19 @@ def blocks_natively(layer: Any) -> bool:
     if declared is not None:
         return bool(declared)
     return module_of(layer).partition(".")[0] == "asgi_ipc" or not is_module_patched("socket")
+
+
+def beside(layer: Any, name: str, standard: str) -> Any:
+    """The method ``name`` of ``layer`` that does more than ``standard``, a method of the specification; ``None`` where there is none.
+
+    Only where the same class defines both: a class that changes ``standard`` alone means every message.
+    """
+    if standard in getattr(layer, "__dict__", ()):
+        return None
+    for kind in type(layer).__mro__:
+        if standard in vars(kind):
+            return getattr(layer, name) if name in vars(kind) else None
+    return None
 
 
 @lru_cache(maxsize=64)

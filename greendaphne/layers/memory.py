@@ -21,10 +21,13 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
+from gevent import get_hub
+from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
 
 from .base import BaseChannelLayer
 from .groups import GROUP_HEADROOM, Groups, headroom
+from .receiver import Receiver
 from .tally import Tally
 from .values import copy_message, message_size
 from .waiter import FOREVER, GreenletWaiter, ThreadWaiter, new_waiter
@@ -57,14 +60,15 @@ _receive_name = re.compile(r"[A-Za-z0-9\-_.]+(?:!|\?[A-Za-z0-9\-_.]+)?").fullmat
 _group_name = re.compile(r"[A-Za-z0-9\-_.]+").fullmatch
 _NAME_RULE = "under 100 ASCII letters, digits, '-', '_' and '.', with at most one '!', or one '?' that is not the last"
 
-_Waiter = GreenletWaiter | ThreadWaiter
+_Waiter = GreenletWaiter | ThreadWaiter | Receiver
 _Message = dict[str, Any]
+_Taker = Callable[[str, _Message], bool]
 
 
 class _Channel:
     """The messages of a name that readers listen on, and who sleeps until one comes.  Guarded by the layer's lock."""
 
-    __slots__ = ("capacity", "name", "queue", "refused", "sent", "temporary", "waiters")
+    __slots__ = ("capacity", "name", "queue", "refused", "sent", "taker", "temporary", "waiters")
 
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
@@ -77,6 +81,8 @@ class _Channel:
         self.temporary = "?" in name
         self.sent = 0
         self.refused = 0
+        #: The hub and the function of :meth:`MemoryChannelLayer.attach`.
+        self.taker: tuple[Any, _Taker] | None = None
 
 
 class MemoryChannelLayer(BaseChannelLayer):
@@ -116,6 +122,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         #: By the name that readers listen on; the order is that of the sweep.
         self._channels: OrderedDict[str, _Channel] = OrderedDict()
         self._groups = Groups()
+        self._takers: dict[str, tuple[Any, _Taker]] = {}
         self._turn = 0
         self._sweep_at = 0.0
         # What channels that are gone have counted.
@@ -168,6 +175,51 @@ class MemoryChannelLayer(BaseChannelLayer):
         with self._lock:
             if not self._put(name, channel, message, 0):
                 raise self.ChannelFull(channel)
+
+    def offer(self, channel: str, message: _Message) -> bool:
+        """Like :meth:`send_owned`, but false where that raises ``ChannelFull``, which costs more than the message.
+
+        Not part of the specification.
+        """
+        name = self._reader_name(channel)
+        if self.max_message_size is not None and message_size(message) > self.max_message_size:
+            raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
+        with self._lock:
+            return self._put(name, channel, message, 0)
+
+    def receiver(self, channels: list[str]) -> Receiver | None:
+        """What receives for one greenlet that does so again and again; ``None`` where :meth:`receive_batch` is as good.
+
+        Not part of the specification.
+        """
+        if not channels or any("?" in name for name in channels) or get_hub_if_exists() is None:
+            return None
+        for name in channels:
+            self.valid_channel_name(name, receive=True)
+        return Receiver(self, channels)
+
+    def attach(self, name: str, taker: _Taker) -> None:
+        """Have messages on ``name`` that are sent in the calling thread's hub handed to ``taker`` at once, before they enter the queue.
+
+        Not part of the specification.  ``taker(channel, message)`` is called in the sender's greenlet with the layer's lock held: it must
+        not wait, not switch and not raise.  False means that it does not take the message, which then is queued as any other.  The order
+        is kept: where messages wait in the channel, those that follow wait behind them.  What other threads and hubs send is queued, and so
+        is everything while others than ``taker``'s reader wait for messages on ``name``.  So whoever attaches has to receive too.
+
+        :param name: as in :meth:`receive`; there is one taker for each name.
+        """
+        self.valid_channel_name(name, receive=True)
+        with self._lock:
+            taken = self._takers[name] = (get_hub(), taker)
+            self._channel(name).taker = taken
+
+    def detach(self, name: str) -> None:
+        """Undo :meth:`attach`."""
+        with self._lock:
+            self._takers.pop(name, None)
+            channel = self._channels.get(name)
+            if channel is not None:
+                channel.taker = None
 
     def receive(self, channels: Iterable[str], block: bool = False) -> tuple[str, _Message] | tuple[None, None]:
         """Take the oldest message of one of ``channels``; which one changes from call to call, so that none is starved.
@@ -379,6 +431,8 @@ class MemoryChannelLayer(BaseChannelLayer):
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = _Channel(name, self.get_capacity(name))
+            if self._takers:
+                channel.taker = self._takers.get(name)
         return channel
 
     def _put(self, name: str, full_name: str, message: _Message, slack: int) -> bool:
@@ -390,6 +444,16 @@ class MemoryChannelLayer(BaseChannelLayer):
         if channel is None:
             channel = self._channel(name)
         queue = channel.queue
+        taker = channel.taker
+        if (
+            taker is not None
+            and not queue
+            and len(channel.waiters) < 2
+            and taker[0] is get_hub_if_exists()
+            and taker[1](full_name, message)
+        ):
+            channel.sent += 1
+            return True
         if len(queue) >= channel.capacity + slack:
             self._expire(channel, now)
             if len(queue) >= channel.capacity + slack:
@@ -452,9 +516,13 @@ class MemoryChannelLayer(BaseChannelLayer):
         while waiters:
             waiter = next(iter(waiters))
             del waiters[waiter]
+            if waiter.lasting:
+                waiter.missing.append(channel.name)
             if not waiter.signalled:
                 waiter.signalled = True
                 if waiter.wake():
+                    if waiter.lasting:
+                        waiter.told = channel
                     return
 
     def _leave(self, waiter: _Waiter, channels: list[str]) -> None:

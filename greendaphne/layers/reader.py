@@ -17,7 +17,7 @@ from typing import Any
 import gevent
 from gevent.threadpool import ThreadPool
 
-from .capabilities import Ending, blocks_natively, capabilities
+from .capabilities import Ending, beside, blocks_natively, capabilities
 from .wake import Wake
 
 __all__ = ["BLOCKING", "POLLING", "Reader", "blocks_natively"]
@@ -75,6 +75,9 @@ class Reader:
         self._threaded = threaded
         #: Whether the layer ends its wait when it is told to.
         self._wakes = self._receive_batch is not None and not threaded and found.ending is Ending.WAKE
+        # What receives in the place of receive_batch, made at the first wait.
+        self._make_receiver: Any = beside(layer, "receiver", "receive_batch") if self._wakes else None
+        self._receiver: Any = None
         #: Made at the first wait, for it belongs to the hub of the greenlet that waits.
         self._pool: ThreadPool | None = None
         #: What the native thread is at when a receive was interrupted; the next one takes its result.
@@ -111,7 +114,14 @@ class Reader:
         if self._receive_batch is not None and not self._threaded:
             # It waits by itself, so there is nothing to measure.
             received: list[tuple[str, dict[str, Any]]]
-            if self._wakes and wake is not None:
+            receiver = self._receiver
+            if receiver is None and self._make_receiver is not None:
+                receiver = self._receiver = self._make_receiver(self.channels)
+                if receiver is None:
+                    self._make_receiver = None
+            if receiver is not None:
+                received = receiver.receive(limit, IDLE_LIMIT, wake)
+            elif self._wakes and wake is not None:
                 received = self._receive_batch(self.channels, limit, IDLE_LIMIT, wake=wake)
             else:
                 received = self._receive_batch(self.channels, limit, IDLE_LIMIT)
@@ -136,6 +146,9 @@ class Reader:
 
         Messages that the layer handed over when nothing waited for them any more are sent again, to the end of their channels.
         """
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.close()
         pool, self._pool = self._pool, None
         task, self._task = self._task, None
         kept, self._kept = self._kept, []

@@ -9,6 +9,8 @@ It knows nothing of what is waited for, and takes no lock of its own: :attr:`sig
 
 from __future__ import annotations
 
+from typing import Literal
+
 # get_hub() would create a hub in a native thread that needs none; this tells whether there is one.
 from gevent._hub_local import get_hub_if_exists
 from gevent.hub import Hub
@@ -25,6 +27,9 @@ class GreenletWaiter:
     """A greenlet that waits on its thread's hub."""
 
     __slots__ = ("hub", "signalled", "waiter")
+
+    #: It is for one wait, unlike a :class:`~greendaphne.layers.receiver.Receiver`.
+    lasting: Literal[False] = False
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
@@ -61,6 +66,7 @@ class ThreadWaiter:
 
     #: A plain thread has none.
     hub = None
+    lasting: Literal[False] = False
 
     def __init__(self) -> None:
         self.lock = _allocate_lock()

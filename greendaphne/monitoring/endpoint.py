@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from .. import websocket as protocol
 from ..config import KIB, Limits, Timeouts
 from ..core.message import Stream
 from ..http1.connection import DRAIN_MOMENT
@@ -20,7 +21,6 @@ from ..serving.exchange import Exchange
 from ..serving.localpages import LocalPages, Nothing
 from ..serving.policy import RequestPolicy
 from ..serving.session import Sessions
-from ..websocket import WebSocket
 
 logger = logging.getLogger("daphne.server")
 
@@ -89,6 +89,6 @@ class MonitoringEndpoint:
             acceptor.close()
 
 
-def _no_websocket(stream: Stream) -> WebSocket:
+def _no_websocket(stream: Stream) -> protocol.WebSocket:
     """A WebSocket that :class:`~greendaphne.serving.localpages.Nothing` refuses at once."""
-    return WebSocket(stream, _LIMITS, _TIMEOUTS)
+    return protocol.WebSocket(stream, _LIMITS, _TIMEOUTS)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..applications.base import Application
@@ -26,14 +25,14 @@ from ..serving.forwarded import locator
 from ..serving.localpages import LocalPages
 from ..serving.policy import RequestPolicy
 from ..serving.session import Sessions
-from ..websocket import WebSocket
-from ..websocket.deflate import Compression
 
 if TYPE_CHECKING:
     from ..acme import AcmeOptions
     from ..acme.service import Service
     from ..monitoring.metrics import Metrics
     from ..monitoring.monitor import Monitor
+    from ..websocket import WebSocket
+    from ..websocket.deflate import Compression
 
 Group = TypeVar("Group")
 
@@ -140,15 +139,22 @@ def websocket_maker(config: Config, limits: Limits, timeouts: Timeouts, metrics:
         from ..monitoring.instruments import MessageMeter
 
         meter = MessageMeter(metrics)
-    return partial(
-        WebSocket,
-        limits=limits,
-        timeouts=timeouts,
-        protocols=config.websockets.protocols,
-        compression=compression_for(config),
-        server_name=config.server_name.encode("ascii") if config.server_name else b"Daphne",
-        meter=meter,
-    )
+    options: dict[str, Any] = {
+        "limits": limits,
+        "timeouts": timeouts,
+        "protocols": config.websockets.protocols,
+        "compression": compression_for(config),
+        "server_name": config.server_name.encode("ascii") if config.server_name else b"Daphne",
+        "meter": meter,
+    }
+
+    def make(stream: Stream) -> WebSocket:
+        # A server without WebSockets does without what this imports.
+        from ..websocket.connection import WebSocket
+
+        return WebSocket(stream, **options)
+
+    return make
 
 
 def compression_for(config: Config) -> bool | Compression:
@@ -161,6 +167,8 @@ def compression_for(config: Config) -> bool | Compression:
         raise ConfigurationError(f"must be a number from 9 to 15, not {websockets.window_bits}", "websockets.window_bits")
     if not websockets.compression:
         return False
+    from ..websocket.deflate import Compression
+
     return Compression(keeps=websockets.keep_context, window_bits=websockets.window_bits, bound=config.limits.websocket_contexts)
 
 

@@ -15,7 +15,7 @@ from ..config import Limits, Timeouts
 from ..core.message import Address, ClientDisconnected, ConnectionInfo
 from ..core.tlsinfo import TLSInfo
 from ..http1.connection import DRAIN_MOMENT, Http1Connection
-from ..http2 import PREFACE, Http2Connection, Http2Limits
+from ..http2 import PREFACE, Http2Limits
 from ..net.endpoints import Endpoint
 from ..net.proxy_protocol import HeaderReader, ProxyProtocol
 from ..net.transport import RECV_SIZE, ByteStream, Transport
@@ -86,6 +86,8 @@ class Connections:
 
     def handler(self, endpoint: Endpoint) -> Callable[[_socket.socket, Any], None]:
         """The function that serves the connections accepted on ``endpoint``."""
+        if self._http2_cleartext or (endpoint.tls is not None and "h2" in endpoint.tls.options.alpn):
+            _import_http2()
 
         def handle(sock: _socket.socket, address: Any) -> None:
             self._undecided.add(sock)
@@ -170,6 +172,9 @@ class Connections:
         return data
 
     def _http2(self, transport: ByteStream, info: ConnectionInfo, initial: bytes) -> Connection:
+        # Imported by a server that can speak it, before it listens: see _import_http2().
+        from ..http2.connection import Http2Connection
+
         exchange = self._exchange
         if self._meter is not None:
             transport = self._meter.opened(transport, info, "http/2", initial)
@@ -213,8 +218,14 @@ class Connections:
 
     def census(self) -> tuple[int, int, int]:
         """The numbers of open HTTP/1 connections, of open HTTP/2 connections, and of the latter's streams."""
-        http2 = [connection for connection in self._open if isinstance(connection, Http2Connection)]
-        return len(self._open) - len(http2), len(http2), sum(connection.serving for connection in http2)
+        # Those of HTTP/1 serve one request at a time and do not count them.
+        streams = [serving for connection in self._open if (serving := getattr(connection, "serving", None)) is not None]
+        return len(self._open) - len(streams), len(streams), sum(streams)
 
     def __len__(self) -> int:
         return len(self.pool)
+
+
+def _import_http2() -> None:
+    """Import what takes 40 ms now, rather than while the first connection waits and all others with it."""
+    from ..http2 import connection  # noqa: F401

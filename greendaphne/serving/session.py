@@ -14,11 +14,12 @@ from typing import Any, Final
 import gevent
 from gevent import get_hub
 
+from .. import websocket as protocol
 from ..config import Timeouts
 from ..core import causes
 from ..core.message import ClientDisconnected, Headers, HTTPError, Request, ResponseError, Stream
 from ..core.observer import Observer
-from ..websocket import CloseCode, WebSocket, WebSocketClosed
+from ..websocket import CloseCode
 
 logger = logging.getLogger("daphne.ws_protocol")
 _http_logger = logging.getLogger("daphne.http_protocol")
@@ -42,7 +43,7 @@ class Session:
 
     __slots__ = ("_born", "_deadline", "_sessions", "_timer", "_told", "code", "name", "on_end", "on_leave", "websocket")
 
-    def __init__(self, sessions: Sessions, websocket: WebSocket) -> None:
+    def __init__(self, sessions: Sessions, websocket: protocol.WebSocket) -> None:
         #: The WebSocket itself, an instance of gevent-websocket's class.
         self.websocket = websocket
         #: The close code for the application: 1006 until the closing handshake has told another.
@@ -133,7 +134,7 @@ class Session:
         self.offer()
         websocket = self.websocket
         if websocket.closed:
-            raise WebSocketClosed(CloseCode.ABNORMAL_CLOSURE)
+            raise protocol.WebSocketClosed(CloseCode.ABNORMAL_CLOSURE)
         websocket.accept(subprotocol, headers)
         self._opened()
         if self._sessions.draining:
@@ -150,7 +151,7 @@ class Session:
         self.offer()
         opened = self.websocket.was_open
         if self.websocket.closed:
-            raise WebSocketClosed(CloseCode.ABNORMAL_CLOSURE)
+            raise protocol.WebSocketClosed(CloseCode.ABNORMAL_CLOSURE)
         self.websocket.hand_over(headers)
         if not opened:
             self._opened()
@@ -273,7 +274,7 @@ class Session:
                         "WebSocket %s closed after %g seconds, its longest life", self.name, self._sessions.timeouts.websocket_lifetime
                     )
                     websocket.close(CloseCode.NORMAL_CLOSURE, cause=causes.LIFETIME)
-        except WebSocketClosed as closed:
+        except protocol.WebSocketClosed as closed:
             self.code = int(closed.code)
             raise
 
@@ -307,7 +308,7 @@ class Session:
                 self._end()
             else:
                 self.websocket.close(CloseCode.SERVICE_RESTART, cause=cause)
-        except (WebSocketClosed, ClientDisconnected):
+        except (protocol.WebSocketClosed, ClientDisconnected):
             pass
 
     # ---- the end
@@ -320,7 +321,7 @@ class Session:
             self.websocket.close(code, cause=cause)
             while True:
                 self.receive()
-        except WebSocketClosed:
+        except protocol.WebSocketClosed:
             pass
 
     def over(self) -> None:
@@ -342,7 +343,7 @@ class Sessions:
     :param observer: told of every change of a WebSocket's state, or ``None``.
     """
 
-    def __init__(self, make: Callable[[Stream], WebSocket], timeouts: Timeouts, observer: Observer | None = None) -> None:
+    def __init__(self, make: Callable[[Stream], protocol.WebSocket], timeouts: Timeouts, observer: Observer | None = None) -> None:
         self._make = make
         self._open: set[Session] = set()
         self.timeouts = timeouts
@@ -374,7 +375,7 @@ class Sessions:
                 session.reject()
             else:
                 session.finish(CloseCode.NORMAL_CLOSURE)
-        except WebSocketClosed:
+        except protocol.WebSocketClosed:
             pass
         except BaseException as error:
             websocket.cause = websocket.cause or causes.of_exception(error)

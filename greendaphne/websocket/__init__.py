@@ -4,12 +4,28 @@
 * ``frames`` turns bytes into messages and control frames, and payloads into frames, without any input or output of its own;
 * ``deflate`` negotiates and applies the compression;
 * ``connection`` is :class:`WebSocket`, which brings these together on a :class:`~greendaphne.core.message.Stream`;
-* ``errors`` has the exceptions and the close codes.
+* ``errors`` has the exceptions, ``codes`` the close codes.
 
-Nothing here knows a socket or a channel layer.
+Nothing here knows a socket or a channel layer.  All but the codes is imported with the first use of one of its names: it needs
+gevent-websocket and ``websockets``, which a server without WebSockets does without.
 """
 
-from .connection import State, WebSocket
-from .errors import CloseCode, WebSocketClosed
+from typing import TYPE_CHECKING
+
+from .codes import CloseCode
+
+if TYPE_CHECKING:
+    from .connection import State, WebSocket
+    from .errors import WebSocketClosed
 
 __all__ = ["CloseCode", "State", "WebSocket", "WebSocketClosed"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .connection import State, WebSocket
+    from .errors import WebSocketClosed
+
+    globals().update(State=State, WebSocket=WebSocket, WebSocketClosed=WebSocketClosed)
+    return globals()[name]

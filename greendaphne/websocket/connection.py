@@ -25,8 +25,9 @@ from ..core import causes
 from ..core.message import ClientDisconnected, Headers, Request, ResponseError, Stream, header_values
 from ..core.turns import Turn
 from . import handshake
+from .codes import CloseCode
 from .deflate import SMALLEST, Compression, Deflate
-from .errors import MAX_REASON, CloseCode, ProtocolViolation, WebSocketClosed, may_be_sent
+from .errors import MAX_REASON, ProtocolViolation, WebSocketClosed, may_be_sent
 from .frames import (
     BINARY,
     CLOSE,

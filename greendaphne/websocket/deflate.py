@@ -21,7 +21,8 @@ from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFact
 from websockets.headers import build_extension
 from websockets.typing import ExtensionHeader
 
-from .errors import CloseCode, ProtocolViolation
+from .codes import CloseCode
+from .errors import ProtocolViolation
 
 #: Shorter payloads leave as they are: deflate saves nothing on them.
 SMALLEST = 128

@@ -21,8 +21,9 @@ except ImportError:  # pragma: no cover - a build without the extension
     from websockets.utils import apply_mask
 
 from ..config import KIB, Limits
+from .codes import CloseCode
 from .deflate import Inflater
-from .errors import CloseCode, ProtocolViolation, may_be_sent
+from .errors import ProtocolViolation, may_be_sent
 
 CONTINUATION: Final = 0x0
 TEXT: Final = 0x1

@@ -4,6 +4,7 @@ what was sent on it, both sides agree about the windows at the end, and nothing 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 
 import h2.events
 import pytest
@@ -155,11 +156,17 @@ def check_agreement(server: Http2Server, peer: Peer) -> None:
     assert connection._upload_windows == server.http2_limits.upload_windows
 
 
+numbers = count()
+
+
 def synchronize(peer: Peer) -> None:
     """Let the server process all that was sent, and take all that it has sent."""
-    peer.h2.ping(b"the end?")
+    payload = b"sync%04d" % next(numbers)
+    peer.h2.ping(payload)
     peer.flush()
-    peer.wait(h2.events.PingAckReceived)
+    # Not the answer to a ping of the script or of the synchronization before.
+    while peer.wait(h2.events.PingAckReceived).ping_data != payload:
+        pass
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])

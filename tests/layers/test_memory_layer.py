@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 import gevent
 import pytest
-from asgiref import conformance
 from gevent.hub import get_hub
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from greendaphne.layers import memory
+from greendaphne.layers import memory, receiver
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.values import INT_MAX, INT_MIN, MAX_DEPTH, copy_message, message_size
+from tests.support.layers import receive_by_lasting_receivers
 
 #: A wait that is never meant to last: long enough for a loaded machine, short enough to end a broken run.
 PATIENCE = 30.0
@@ -45,6 +45,13 @@ HTTP_REQUEST: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True, params=["each wait for itself", "lasting receivers"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways in which the layer waits; every test of this module holds for either."""
+    if request.param == "lasting receivers":
+        receive_by_lasting_receivers(monkeypatch)
+
+
 @pytest.fixture
 def layer() -> MemoryChannelLayer:
     return MemoryChannelLayer()
@@ -54,6 +61,7 @@ def layer() -> MemoryChannelLayer:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(memory, "time", clock)
+    monkeypatch.setattr(receiver, "time", clock)
     return clock
 
 
@@ -65,14 +73,6 @@ class Clock:
 
     def monotonic(self) -> float:
         return self.now
-
-
-class TestConformance(conformance.ConformanceTestCase):  # type: ignore[misc]
-    """asgiref's suite, whole."""
-
-    channel_layer = MemoryChannelLayer(expiry=1, group_expiry=1, capacity=5)
-    expiry_delay = 1.1
-    capacity_limit = 5
 
 
 def in_thread(function: Callable[[], None]) -> threading.Thread:
@@ -96,7 +96,7 @@ def in_hub_thread(function: Callable[[], None]) -> threading.Thread:
 
 def waiters(layer: MemoryChannelLayer, channel: str) -> int:
     found = layer._channels.get(channel)
-    return 0 if found is None else len(found.waiters)
+    return 0 if found is None else sum(not waiter.signalled for waiter in found.waiters)
 
 
 def until(condition: Callable[[], bool]) -> None:

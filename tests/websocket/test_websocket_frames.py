@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greendaphne.config import Limits
+from greendaphne.websocket import CloseCode
 from greendaphne.websocket.deflate import Compression, Deflate, Inflater
-from greendaphne.websocket.errors import CloseCode, ProtocolViolation, WebSocketClosed, may_be_sent
+from greendaphne.websocket.errors import ProtocolViolation, WebSocketClosed, may_be_sent
 from greendaphne.websocket.frames import FRAGMENT, MessageReader, decode_close, encode_close, encode_header, encode_text
 from tests.support.websocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, frame
 

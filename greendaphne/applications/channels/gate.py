@@ -14,6 +14,7 @@ import gevent
 from gevent.lock import BoundedSemaphore
 from gevent.monkey import is_module_patched
 
+from ...layers.capabilities import beside
 from .watch import LayerWatch
 
 logger = logging.getLogger("daphne.server")
@@ -53,14 +54,15 @@ class Gate:
     """
 
     def __init__(self, layer: Any, watch: LayerWatch) -> None:
-        self._send = _sender(layer)
+        # A message that was made for the purpose belongs to nothing else, and need not be copied.
+        self._send: Any = beside(layer, "send_owned", "send") or layer.send
         self._new_channel = layer.new_channel
-        self._send_later: Any = getattr(layer, "send_later", None)
+        self._post: Any = getattr(layer, "send_later", None) or beside(layer, "offer", "send")
         self._watch = watch
         self.channel_full: type[Exception] = layer.ChannelFull
         self.message_too_large: type[Exception] = layer.MessageTooLarge
         #: Whether :meth:`post` works.
-        self.can_post = self._send_later is not None
+        self.can_post = self._post is not None
         #: Taken by every send of a layer that would wait in as many connections as there are senders.
         self._turns = BoundedSemaphore(CONCURRENT_SENDS) if _opens_connections(layer) else None
 
@@ -82,12 +84,13 @@ class Gate:
         if self._watch.down:
             self._watch.succeeded()
 
-    def post(self, channel: str, message: dict[str, Any]) -> None:
-        """Have one message sent along with others, once and whatever becomes of it."""
+    def post(self, channel: str, message: dict[str, Any]) -> bool:
+        """Have one message sent without waiting for the layer, once and whatever becomes of it; false where that is known already."""
         try:
-            self._send_later(channel, message)
-        except Exception as error:  # noqa: BLE001 - nobody waits for it
+            return self._post(channel, message) is not False
+        except Exception as error:  # noqa: BLE001 - no caller needs it
             logger.debug("A message on %s is given up: %s", channel, error)
+            return False
 
     def new_channel(self, pattern: str) -> str:
         """Make a single-reader channel.
@@ -125,18 +128,6 @@ def _in_turn(turns: BoundedSemaphore, function: Callable[..., Any], *arguments: 
     if error is not None:
         raise error
     return result
-
-
-def _sender(layer: Any) -> Any:
-    """What sends messages that were made for the purpose and belong to nobody else: the layer's ``send_owned``, which need not copy them.
-
-    Only where the same class defines it as ``send``; a class that changes ``send`` alone means every message.
-    """
-    if "send" not in getattr(layer, "__dict__", ()):
-        for kind in type(layer).__mro__:
-            if "send" in vars(kind):
-                return layer.send_owned if "send_owned" in vars(kind) else layer.send
-    return layer.send
 
 
 def _opens_connections(layer: Any) -> bool:

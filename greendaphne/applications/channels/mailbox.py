@@ -162,6 +162,15 @@ class Mailbox:
         messages.append(message)
         self._wake()
 
+    def offer(self, message: Message) -> bool:
+        """Add a reply where that needs no disk; false where only :meth:`put` can.  Never switches."""
+        if self._error is not None or self._closed:
+            return True
+        if self._waiter is None and self._messages is not None and self._bytes + _weight(message) > self._limit:
+            return False
+        self.put(message)
+        return True
+
     def abandon(self) -> None:
         """Have :meth:`get` raise :class:`ClientDisconnected`."""
         self.fail(ClientDisconnected())

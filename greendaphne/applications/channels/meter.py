@@ -47,9 +47,10 @@ class LayerMeter:
             self.send_seconds.observe(perf_counter() - started)
             _count(self.sent, channel)
 
-        def post(channel: str, message: dict[str, Any]) -> None:
-            plain_post(channel, message)
-            _count(self.sent, channel)
+        def post(channel: str, message: dict[str, Any]) -> bool:
+            taken = plain_post(channel, message)
+            _count(self.sent if taken else self.full, channel)
+            return taken
 
         def on_batch(number: int) -> None:
             self.received += number

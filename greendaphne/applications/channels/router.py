@@ -7,12 +7,13 @@ takes them in batches, touches no socket and waits for no client.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
 import gevent
 
+from ...layers.capabilities import Ending, beside
 from ...layers.reader import Reader
 from ...layers.tally import tally_of
 from ...layers.unreadable import LIMIT, describe, is_unreadable
@@ -57,6 +58,12 @@ class ReplyRouter:
         self._set_patience = getattr(layer, "set_patience", None) if self._gathers else None
         # The seconds after which a client usually has its first reply.
         self._usual = _GATHER_LEAST
+        # A layer inside of this process hands over at once what is sent in this hub.
+        direct = self._reader.ending is Ending.WAKE and not self._gathers
+        self._attach = beside(layer, "attach", "receive_batch") if direct else None
+        self._detach = layer.detach if self._attach is not None else None
+        # Whether a batch is being routed: what is sent meanwhile comes after it.
+        self._routing = False
         self._watch = watch
         self._tally = tally_of(layer)
         self._supervisor = Supervisor() if supervisor is None else supervisor
@@ -72,8 +79,14 @@ class ReplyRouter:
 
     def start(self) -> None:
         self._part = self._supervisor.start("reply router", self._run)
+        if self._attach is not None:
+            for name in self.channels.prefixes:
+                self._attach(name, self._take)
 
     def stop(self) -> None:
+        if self._detach is not None:
+            for name in self.channels.prefixes:
+                self._detach(name)
         part, self._part = self._part, None
         if part is not None:
             part.stop()
@@ -127,11 +140,34 @@ class ReplyRouter:
                 if 1 < number <= _GATHER_BATCH and patience >= _GATHER_LEAST:
                     gevent.sleep(patience)
 
+    def _take(self, channel: str, message: Any) -> bool:
+        """Hand over one reply that has not been in the layer's queue; false where it has to take that way.  Never switches."""
+        mailbox = self.clients.get(channel)
+        if mailbox is None or self._routing:
+            return False
+        try:
+            if not mailbox.offer(message):
+                return False
+        except Exception:
+            # The sender has done nothing wrong.
+            self._supervisor.failed("reply router")
+            logger.exception("A reply could not be handed to its client:")
+        if self.on_batch is not None:
+            self.on_batch(1)
+        return True
+
     def _route(self, batch: list[tuple[str, Any]]) -> None:
         """Hand replies to their clients; what is no reply is dropped."""
         clients = self.clients
         now = monotonic() if self._gathers else 0.0
         replies = iter(batch)
+        self._routing = True
+        try:
+            self._route_all(clients, replies, now)
+        finally:
+            self._routing = False
+
+    def _route_all(self, clients: dict[str, Mailbox], replies: Iterator[tuple[str, Any]], now: float) -> None:
         while True:
             # An entry of any shape may come from a layer; the loop goes on after the one that raised.  Good ones pay nothing for it.
             try:

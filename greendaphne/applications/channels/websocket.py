@@ -12,13 +12,14 @@ from typing import Any
 
 import gevent
 
+from ... import websocket as protocol
 from ...config import Limits, Timeouts
 from ...core import causes
 from ...core.message import ClientDisconnected, HTTPError, Request, ResponseError
 from ...layers.tally import Tally
 from ...serving.session import Session, leave
 from ...serving.troubles import Troubles
-from ...websocket import CloseCode, WebSocketClosed
+from ...websocket import CloseCode
 from .gate import Gate, LayerDown
 from .mailbox import Mailbox, Message, Overflow
 from .notifier import Notifier
@@ -236,7 +237,7 @@ class Conversation:
                 if data or message.get("close"):
                     try:
                         self._try_reply(message, skip_empty=True)
-                    except WebSocketClosed:
+                    except protocol.WebSocketClosed:
                         pass  # whoever receives learns of it too
                 return True
 
@@ -252,7 +253,7 @@ class Conversation:
         try:
             while True:
                 self._receive(session.receive())
-        except WebSocketClosed:
+        except protocol.WebSocketClosed:
             pass
         finally:
             mailbox.notify = None
@@ -331,7 +332,7 @@ class Conversation:
         except Overflow:
             logger.warning("WebSocket force closed for %s: it reads too slowly", self._channel)
             self._websocket.close(CloseCode.TRY_AGAIN_LATER, cause=causes.CLIENT_SLOW)
-        except (WebSocketClosed, ClientDisconnected):
+        except (protocol.WebSocketClosed, ClientDisconnected):
             pass  # whoever receives learns of it too
         except Exception:
             logger.exception("Error writing to WebSocket %s", self._channel)

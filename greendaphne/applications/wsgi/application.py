@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 from geventwebsocket.exceptions import WebSocketError  # type: ignore[import-untyped]
 
 from ... import __version__
+from ...core import greenlets
 from ...core.configuration import ConfigurationError
+from ...core.greenlets import Greenlets
 from ...core.message import ClientDisconnected, HTTPError, Request, Stream
 from ...serving.session import Session
 from ...websocket.handshake import offered_subprotocols
@@ -18,7 +20,6 @@ from ..concurrency import blocking_drivers
 from .buffering import Buffers
 from .environ import EnvironFactory, add_websocket
 from .input import BodyError, Input, body
-from .isolation import Isolation
 from .rawsocket import RawSocket
 from .response import Response
 from .websocket import Clients, Handler, Handshake, WebSocket
@@ -55,19 +56,25 @@ class WSGIApplication(Application):
         self._eager = websocket_eager
         self._buffers = buffers
         self._clients = Clients(application)
-        self._isolation = Isolation()
+        # Where the application is called; those of the hub in which this was started.
+        self._greenlets: Greenlets | None = None
+        self._isolate: Callable[..., None]
 
     def check(self) -> None:
         if not callable(self._application):
             raise ConfigurationError(f"a WSGI application has to be callable, and {type(self._application).__name__} is not.")
 
     def stop(self, patience: float = 0, *, at_once: bool = False) -> None:
-        self._isolation.close()
+        shared, self._greenlets = self._greenlets, None
+        if shared is not None:
+            greenlets.leave(shared)
 
     def start(self) -> None:
         self.check()
-        # It may be another thread's than before.
-        self._isolation = Isolation()
+        if self._greenlets is None:
+            # It may be another thread's than before.
+            self._greenlets = greenlets.enter()
+            self._isolate = self._greenlets.isolate
         drivers = blocking_drivers()
         if drivers:
             logger.warning("Database drivers that keep all requests waiting while they wait: %s", "; ".join(drivers))
@@ -77,9 +84,9 @@ class WSGIApplication(Application):
     def http(self, request: Request, stream: Stream) -> None:
         if self._buffers is not None and request.content_length != 0:
             with self._buffers.read(stream) as buffered:
-                self._isolation.call(self._http, request, stream, buffered.input, buffered.length)
+                self._isolate(self._http, request, stream, buffered.input, buffered.length)
         else:
-            self._isolation.call(self._http, request, stream, body(stream), None)
+            self._isolate(self._http, request, stream, body(stream), None)
 
     def _http(self, request: Request, stream: Stream, source: Input, length: int | None) -> None:
         environ = self._environs.make(request)
@@ -108,7 +115,7 @@ class WSGIApplication(Application):
     # -- WebSockets
 
     def websocket(self, request: Request, session: Session) -> None:
-        self._isolation.call(self._websocket, request, session)
+        self._isolate(self._websocket, request, session)
 
     def _websocket(self, request: Request, session: Session) -> None:
         environ = self._environs.make(request)

@@ -1,0 +1,307 @@
+"""Kept greenlets: each runs one function after the other, and no function sees anything of the one before.
+
+A new greenlet costs more than a small request: CPython maps memory for the frames of each and unmaps it at the end.  So greenlets are kept
+and used again.  Under gevent, much belongs to the greenlet, and all of it ends with the function:
+
+* *Context variables*: each function begins with an empty context, as in a new greenlet.
+* *Thread-locals*, gevent's locals and the ``threading`` module's entries for greenlets: they ask to be told of the end of their greenlet
+  by ``rawlink``, and are told of the end of the function.
+* *Attributes* that were set on the greenlet are deleted.
+* *Everything else that still refers to the greenlet*: a ``gevent.Timeout`` that was not cancelled, a callback that is to switch to it, a
+  dict with greenlets as keys.  A greenlet that has such a reference when it is to be used again ends instead, and a new one is made.
+
+:class:`Task` is what can be joined and killed.  It drops its greenlet at the end of its function, so that a late kill reaches no other.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+from weakref import WeakKeyDictionary, getweakrefcount
+
+from gevent import GreenletExit, get_hub
+from gevent.hub import Waiter
+from greenlet import getcurrent, greenlet
+
+#: Greenlets that one :class:`Greenlets` keeps at most.  A kept greenlet holds about 20 KiB.
+KEPT: Final = 256
+#: Seconds between two looks for greenlets that were not needed since the last one; half of these end.
+TRIM_INTERVAL: Final = 10.0
+
+
+class Task:
+    """One function in a kept greenlet."""
+
+    __slots__ = ("_arguments", "_function", "_links", "_worker", "done", "error")
+
+    def __init__(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        self._function: Callable[..., object] | None = function
+        self._arguments = arguments
+        # The greenlet from the moment when it begins with the function until the end of the function.
+        self._worker: _Worker | None = None
+        self._links: list[Callable[[Task], object]] | None = None
+        #: Whether the function has ended.
+        self.done = False
+        #: What the function raised.
+        self.error: BaseException | None = None
+
+    def kill(self) -> None:
+        """Have ``GreenletExit`` raised in the function soon, or the function not called where it has not begun; does not wait."""
+        if self.done:
+            return
+        if self._worker is None:
+            self._function = None
+        else:
+            get_hub().loop.run_callback(self._throw)
+
+    def _throw(self) -> None:
+        worker = self._worker
+        if worker is not None:
+            worker.throw(GreenletExit)
+
+    def join(self) -> None:
+        """Wait for the end of the function; does not raise what the function raised."""
+        if self.done:
+            return
+        waiter: Waiter[Task] = Waiter()
+        links = self._links
+        if links is None:
+            links = self._links = []
+        links.append(waiter.switch)
+        try:
+            waiter.get()
+        finally:
+            if waiter.switch in links:
+                links.remove(waiter.switch)
+
+    def _ended(self) -> None:
+        self.done = True
+        links = self._links
+        if links:
+            run_callback = get_hub().loop.run_callback
+            for link in links:
+                run_callback(link, self)
+            # In the same list: what stops to wait looks there.
+            links.clear()
+
+
+class _Worker(greenlet):
+    """Calls the functions of one task after the other."""
+
+    # Attributes that applications set are in __dict__, which is cleared.
+    __slots__ = ("_hub", "_links", "_owner")
+
+    def __init__(self, owner: Greenlets) -> None:
+        super().__init__(parent=owner.hub)
+        self._owner = owner
+        self._hub = owner.hub
+        self._links: list[Callable[[Any], object]] = []
+
+    def rawlink(self, callback: Callable[[Any], object]) -> None:
+        """Have ``callback`` called at the end of the function; gevent's method for the end of a greenlet."""
+        self._links.append(callback)
+
+    def unlink(self, callback: Callable[[Any], object]) -> None:
+        """Undo :meth:`rawlink`."""
+        if callback in self._links:
+            self._links.remove(callback)
+
+    def run(self, task: Any) -> None:
+        owner = self._owner
+        hub = self._hub
+        idle = owner.idle
+        while True:
+            # Not where it was killed before it began.
+            function = task._function
+            if function is not None:
+                task._worker = self
+                try:
+                    function(*task._arguments)
+                except BaseException as error:  # noqa: BLE001 - the task has it
+                    task.error = error
+                task._function = None
+                task._arguments = ()
+                function = None
+                self._forget()
+                task._worker = None
+            if task._links is None:
+                task.done = True
+            else:
+                task._ended()
+            parent: Any = self.parent
+            if parent is hub:
+                if task.error is not None:
+                    self._report(task)
+            else:
+                # It must not keep another greenlet in memory.
+                self.parent = hub
+            task = None
+            if owner.closed or len(idle) >= KEPT:
+                self.parent = parent
+                return
+            idle.append(self)
+            try:
+                task = parent.switch()
+                parent = hub
+                while type(task) is not Task:
+                    # A late wake-up, which was meant for a function before; this greenlet is in ``idle`` still.
+                    task = hub.switch()
+            except BaseException:  # noqa: BLE001 - likewise, or the end: neither matters to anyone
+                if self in idle:
+                    idle.remove(self)
+                return
+
+    def _forget(self) -> None:
+        """Drop all that the function has left in this greenlet."""
+        while self._links:
+            links = self._links
+            self._links = []
+            for link in links:
+                try:
+                    link(self)
+                except BaseException:  # noqa: BLE001 - a finalizer of the application
+                    self._hub.handle_error(self, *sys.exc_info())
+        self.gr_context = None
+        if self.__dict__:
+            self.__dict__.clear()
+
+    def _report(self, task: Task) -> None:
+        """Print what ended a function that nothing waits for, as gevent does."""
+        error = task.error
+        task.error = None
+        if error is not None and not isinstance(error, GreenletExit):
+            self._hub.handle_error(task, type(error), error, error.__traceback__)
+
+
+class Greenlets:
+    """Runs functions in kept greenlets of the hub in which it was made."""
+
+    def __init__(self) -> None:
+        self.hub = get_hub()
+        #: The greenlets that wait for a function.
+        self.idle: list[_Worker] = []
+        #: Whether no greenlet is kept any more.
+        self.closed = False
+        self._run_callback = self.hub.loop.run_callback
+        # The fewest that were idle since the last look.
+        self._fewest = 0
+        self._users = 0
+        # Looks while there are some; it does not keep the loop running.
+        self._timer = self.hub.loop.timer(TRIM_INTERVAL, TRIM_INTERVAL, ref=False)
+        # The references that an idle greenlet has in _take().
+        self._references = sys.maxsize
+        self.call(_nothing)
+        worker = self.idle.pop()
+        self._references = sys.getrefcount(worker)
+        self.idle.append(worker)
+        self._timer.start(self._trim)
+
+    def spawn(self, function: Callable[..., object], *arguments: Any) -> Task:
+        """Have ``function`` called soon in a greenlet of its own, as ``gevent.spawn`` does; what it raises is printed."""
+        task = Task(function, arguments)
+        self._run_callback(self._take().switch, task)
+        return task
+
+    def call(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call ``function`` in a greenlet of its own, and return when it has returned; raises what it raises.
+
+        The function begins at once, and control comes back when it ends; neither needs a turn of the hub.  An exception that is thrown into
+        the calling greenlet meanwhile, such as ``GreenletExit``, is thrown into the function and raised once that has ended.
+        """
+        task = Task(function, arguments)
+        worker = self._take()
+        worker.parent = getcurrent()
+        try:
+            worker.switch(task)
+            while not task.done:
+                # Woken by something else than the end of the function.
+                self.hub.switch()
+        except BaseException as error:
+            del worker
+            self._end(task, error)
+            raise
+        thrown = task.error
+        if thrown is not None:
+            task.error = None
+            try:
+                raise thrown
+            finally:
+                del thrown
+
+    def isolate(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Like :meth:`call`, but in the calling greenlet where that is a kept one: it serves nothing else then."""
+        if type(getcurrent()) is _Worker:
+            function(*arguments)
+        else:
+            self.call(function, *arguments)
+
+    def _end(self, task: Task, error: BaseException) -> None:
+        """Throw ``error`` into the function and wait for its end.  The hub throws, so that it restores what belongs to the greenlet."""
+        worker = task._worker
+        if worker is None:
+            return
+        self._run_callback(worker.throw, error)
+        del worker
+        while not task.done:
+            # The end passes control to this greenlet, the worker's parent.
+            self.hub.switch()
+
+    def _take(self) -> _Worker:
+        """A greenlet that nothing else refers to."""
+        idle = self.idle
+        while idle:
+            worker = idle.pop()
+            if sys.getrefcount(worker) <= self._references and not getweakrefcount(worker):
+                if len(idle) < self._fewest:
+                    self._fewest = len(idle)
+                return worker
+            # A Timeout may still be thrown into it, or something may take it for the one that it knew.
+            self._run_callback(worker.throw)
+        self._fewest = 0
+        return _Worker(self)
+
+    def _trim(self) -> None:
+        idle = self.idle
+        surplus = idle[: (self._fewest + 1) // 2]
+        del idle[: len(surplus)]
+        self._fewest = len(idle)
+        for worker in surplus:
+            # In the hub, which is their parent.
+            worker.throw()
+
+    def close(self) -> None:
+        """End the greenlets that are kept, in the thread that made them, and keep none from now on."""
+        self.closed = True
+        self._timer.stop()
+        self._timer.close()
+        idle = self.idle[:]
+        self.idle.clear()
+        for worker in idle:
+            worker.parent = getcurrent()
+            worker.throw()
+
+
+def _nothing() -> None:
+    pass
+
+
+_shared: WeakKeyDictionary[Any, Greenlets] = WeakKeyDictionary()
+
+
+def enter() -> Greenlets:
+    """The greenlets that are shared in the calling thread's hub; each call needs one of :func:`leave`."""
+    hub = get_hub()
+    greenlets = _shared.get(hub)
+    if greenlets is None:
+        greenlets = _shared[hub] = Greenlets()
+    greenlets._users += 1
+    return greenlets
+
+
+def leave(greenlets: Greenlets) -> None:
+    """Undo :func:`enter`; the last one ends the greenlets that are kept."""
+    greenlets._users -= 1
+    if not greenlets._users:
+        _shared.pop(greenlets.hub, None)
+        greenlets.close()

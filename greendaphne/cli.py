@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_master(command.config, argv)
     if patches(command.config):
         patch()
+    else:
+        share_hub()
     try:
         return run(command)
     except KeyboardInterrupt:
@@ -81,6 +83,12 @@ def patch() -> None:
 
     monkey.patch_all()
     # Before there is a hub.  It imports asyncio, which has to come after the patches.
+    share_hub()
+
+
+def share_hub() -> None:
+    """Let asyncio share the hub of a process that is not patched."""
+    # Before there is a hub.
     from .aio import hub
 
     hub.install()

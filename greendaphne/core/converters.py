@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from .grammar import TOKEN
+
 #: What the suffix of a size stands for; K is 1024 as in every server's configuration.
 SIZE_UNITS: Final = {"K": 1024, "M": 1024**2, "G": 1024**3}
 
@@ -104,6 +106,30 @@ def environ_entry(text: str) -> tuple[str, str]:
     if not equals or not name or "." in name or not name.isascii() or any(character.isspace() for character in name):
         raise ValueError("must be written NAME=VALUE, with a name without dots")
     return name, value.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+#: What the interface of a mount may be.
+_INTERFACES = ("auto", "channels", "asgi3", "asgi2", "wsgi")
+
+
+def mount(text: str) -> tuple[str, str, str]:
+    """A path, the place of an application and its interface, written ``/path=module.path:attribute,interface``."""
+    path, equals, rest = text.partition("=")
+    place, comma, interface = rest.partition(",")
+    if not equals or not place or (comma and interface not in _INTERFACES):
+        raise ValueError(f"must be written /path=module.path:attribute[,interface], the interface one of {', '.join(_INTERFACES)}")
+    url_path(path)
+    path = path.rstrip("/")
+    if not path:
+        raise ValueError("must have a path below /; the argument names the application at /")
+    return path, place, interface or "auto"
+
+
+def header_name(text: str) -> str:
+    """The name of a header field."""
+    if TOKEN.fullmatch(text.encode("utf-8", "replace")) is None:
+        raise ValueError("must be the name of a header field")
+    return text
 
 
 def url_path(text: str) -> str:

@@ -39,6 +39,8 @@ class ConnectionInfo(NamedTuple):
     server: Address
     tls: TLSInfo | None = None
     peer: Address = None
+    #: Path of the UNIX socket that the connection came to, ``""`` for other sockets.
+    socket_path: str = ""
 
     @property
     def socket_peer(self) -> Address:

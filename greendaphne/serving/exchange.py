@@ -106,7 +106,7 @@ class Exchange:
 
     def _answer(self, stream: Stream, error: HTTPError) -> None:
         """Answer with ``error``, or abort where a response has begun."""
-        if stream.status:
+        if stream.begun:
             stream.reset()
             return
         page = error_page(error.status, error.detail, self._policy.footer)

@@ -107,8 +107,9 @@ class ASGIApplication(Application):
             raise HTTPError(503, "The server is about to end.", cause=DRAINING)
         conversation = HTTPConversation(loop, stream)
         coroutine = self._app(self._scopes.http(request), conversation.receive, conversation.send)
-        task = tasks.create(coroutine, context=Context(), first_step=True)
-        if not conversation.complete and not task.done():
+        task = tasks.start(coroutine, Context())
+        done = task.done()
+        if not done and not conversation.complete:
             task.add_done_callback(conversation.on_task_end)
             try:
                 conversation.serve(task)
@@ -117,8 +118,9 @@ class ASGIApplication(Application):
                 raise
             finally:
                 conversation.leave()
+            done = task.done()
         if conversation.complete:
-            if not task.done() or task.cancelled() or task.exception() is not None:
+            if not done or task.cancelled() or task.exception() is not None:
                 _leave_alone(task, request)
             stream.flush()
             return
@@ -133,7 +135,7 @@ class ASGIApplication(Application):
         session.offer()
         scope = self._scopes.websocket(request)
         # Nothing here keeps the header section in memory while the WebSocket lives.
-        task = tasks.create(self._app(scope, conversation.receive, conversation.send), context=Context(), first_step=True)
+        task = tasks.start(self._app(scope, conversation.receive, conversation.send), Context())
         del request, scope
         try:
             conversation.serve(task)

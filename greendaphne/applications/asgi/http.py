@@ -1,6 +1,7 @@
 """One HTTP request of an ASGI application.
 
-:class:`HTTPConversation` has ``receive`` and ``send`` for the application's task, and ``serve`` for the greenlet of the connection.  What the task sends goes to the socket at once, where that takes it, so a response that needs no wait costs no switch.  The
+:class:`HTTPConversation` has ``receive`` and ``send`` for the application's task, and ``serve`` for the greenlet of the connection.  What
+the task sends goes to the socket at once, where the socket takes it, so a response that needs no wait costs no switch of greenlets.  The
 greenlet reads the body where it is not there yet, and does errands.
 """
 
@@ -110,10 +111,11 @@ class HTTPConversation(Conversation):
             if data.__class__ is not bytes:
                 data = as_bytes(data)
             last = not message.get("more_body", False)
-            if last and self._trailers is not None:
-                self._phase = _TRAILERS
-                last = False
-            await self._give(data, last=last)
+            if self._trailers is not None or self._queued or not self._offer_at_once(data, last):
+                if last and self._trailers is not None:
+                    self._phase = _TRAILERS
+                    last = False
+                await self._give(data, last=last)
         elif kind == "http.response.start":
             if self._phase != _IDLE:
                 raise RuntimeError("http.response.start is sent a second time")
@@ -129,6 +131,20 @@ class HTTPConversation(Conversation):
         self._phase = _STARTED
         if message.get("trailers"):
             self._trailers = []
+
+    def _offer_at_once(self, data: bytes, last: bool) -> bool:
+        try:
+            taken = self._stream.offer(data, last=last)
+        except ClientDisconnected as error:
+            self._fail(error)
+            raise ClientGone from None
+        if last and taken:
+            self._phase = _COMPLETE
+            if self._receivers is not None:
+                self._wake_receivers()
+            if self._waiter is not None or self._reading is not None:
+                self._call()
+        return taken
 
     async def _give(self, data: bytes, *, last: bool, trailers: Headers = ()) -> None:
         stream = self._stream

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from ...core.message import Address, ConnectionInfo, Request, accepts_trailers
+from ...core.message import ConnectionInfo, Request, accepts_trailers
 from ...core.tlsinfo import TLSInfo
 from ...websocket.handshake import offered_subprotocols
 
@@ -33,28 +33,60 @@ class Scopes:
 
     def http(self, request: Request) -> Scope:
         """The scope of an HTTP request; every container in it is new, since applications change them."""
-        scope = self._common(request, "http", request.connection.scheme)
-        scope["method"] = request.method
-        version = request.http_version
+        method, _, raw, query_string, version, headers, _, _, connection, root = request
+        path, raw, root = _path(raw, root)
         extensions: dict[str, Any] = {"http.response.pathsend": {}, "http.response.zerocopysend": {}}
         if version != "1.0":
             extensions["http.response.early_hint"] = {}
             if accepts_trailers(request):
                 extensions["http.response.trailers"] = {}
-        if request.connection.tls is not None:
-            extensions["tls"] = _tls(request.connection.tls)
-        scope["extensions"] = extensions
+        if connection.tls is not None:
+            extensions["tls"] = _tls(connection.tls)
+        client, server = connection.client, connection.server
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": self._version, "spec_version": SPEC_VERSION},
+            "http_version": version,
+            "method": method,
+            "scheme": connection.scheme,
+            "path": path,
+            "raw_path": raw,
+            "query_string": query_string,
+            "root_path": root,
+            "headers": headers[:],
+            "client": tuple(client) if client else None,
+            "server": tuple(server) if server else _socket(connection),
+            "extensions": extensions,
+        }
+        if self.state is not None:
+            scope["state"] = self.state.copy()
         return scope
 
     def websocket(self, request: Request) -> Scope:
         """The scope of a WebSocket."""
-        scheme = request.connection.scheme
-        scope = self._common(request, "websocket", _WEBSOCKET_SCHEMES.get(scheme, scheme))
-        scope["subprotocols"] = list(offered_subprotocols(request.headers))
+        connection = request.connection
+        path, raw, root = _path(request.path, request.root_path)
         extensions: dict[str, Any] = {"websocket.http.response": {}}
-        if request.connection.tls is not None:
-            extensions["tls"] = _tls(request.connection.tls)
-        scope["extensions"] = extensions
+        if connection.tls is not None:
+            extensions["tls"] = _tls(connection.tls)
+        client, server = connection.client, connection.server
+        scope: Scope = {
+            "type": "websocket",
+            "asgi": {"version": self._version, "spec_version": SPEC_VERSION},
+            "http_version": request.http_version,
+            "scheme": _WEBSOCKET_SCHEMES.get(connection.scheme, connection.scheme),
+            "path": path,
+            "raw_path": raw,
+            "query_string": request.query_string,
+            "root_path": root,
+            "headers": request.headers[:],
+            "client": tuple(client) if client else None,
+            "server": tuple(server) if server else _socket(connection),
+            "subprotocols": list(offered_subprotocols(request.headers)),
+            "extensions": extensions,
+        }
+        if self.state is not None:
+            scope["state"] = self.state.copy()
         return scope
 
     def lifespan(self, state: dict[str, Any] | None) -> Scope:
@@ -64,41 +96,19 @@ class Scopes:
             scope["state"] = state
         return scope
 
-    def _common(self, request: Request, kind: str, scheme: str) -> Scope:
-        connection = request.connection
-        raw = request.path
-        root = request.root_path
-        text = raw.decode("ascii")
-        path = unquote(text) if "%" in text else text
-        if root and not (path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/" or root[-1] == "/")):
-            # A proxy has taken the mount point off, and the path of a scope includes it.
-            path = root + path
-            raw = quote(root, "/~!$&'()*+,;=:@").encode("ascii") + raw
-        scope: Scope = {
-            "type": kind,
-            "asgi": {"version": self._version, "spec_version": SPEC_VERSION},
-            "http_version": request.http_version,
-            "scheme": scheme,
-            "path": path,
-            "raw_path": raw,
-            "query_string": request.query_string,
-            "root_path": root,
-            "headers": request.headers[:],
-            "client": _address(connection.client),
-            "server": _server(connection),
-        }
-        if self.state is not None:
-            scope["state"] = self.state.copy()
-        return scope
+
+def _path(raw: bytes, root: str) -> tuple[str, bytes, str]:
+    """The decoded path, the raw path and the root path of a scope, whose paths include the mount point."""
+    text = raw.decode("ascii")
+    path = unquote(text) if "%" in text else text
+    if root and not (path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/" or root[-1] == "/")):
+        # A proxy has taken the mount point off.
+        path = root + path
+        raw = quote(root, "/~!$&'()*+,;=:@").encode("ascii") + raw
+    return path, raw, root
 
 
-def _address(address: Address) -> tuple[object, ...] | None:
-    return tuple(address) if address else None
-
-
-def _server(connection: ConnectionInfo) -> tuple[object, ...] | None:
-    if connection.server:
-        return tuple(connection.server)
+def _socket(connection: ConnectionInfo) -> tuple[str, None] | None:
     return (connection.socket_path, None) if connection.socket_path else None
 
 

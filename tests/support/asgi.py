@@ -113,7 +113,7 @@ def serve_asgi(
             server = Server(application=application, endpoints=places, signal_handlers=False, config=changed, **keywords)
             server.start()
             result["server"] = server
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it is raised in the test's thread
             result["error"] = error
             started.set()
             return

@@ -125,7 +125,13 @@ class ASGIApplication(Application):
             stream.flush()
             return
         conversation.leave()
-        _incomplete(conversation, task, request)
+        error = _incomplete(conversation, task, request)
+        # The traceback of the error has this frame, and a task has its error: such a circle would keep what the application holds.
+        del task, conversation
+        try:
+            raise error
+        finally:
+            del error
 
     def websocket(self, request: Request, session: Session) -> None:
         tasks, loop = self._tasks, self._loop
@@ -138,10 +144,17 @@ class ASGIApplication(Application):
         task = tasks.start(self._app(scope, conversation.receive, conversation.send), Context())
         del request, scope
         try:
-            conversation.serve(task)
+            error = conversation.serve(task)
         finally:
             if not task.done():
                 task.add_done_callback(_Report(session.name))
+        if error is not None:
+            # As in http().
+            del task, conversation
+            try:
+                raise error
+            finally:
+                del error
 
     # ---- metrics
 
@@ -156,22 +169,20 @@ class ASGIApplication(Application):
         )
 
 
-def _incomplete(conversation: HTTPConversation, task: asyncio.Task[None], request: Request) -> None:
-    """Raise what the exchange makes of a response that is not complete."""
+def _incomplete(conversation: HTTPConversation, task: asyncio.Task[None], request: Request) -> BaseException:
+    """Return what the exchange has to hear of a response that is not complete."""
     if not task.done():
         # The client has left, or its body cannot be taken; the task may go on.
         _leave_alone(task, request)
-        raise conversation.error or ClientDisconnected()
+        return conversation.error or ClientDisconnected()
     if task.cancelled():
-        raise HTTPError(503, "The server is about to end.", cause=DRAINING, close=True)
+        return HTTPError(503, "The server is about to end.", cause=DRAINING, close=True)
     error = task.exception()
     if conversation.error is not None and (error is None or is_quiet(error)):
-        raise conversation.error
+        return conversation.error
     if error is None:
-        raise ResponseError("the application returned before its response was complete")
-    if isinstance(error, ClientDisconnected):
-        raise ClientDisconnected from error
-    raise error
+        return ResponseError("the application returned before its response was complete")
+    return error
 
 
 def _leave_alone(task: asyncio.Task[None], request: Request) -> None:

@@ -219,7 +219,9 @@ class HTTPConversation(Conversation):
 
     def _fail(self, error: ClientDisconnected | HTTPError) -> None:
         if self.error is None:
-            self.error = error
+            # Without the frames that it came through, which have this conversation.
+            self.error = error.with_traceback(None)
+            error.__context__ = None
         self.gone = True
         self._wake_receivers()
         self._call()

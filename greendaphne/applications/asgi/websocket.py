@@ -242,50 +242,47 @@ class WebSocketConversation(Conversation):
 
     # ---- for the greenlet
 
-    def serve(self, task: asyncio.Task[None]) -> None:
-        """Serve the session to its end; the task may go on."""
+    def serve(self, task: asyncio.Task[None]) -> BaseException | None:
+        """Serve the session to its end; the task may go on.  Returns the exception of an application that has not accepted it."""
         session = self._session
         session.on_end = self._on_end
         session.on_leave = self._on_leave
         task.add_done_callback(self.on_task_end)
         try:
-            self._open(task)
+            error = self._open(task)
             if self._phase == _OPEN:
                 self._receive(task)
+            return error
         finally:
             self.left = True
             self._refuse_errands()
             if self._disconnect is None:
                 self._over(CloseCode.ABNORMAL_CLOSURE if not session.websocket.was_open else session.code)
 
-    def _open(self, task: asyncio.Task[None]) -> None:
-        """Do errands until the handshake is answered.
-
-        :raises HTTPError: 500 where the application has returned without an answer, or an exception of its own.
-        """
+    def _open(self, task: asyncio.Task[None]) -> BaseException | None:
+        """Do errands until the handshake is answered; returns the error where the application does not answer it."""
         while self._phase in (_CONNECTING, _DENYING):
             if self._errands:
                 self._run_errand()
             elif task.done():
-                self._unanswered(task)
-                return
+                return self._unanswered(task)
             else:
                 self._wait()
+        return None
 
-    def _unanswered(self, task: asyncio.Task[None]) -> None:
+    def _unanswered(self, task: asyncio.Task[None]) -> BaseException | None:
         error = None if task.cancelled() else task.exception()
         session = self._session
         if self._denied:
             session.stream.reset()
         elif task.cancelled():
-            raise HTTPError(503, "The server is about to end.", cause=causes.DRAINING)
+            return HTTPError(503, "The server is about to end.", cause=causes.DRAINING)
         if error is not None:
-            if self.gone and is_quiet(error):
-                return
-            raise error
+            return None if self.gone and is_quiet(error) else error
         if self._denied:
-            raise ResponseError("the application returned before its response was complete")
+            return ResponseError("the application returned before its response was complete")
         session.reject()
+        return None
 
     def _receive(self, task: asyncio.Task[None]) -> None:
         """Receive messages until it is over."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from greendaphne.config import AsgiOptions, Limits, Timeouts
+from greendaphne.http1 import Http1Connection
 from tests.support.asgi import Recorder, answer, read_body, serve_asgi
 from tests.support.http2 import GET, POST, Peer
 from tests.support.monitoring import wait_until
@@ -265,7 +266,7 @@ def test_wrong_messages_raise(seen: Recorder, messages: list[Any], error: type[E
         try:
             for message in messages:
                 await send(message)
-        except Exception as raised:
+        except Exception as raised:  # noqa: BLE001 - which one is the question
             seen(raised)
         else:
             seen(None)
@@ -521,6 +522,7 @@ def test_bytes_sent_ahead_are_bounded(seen: Recorder) -> None:
             client.sock.sendall(bytes(64 * 1024 * 1024))
         assert not release.is_set()
         (connection,) = server.server._connections._open
+        assert isinstance(connection, Http1Connection)
         assert connection.input.unused <= 2 * 65536
 
 

@@ -92,7 +92,7 @@ def test_startup_that_hangs() -> None:
     async def hanging(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(1000)
 
-    with pytest.raises(ConfigurationError, match="within 0.2 seconds"), serve_asgi(hanging, asgi=AsgiOptions(lifespan_timeout=0.2)):
+    with pytest.raises(ConfigurationError, match=r"within 0\.2 seconds"), serve_asgi(hanging, asgi=AsgiOptions(lifespan_timeout=0.2)):
         pass
 
 

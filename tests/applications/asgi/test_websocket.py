@@ -129,10 +129,9 @@ def rejected(messages: list[Any]) -> Any:
     ],
 )
 def test_rejections(messages: list[Any], status: int) -> None:
-    with serve_asgi(rejected(messages), http2_cleartext=True) as server:
-        with server.connect() as client:
-            client.send(HANDSHAKE % (b"/", b""))
-            assert client.read_response().status == status
+    with serve_asgi(rejected(messages), http2_cleartext=True) as server, server.connect() as client:
+        client.send(HANDSHAKE % (b"/", b""))
+        assert client.read_response().status == status
 
 
 @pytest.mark.parametrize("http2", [False, True])
@@ -248,7 +247,7 @@ def test_wrong_messages_raise(seen: Recorder, message: Any, error: type[Exceptio
         await send(ACCEPT)
         try:
             await send(message)
-        except Exception as raised:
+        except Exception as raised:  # noqa: BLE001 - which one is the question
             seen(raised)
 
     with serve_asgi(application) as server, server.websocket():
@@ -304,8 +303,9 @@ def test_inbox_is_bounded(seen: Recorder) -> None:
         client.sock.settimeout(0.2)
         whole = 0
         try:
-            for whole in range(1, 1000):
+            while whole < 999:
                 client.sock.sendall(message)
+                whole += 1
         except TimeoutError:
             pass
         assert whole < 999

@@ -16,7 +16,7 @@ greendaphne serves HTTP/1.1, HTTP/2 and WebSocket clients from a WSGI applicatio
 application or a channel layer.
 
 Usage:
-  greendaphne [options] [--endpoint=STRING]... [--ws-protocol=NAME]... [--environ=VARIABLE]...
+  greendaphne [options] [--endpoint=STRING]... [--ws-protocol=NAME]... [--environ=VARIABLE]... [--mount=MOUNT]...
               [--] [<channel_layer>]
   greendaphne (-h | --help)
   greendaphne --version

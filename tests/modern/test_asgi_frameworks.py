@@ -92,9 +92,9 @@ def test_groups_in_memory(tmp_path: Path) -> None:
 
 
 def test_groups_over_redis(tmp_path: Path) -> None:
-    from tests.support.redis_server import RedisServer
+    from tests.support.redis_server import redis_server
 
-    with RedisServer() as redis:
+    with redis_server() as redis:
         groups(["--asgi"], {"NOTES": str(tmp_path), "REDIS": redis.url}, tmp_path / "log")
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.modern.support import PATIENCE, ROOT
-from tests.modern.test_wsgi_frameworks import command
+from tests.modern.support import PATIENCE, ROOT, command
 
 #: Enough for two requests of each kind to meet in every way.
 CALLS = 10_000

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.modern.support import ROOT
-from tests.modern.test_wsgi_frameworks import Running, command
+from tests.modern.support import ROOT, Running, command
 from tests.support.chromium import Chromium, Window
 
 EXAMPLES = ROOT / "examples"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from greendaphne.config import AsgiOptions, Limits, Timeouts
-from greendaphne.http1 import Http1Connection
+from greendaphne.http1.connection import Http1Connection
 from tests.support.asgi import Recorder, answer, read_body, serve_asgi
 from tests.support.http2 import GET, POST, Peer
 from tests.support.monitoring import wait_until

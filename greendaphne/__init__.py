@@ -20,7 +20,7 @@ default_app_config = "greendaphne.apps.GreendaphneConfig"
 
 
 def __getattr__(name: str) -> Any:
-    # The server brings gevent and much else in, which a command line or a Django app that is only listed can do without.
+    # Imported on access, because the server imports gevent and much else that a command line or an unused Django app does not need.
     if name == "Server":
         from .server import Server
 

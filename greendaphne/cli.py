@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from . import __version__
 from .config import Config, ConfigurationError
+from .core.paths import remember_directory
 from .processes import control
-from .settings.arguments import HELP, Command, read
-from .settings.help import help_text, show
+from .settings.arguments import SHORT_HELP, VERSION, Command, read
+from .settings.help import help_text, short_help, show, terminal_width
 from .settings.option import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     :param argv: the arguments without the program's name; those of the process by default.
     """
+    from .processes.signals import ending
+
+    with ending():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    """Do what :func:`main` does, once signals have their meaning."""
     try:
         command = read(sys.argv[1:] if argv is None else argv, os.environ)
     except UsageError as error:
@@ -50,16 +59,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A configuration file may be a pipe.
         return EXIT_INTERRUPTED
     if not isinstance(command, Command):
-        show(help_text() if command is HELP else f"{PROGRAM} {__version__}")
+        if command is VERSION:
+            show(f"{PROGRAM} {__version__}")
+        else:
+            show(short_help(terminal_width()) if command is SHORT_HELP else help_text(width=terminal_width()))
         return EXIT_OK
+    remember_directory()
     if command.check:
         from .settings.check import effective
 
         show(effective(command.settings))
     elif control.is_worker():
         control.protect()
-    elif command.config.processes.workers:
-        return run_master(command.config, argv)
+    elif command.config.processes.has_master:
+        return run_master(command, argv)
     if patches(command.config):
         patch()
     else:
@@ -94,7 +107,7 @@ def share_hub() -> None:
     hub.install()
 
 
-def run_master(config: Config, argv: Sequence[str] | None) -> int:
+def run_master(command: Command, argv: Sequence[str] | None) -> int:
     """Run the master of several processes, which is not patched; returns the exit code."""
     import logging
 
@@ -102,6 +115,7 @@ def run_master(config: Config, argv: Sequence[str] | None) -> int:
     from .net.endpoints.descriptions import command_descriptions
     from .processes import setup
 
+    config = command.config
     logs = open_logs(config)
     if logs is None:
         return EXIT_FAILURE
@@ -127,20 +141,14 @@ def open_logs(config: Config) -> Logs | None:
 
 def run(command: Command) -> int:
     """Serve until told to stop, in a process that is patched; returns the exit code."""
-    import signal
-
-    from .processes.signals import survive
-
-    # They ask a server for something.  While one is still starting, or ending already, there is nothing to do, and they must not end it.
-    with survive((signal.SIGHUP, signal.SIGUSR1)):
-        logs = open_logs(command.config)
-        if logs is None:
-            return EXIT_FAILURE
-        try:
-            logs.adopt_hub()
-            return serve(command, logs)
-        finally:
-            logs.close()
+    logs = open_logs(command.config)
+    if logs is None:
+        return EXIT_FAILURE
+    try:
+        logs.adopt_hub()
+        return serve(command, logs)
+    finally:
+        logs.close()
 
 
 def serve(command: Command, logs: Logs) -> int:
@@ -157,7 +165,7 @@ def serve(command: Command, logs: Logs) -> int:
         if command.check:
             check(command, logs)
         else:
-            make_server(command, logs).run()
+            serve_as_told(command, logs)
     except ConfigurationError as error:
         logger.error("%s", spelled(error))
         return EXIT_FAILURE
@@ -170,15 +178,39 @@ def serve(command: Command, logs: Logs) -> int:
     return EXIT_OK
 
 
+def serve_as_told(command: Command, logs: Logs) -> None:
+    """Serve until told to stop, as the user, in the directory and with the process file of the options; raises what can be the matter."""
+    from .net.endpoints.descriptions import command_descriptions
+    from .processes import identity
+    from .processes.setup import opened_as_root
+
+    config = command.config
+    alone = not control.is_worker()
+    with (
+        identity.process_file(config.processes.pid_file if alone else None),
+        opened_as_root(config, command_descriptions(config) if alone else ()),
+    ):
+        server = make_server(command, logs)
+        server.reload_in_terminal = True
+        server.run()
+
+
 def check(command: Command, logs: Logs) -> None:
     """Find what would keep the server from starting (``--check-config``); raises what :func:`make_server` and :meth:`Server.check` do."""
     import logging
 
+    from .applications.channels.reachable import unanswered
+    from .processes.identity import check_user
     from .settings.check import no_new_file
 
+    check_user(command.config.processes)
     with no_new_file(command.config.logging.access_log):
-        make_server(command, logs).check()
-    logging.getLogger(LOGGER).info("Nothing is wrong")
+        server = make_server(command, logs)
+        server.check()
+    warned = unanswered(server.channel_layer, command.config)
+    if warned:
+        logging.getLogger(LOGGER).warning("%s", warned)
+    logging.getLogger(LOGGER).info("Nothing else is wrong" if warned else "Nothing is wrong")
 
 
 def make_server(command: Command, logs: Logs) -> Server:
@@ -192,30 +224,33 @@ def make_server(command: Command, logs: Logs) -> Server:
     import logging
 
     from . import compat
-    from .applications.detection import CHANNELS
-    from .applications.interfaces import interface_of, make_application
-    from .applications.loading import checked_layer, load
+    from .applications.channels.reachable import unanswered
+    from .applications.serving import served
     from .net.endpoints.descriptions import command_descriptions
+    from .processes import identity
+    from .processes.lifecycle import Warned
     from .processes.setup import prepare
     from .server import Server
     from .settings.check import check_interface, check_options
+    from .settings.paths import with_paths
 
+    identity.enter(command.config.processes)
     access = logs.access()
     # Applications for daphne import names from it.
     compat.install()
     config = command.config
     check_options(config)
     place = command.channel_layer
-    target = load(place, factory=config.application.factory, app_dir=config.application.app_dir)
-    interface = interface_of(target, config, place)
-    check_interface(config, interface)
-    channel_layer = checked_layer(target, place) if interface == CHANNELS else None
-    application = None if interface == CHANNELS else make_application(target, config, place)
+    channel_layer, application = served(config, place, check_interface)
+    config = with_paths(config)
     endpoints = command_descriptions(config, control.opened())
+    kind = "channel layer" if application is None else f"{application.interface.upper()} application"
     if not command.check:
-        kind = "channel layer" if application is None else f"{application.interface.upper()} application"
         logging.getLogger(LOGGER).info("Starting server at %s, %s %s.", ", ".join(endpoints), kind, place)
-    process = prepare(config, endpoints, channel_layer)
+    failed = application is not None and application.interface == "failure"
+    process = prepare(config, endpoints, channel_layer, f"{kind} {place}", failed=failed)
+    if (warning := unanswered(channel_layer, config)) and os.environ.get(control.WORKER, "0") == "0":
+        process.lifecycle.append(Warned(warning))
     return Server(
         channel_layer,
         application=application,

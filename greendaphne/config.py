@@ -1,8 +1,8 @@
-"""Everything that can be configured: one frozen :class:`Config` of frozen groups.
+"""The whole configuration: one frozen :class:`Config` of frozen groups.
 
-The unit, the default and the reason of every value stand here and nowhere else.  The command line, the environment, the configuration file
+This module alone has the unit, the default and the reason of every value.  The command line, the environment, the configuration file
 and ``Server(config=...)`` build this object; a row of the option table (:mod:`greendaphne.settings.options`) names the value that it sets,
-such as ``timeouts.header``.  Parts of the server are given the groups that they need, never options.
+such as ``timeouts.header``.  Parts of the server receive the groups that they need, never options.
 
 The command reads options before gevent patches the process, so this module imports nothing that gevent must patch first.
 """
@@ -44,12 +44,12 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
-#: Lists of addresses never change.
+#: Shared as a default, because an address list is immutable.
 _LOCAL: Final = AddressList(LOCAL)
-#: Where the command listens when nothing says it, and the half that is missing where only one is given.
+#: The command's default address; each half also completes a given host or port.
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8000
-#: Seconds of :attr:`Timeouts.websocket` where neither it nor the channel layer gives a value: daphne's day.
+#: Seconds of :attr:`Timeouts.websocket` where neither it nor the channel layer has a value: one day, as in daphne.
 WEBSOCKET_LIFETIME: Final = 86400.0
 
 
@@ -73,33 +73,33 @@ class Group:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Limits(Group):
-    """Bounds on what a peer may make the server hold; bytes unless stated otherwise."""
+    """Limits on resources that a peer can make the server hold; in bytes unless stated otherwise."""
 
-    #: Request line without its CRLF; over it 414.  The bound of Apache httpd and gunicorn.
+    #: Request line without its CRLF; 414 above it.  The limit of Apache httpd and gunicorn.
     request_line: int = 8190
-    #: Number of fields in a header section; over it 431.  Browsers send about 20, proxies add a dozen.
+    #: Fields in a header section (a number); 431 above it.  Browsers send about 20, proxies add a dozen.
     request_fields: int = 200
-    #: One field line; over it 431.  Cookies reach 4 KiB each, Kerberos tickets 12 KiB.
+    #: One field line; 431 above it.  Cookies reach 4 KiB each, Kerberos tickets 12 KiB.
     request_field_size: int = 16384
-    #: The whole head; over it 431.  Also the bound of an HTTP/2 header list.
+    #: The whole head; 431 above it.  Also the limit of an HTTP/2 header list.
     request_head: int = 64 * KIB
-    #: Request body; over it 413.  0 means none.
+    #: Request body; 413 above it.  0 means no limit.
     request_body: int = 1 * GIB
-    #: Bodies up to this size travel inside ``http.request``; larger ones through ``body_channel``.  0 means always inside.
+    #: Bodies up to this size are sent inside ``http.request``, larger ones through ``body_channel``.  0 means always inside.
     inline_body: int = 1 * MIB
     #: One message on a ``body_channel``.  The channel layer specification asks layers to take 1 MB "as JSON".
     body_chunk: int = 256 * KIB
-    #: Bodies held in memory by the process; over it 503.
+    #: Bodies held in memory by the process; 503 above it.
     buffered_bodies: int = 256 * MIB
-    #: Bodies spooled to disk by the process; over it 503.
+    #: Bodies stored on disk by the process; 503 above it.
     spooled_bodies: int = 16 * GIB
-    #: Replies waiting for one client that reads slowly; over it the client is dropped (WebSocket: 1013).
+    #: Replies queued for a client that reads slowly; the client is disconnected above it (WebSocket: 1013).
     reply_queue: int = 4 * MIB
-    #: One WebSocket message; over it 1009.  0 means none.  A channel layer need not take more than 1 MB.
+    #: One WebSocket message; 1009 above it.  0 means no limit.  A channel layer need not take more than 1 MB.
     websocket_message: int = 1 * MIB
-    #: One WebSocket frame's payload; over it 1009.  0 means none.
+    #: Payload of one WebSocket frame; 1009 above it.  0 means no limit.
     websocket_frame: int = 1 * MIB
-    #: Connections at a time (a number); further ones wait in the listening socket's backlog.  0 means as many as file descriptors allow.
+    #: Open connections (a number); further ones wait in the listening socket's backlog.  0 means as many as file descriptors allow.
     connections: int = 0
 
 
@@ -107,218 +107,220 @@ class Limits(Group):
 class Timeouts(Group):
     """Time limits in seconds."""
 
-    #: ``-t``: from the request to the first reply, then between replies; 503, or the connection is aborted in mid-response.
+    #: ``-t``: from the request to the first reply, then between replies; 503, or the connection is aborted in the middle of a response.
     http: float = 120
-    #: An idle connection between requests is closed; what daphne's HTTP library did.
+    #: Idle time of a connection between requests; the connection is closed.  The value of daphne's HTTP library.
     keep_alive: float = 60
-    #: From the first byte of a head to its end, absolute so that a drip does not extend it; 408.
+    #: From the first byte of a head to its end; 408.  Absolute, so that a slow trickle of bytes does not extend it.
     header: float = 30
-    #: Without a byte of the body; 408.  Also the window of ``body_rate``.
+    #: Time without a byte of the body; 408.  Also the window of ``body_rate``.
     body: float = 60
-    #: Bytes a second that must come in over every ``body`` seconds of waiting for a body, whatever came before; 408.  Likewise, over every
-    #: ``send`` seconds, what an HTTP/2 client must take of a response that waits for its window.
+    #: Bytes a second: a client must send at least this rate over every ``body`` seconds of waiting for a body, however much it sent
+    #: before; 408.  Likewise an HTTP/2 client must take this rate of a response that waits for its window, over every ``send`` seconds.
     body_rate: float = 256
-    #: Without progress in sending; the connection is reset.
+    #: Time without progress in sending; the connection is reset.
     send: float = 60
-    #: After an early answer, for the peer to read it before the socket closes (RFC 9112 section 9.6).
+    #: After an early answer: time for the peer to read it before the socket closes (RFC 9112 section 9.6).
     linger: float = 2
     #: From accept to the end of the TLS handshake; the connection is closed.
     tls_handshake: float = 10
-    #: ``--websocket_connect_timeout``: for the application to accept; 403.  Negative means never.  daphne's command has 5, its class had
-    #: 20; here both have 5, because an application that needs longer holds a connection and a reply channel for a client that waits.
+    #: ``--websocket_connect_timeout``: time for the application to accept; 403.  Negative means never.  daphne's command has 5 and its
+    #: class 20.  Both have 5 here, because a slow application occupies a connection and a reply channel for each waiting client.
     websocket_connect: float = 5
-    #: ``--websocket_timeout``: the longest life of a WebSocket, closed with 1000.  Negative means no limit.  ``None`` and 0 mean the
-    #: channel layer's ``group_expiry``, after which groups forget the client, or :data:`WEBSOCKET_LIFETIME` without one.
+    #: ``--websocket_timeout``: the maximum lifetime of a WebSocket, closed with 1000.  Negative means no limit.  ``None`` and 0 mean the
+    #: channel layer's ``group_expiry``, after which groups drop the client, or :data:`WEBSOCKET_LIFETIME` without one.
     websocket: float | None = None
-    #: ``--ping-interval``: a WebSocket silent for longer is pinged.  0 means never.
+    #: ``--ping-interval``: silence after which a WebSocket gets a ping.  0 means never.
     ping_interval: float = 20
-    #: ``--ping-timeout``: for the answer to a ping; 1011 and the socket is closed.  0 means for ever.
+    #: ``--ping-timeout``: time for the answer to a ping; 1011, and the socket is closed.  0 means no limit.
     ping_timeout: float = 30
     #: ``--websocket-message-timeout``: from the first byte of a WebSocket message, or of a fragment sequence, to its last; 1008.
-    #: Absolute so that a drip does not extend it; begins when the server waits for the client.  1 MiB in this time is 70 kbit/s, a mobile
-    #: line of 2005.  0 means never.
+    #: Absolute, so that a slow trickle of bytes does not extend it; counted from the server's first wait for the client.  1 MiB in this
+    #: time is 70 kbit/s, a mobile line of 2005.  0 means no limit.
     websocket_message: float = 120
-    #: For the peer's half of the WebSocket closing handshake.
+    #: Time for the peer's half of the WebSocket closing handshake.
     websocket_close: float = 5
-    #: ``--graceful-timeout``: for open requests after SIGTERM.
+    #: ``--graceful-timeout``: time for open requests after SIGTERM.
     graceful: float = 30
 
     @property
     def websocket_lifetime(self) -> float:
-        """:attr:`websocket`, or :data:`WEBSOCKET_LIFETIME` where it is ``None`` or 0."""
+        """:attr:`websocket`, or :data:`WEBSOCKET_LIFETIME` if that is ``None`` or 0."""
         return self.websocket or WEBSOCKET_LIFETIME
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Listening(Group):
-    """Where the server listens besides :attr:`Config.endpoints`, and what holds for every endpoint that does not say it itself."""
+    """Addresses to listen on besides :attr:`Config.endpoints`, and defaults for options that endpoint strings do not set."""
 
-    #: Address or host name of a TCP endpoint; ``None`` means :data:`DEFAULT_HOST` where there is a port.
+    #: Address or host name of a TCP endpoint; ``None`` means :data:`DEFAULT_HOST` if there is a port.
     host: str | None = None
-    #: Port of that endpoint; 0 lets the system choose one, ``None`` means :data:`DEFAULT_PORT` where there
-    #: is a host.
+    #: Port of that endpoint; 0 lets the system choose one, ``None`` means :data:`DEFAULT_PORT` if there is a host.
     port: int | None = None
     #: Path of a UNIX socket.
     unix_socket: str | None = None
-    #: Number of the file descriptor of a socket that the parent process opened.
+    #: Number of a file descriptor: a socket that the parent process opened.
     file_descriptor: int | None = None
     #: Connections that the kernel completes and holds until they are accepted (a number).  Twisted's 50 overflows when clients reconnect
-    #: all at once, and each refused client then waits a second before its next SYN.  The kernel caps it at ``net.core.somaxconn``.
+    #: all at once, and each refused client then waits a second before its next SYN.  The kernel's maximum is ``net.core.somaxconn``.
     backlog: int = 2048
     #: Whether several servers may listen on the same TCP port (``SO_REUSEPORT``).
     reuse_port: bool = False
-    #: The PROXY header with which every connection has to begin: ``off``, ``v1``, ``v2`` or ``auto``.  Off, because a server that takes
+    #: The PROXY header at the start of every connection: ``off``, ``v1``, ``v2`` or ``auto``.  Off, because a server that accepts
     #: the header from clients lets them choose their address.
     proxy_protocol: str = "off"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Http2(Group):
-    """What a peer may do on one HTTP/2 connection; bytes unless stated otherwise.
+    """Limits on one HTTP/2 connection; in bytes unless stated otherwise.
 
-    The names are those of gunicorn's ``--http2-*`` options where it has one.  :class:`greendaphne.http2.Http2Limits` is the same with the
-    checks of RFC 9113.
+    The names are those of gunicorn's ``--http2-*`` options where it has one.  :class:`greendaphne.http2.Http2Limits` adds the checks of
+    RFC 9113.
     """
 
-    #: Requests at a time (a number).  A stream counts until the work for it has ended, so resetting it makes no room; one more is
-    #: answered with REFUSED_STREAM.  The number RFC 9113 section 6.5.2 recommends as the least, and gunicorn's default.
+    #: Concurrent requests (a number).  A stream counts until the work for it has ended, so resetting it makes no room; further ones are
+    #: answered with REFUSED_STREAM.  RFC 9113 section 6.5.2 recommends at least 100, which is also gunicorn's default.
     max_concurrent_streams: int = 100
-    #: Request body that a client may send before the application reads.  RFC 9113's own default, and gunicorn's; never less, because a
-    #: client uses the default until it has seen the settings.
+    #: Request body that a client may send before the application reads.  The default of RFC 9113 and of gunicorn; a lower value is
+    #: refused, because a client uses the default until it has received the settings.
     initial_window_size: int = 2**16 - 1
-    #: The window of a stream whose application reads as fast as the client sends grows to this: 1 MiB fills 20 MB/s at 50 ms.
+    #: Maximum window of a stream whose application reads as fast as the client sends: 1 MiB suffices for 20 MB/s at 50 ms.
     upload_window_size: int = 1 * MIB
-    #: What the grown windows of one connection may add up to beyond ``initial_window_size`` each.  The connection's window is made large
-    #: enough for all streams' windows together, so that no stream that is not read can hold up another.
+    #: Sum of the grown windows of one connection beyond ``initial_window_size`` each.  The connection's window has room for all streams'
+    #: windows together, so that no unread stream can block another.
     upload_windows: int = 2 * MIB
-    #: One frame's payload.  RFC 9113's smallest, and gunicorn's default: larger ones let one stream hold up the others.
+    #: Payload of one frame.  RFC 9113's smallest value, and gunicorn's default: with larger frames one stream could delay the others.
     max_frame_size: int = 16 * KIB
-    #: A request's fields after decompression, 32 bytes more for each (RFC 9113 section 6.5.2); over it 431.
+    #: Fields of a request after decompression, plus 32 bytes for each (RFC 9113 section 6.5.2); 431 above it.
     max_header_list_size: int = 64 * KIB
-    #: A header list this many times too large is no mistake but an attack: ENHANCE_YOUR_CALM.
+    #: A header list this many times the limit counts as an attack: ENHANCE_YOUR_CALM.
     header_list_excess: int = 4
-    #: CONTINUATION frames for one header section (a number).  Five of 16 KiB hold any list within the limits.
+    #: CONTINUATION frames in one header section (a number).  Five of 16 KiB hold any list within the limits.
     continuation_frames: int = 16
-    #: RST_STREAM frames received in ``period`` (a number), CVE-2023-44487.  A browser sends as many as it has requests open when its
-    #: user leaves the page, so two pages' worth; gunicorn's default.
+    #: RST_STREAM frames received in ``period`` (a number), CVE-2023-44487.  A browser sends one for each open request when its user
+    #: leaves the page, so the limit allows two pages; gunicorn's default.
     client_resets: int = 200
-    #: RST_STREAM frames that the peer's errors made the server send in ``period`` (a number), CVE-2025-8671.
+    #: RST_STREAM frames sent in ``period`` because of the peer's errors (a number), CVE-2025-8671.
     server_resets: int = 200
     #: PING, SETTINGS, PRIORITY, PRIORITY_UPDATE, GOAWAY, unknown and empty DATA frames, and WINDOW_UPDATE frames beyond those that the
-    #: server's own DATA frames explain, received in ``period`` (a number).  gRPC clients ping a few times a second at most; gunicorn's
+    #: server's own DATA frames explain, received in ``period`` (a number).  gRPC clients ping at most a few times a second; gunicorn's
     #: default.
     control_frames: int = 1000
-    #: Bytes of DATA sent that explain one WINDOW_UPDATE frame, besides two for every DATA frame.  Go's client returns its windows in steps
+    #: DATA bytes sent that explain one WINDOW_UPDATE frame; each DATA frame explains two more.  Go's client returns its windows in steps
     #: of 4 KiB, for the stream and for the connection.
     window_update_step: int = 2 * KIB
-    #: DATA frames on streams that are closed, received in ``period`` (a number); a header section counts for 16.  After the server's reset
-    #: of an upload frames are still on their way: its whole window, which is 64 frames of 16 KiB, or a thousand of 1 KiB.
+    #: DATA frames on closed streams, received in ``period`` (a number); a header section counts as 16.  After the server has reset an
+    #: upload, frames for its whole window are still on their way: 64 frames of 16 KiB, or a thousand of 1 KiB.
     late_frames: int = 4096
     #: DATA frames of 1 to 7 bytes, without END_STREAM, received in ``period`` (a number).  Interactive uploads send some tens a second, and
-    #: a body that is sent octet by octet, 64 KiB of it, must still pass; a WebSocket frame of a client has 6 bytes and its payload.
+    #: a body of 64 KiB sent byte by byte must still be accepted; a client's WebSocket frame has 6 bytes plus its payload.
     small_data_frames: int = 100_000
-    #: Settings in one SETTINGS frame (a number).  Fewer than ten are defined; the reserved ones that clients send to keep servers tolerant
-    #: (RFC 8701) are one or two more.
+    #: Settings in one SETTINGS frame (a number).  Fewer than ten are defined; clients send one or two reserved ones (RFC 8701) to keep
+    #: servers tolerant.
     settings: int = 64
-    #: The time in which resets and control frames are counted, in seconds.
+    #: Seconds over which resets and control frames are counted.
     period: float = 10
-    #: Bytes that wait for a client that reads slowly before its streams have to wait: with 16 KiB frames four of the writer's turns.
+    #: Bytes queued for a client that reads slowly before its streams wait: four of the writer's turns with 16 KiB frames.
     write_buffer: int = 64 * KIB
-    #: Answers to control frames that wait for a client that does not read at all; over it ENHANCE_YOUR_CALM.
+    #: Answers to control frames queued for a client that does not read; ENHANCE_YOUR_CALM above it.
     control_buffer: int = 256 * KIB
     #: Whether plain connections may begin with HTTP/2's preface (RFC 9113 section 3.3).  Off, because a proxy in front of the server may
-    #: enforce rules that it only knows for HTTP/1.1.
+    #: enforce rules that it implements for HTTP/1.1 only.
     cleartext: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Tls(Group):
-    """Certificates and what to ask of clients.  :class:`greendaphne.net.tls.TLSOptions` is the part that holds for every certificate."""
+    """Certificates, and the verification of clients.  :class:`greendaphne.net.tls.TLSOptions` has the options of every certificate."""
 
-    #: PEM file with a certificate and its chain, for every endpoint without TLS of its own.
+    #: PEM file with a certificate and its chain, for every endpoint without its own TLS.
     certfile: str | None = None
     #: PEM file with its private key; ``None`` means ``certfile``.
     keyfile: str | None = None
-    #: PEM file with the authorities that client certificates must come from; ``None`` asks clients for none.
+    #: PEM file with the authorities that issue client certificates; ``None`` requests no client certificates.
     client_ca: str | None = None
-    #: ``none``, ``optional`` (a certificate, where sent, must be valid) or ``require``; ``None`` means ``require`` where ``client_ca`` is
-    #: given and ``none`` otherwise.
+    #: ``none``, ``optional`` (a certificate, where sent, must be valid) or ``require``; ``None`` means ``require`` with ``client_ca``
+    #: and ``none`` without.
     verify: str | None = None
     #: Password of encrypted private keys.
     keyfile_password: str | None = field(default=None, repr=False)
-    #: File with that password, in its place; a line feed at its end does not count.
+    #: File with that password, as an alternative; a line feed at its end is ignored.
     keyfile_password_file: str | None = None
-    #: Whether endpoints without TLS of their own get a self-signed certificate for localhost, for development.
+    #: Whether endpoints without their own TLS get a self-signed certificate for localhost, for development.
     dev: bool = False
-    #: ALPN protocols to offer (RFC 7301), the preferred first; empty offers none.
+    #: ALPN protocols to offer (RFC 7301), in order of preference; empty for no ALPN.
     alpn: tuple[str, ...] = ("h2", "http/1.1")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Acme(Group):
-    """Certificates from an authority (RFC 8555).  :class:`greendaphne.acme.AcmeOptions` is the same with checks."""
+    """Certificates from an authority (RFC 8555).  :class:`greendaphne.acme.AcmeOptions` adds the checks."""
 
-    #: Address that the authority may write to; several with commas between them, ``None`` for none.
+    #: Contact address for the authority; several are separated by commas, ``None`` for none.
     email: str | None = None
-    #: Whether the operator agrees to the authority's terms of service.  No certificate is issued without, so only the operator can say it.
+    #: Whether the operator agrees to the authority's terms of service.  Without it no certificate is issued.
     agree_tos: bool = False
-    #: Host names to obtain certificates for, besides those that have a file.
+    #: Host names to obtain certificates for, besides those with a file.
     domains: tuple[str, ...] = ()
-    #: Key identifier of an account at the authority that the ACME account is bound to (RFC 8555 section 7.3.4).
+    #: Key identifier of an existing account at the authority, to which the ACME account is bound (RFC 8555 section 7.3.4).
     eab_kid: str | None = None
-    #: The key that belongs to ``eab_kid``, in base64url.
+    #: The key for ``eab_kid``, in base64url.
     eab_hmac_key: str | None = field(default=None, repr=False)
     #: PEM file with the authorities to trust for HTTPS to the ACME server; ``None`` means those that ``requests`` trusts.
     ca: str | None = None
-    #: ``http-01`` or ``tls-alpn-01``; ``None`` means whichever the server's endpoints allow.
+    #: ``http-01`` or ``tls-alpn-01``; ``None`` means those that the server's endpoints allow.
     challenge: str | None = None
-    #: File with ``eab_hmac_key``, in its place.
+    #: File with ``eab_hmac_key``, as an alternative.
     eab_hmac_key_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Proxies(Group):
-    """What is believed of proxies in front of the server."""
+    """Trust in proxies in front of the server."""
 
-    #: Whether ``forwarded_headers`` are believed from every peer where there is no ``forwarded_allow_ips``.  Off, because clients that
-    #: reach the server directly then choose their address.
+    #: Whether ``forwarded_headers`` are trusted from every peer if there is no ``forwarded_allow_ips``.  Off, because clients that
+    #: connect directly could then choose their address.
     headers: bool = False
     #: Names of the header fields with the client's address, port and scheme.
     forwarded_headers: ForwardedFields = X_FORWARDED
     #: Other names of the first and the second of them; daphne's options.
     headers_host: str | None = None
     headers_port: str | None = None
-    #: The only proxies that are believed in these fields; with a list ``headers`` does not count.
+    #: The only proxies whose fields are trusted; with a list, ``headers`` is ignored.
     forwarded_allow_ips: AddressList | None = None
-    #: Peers that may send PROXY headers, on endpoints that have them: those on this machine, because others can be anyone.
+    #: Peers that may send PROXY headers, on endpoints with them.  By default only peers on this machine, because others may be clients.
     allow_from: AddressList = _LOCAL
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class WebSockets(Group):
-    """What a WebSocket handshake agrees to."""
+    """Options of the WebSocket handshake."""
 
-    #: Subprotocols that the server accepts, the preferred first.
+    #: Subprotocols that the server accepts, in order of preference.
     protocols: tuple[str, ...] = ()
-    #: Whether to agree to permessage-deflate (RFC 7692).  Off, because it costs memory and processor time for every client.
+    #: Whether to accept permessage-deflate (RFC 7692).  Off, because it costs memory and processor time for every client.
     compression: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Channels(Group):
-    """How a channel layer is used."""
+    """The use of a channel layer."""
 
-    #: Workers of the application that run inside the server (a number); 0 leaves them to other processes.
+    #: Workers of the application inside the server (a number); 0 leaves messages to other processes.
     inline_workers: int = 0
-    #: Whether the layer is polled for replies even where it can wait for them.
+    #: Whether to poll the layer for replies even where it can wait for them.
     force_sync: bool = False
-    #: What to do once the layer may have lost messages and groups: ``shed`` closes all WebSockets with 1012, so that their clients come
-    #: back and join their groups again; ``keep`` keeps them; ``exit`` ends the server with exit code 1.
+    #: The reaction when the layer may have lost messages and groups: ``shed`` closes all WebSockets with 1012, so that their clients
+    #: reconnect and join their groups again; ``keep`` keeps them open; ``exit`` ends the server with exit code 1.
     on_layer_loss: str = "shed"
-    #: Lists of the layer that replies are spread over (a number); each has the layer's capacity.
+    #: Lists of the layer over which replies are spread (a number); each has the layer's capacity.
     reply_channels: int = 1
-    #: Whether large bodies are passed on while the client still sends.  Off, because a worker then waits for the client.
+    #: Whether large bodies are passed on before the client has sent them completely.  Off, because workers then wait for clients.
     stream_request_body: bool = False
+    #: Whether an HTTP/1.1 client that has closed its side of the connection is answered however long it takes.  Off, because over TCP it
+    #: looks like a client that has left, whose request would occupy the server, and a drain, until its answer.
+    answer_half_closed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -377,30 +379,53 @@ class AsgiOptions(Group):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Processes(Group):
-    """Processes of the command; a server in a library has no use for them."""
+    """Processes of the command; a server in a library does not use them."""
 
     #: Processes that serve the same sockets under a master (a number); 0 serves in this process alone.
     workers: int = 0
-    #: Requests after which a process is replaced, or ends where there is no master (a number); 0 means never.
+    #: Requests after which a process is replaced, or ends without a master (a number); 0 means never.
     max_requests: int = 0
-    #: At most this many requests more, by chance, so that not all processes end at once (a number).
+    #: At most this many further requests, chosen at random, so that not all processes end at once (a number).
     max_requests_jitter: int = 0
     #: Resident memory above which a process is replaced, in bytes; 0 means never.
     max_rss: int = 0
+    #: User that the process becomes once it has opened its sockets, by name or number; ``None`` stays.  Only root can become another.
+    user: str | None = None
+    #: Group likewise; ``None`` means the user's.
+    group: str | None = None
+    #: Permissions that new files never have (``umask``); ``None`` leaves the one that the process was started with.
+    umask: int | None = None
+    #: File that has the number of the process, or of the master, while it runs.
+    pid_file: str | None = None
+    #: Directory to change to before the application is imported.  Paths of other options do not depend on it.
+    directory: str | None = None
+    #: Whether the master starts new workers when a source file changes; for development.  It implies a master with one worker.
+    reload: bool = False
+    #: Directories to watch, with commas between them; ``None`` means the current directory.
+    reload_dirs: str | None = None
+    #: Patterns of the file names to watch, with commas between them.
+    reload_include: str = "*.py"
+    #: Patterns of file names, or of paths below a watched directory, to ignore; with commas between them.
+    reload_exclude: str | None = None
+
+    @property
+    def has_master(self) -> bool:
+        """Whether workers serve under a master."""
+        return self.workers > 0 or self.reload
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Logging(Group):
-    """Logs of the command; a server in a library sets up none."""
+    """Logs of the command; a server in a library does not set up logging."""
 
-    #: daphne's: 0 logs warnings and no accesses, 1 what happens too, 2 every message too.
+    #: As in daphne: 0 logs warnings and no accesses, 1 also events, 2 also every message.
     verbosity: int = 1
-    #: File that accesses are appended to; ``-`` is standard output, ``logging:`` the logger ``daphne.access``.  ``None`` means standard
+    #: File to which accesses are appended; ``-`` is standard output, ``logging:`` the logger ``daphne.access``.  ``None`` means standard
     #: output unless ``verbosity`` is 0.
     access_log: str | None = None
     #: ``daphne``, ``json``, ``common``, ``combined`` or text with atoms; ``None`` means ``daphne``, and ``common`` for a logger.
     access_log_format: str | None = None
-    #: ``debug``, ``info``, ``warning``, ``error`` or ``critical``; ``None`` follows from ``verbosity``.
+    #: ``debug``, ``info``, ``warning``, ``error`` or ``critical``; ``None`` means the level for ``verbosity``.
     level: str | None = None
     #: ``text``, ``json`` or a format of ``logging``; ``None`` means ``text``.
     format: str | None = None
@@ -410,20 +435,20 @@ class Logging(Group):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Monitoring(Group):
-    """How the server is watched."""
+    """Health checks, metrics and the watchdog."""
 
-    #: Path that answers health checks without the application; ``None`` for none.
+    #: Path for health checks, answered without the application; ``None`` for none.
     health_path: str | None = None
-    #: Path that answers Prometheus; ``None`` for none.  Needs ``prometheus_client``.
+    #: Path for Prometheus; ``None`` for none.  Needs ``prometheus_client``.
     metrics_path: str | None = None
-    #: Endpoint string of a listening socket for these two alone, at :data:`METRICS_PATH` and :data:`HEALTH_PATH` unless they are given.
+    #: Endpoint string of a separate socket for these two paths, by default :data:`METRICS_PATH` and :data:`HEALTH_PATH`.
     metrics: str | None = None
-    #: Seconds after which a blocked hub is logged, with what blocks it; 0 means never.  Off in a library, where the process may have
-    #: other work in this thread.
+    #: Seconds after which a blocked hub is logged together with the blocking code; 0 means never.  Off in a library, where the process may
+    #: run other code in this thread.
     watchdog: float = 0
 
 
-#: Paths on :attr:`Monitoring.metrics`, where no others are given.
+#: Default paths on :attr:`Monitoring.metrics`.
 METRICS_PATH: Final = "/metrics"
 HEALTH_PATH: Final = "/health"
 
@@ -432,15 +457,15 @@ HEALTH_PATH: Final = "/health"
 class Config(Group):
     """The configuration of a server.
 
-    :raises ValueError: for a ``server_name`` that no header field can have.
+    :raises ValueError: for a ``server_name`` that is invalid in a header field.
     """
 
     #: Endpoint strings to listen on; see :mod:`greendaphne.net.endpoints`.
     endpoints: tuple[str, ...] = ()
     #: Mount point of the application, percent-encoded.
     root_path: str = ""
-    #: Value of the ``Server`` field.  Without it HTTP responses have none, which tells attackers less, and WebSocket handshakes say
-    #: ``Daphne``, as daphne's did.
+    #: Value of the ``Server`` field.  By default HTTP responses have none, which tells attackers less, and WebSocket handshakes have
+    #: ``Daphne``, as daphne's do.
     server_name: str | None = None
     #: Whether WebSocket handshakes have no ``Server`` field either; counts before ``server_name``.
     no_server_name: bool = False
@@ -469,8 +494,8 @@ class Config(Group):
     def changed(self, values: Mapping[str, Any]) -> Config:
         """Return a copy with other values.
 
-        :param values: by name: a value of a group (``timeouts.header``), a whole group (``timeouts``) or a value of its own
-            (``root_path``).  A value of a group counts before the whole group.
+        :param values: by name: a value in a group (``timeouts.header``), a whole group (``timeouts``) or a value outside of groups
+            (``root_path``).  A value in a group takes precedence over the whole group.
         :raises TypeError: for a name that does not exist.
         :raises ValueError: for a value that its group refuses.
         """
@@ -490,5 +515,5 @@ class Config(Group):
         return replace(self, **changes)
 
 
-#: What the command starts from.  Its process has no other work, so a hub that is blocked for a second is a fault that the log should show.
+#: The command's defaults.  Its process has no other work, so a hub that is blocked for a second is a fault that the log should show.
 COMMAND: Final = Config(monitoring=Monitoring(watchdog=1))

@@ -1,14 +1,14 @@
 """Fixtures for pytest: live servers for tests of projects with channel layers, see ``testing``.
 
-pytest loads this module in every project that has greendaphne installed.  It imports nothing but pytest until a fixture is used.
+pytest loads this module in every project that has greendaphne installed.  It imports only pytest until a fixture is used.
 
 ``greendaphne_server``
-    A live server (:class:`greendaphne.testing.LiveServer`), made as the two fixtures ``greendaphne_layer`` and ``greendaphne_options`` say,
-    which a project may override.
+    A live server (:class:`greendaphne.testing.LiveServer`), configured by the two fixtures ``greendaphne_layer`` and
+    ``greendaphne_options``, which a project may override.
 ``greendaphne_server_factory``
-    Makes live servers: ``greendaphne_server_factory(workers=2)``.  All without a layer of their own share one.
+    Creates live servers: ``greendaphne_server_factory(workers=2)``.  Servers without a layer argument share one layer.
 
-With pytest-django a test that uses one of them has a transactional database, as with its ``live_server``.
+With pytest-django a test that uses one of them gets a transactional database, as with its ``live_server``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark a test with live servers as one that needs a transactional database, so that pytest-django makes one."""
+    """Mark a test with live servers as one that needs a transactional database, so that pytest-django creates one."""
     if "greendaphne_server_factory" in getattr(item, "fixturenames", ()) and _has_database(item.config):
         given = item.get_closest_marker("django_db")
         if given is not None and given.args:
@@ -36,23 +36,23 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.fixture
 def greendaphne_layer() -> Any:
-    """The channel layer of ``greendaphne_server``; ``None`` is a new one in memory."""
+    """The channel layer of ``greendaphne_server``; ``None`` means a new one in memory."""
     return None
 
 
 @pytest.fixture
 def greendaphne_options() -> dict[str, Any]:
-    """Further arguments of ``greendaphne_server``: those of :func:`greendaphne.testing.live_server`."""
+    """Further arguments of ``greendaphne_server``, passed to :func:`greendaphne.testing.live_server`."""
     return {}
 
 
 @pytest.fixture
 def greendaphne_server_factory(request: pytest.FixtureRequest) -> Iterator[Callable[..., LiveServer]]:
-    """Make live servers that stop at the end of the test; takes the arguments of :func:`greendaphne.testing.live_server`."""
+    """Create live servers that stop at the end of the test; takes the arguments of :func:`greendaphne.testing.live_server`."""
     from .testing import channels_in_memory, is_channels_project, live_server
 
     if _has_database(request.config):
-        # Where it was asked for in the course of the test.
+        # The hook does not see a fixture that the test requests while it runs.
         request.getfixturevalue("transactional_db")
     with ExitStack() as stack:
         shared: list[Any] = []
@@ -76,7 +76,7 @@ def greendaphne_server(
 
 
 def _has_database(config: pytest.Config) -> bool:
-    """Whether there is a project of Channels with a database, and pytest-django to care for it."""
+    """Whether there is a project of Channels with a database, and pytest-django to manage it."""
     from .testing import is_channels_project
 
     if not config.pluginmanager.hasplugin("django") or not is_channels_project():

@@ -19,6 +19,7 @@ from .net.endpoints.descriptions import descriptions
 from .net.listeners import ListeningAddress
 from .running.assembly import assemble
 from .running.runner import Runner
+from .settings.django import django_config
 from .settings.keywords import OBJECTS, configuration
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class Server(Runner):
     :param force_sync: poll the channel layer even where it can wait.
     :param application: a WSGI or ASGI application to serve in the place of a channel layer, as ``config.application`` says, or an
         :class:`~greendaphne.applications.base.Application`.
-    :param config: everything else; see :class:`greendaphne.config.Config`.
+    :param config: everything else; see :class:`greendaphne.config.Config`.  By default, in a process with Django's settings, what their
+        ``GREENDAPHNE`` and the environment say.
     :param keywords: ``observers``, which are told what becomes of requests and WebSockets (:mod:`greendaphne.core.observer`);
         ``lifecycle``, which hear of the stages of :meth:`serve_forever`; ``reopen_logs``, called by :meth:`reopen`; and the keywords of
         version 1.0, see :mod:`greendaphne.settings.keywords`.
@@ -120,7 +122,7 @@ class Server(Runner):
             "endpoints": endpoints,
         }
         #: The configuration that is in force.
-        self.config = configuration(config, keywords)
+        self.config = configuration(django_config() if config is None else config, keywords)
         self.endpoints: list[str] = descriptions(self.config)
         if host is not None or port is not None or unix_socket is not None or file_descriptor is not None:
             warnings.warn(

@@ -1,10 +1,11 @@
-"""Live tests: a server with workers in the process of the tests, for clients that speak over the network.
+"""Live tests: a server with workers in the process of the tests, for clients that connect over the network.
 
-:func:`live_server` is for any test framework; ``pytest_plugin`` makes fixtures of it.  In a project of Channels 1 it serves the project's
-routing on an in-memory channel layer that stands in for the project's while the block runs.  So nothing is shared with other processes,
-and what a test sends with ``Group`` and ``Channel`` reaches the clients.  Without such a project it serves whatever layer it is given.
+:func:`live_server` works in any test framework; ``pytest_plugin`` offers it as fixtures.  In a project of Channels 1 it serves the
+project's routing on an in-memory channel layer that replaces the project's while the block runs.  So other processes share nothing with
+the tests, and messages that a test sends with ``Group`` and ``Channel`` reach the clients.  Without such a project it serves the given
+layer.
 
-Server and workers run in threads of their own; the process of the tests may be monkey-patched or not.
+Server and workers run in separate threads; the process of the tests may be monkey-patched or not.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .server import Server
 
-#: Where the server listens; the system chooses the port.
+#: The address of the server; the system chooses the port.
 HOST = "127.0.0.1"
-#: Seconds for requests that a failed test leaves behind.
+#: Seconds for the unfinished requests of a failed test.
 GRACEFUL_TIMEOUT = 2.0
-#: Seconds after which a worker in a thread, which cannot be interrupted, looks whether it is to stop.
+#: Seconds between two checks of a worker in a thread whether to stop, because it cannot be interrupted.
 BLOCK_LIMIT = 0.1
 #: The alias of the channel layer in a project of Channels.
 ALIAS = "default"
@@ -31,7 +32,7 @@ Consumer = Callable[[Any], Any]
 
 
 class LiveServer:
-    """A server that runs; ``server`` itself, and the ``layer`` that it serves, in a project of Channels without Channels' wrapper.
+    """A running server: ``server`` itself, and the ``layer`` that it serves, in a project of Channels without Channels' wrapper.
 
     ``layer`` is ``None`` where an application is served.
     """
@@ -41,7 +42,7 @@ class LiveServer:
         self.layer = layer
         self.host = HOST
         self.port = server.port
-        #: ``http://127.0.0.1:12345``, without a slash at the end.
+        #: The URL, such as ``http://127.0.0.1:12345``, without a slash at the end.
         self.url = f"http{scheme}://{self.host}:{self.port}"
         #: The same for WebSockets.
         self.ws_url = f"ws{scheme}://{self.host}:{self.port}"
@@ -60,14 +61,14 @@ def live_server(
     serve_static: bool = True,
     **options: Any,
 ) -> Iterator[LiveServer]:
-    """Serve while the block runs; on leaving it, requests in flight have two seconds.
+    """Serve while the block runs; at its end, requests in flight have two seconds to finish.
 
-    :param layer: a channel layer; by default a new one in memory, in a project of Channels in the place of the project's.
-    :param application: a WSGI or ASGI application in the place of a layer, as :class:`greendaphne.server.Server` takes it; only the
-        further ``options`` have a meaning then.
+    :param layer: a channel layer; by default a new one in memory, which in a project of Channels replaces the project's.
+    :param application: a WSGI or ASGI application in the place of a layer, as :class:`greendaphne.server.Server` takes it; ``options``
+        for layers have no effect then.
     :param routes: consumers by channel name, for a layer that is not one of Channels.
-    :param workers: how many run in this process; by default one where there are consumers.  With 0 the test plays the application.
-    :param serve_static: serve the files of ``django.contrib.staticfiles``, as ``runserver`` does; where ``DEBUG`` is on they are always.
+    :param workers: the number of workers in this process; by default 1 where there are consumers.  With 0 the test acts as the application.
+    :param serve_static: serve the files of ``django.contrib.staticfiles``, as ``runserver`` does; with ``DEBUG`` they are always served.
     :param options: further keyword arguments of :class:`greendaphne.server.Server`.
     """
     from .config import Timeouts
@@ -100,7 +101,7 @@ def live_server(
 
 
 def is_django_configured() -> bool:
-    """Whether this is the process of a Django project; Django is not imported to find out."""
+    """Whether the process has a configured Django project; does not import Django."""
     if os.environ.get("DJANGO_SETTINGS_MODULE"):
         return True
     conf = sys.modules.get("django.conf")
@@ -108,7 +109,7 @@ def is_django_configured() -> bool:
 
 
 def is_channels_project() -> bool:
-    """Whether this is the process of a Django project with Channels 1 and a default channel layer; sets Django up where it is."""
+    """Whether the process has a Django project with Channels 1 and a default channel layer; sets such a project up."""
     if not is_django_configured():
         return False
     import django
@@ -120,7 +121,7 @@ def is_channels_project() -> bool:
     if not apps.ready:
         from . import compat
 
-        # Channels imports names of daphne, as in the command.
+        # Channels imports daphne's names, as in the command.
         compat.install()
         django.setup(set_prefix=False)
     return True
@@ -128,18 +129,18 @@ def is_channels_project() -> bool:
 
 @contextmanager
 def channels_in_memory(alias: str = ALIAS) -> Iterator[Any]:
-    """Put an in-memory layer in the place of the project's while the block runs; gives the layer."""
+    """Replace the project's layer by an in-memory one while the block runs; yields the new layer."""
     from channels.asgi import ChannelLayerWrapper, channel_layers
     from channels.routing import Router
 
     from .layers.memory import MemoryChannelLayer
 
-    # The project's own is not made for this, as it may connect somewhere.
+    # Read from the configuration, because creating the project's own layer may open connections.
     made = channel_layers.backends.get(alias)
     routing = made.routing if made is not None else channel_layers.configs[alias]["ROUTING"]
     layer = MemoryChannelLayer()
     layer.block_limit = BLOCK_LIMIT
-    # A copy, as a router adds its defaults to the list that it is given.
+    # A copy, because a router adds its defaults to the given list.
     replaced = channel_layers.set(alias, ChannelLayerWrapper(layer, alias, list(Router.resolve_routing(routing))))
     try:
         yield layer
@@ -152,7 +153,7 @@ def channels_in_memory(alias: str = ALIAS) -> Iterator[Any]:
 
 @contextmanager
 def _django(serve_static: bool, layer: Any) -> Iterator[None]:
-    """What Django's own live server test case sets up: the host's name, static files, and databases that exist in one connection only."""
+    """Set up what Django's own live server test case does: the host's name, static files, and shared in-memory databases."""
     from channels.asgi import channel_layers
     from channels.signals import consumer_started
     from channels.staticfiles import StaticFilesConsumer

@@ -1,7 +1,7 @@
-"""A server in a thread of its own, for processes that do not live in gevent's event loop: a test, a script, Django's shell.
+"""A server in a separate thread, for processes that do not run gevent's event loop: a test, a script, Django's shell.
 
-The thread has its own hub, so the rest of the process may block as it likes and need not be patched.  Where it is patched, the thread is a
-greenlet, and all is the same but for blocking.
+The thread has its own hub, so the rest of the process may block and need not be patched.  In a patched process the thread is a
+greenlet; the only difference is that blocking code then blocks the server.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from gevent._hub_local import get_hub_if_exists
 
 from .server import Server
 
-#: Seconds for what a server leaves behind in its hub, such as threads that are told to end.
+#: Seconds for the remains of a server in its hub, such as threads that have been asked to end.
 _AFTERMATH = 5.0
 
 
 class ServerThread:
-    """Runs a server in a thread.  As a context manager it returns the server, which listens then, and stops it in good order::
+    """Runs a server in a thread.  As a context manager it returns the listening server, and stops it gracefully::
 
         with ServerThread(Server(layer, endpoints=["tcp:0:interface=127.0.0.1"])) as server:
             print(server.port)
 
-    :param server: not started; once it has ended it may be started again.
+    :param server: a server that is not started; after it has ended it may be started again.
     """
 
     def __init__(self, server: Server) -> None:
@@ -33,16 +33,16 @@ class ServerThread:
         self._error: BaseException | None = None
 
     def start(self) -> None:
-        """Return once it listens.
+        """Start the server; returns once it listens.
 
-        :raises EndpointError: and whatever else :meth:`Server.start` raises.
-        :raises RuntimeError: where it runs already.
+        :raises EndpointError: and other exceptions of :meth:`Server.start`.
+        :raises RuntimeError: where it is already running.
         """
         if self._thread is not None:
             raise RuntimeError("the server has been started already")
         self._error = None
         started = threading.Event()
-        # Should it be forgotten, it does not keep the process alive.
+        # A daemon, so that a thread that is never stopped does not keep the process alive.
         self._thread = threading.Thread(target=self._run, args=(started,), name="greendaphne", daemon=True)
         self._thread.start()
         started.wait()
@@ -50,9 +50,9 @@ class ServerThread:
             self.stop()
 
     def stop(self) -> None:
-        """End in good order and return when that is done; nothing happens where it does not run.
+        """Stop the server gracefully and wait for its end; does nothing where it is not running.
 
-        :raises BaseException: what ended the server early, if anything did.
+        :raises BaseException: the exception that ended the server early, if any.
         """
         if self._thread is None:
             return
@@ -82,13 +82,13 @@ class ServerThread:
             self._error = error
         finally:
             if native:
-                _take_down(get_hub())
+                _destroy_hub(get_hub())
             started.set()
 
 
-def _take_down(hub: Any) -> None:
-    """Leave nothing of this thread's hub behind: gevent itself would keep it for ever when the thread ends."""
-    # Its threads first, while there is a loop to wait for them in; then what else has not ended; then the loop.
+def _destroy_hub(hub: Any) -> None:
+    """Destroy this thread's hub; otherwise gevent would keep it after the thread's end."""
+    # First its threads, because waiting for them needs the loop; then other greenlets; then the loop.
     hub.threadpool.kill()
     hub.join(_AFTERMATH)
     hub.destroy(destroy_loop=True)

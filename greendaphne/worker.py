@@ -1,4 +1,4 @@
-"""Serves plain consumer functions from a channel layer: what a worker process of Channels does, without Django.
+"""Serves plain consumer functions from a channel layer, like a worker process of Channels, but without Django.
 
 ::
 
@@ -7,10 +7,10 @@
 
     Worker(layer, {"http.request": hello}).run()
 
-A consumer is called with one :class:`Message` and may block cooperatively.  What it raises is logged and never ends the worker: an
+A consumer is called with one :class:`Message` and may block cooperatively.  Its exceptions are logged and never end the worker: an
 unanswered request is answered (500, or the status of an ``HTTPError``), a response that has begun is cut off,
 an unanswered handshake is rejected.
-A request that no consumer knows how to answer is the consumers' affair.
+Consumers must answer every request, including requests that they do not know.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from .layers.wake import Wake
 
 logger = logging.getLogger("greendaphne.worker")
 
-#: Seconds for which :meth:`Message.reply` offers a message to a full channel: as long as a server may need under load, and much longer
-#: than it does otherwise.
+#: Seconds for which :meth:`Message.reply` offers a message to a full channel: enough for a server under load, and much longer than it
+#: usually takes.
 REPLY_TIMEOUT = 10.0
-#: Seconds between these offers: the first, and the most it doubles to.
+#: Seconds between these attempts: the first pause, doubled each time up to the last.
 REPLY_FIRST_PAUSE = 0.002
 REPLY_LAST_PAUSE = 0.05
-#: Seconds without a piece of a request body; the server gives the client as long, see :class:`greendaphne.config.Timeouts`.
+#: Seconds without a piece of a request body; equal to the server's limit for the client, see :class:`greendaphne.config.Timeouts`.
 BODY_TIMEOUT = 60.0
-#: Pieces of a body taken ahead of the consumer, each at most :attr:`greendaphne.config.Limits.body_chunk`.
+#: Pieces of a body read ahead of the consumer, each at most :attr:`greendaphne.config.Limits.body_chunk`.
 BODY_PIECES = 8
-#: What :meth:`Message.read_body` takes at most unless it is told otherwise.  A larger body is better read piece by piece.
+#: The default limit of :meth:`Message.read_body`, in bytes.  A larger body is better read piece by piece.
 BODY_LIMIT = 64 * MIB
 
 Consumer = Callable[["Message"], object]
@@ -53,7 +53,7 @@ Consumer = Callable[["Message"], object]
 class Message:
     """One message for a consumer.
 
-    ``channel`` is its full name, ``content`` the dict that was sent, ``layer`` the channel layer, for groups and sends of one's own.
+    ``channel`` is its full name, ``content`` the dict that was sent, ``layer`` the channel layer, for groups and other messages.
     """
 
     __slots__ = ("_reply_timeout", "channel", "content", "layer", "replied")
@@ -72,7 +72,7 @@ class Message:
     def reply(self, content: Mapping[str, Any]) -> None:
         """Send ``content`` to the message's ``reply_channel``; while that is full, wait cooperatively and try again.
 
-        :raises ChannelFull: of the layer, when it was full for :data:`REPLY_TIMEOUT` seconds.
+        :raises ChannelFull: the layer's exception, after the channel was full for :data:`REPLY_TIMEOUT` seconds.
         :raises LookupError: for a message without ``reply_channel``.
         """
         channel = self.content.get("reply_channel")
@@ -98,11 +98,11 @@ class Message:
                     raise
 
     def body(self, timeout: float = BODY_TIMEOUT) -> Iterator[bytes]:
-        """Iterate over the pieces of the request body, also those that follow on ``body_channel``; for one pass.
+        """Iterate over the pieces of the request body, including those on ``body_channel``; only once.
 
         :param timeout: seconds to wait for each piece.
-        :raises ClientDisconnected: the client went away before the end.
-        :raises HTTPError: 408, no piece came in time.
+        :raises ClientDisconnected: the client disconnected before the end.
+        :raises HTTPError: 408, a piece did not arrive in time.
         """
         first = self.content.get("body")
         if first:
@@ -122,7 +122,7 @@ class Message:
                         yield content
                     if not piece.get("more_content"):
                         return
-                    # The consumer's own time does not count.
+                    # The time in which the consumer processes a piece does not count.
                     deadline = time.monotonic() + timeout
         finally:
             reader.close()
@@ -130,8 +130,8 @@ class Message:
     def read_body(self, limit: int = BODY_LIMIT, timeout: float = BODY_TIMEOUT) -> bytes:
         """The whole request body.
 
-        :param limit: bytes, at most :data:`BODY_LIMIT` by default.
-        :raises HTTPError: 413 beyond ``limit``; and what :meth:`body` raises.
+        :param limit: in bytes, :data:`BODY_LIMIT` by default.
+        :raises HTTPError: 413 for a body above ``limit``; also the exceptions of :meth:`body`.
         """
         pieces = []
         size = 0
@@ -152,8 +152,8 @@ def _receive(reader: Reader, deadline: float) -> list[tuple[str, dict[str, Any]]
     return batch
 
 
-#: What the server is told of a consumer that failed: a client without a response gets this one, another's is cut off.  Servers other than
-#: this one ignore it within a response.
+#: Tells the server that a consumer failed: a client without a response gets this one, a response that has begun is cut off.  Other
+#: servers ignore it within a response.
 FAILED: dict[str, Any] = {
     "status": 500,
     "headers": [(b"content-type", b"text/plain; charset=utf-8")],
@@ -163,7 +163,7 @@ FAILED: dict[str, Any] = {
 
 
 def fault(item: Any) -> str | None:
-    """What is wrong with ``item``, received from a layer, where it is no channel name and message."""
+    """The error in ``item``, received from a layer, if it is not a pair of a channel name and a message; otherwise ``None``."""
     if type(item) is not tuple or len(item) != 2:
         return "it is not a pair of a channel name and a message"
     if type(item[0]) is not str:
@@ -176,11 +176,11 @@ class Worker:
 
     :param layer: any ASGI channel layer.
     :param routes: consumers by channel name; a process-specific name ends in ``!`` and stands for all channels below it.
-    :param concurrency: how many messages may be in process at once, each in one of as many greenlets, which last as long as the run.
-        With the default of 1 a consumer that takes its time delays the messages behind it unless there are other workers; with more,
+    :param concurrency: how many messages are processed at the same time, each in one of as many greenlets, which live as long as the run.
+        With the default of 1 a slow consumer delays later messages unless there are other workers; with more,
         messages of one client may overlap.
-    :param force_sync: never wait in the layer, poll it.
-    :param reply_timeout: seconds, see :meth:`Message.reply`.
+    :param force_sync: poll the layer instead of waiting in it.
+    :param reply_timeout: seconds, :data:`REPLY_TIMEOUT` by default; see :meth:`Message.reply`.
     :raises ValueError: without routes, or for a ``concurrency`` below 1.
     """
 
@@ -200,10 +200,12 @@ class Worker:
         self.layer = layer
         self.routes = dict(routes)
         self.concurrency = concurrency
+        #: Whether :meth:`run` logs the channels; of several workers for the same channels one is enough.
+        self.announced = True
         self._tally = tally_of(layer)
         self._force_sync = force_sync
         self._reply_timeout = reply_timeout
-        # Guards _stopping and _wake, which stop() touches from any thread or signal handler.  Everything else belongs to the thread of
+        # Guards _stopping and _wake, which stop() uses from any thread or signal handler.  Everything else belongs to the thread of
         # run().
         self._lock = threading.RLock()
         self._stopping = False
@@ -212,9 +214,9 @@ class Worker:
         self._killed = False
 
     def run(self) -> None:
-        """Work until :meth:`stop`; then finish the messages in process and return.
+        """Work until :meth:`stop`; then finish the current messages and return.
 
-        An exception of the layer ends the run in the same way and is raised.  Where this greenlet is killed or timed out meanwhile,
+        An exception of the layer ends the run in the same way and is raised.  When this greenlet is killed or times out meanwhile,
         the consumers are killed.
         """
         hub = get_hub()
@@ -227,13 +229,14 @@ class Worker:
 
         with self._lock:
             if self._wake is not None:
-                raise RuntimeError("this worker runs already")
+                raise RuntimeError("this worker is already running")
             self._wake = end
             if self._stopping:
                 end()
         self._failure = None
         self._killed = False
-        logger.info("Listening on channels %s", ", ".join(sorted(self.routes)))
+        if self.announced:
+            logger.info("Listening on channels %s", ", ".join(sorted(self.routes)))
         greenlets = [gevent.spawn(self._serve, wake, end) for _ in range(self.concurrency)]
 
         def ended(greenlet: object) -> None:
@@ -258,10 +261,10 @@ class Worker:
             raise self._failure
 
     def stop(self) -> None:
-        """Make :meth:`run`, or the next one, return once the messages in process are finished; from any thread or greenlet.
+        """Make :meth:`run`, or the next one, return after the current messages are finished; from any thread or greenlet.
 
-        A wait for messages ends at once where the layer can end it, and what it has handed over by then is handled; otherwise it may last
-        some seconds more.
+        A wait for messages ends at once where the layer can interrupt it, and messages received by then are processed.  Otherwise the
+        wait may last some seconds more.
         """
         with self._lock:
             self._stopping = True
@@ -278,7 +281,7 @@ class Worker:
                     batch = reader.receive(wake=wake)
                 except Exception as error:  # noqa: BLE001 - raised by run()
                     if is_unreadable(error) and unreadable < LIMIT:
-                        # One message is lost, and the layer is there.
+                        # One message is lost, but the layer works.
                         unreadable += 1
                         self._tally.bad_message(next(iter(self.routes)), describe(error))
                         gevent.sleep(0)
@@ -289,7 +292,7 @@ class Worker:
                 unreadable = 0
                 item: Any
                 for item in batch:
-                    # The usual types cost no call.
+                    # The usual types need no call.
                     if type(item) is tuple and len(item) == 2 and type(item[0]) is str and type(item[1]) is dict:
                         self._handle(item[0], item[1])
                     elif (reason := fault(item)) is not None:
@@ -297,11 +300,11 @@ class Worker:
                     else:
                         self._handle(*item)
                 if acknowledges:
-                    # Redis is told by the next receive.
+                    # The next receive passes this on to Redis.
                     self.layer.acknowledge()
         finally:
             if acknowledges:
-                # A consumer that was killed has not handled its message.
+                # The message of a killed consumer is not processed, so it is not acknowledged.
                 self.layer.release()
                 self.layer.settle()
             reader.close()
@@ -319,7 +322,7 @@ class Worker:
         except HTTPError as error:
             self._fail(message, error.status, error.detail, error.headers)
         except ClientDisconnected:
-            logger.debug("The client of %r went away", message)
+            logger.debug("The client of %r disconnected", message)
         except (Exception, gevent.Timeout, gevent.GreenletExit, SystemExit) as error:  # a consumer's failure is never the worker's
             if self._killed and isinstance(error, gevent.GreenletExit):
                 raise
@@ -327,9 +330,9 @@ class Worker:
             self._fail(message)
 
     def _fail(self, message: Message, status: int = 500, detail: str = "Internal Server Error", headers: Headers = ()) -> None:
-        """Answer for a consumer that failed before it did, or have the server cut its response off.
+        """Answer a request whose consumer failed, or make the server cut off its response.
 
-        The server ignores what comes after a complete response, and so does any other server than this one within a response.
+        The server ignores messages after a complete response.  Other servers ignore the answer within a response, too.
         """
         channel = message.content.get("reply_channel")
         if not channel or not isinstance(channel, str):

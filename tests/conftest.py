@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -26,6 +27,13 @@ def no_hub_stays() -> Iterator[None]:
     hub = get_hub_if_exists()
     if hub is not None:
         hub.destroy(destroy_loop=True)
+
+
+@pytest.fixture(autouse=True)
+def signals_are_not_blocked() -> Iterator[None]:
+    """A test that left signals blocked would pass that on to each process that later tests start."""
+    yield
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
-"""A server beside the greenlets of an application, in a process that gevent has patched."""
-# ruff: noqa: E402 - before anything is imported that it replaces
+"""A server together with other greenlets of an application, in a process that gevent has patched."""
+# ruff: noqa: E402 - patched before other imports
 
 from gevent import monkey
 

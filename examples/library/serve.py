@@ -1,4 +1,4 @@
-"""A server as the only job of a process: it says where it listens, and serves until SIGTERM or SIGINT."""
+"""A server as the only task of a process: it prints its URL, and serves until SIGTERM or SIGINT."""
 
 from greendaphne import Server
 from greendaphne.config import Timeouts

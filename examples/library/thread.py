@@ -1,4 +1,4 @@
-"""A server in a thread of its own, in a process that is not patched."""
+"""A server in a separate thread, in a process that is not patched."""
 
 import urllib.request
 
@@ -16,5 +16,5 @@ layer = MemoryChannelLayer()
 layer.routes = {"http.request": hello}
 
 with ServerThread(Server(layer, endpoints=["tcp:0:interface=127.0.0.1"], inline_workers=1)) as server:
-    # This thread may block as it likes.
+    # This thread may block.
     print(urllib.request.urlopen(f"http://127.0.0.1:{server.port}/").read().decode())

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Run the chat site of ``../chat`` as a deployment on this machine: Redis, two servers and three workers, until Ctrl-C.
 
-The processes are those that a process manager would run; see README.rst.  What they print goes to this terminal.
+The processes are those that a process manager would run; see README.rst.  Their output goes to this terminal.
 """
 
 import argparse
@@ -19,13 +19,13 @@ WORKERS = 3
 #: Seconds for Redis and each server to start, and for each process to end before it is killed; a server gives open requests 30 seconds.
 START_LIMIT = 10
 END_LIMIT = 40
-#: The longest path that a UNIX socket may have on Linux.
+#: The longest path of a UNIX socket on Linux, in bytes.
 SOCKET_PATH_LIMIT = 107
 
 
 def main():
     parser = argparse.ArgumentParser(description="Run the chat site on Redis with two servers and three workers.")
-    parser.add_argument("--directory", type=Path, default=Path("parlour-data"), help="where the database and the uploads are kept")
+    parser.add_argument("--directory", type=Path, default=Path("parlour-data"), help="directory for the database and the uploads")
     parser.add_argument("--ports", type=int, nargs=2, default=[8000, 8001], help="the ports of the two servers")
     options = parser.parse_args()
     redis_server = shutil.which("redis-server")
@@ -42,10 +42,10 @@ def main():
         CHAT_DATABASE=f"{directory}/chat.sqlite3",
         CHAT_MEDIA=f"{directory}/media",
     )
-    # From here on a signal ends the processes, whatever this script is at.
+    # From here on a signal ends the processes, whatever this script is doing.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: sys.exit(0))
-    # In the order in which they are started; they end in the opposite one.
+    # In the order of their start; they are ended in reverse order.
     processes = {}
     try:
         redis = [redis_server, "--port", "0", "--unixsocket", str(redis_socket), "--save", "", "--loglevel", "warning"]
@@ -60,7 +60,7 @@ def main():
             start(processes, f"server {number}", [sys.executable, "-m", "greendaphne", "-p", str(port), "chat.asgi:channel_layer"])
             wait_for(socket.AF_INET, ("127.0.0.1", port), processes[f"server {number}"])
         first, second = options.ports
-        # Two names of one machine, so that a browser may be logged in as somebody else at each.
+        # Two names of one machine, so that a browser can be logged in as a different user at each.
         print(f"Open http://127.0.0.1:{first}/ and http://localhost:{second}/; Ctrl-C ends it.")
         while True:
             print(f"redis-server is process {processes['redis-server'].pid}.", flush=True)
@@ -69,7 +69,7 @@ def main():
                     if process.poll() is not None:
                         sys.exit(f"{name} has ended with code {process.returncode}.")
                 time.sleep(0.2)
-            print("redis-server has ended and is started again.", flush=True)
+            print("redis-server has ended and is restarted.", flush=True)
             start(processes, "redis-server", redis)
             time.sleep(1)
     finally:
@@ -78,7 +78,7 @@ def main():
 
 
 def start(processes, name, command):
-    # In a session of its own: Ctrl-C reaches this script alone, which ends the others in good order.
+    # In its own session: Ctrl-C reaches only this script, which ends the others gracefully.
     processes[name] = subprocess.Popen(command, cwd=SITE, start_new_session=True)
 
 

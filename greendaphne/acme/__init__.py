@@ -1,12 +1,12 @@
-"""Certificates from an authority that speaks ACME (RFC 8555), such as Let's Encrypt: the endpoint kinds ``le:``, ``lets:`` and ``acme:``.
+"""Certificates from an authority with ACME (RFC 8555), such as Let's Encrypt: the endpoint kinds ``le:``, ``lets:`` and ``acme:``.
 
-A directory holds one PEM file for each host name; an empty file means "please issue".  What has to be known of names stands in
-:mod:`.names`, of files in :mod:`.store`, of times in :mod:`.schedule`.  :mod:`.authority` speaks the protocol and :mod:`.issuing` makes one
-certificate with it; both block, and run in a native thread.  :mod:`.manager` has a greenlet for each directory that decides what to do and
-when, :mod:`.contexts` serves certificates and challenges, :mod:`.service` is what a server has of all this, and ``python -m
-greendaphne.acme`` is for the operator.
+A directory holds one PEM file per host name; an empty file requests a certificate.  :mod:`.names` has the rules of host names,
+:mod:`.store` of files, :mod:`.schedule` of times.  :mod:`.authority` implements the protocol, and :mod:`.issuing` obtains one certificate
+with it; the calls of both block and run in a native thread.  :mod:`.manager` has a greenlet per directory that decides when to issue
+and renew, :mod:`.contexts` serves certificates and challenges, :mod:`.service` is the server's interface to the package, and ``python -m
+greendaphne.acme`` is the operator's command.
 
-certbot's ``acme`` is imported by :mod:`.authority` alone, and only where an endpoint needs it.
+Only :mod:`.authority` imports certbot's ``acme``, and only when an endpoint needs it.
 """
 
 from __future__ import annotations

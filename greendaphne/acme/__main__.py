@@ -1,7 +1,7 @@
-"""What an operator does by hand with a directory of certificates: ``python -m greendaphne.acme``.
+"""The operator's command for a directory of certificates: ``python -m greendaphne.acme``.
 
-``issue`` and ``renew`` leave a wish in the directory, which the server that serves from it fulfils within a second or two; challenges are
-answered there and nowhere else.  ``revoke`` speaks with the authority itself.
+``issue`` and ``renew`` write a request into the directory.  The server that serves from it fulfils the request within a second or two,
+because only that server can answer challenges.  ``revoke`` contacts the authority itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .status import date, statuses
 from .store import Store
 
 USAGE: Final = """\
-Certificates from an authority: look at a directory, ask for new ones, revoke.
+Certificates from an authority: show the state of a directory, request, renew, revoke.
 
 Usage:
   greendaphne.acme status DIRECTORY
@@ -32,21 +32,22 @@ Usage:
   greendaphne.acme revoke [--reason=WORD] [--authority=URL] [--acme-ca=FILE] [--no-renewal] DIRECTORY NAME
   greendaphne.acme (-h | --help)
 
-status shows every host name with the end of its certificate and the next renewal, and exits with 1 where one is in danger.
-issue has the running server obtain certificates for further names.
-renew has it replace certificates now that would do for longer.
-revoke declares a certificate invalid and has the server replace it.
+status shows the end of every host's certificate and its next renewal, and exits with 1 when one is in danger.
+issue makes the running server obtain certificates for the given names.
+renew makes the running server replace certificates before they are due.
+revoke revokes a certificate and makes the running server replace it.
 
 Options:
   --reason=WORD     unspecified, keyCompromise, affiliationChanged, superseded or cessationOfOperation
                     [default: unspecified]
-  --authority=URL   The directory URL of the authority that issued it; known for what this server obtained.
-  --acme-ca=FILE    Trust the authorities in this PEM file, and no others, for HTTPS to it; by default
+  --authority=URL   The directory URL of the authority that issued the certificate; only needed for
+                    certificates that this server did not obtain.
+  --acme-ca=FILE    Trust only the authorities in this PEM file for HTTPS to the authority; by default
                     those that the server trusts.
-  --no-renewal      Do not have the certificate replaced.
+  --no-renewal      Do not replace the certificate.
 """
 
-#: RFC 5280 section 5.3.1, those that a holder may give.
+#: The reasons of RFC 5280 section 5.3.1 that a certificate's holder may give.
 REASONS: Final = {"unspecified": 0, "keyCompromise": 1, "affiliationChanged": 3, "superseded": 4, "cessationOfOperation": 5}
 
 EXIT_FAILURE: Final = 1
@@ -54,7 +55,7 @@ EXIT_USAGE: Final = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; what is wrong is one line on standard error."""
+    """Run the command and return its exit code; an error is one line on standard error."""
     try:
         arguments: dict[str, Any] = docopt.docopt(USAGE, list(sys.argv[1:] if argv is None else argv))
     except docopt.DocoptExit as error:
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def issue(store: Store, names: Sequence[str]) -> None:
-    """Make an empty file for every host that has none, and print what that means."""
+    """Make an empty file for every host without a file, and print the result."""
     made = store.ensure(names)
     entries = store.scan().entries
     for name in names:
@@ -96,16 +97,16 @@ def issue(store: Store, names: Sequence[str]) -> None:
         elif entry.problem is not None:
             print(f"{name}: nothing was done: {entry.problem}; correct the file or empty it")
         elif entry.certificate is None:
-            print(f"{name}: had been asked for already, and the certificate has not come yet; see status")
+            print(f"{name}: had been asked for already, and the certificate is not there yet; see status")
         else:
             until = date(entry.certificate.not_after)
             print(f"{name}: has a certificate that is valid until {until}; nothing was done, and renew replaces it")
 
 
 def renew(store: Store, names: Sequence[str]) -> None:
-    """Have the server replace the certificates of ``names``, and print what that means."""
+    """Make the server replace the certificates of ``names``, and print the result."""
     for name in names:
-        # All before the first, so that a mistake changes nothing.
+        # Check all names first, so that a wrong name changes nothing.
         _path(store, name)
     entries = store.scan().entries
     for name in names:
@@ -124,7 +125,7 @@ def _print_renewal(store: Store, name: str) -> None:
 
 
 def show(store: Store) -> int:
-    """Print how every host stands; returns 1 where one is in danger."""
+    """Print the state of every host; returns 1 when one is in danger."""
     snapshot, state = store.scan(), store.state()
     found = statuses(snapshot, state, time.time())
     width = max([len(status.host) for status in found], default=0)
@@ -146,9 +147,9 @@ def show(store: Store) -> int:
 
 
 def revoke(store: Store, host: str, arguments: dict[str, Any]) -> None:
-    """Revoke the certificate of ``host`` and ask for another.
+    """Revoke the certificate of ``host`` and request a new one.
 
-    It is its own key that signs (RFC 8555 section 7.6): that works for any certificate, whatever has become of the account.
+    The certificate's own key signs the request (RFC 8555 section 7.6), so this works whatever the state of the account.
     """
     reason = REASONS.get(arguments["--reason"])
     if reason is None:
@@ -160,7 +161,7 @@ def revoke(store: Store, host: str, arguments: dict[str, Any]) -> None:
     record = state.records.get(host)
     url = arguments["--authority"] or (record.authority if record is not None else "")
     if not url:
-        raise AcmeError(f"It is not known which authority issued the certificate in {path}; say it with --authority")
+        raise AcmeError(f"The authority that issued the certificate in {path} is unknown; name it with --authority")
     from .authority import Authority
     from .endpoints import directory_url
 
@@ -179,7 +180,7 @@ def revoke(store: Store, host: str, arguments: dict[str, Any]) -> None:
         authority.close()
     print(f"{host}: {url} has revoked the certificate {credentials.certificate.serial_number:x} ({arguments['--reason']})")
     if arguments["--no-renewal"]:
-        print(f"{host}: the server goes on serving it until {path} is replaced or removed")
+        print(f"{host}: the server continues to serve it until {path} is replaced or removed")
     else:
         store.ask_for_renewal(host)
         _print_renewal(store, host)

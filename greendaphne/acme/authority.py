@@ -1,9 +1,8 @@
-"""The ACME protocol (RFC 8555) as its client, on certbot's ``acme`` for signed requests, nonces, problem documents and key objects.
+"""The client side of the ACME protocol (RFC 8555).  certbot's ``acme`` does signed requests, nonces, problem documents and key objects.
 
-:class:`Authority` has one method for each request, none of which waits for anything but the network.  Each blocks, for as long as pieces
-of an answer come within :data:`READ_TIMEOUT` and its body within :data:`TOTAL_TIMEOUT` seconds, and raises :class:`AuthorityError`, whose
-text is one line and never more than the authority's own words.  What comes from the authority is checked for its type and size before it
-is used.
+:class:`Authority` has one method per request; each waits for the network only.  Each method blocks while pieces of the answer arrive within
+:data:`READ_TIMEOUT` and its body within :data:`TOTAL_TIMEOUT` seconds.  It raises :class:`AuthorityError`, whose text is one line of
+bounded length.  Type and size of all data from the authority are checked before use.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ from .. import __version__
 from ..net.tls.pem import NO_EXTENSION, PrivateKey
 from .options import AcmeError, AcmeOptions
 
-#: Seconds to connect, and between two pieces of an answer.
+#: Seconds for the connection, and between two pieces of an answer.
 CONNECT_TIMEOUT: Final = 10.0
 READ_TIMEOUT: Final = 30.0
-#: Seconds for the body of an answer, and its largest size in bytes: a long chain takes 20 KiB.
+#: Seconds for the body of an answer, and its maximum size in bytes: a long chain takes 20 KiB.
 TOTAL_TIMEOUT: Final = 60.0
 MAX_ANSWER: Final = 1024 * 1024
-#: How many times a request is made whose nonce is refused.  acme makes it twice, which is too few behind several servers that do not
-#: know one another's nonces.
+#: Attempts for a request whose nonce is refused.  acme makes two, which is too few for an authority of several servers that do not share
+#: their nonces.
 NONCE_TRIES: Final = 6
-#: The longest text of an authority's that is passed on, in characters.
+#: The longest text from an authority that is passed on, in characters.
 _MAX_TEXT: Final = 500
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
-#: The problems (RFC 8555 section 6.7) that are the authority's own and pass by themselves.
+#: The problems (RFC 8555 section 6.7) that are temporary faults of the authority.
 _OUTAGES: Final = frozenset({"serverInternal", "badNonce"})
 
 #: Signature algorithms of account keys by the size of their curve (RFC 7518 section 3.4).
@@ -53,11 +52,11 @@ _CURVES: Final = {256: ES256, 384: ES384, 521: ES512}
 
 
 class AuthorityError(AcmeError):
-    """The authority refused, could not be reached, or answered nonsense.
+    """The authority refused, was unreachable, or sent an invalid answer.
 
     :param code: the kind of problem without its URN, such as ``rateLimited``; empty where there is none.
-    :param outage: whether the authority is out of reach or out of order.
-    :param retry_after: seconds that it asks to be left alone for, where it does.
+    :param outage: whether the authority is unreachable or out of order.
+    :param retry_after: seconds that the authority asks the client to wait, where it does.
     """
 
     def __init__(self, text: str, *, code: str = "", outage: bool = False, retry_after: float | None = None) -> None:
@@ -68,7 +67,7 @@ class AuthorityError(AcmeError):
 
 
 class Answer(NamedTuple):
-    """A JSON object, the URL of what it describes, and seconds until it is worth asking again."""
+    """A JSON object, the URL of the object that it describes, and the seconds until the next request is useful."""
 
     content: dict[str, Any]
     url: str
@@ -76,7 +75,7 @@ class Answer(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """When the authority suggests to renew (RFC 9773 section 4.2); times are seconds since the epoch, ``ask_again`` is a duration."""
+    """The suggested time of a renewal (RFC 9773 section 4.2); times are seconds since the epoch, ``ask_again`` is a duration."""
 
     start: float
     end: float
@@ -85,7 +84,7 @@ class Renewal(NamedTuple):
 
 
 class _Payload(JSONDeSerializable):
-    """A JSON object to send; acme takes an empty one of its own for no content at all."""
+    """A JSON object to send; acme sends its own empty object as no content at all."""
 
     def __init__(self, content: dict[str, Any]) -> None:
         self._content = content
@@ -99,7 +98,7 @@ class _Payload(JSONDeSerializable):
 
 
 class _Network(client.ClientNetwork):
-    """acme's requests, with bounds, and with what it does not tell: the ``Retry-After`` of an answer that is an error."""
+    """acme's requests with limits; also keeps the last answer, because acme does not pass on ``Retry-After`` of errors."""
 
     last: requests.Response | None = None
 
@@ -107,7 +106,7 @@ class _Network(client.ClientNetwork):
         if not url.startswith("https://"):
             raise errors.ClientError(f"{url!r} is not https")
         self.last = None
-        # They could lead elsewhere, such as to plain HTTP, and a signature is for one URL (RFC 8555 section 6.4).
+        # A redirect could lead to plain HTTP, and a signature is for one URL (RFC 8555 section 6.4).
         kwargs["allow_redirects"] = False
         kwargs["timeout"] = (CONNECT_TIMEOUT, READ_TIMEOUT)
         kwargs["hooks"] = {"response": _read_bounded}
@@ -123,13 +122,13 @@ class _Network(client.ClientNetwork):
             except messages.Error as error:
                 if error.code != "badNonce" or not left:
                     raise
-                # Those of the same time are likely to be refused as well.
+                # Other nonces of the same age are likely to be refused as well.
                 self._nonces.clear()
         raise AssertionError("not reached")
 
 
 def _read_bounded(response: requests.Response, *args: Any, **kwargs: Any) -> None:
-    """Read the body before requests does it, which knows no limits."""
+    """Read the body within limits; requests itself has none."""
     deadline = monotonic() + TOTAL_TIMEOUT
     body = bytearray()
     for piece in response.iter_content(16 * 1024):
@@ -146,29 +145,29 @@ def _read_bounded(response: requests.Response, *args: Any, **kwargs: Any) -> Non
 class Authority:
     """One ACME server and an account there.
 
-    :meth:`connect` comes first and :meth:`sign_in` before everything that changes something.
+    :meth:`connect` must be called first, and :meth:`sign_in` before every method that changes something.
 
-    :param url: the directory's.
+    :param url: the authority's directory URL.
     """
 
     def __init__(self, url: str, key: PrivateKey, options: AcmeOptions) -> None:
         self.url = url
         self._options = options
         self._key = _jwk(key)
-        # acme's annotation says bool; requests takes a file of authorities just as well, and that is what it is given to.
+        # acme annotates a bool, but passes the value to requests, which also accepts a file of authorities.
         verify: Any = options.ca or True
         algorithm = _CURVES[key.curve.key_size] if isinstance(key, ec.EllipticCurvePrivateKey) else RS256
         self._network = _Network(self._key, alg=algorithm, verify_ssl=verify, user_agent=f"greendaphne/{__version__} acme-python")
         self._directory: messages.Directory | None = None
-        #: Where the terms of service are, empty where there are none.
+        #: The URL of the terms of service, empty where there are none.
         self.terms_of_service = ""
 
     def close(self) -> None:
-        """Close the connections, in the thread that made them."""
+        """Close the connections; call it in the thread that made them."""
         session = self._network.session
         for adapter in session.adapters.values():
             if isinstance(adapter, HTTPAdapter):
-                # urllib3 leaves that to the garbage collector, which comes when it likes and in any thread.
+                # urllib3 leaves this to the garbage collector, which may run late and in another thread.
                 for manager in (adapter.poolmanager, *adapter.proxy_manager.values()):
                     for key in manager.pools.keys():  # noqa: SIM118 - it cannot be iterated itself
                         manager.pools[key].close()
@@ -176,35 +175,38 @@ class Authority:
 
     @property
     def directory(self) -> messages.Directory:
-        """What the authority offers."""
+        """The authority's directory of URLs."""
         if self._directory is None:
             raise RuntimeError("connect() was not called")
         return self._directory
 
     def connect(self) -> None:
-        """Get the directory."""
+        """Fetch the directory.
+
+        :raises AuthorityError: as all methods that send a request.
+        """
         with self._translated():
             content = self._network.get(self.url).json()
             missing = [name for name in ("newNonce", "newAccount", "newOrder") if not isinstance(content.get(name), str)]
             if missing:
-                raise AuthorityError(f"{self.url} is no ACME directory: it lacks {', '.join(missing)}", outage=True)
+                raise AuthorityError(f"{self.url} is not an ACME directory: it lacks {', '.join(missing)}", outage=True)
             meta = content.get("meta")
             terms = meta.get("termsOfService") if isinstance(meta, dict) else None
             self.terms_of_service = one_line(terms) if isinstance(terms, str) else ""
             self._directory = messages.Directory.from_json(content)
 
     def thumbprint(self) -> str:
-        """The account key's (RFC 7638), which goes into the answers to challenges."""
+        """The account key's thumbprint (RFC 7638), a part of the answers to challenges."""
         return b64encode(self._key.thumbprint()).decode()
 
     def key_authorization(self, token: str) -> str:
-        """RFC 8555 section 8.1."""
+        """The key authorization for ``token`` (RFC 8555 section 8.1)."""
         return f"{token}.{self.thumbprint()}"
 
     def sign_in(self, saved: dict[str, str]) -> dict[str, str]:
-        """Use the account that ``saved`` describes, or find or make one; returns what to save.
+        """Use the account that ``saved`` describes, or find or create one; returns the value to save.
 
-        The options are as the last account was made with, or the account is changed.
+        The saved account is used while its options are unchanged; otherwise the account is updated.
         """
         identity = {
             "directory": self.url,
@@ -230,7 +232,7 @@ class Authority:
             url = self._link(response.headers.get("Location"))
             self._use(url)
             if response.status_code == 200 and response.json().get("contact", []) != contact:
-                # It was there already, and what was sent about it is ignored then (RFC 8555 section 7.3.1).
+                # The account existed, and the authority ignored the contact in the request (RFC 8555 section 7.3.1).
                 self._post(url, {"contact": contact})
         return {**identity, "url": url}
 
@@ -240,7 +242,7 @@ class Authority:
     def new_order(self, host: str, replaces: x509.Certificate | None = None) -> Answer:
         """Order a certificate for ``host``.
 
-        :param replaces: the certificate that it is to replace, where this authority issued that (RFC 9773 section 5).
+        :param replaces: the certificate to be replaced, if this authority issued it (RFC 9773 section 5).
         """
         order: dict[str, Any] = {"identifiers": [{"type": "dns", "value": host}]}
         identifier = None if replaces is None or "renewalInfo" not in self.directory._jobj else certificate_identifier(replaces)
@@ -249,23 +251,23 @@ class Authority:
                 try:
                     return self._answer(self._post(self.directory["newOrder"], {**order, "replaces": identifier}))
                 except (messages.Error, errors.ConflictError) as error:
-                    # Somebody has replaced it already, or the authority has never seen it.
+                    # The certificate is already replaced, or unknown to the authority.
                     if not isinstance(error, errors.ConflictError) and error.typ.rpartition(":")[2] not in ("alreadyReplaced", "malformed"):
                         raise
             return self._answer(self._post(self.directory["newOrder"], order))
 
     def fetch(self, url: str) -> Answer:
-        """Look at an order or an authorization."""
+        """Fetch an order or an authorization."""
         with self._translated():
             return self._answer(self._post(url, None), url)
 
     def accept(self, url: str) -> None:
-        """Tell the authority that the challenge ``url`` can be checked now."""
+        """Tell the authority that it can check the challenge ``url``."""
         with self._translated():
             self._post(url, {})
 
     def finalize(self, url: str, request: x509.CertificateSigningRequest) -> Answer:
-        """Hand in the request for the certificate."""
+        """Submit the certificate signing request."""
         with self._translated():
             csr = b64encode(request.public_bytes(Encoding.DER)).decode()
             return self._answer(self._post(url, {"csr": csr}))
@@ -278,14 +280,14 @@ class Authority:
     def revoke(self, certificate: x509.Certificate, reason: int) -> None:
         """Revoke ``certificate``.
 
-        :param reason: RFC 5280 section 5.3.1.
+        :param reason: a number of RFC 5280 section 5.3.1.
         """
         with self._translated():
             content = b64encode(certificate.public_bytes(Encoding.DER)).decode()
             self._post(self.directory["revokeCert"], {"certificate": content, "reason": reason})
 
     def renewal(self, certificate: x509.Certificate) -> Renewal | None:
-        """When to renew ``certificate``; ``None`` where the authority has no opinion."""
+        """The suggested time to renew ``certificate``; ``None`` where the authority makes no suggestion."""
         base = self.directory._jobj.get("renewalInfo")
         identifier = certificate_identifier(certificate)
         if not isinstance(base, str) or identifier is None:
@@ -307,7 +309,7 @@ class Authority:
     def _answer(self, response: requests.Response, url: str = "") -> Answer:
         content = response.json()
         if not isinstance(content, dict):
-            raise ValueError("an answer is no object")
+            raise ValueError("an answer is not an object")
         return Answer(content, url or self._link(response.headers.get("Location", "")), retry_after(response.headers.get("Retry-After")))
 
     @staticmethod
@@ -316,7 +318,7 @@ class Authority:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Make :class:`AuthorityError` of everything that goes wrong."""
+        """Turn every error into an :class:`AuthorityError`."""
         try:
             yield
         except AuthorityError:
@@ -330,10 +332,10 @@ class Authority:
             if isinstance(response, requests.Response):
                 text = f"{response.url} answered {response.status_code} {response.reason}"
             else:
-                text = f"{self.url} answered nonsense: {error}"
+                text = f"{self.url} sent an invalid answer: {error}"
             raise AuthorityError(text, outage=True, retry_after=self._retry_after()) from None
-        except Exception as error:  # noqa: BLE001 - the libraries raise whatever an answer that is wrong brings them to
-            raise AuthorityError(f"{self.url} answered nonsense: {type(error).__name__}: {error}", outage=True) from None
+        except Exception as error:  # noqa: BLE001 - the libraries raise many types for an invalid answer
+            raise AuthorityError(f"{self.url} sent an invalid answer: {type(error).__name__}: {error}", outage=True) from None
 
     def _refused(self, error: messages.Error) -> AuthorityError:
         code = str(error.typ).rpartition(":")[2]
@@ -354,7 +356,7 @@ def _jwk(key: PrivateKey) -> Any:
 
 
 def problem(content: Any) -> str:
-    """A problem document (RFC 7807, RFC 8555 section 6.7) in one line."""
+    """A problem document (RFC 7807, RFC 8555 section 6.7) as one line."""
     if not isinstance(content, dict):
         return "no reason was given"
     kind = str(content.get("type") or "about:blank").rpartition(":")[2]
@@ -366,13 +368,13 @@ def problem(content: Any) -> str:
 
 
 def one_line(text: str) -> str:
-    """``text`` as it can be logged: one line, not too long."""
+    """``text`` for the log: one line of bounded length."""
     text = _CONTROLS.sub(" ", text).strip()
     return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + " …"
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds from a ``Retry-After`` field (RFC 9110 section 10.2.3), at least 0; ``None`` where there is none that makes sense."""
+    """Seconds from a ``Retry-After`` field (RFC 9110 section 10.2.3), at least 0; ``None`` for a missing or invalid one."""
     if not value:
         return None
     value = value.strip()
@@ -385,7 +387,7 @@ def retry_after(value: str | None) -> float | None:
 
 
 def certificate_identifier(certificate: x509.Certificate) -> str | None:
-    """How a certificate is called in RFC 9773 section 4.1; ``None`` for one that does not name its issuer's key."""
+    """The identifier of a certificate (RFC 9773 section 4.1); ``None`` for a certificate without its issuer's key identifier."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
     except NO_EXTENSION:
@@ -394,20 +396,20 @@ def certificate_identifier(certificate: x509.Certificate) -> str | None:
     if key is None:
         return None
     serial = certificate.serial_number
-    # The contents of the DER INTEGER: a first bit that is set would make it negative.
+    # The content of the DER INTEGER, with a leading zero byte where the first bit is set, because that is the sign.
     number = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
     return f"{b64encode(key).decode()}.{b64encode(number).decode()}"
 
 
 def _timestamp(text: str) -> float:
-    # RFC 3339, of which Python 3.10 reads neither Z nor most fractions.
+    # RFC 3339.  Python 3.10 does not read Z and most fractions.
     text = re.sub(r"\.\d+", "", text)
     moment = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith(("Z", "z")) else text)
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def _innermost(error: BaseException) -> str:
-    """What was at the bottom of an exception of requests, whose own text is a nest of representations."""
+    """The text of an exception's root cause; requests' own text is a nest of representations."""
     seen = error
     for _ in range(10):
         args = [item for item in seen.args if isinstance(item, BaseException)]

@@ -1,8 +1,8 @@
-"""The challenges that are open, as files that every process of the server can answer from.
+"""The open challenges, as files from which every process of the server can answer.
 
-An authority connects to whichever process accepts, not to the one that asked for the certificate.  So what proves control of a host lies
-in ``.acme/challenges`` for as long as it is needed: the text for HTTP-01 (RFC 8555 section 8.3), key and certificate for TLS-ALPN-01 (RFC
-8737).  acme 5 no longer makes that certificate, so it is made here.
+An authority connects to any of the processes, not only to the one that requests the certificate.  So the proofs of control are in
+``.acme/challenges`` while they are needed: the text for HTTP-01 (RFC 8555 section 8.3), key and certificate for TLS-ALPN-01 (RFC
+8737).  acme 5 no longer creates that certificate, so this module does.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from .names import SUFFIX
 from .options import HTTP_01, TLS_ALPN_01, AcmeError
 from .store import Store, private_bytes
 
-#: RFC 8555 section 8.3.
+#: The path of HTTP-01 challenges (RFC 8555 section 8.3).
 HTTP_PREFIX: Final = b"/.well-known/acme-challenge/"
 
 _DIRECTORY: Final = "challenges"
-#: RFC 8555 section 8.3: base64url.  At least 128 bits; the upper bound keeps it a file name.
+#: RFC 8555 section 8.3: base64url of at least 128 bits.  The upper bound keeps a token usable as a file name.
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,200}", re.ASCII)
 #: id-pe-acmeIdentifier (RFC 8737 section 3).
 _ACME_IDENTIFIER: Final = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
-#: A challenge's certificate is of no use beyond the challenge.
+#: A challenge's certificate is not needed after the challenge.
 _LIFETIME: Final = timedelta(days=1)
 _BACKDATE: Final = timedelta(hours=1)
-#: The longest text of a challenge, in bytes: a token, a point and a digest.
+#: The longest text of a challenge, in bytes: a token, a full stop and a digest.
 _MAX_TEXT: Final = 1024
 
 
@@ -46,11 +46,11 @@ class Challenges:
         self.path = os.path.join(store.private, _DIRECTORY)
 
     def offer(self, kind: str, host: str, token: str, key_authorization: str) -> None:
-        """Answer a challenge from now on.
+        """Start to answer a challenge.
 
         :param kind: ``http-01`` or ``tls-alpn-01``.
         :param key_authorization: see RFC 8555 section 8.1.
-        :raises AcmeError: where that cannot be written.
+        :raises AcmeError: where the file cannot be written.
         """
         path = self._path(kind, host, token)
         try:
@@ -60,11 +60,11 @@ class Challenges:
         self._store.write(path, key_authorization.encode() if kind == HTTP_01 else challenge_certificate(host, key_authorization))
 
     def withdraw(self, kind: str, host: str, token: str) -> None:
-        """Answer it no longer."""
+        """Stop answering the challenge."""
         _remove(self._path(kind, host, token))
 
     def clear(self) -> None:
-        """Withdraw all, as those are that a process left behind when it was killed."""
+        """Withdraw all challenges; a process that was killed may have left some."""
         for name in self._names():
             _remove(os.path.join(self.path, name))
 
@@ -80,7 +80,7 @@ class Challenges:
             return []
 
     def text(self, token: str) -> bytes | None:
-        """The answer to the HTTP-01 challenge ``token``, which comes from a stranger; ``None`` where there is none."""
+        """The answer to the HTTP-01 challenge ``token``, which is untrusted; ``None`` for an unknown one."""
         if not _TOKEN.fullmatch(token):
             return None
         try:
@@ -94,12 +94,12 @@ class Challenges:
         return any(name.startswith(TLS_ALPN_01) for name in self._names())
 
     def certificate_path(self, host: str) -> str:
-        """Where key and certificate for the TLS-ALPN-01 challenge of ``host`` are, if there is one; ``host`` must be checked."""
+        """The path of key and certificate for a TLS-ALPN-01 challenge of ``host``, if there is one; ``host`` must be validated."""
         return os.path.join(self.path, f"{TLS_ALPN_01}.{host}{SUFFIX}")
 
 
 def challenge_certificate(host: str, key_authorization: str) -> bytes:
-    """A key and the self-signed certificate that answers a TLS-ALPN-01 challenge (RFC 8737 section 3), as PEM."""
+    """Create the key and the self-signed certificate that answer a TLS-ALPN-01 challenge (RFC 8737 section 3), as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ACME challenge")])
     now = datetime.now(timezone.utc)

@@ -1,8 +1,8 @@
 """Certificates from a directory that an authority fills, and the answers to TLS-ALPN-01 challenges on the same port.
 
-A client gets ``<host>.pem`` or ``DEFAULT.pem`` as with ``txsni:``, and is refused where there is neither, which is also how it goes for a
-host whose certificate is still to come.  While a challenge is open, the ClientHello is looked at before OpenSSL sees it: an ALPN callback
-would come too late to change between ECDSA and RSA on TLS 1.2.
+A client gets ``<host>.pem`` or ``DEFAULT.pem`` as with ``txsni:``.  Without either file, for example before the first certificate is
+issued, the handshake is refused.  While a challenge is open, the ClientHello is inspected before OpenSSL reads it, because an ALPN callback
+is too late for a change between ECDSA and RSA on TLS 1.2.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from .store import Store
 
 logger = logging.getLogger(__name__)
 
-#: The list of protocols in a challenge's ClientHello, which has this one and no other (RFC 8737 section 3, RFC 7301 section 3.1).
+#: The list of protocols in a challenge's ClientHello, which contains only this one (RFC 8737 section 3, RFC 7301 section 3.1).
 _PROTOCOLS: Final = b"\x00" + bytes([len(ACME_TLS) + 1, len(ACME_TLS)]) + ACME_TLS.encode()
-#: The longest first record, in bytes with its head (RFC 8446 section 5.1).
+#: The longest first record, in bytes, including its header (RFC 8446 section 5.1).
 _MAX_HELLO: Final = 5 + 16 * 1024
 #: The type of that record.
 _HANDSHAKE: Final = b"\x16"
-#: Seconds between two looks at a ClientHello that has not arrived whole, which double up to the second.  What was looked at stays in the
-#: socket and keeps it readable, so there is nothing to wait for.
+#: Seconds between two checks of an incomplete ClientHello; doubled up to the second value.  The bytes are left in the socket, which
+#: therefore stays readable, so there is no event to wait for.
 _LOOK_AGAIN: Final = 0.01
 _LOOK_SELDOM: Final = 0.5
 
 
 class AcmeContexts(HostDirectory):
-    """The certificates of one endpoint that obtains them itself.
+    """The certificates of one endpoint that obtains them from an authority.
 
-    :param directory: where they are.
+    :param directory: the directory of the certificates.
     :param authority: the directory URL of the ACME server.
     """
 
@@ -61,7 +61,7 @@ class AcmeContexts(HostDirectory):
 
     def for_connection(self, sock: _socket.socket, deadline: float) -> SSL.Context:
         if self.challenges.tls_pending() and _PROTOCOLS in _client_hello(sock, deadline):
-            # A new one each time: challenges are few, and this one is gone in a minute.
+            # A new context each time: challenges are few and last less than a minute.
             self._challenge_contexts.load()
             return self._challenge_contexts.front()
         return self.front()
@@ -70,22 +70,22 @@ class AcmeContexts(HostDirectory):
         super().write_lines()
         self._challenge_contexts.write_lines()
 
-    def _tell_validity(self, certificate: x509.Certificate, path: str) -> None:
-        # The manager reports what it renews, with the reason why it could not be renewed.
+    def _queue_validity(self, certificate: x509.Certificate, path: str) -> None:
+        # The manager reports the certificates that it renews, together with the reason of a failed renewal.
         try:
             managed = host_of_file(os.path.basename(path)) is not None and not os.path.islink(path)
         except NameRefused:
             managed = False
         if not managed:
-            super()._tell_validity(certificate, path)
+            super()._queue_validity(certificate, path)
 
     def refresh(self, host: str) -> None:
-        """Serve what is in the file of ``host`` from now on."""
+        """Reload the file of ``host``."""
         self._context(host, forced=True)
         self.write_lines()
 
     def _load(self) -> None:
-        """Read every file.  None needs to be usable: the server listens first, and certificates come while it does."""
+        """Read every file.  None needs to be usable: the server listens first, and certificates are issued later."""
         try:
             if (line := self.store.check()) is not None:
                 logger.error("%s; certificates there are served and none is issued", line)
@@ -95,12 +95,14 @@ class AcmeContexts(HostDirectory):
         if exposed := self.store.exposed():
             more = f" and in {len(exposed) - 1} more files there" if len(exposed) > 1 else ""
             logger.warning(
-                "Every user of this machine can read or change the private key in %s%s; take that away with chmod 600", exposed[0], more
+                "Every user of this machine can read or change the private key in %s%s; remove these permissions with chmod 600",
+                exposed[0],
+                more,
             )
 
 
 class _ChallengeContexts(Contexts):
-    """The certificates that answer TLS-ALPN-01 challenges; no other protocol is offered and no client certificate asked for."""
+    """The certificates that answer TLS-ALPN-01 challenges; offers no other protocol and requests no client certificate."""
 
     def __init__(self, challenges: Challenges) -> None:
         super().__init__(TLSOptions(alpn=(ACME_TLS,)))
@@ -129,7 +131,7 @@ class _ChallengeContexts(Contexts):
 
 
 def _client_hello(sock: _socket.socket, deadline: float) -> bytes:
-    """The first record that a client sends, which stays in the socket; ``b""`` where the client has gone.
+    """The first record that a client sends, left in the socket; ``b""`` where the client has disconnected.
 
     :raises TimeoutError: at the deadline.
     """

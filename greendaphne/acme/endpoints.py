@@ -1,8 +1,8 @@
-r"""The endpoint kinds ``le:``, ``lets:`` and ``acme:``, which put certificates from an authority on another endpoint.
+r"""The endpoint kinds ``le:``, ``lets:`` and ``acme:``, which add certificates from an authority to another endpoint.
 
-``le:<directory>:<endpoint>`` is Let's Encrypt, ``lets:<directory>:<endpoint>`` its staging environment, whose certificates no browser
-trusts, and ``acme:<directory URL>:<directory>:<endpoint>`` any other, such as ``acme:https\://ca.example\:9000/acme/acme/directory:…``.
-Importing this module registers them.
+``le:<directory>:<endpoint>`` uses Let's Encrypt, ``lets:<directory>:<endpoint>`` its staging environment, whose certificates browsers do
+not trust, and ``acme:<directory URL>:<directory>:<endpoint>`` any other, such as ``acme:https\://ca.example\:9000/acme/acme/directory:…``.
+Importing this module registers the kinds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .contexts import AcmeContexts
 LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
 LETS_ENCRYPT_STAGING: Final = "https://acme-staging-v02.api.letsencrypt.org/directory"
 
-#: Names that may stand in place of a URL, whose colons are a nuisance in an endpoint's string.
+#: Names to use instead of a URL, whose colons need quoting in an endpoint's string.
 AUTHORITIES: Final = {
     "letsencrypt": LETS_ENCRYPT,
     "letsencrypt-staging": LETS_ENCRYPT_STAGING,
@@ -49,11 +49,11 @@ def _make(description: str, url: str, directory: str, inner: Endpoint) -> Endpoi
 
 
 def _import_library() -> None:
-    """Import what speaks with authorities: here, since it may be missing and takes a moment, which nobody has while it serves."""
+    """Import certbot's library: at start-up, because it may be missing and importing it while serving would block the hub."""
     name = f"{__package__}.authority"
     if name not in sys.modules:
         importlib.import_module(name)
-        # It brings tens of thousands of objects; without this, the full collection that they call for comes with the first certificate.
+        # The library has tens of thousands of objects.  Without this, they trigger a full collection at the first certificate.
         gc.collect()
 
 

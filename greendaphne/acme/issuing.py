@@ -1,7 +1,7 @@
-"""One certificate from the order to the PEM text (RFC 8555 section 7.4), as a greenlet goes through it.
+"""Obtains one certificate in a greenlet, from the order to the PEM text (RFC 8555 section 7.4).
 
-:func:`obtain` waits between requests in the hub and makes each request, and whatever takes computing, in a native thread.  Challenges that
-it has opened are withdrawn however it ends.  It writes no certificate: that is up to :mod:`.manager`.
+:func:`obtain` waits between requests in the hub, and makes each request and each computation in a native thread.  It always withdraws
+the challenges that it has opened.  It does not write the certificate; :mod:`.manager` does.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds for the authority to check a challenge, and then to make the certificate.
+#: Seconds for the authority to check a challenge, and to issue the certificate.
 VALIDATION_TIMEOUT: Final = 120.0
 ISSUE_TIMEOUT: Final = 120.0
-#: Seconds before the first look at whether it has, which double with each, and the longest that is waited at a time.
+#: Seconds before the first check of the status, doubled after each check; then the longest pause, and the longest accepted Retry-After.
 FIRST_LOOK: Final = 0.25
 _LONGEST_PAUSE: Final = 5.0
 _LONGEST_RETRY_AFTER: Final = 60.0
@@ -42,11 +42,11 @@ class Run(Protocol):
     """Calls a function in a native thread; see :class:`.threads.NativeThread`."""
 
     def __call__(self, function: Callable[..., T], *args: Any) -> T:
-        """Return what ``function`` returns."""
+        """Return the result of ``function``."""
 
 
 class Refused(AuthorityError):
-    """The authority looked and refused; ``challenge`` is the kind that failed, empty where it was none."""
+    """The authority processed the request and refused it; ``challenge`` is the kind that failed, empty where none did."""
 
     challenge: str = ""
 
@@ -54,17 +54,17 @@ class Refused(AuthorityError):
 def obtain(
     run: Run, authority: Authority, challenges: Challenges, host: str, kinds: Sequence[str], replaces: x509.Certificate | None = None
 ) -> bytes:
-    """Obtain a certificate for ``host``; returns its key, itself and its chain as PEM.
+    """Obtain a certificate for ``host``; returns its key, the certificate and its chain as PEM.
 
-    :param kinds: the challenges that can be answered, the preferred first.
-    :param replaces: the certificate that it replaces.
-    :raises AuthorityError: where that fails; :class:`Refused` where the authority has looked and said no.
+    :param kinds: the challenges that the server can answer, in order of preference.
+    :param replaces: the certificate to be replaced.
+    :raises AuthorityError: on failure; :class:`Refused` where the authority has processed the request and refused it.
     :raises AcmeError: where a challenge cannot be written.
     """
     order = run(authority.new_order, host, replaces)
     names = order.content.get("authorizations")
     if not isinstance(names, list) or not order.url:
-        raise AuthorityError(f"{authority.url} answered nonsense: an order without authorizations", outage=True)
+        raise AuthorityError(f"{authority.url} sent an invalid answer: an order without authorizations", outage=True)
     for url in names:
         _authorize(run, authority, challenges, host, kinds, str(url))
     key, request = run(key_and_request, host)
@@ -80,13 +80,13 @@ def obtain(
 
 
 def _authorize(run: Run, authority: Authority, challenges: Challenges, host: str, kinds: Sequence[str], url: str) -> None:
-    """Prove control of ``host``, unless the authority remembers that from before."""
+    """Prove control of ``host``, unless the authority still holds an earlier proof valid."""
     authorization = run(authority.fetch, url).content
     status = authorization.get("status")
     if status == "valid":
         return
     if status != "pending":
-        # One of an order that it reuses; the next order has another.
+        # It belongs to an order that the authority reuses; the next order has a new authorization.
         raise Refused(f"the authority has an authorization for {host} that is {one_line(str(status))}")
     offered = authorization.get("challenges")
     by_kind = {str(item.get("type")): item for item in offered if isinstance(item, dict)} if isinstance(offered, list) else {}
@@ -101,7 +101,7 @@ def _authorize(run: Run, authority: Authority, challenges: Challenges, host: str
         run(authority.accept, str(by_kind[kind].get("url")))
         result = _wait(run, authority, url, ("pending", "processing"), VALIDATION_TIMEOUT).content
     finally:
-        # Not in the thread, which may be busy when this greenlet is killed; two files are no work.
+        # Not in the thread, which may be busy when this greenlet is killed; removing two files takes little time.
         challenges.withdraw(kind, host, token)
     if result.get("status") != "valid":
         refused = Refused(f"the authority could not confirm it with {kind}: {_challenge_problem(result, kind)}")
@@ -118,7 +118,7 @@ def _challenge_problem(authorization: dict[str, Any], kind: str) -> str:
 
 
 def _wait(run: Run, authority: Authority, url: str, while_in: tuple[str, ...], timeout: float) -> Answer:
-    """Ask for ``url`` until its status is none of ``while_in``."""
+    """Fetch ``url`` until its status is not in ``while_in``."""
     deadline = monotonic() + timeout
     pause = FIRST_LOOK
     while True:
@@ -135,7 +135,7 @@ def _wait(run: Run, authority: Authority, url: str, while_in: tuple[str, ...], t
 
 
 def key_and_request(host: str) -> tuple[ec.EllipticCurvePrivateKey, x509.CertificateSigningRequest]:
-    """A new key (ECDSA, P-256) and the signed request for its certificate (RFC 2986)."""
+    """Create a key (ECDSA, P-256) and the signed request for its certificate (RFC 2986)."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = [x509.NameAttribute(NameOID.COMMON_NAME, host)] if len(host) <= _MAX_COMMON_NAME else []
     request = (
@@ -148,7 +148,7 @@ def key_and_request(host: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certifi
 
 
 def checked(url: str, host: str, key: ec.EllipticCurvePrivateKey, chain: bytes) -> bytes:
-    """Key, certificate and chain as one PEM text, where they are what was ordered.
+    """Return key, certificate and chain as one PEM text, after a check that they are for this key and host.
 
     :raises AuthorityError: where they are not.
     """
@@ -156,7 +156,7 @@ def checked(url: str, host: str, key: ec.EllipticCurvePrivateKey, chain: bytes) 
     try:
         certificates = x509.load_pem_x509_certificates(chain)
         right = pem.public_bytes(certificates[0]) == public and host in pem.dns_names(certificates[0])
-    except Exception:  # noqa: BLE001 - a certificate that is wrong in one of many ways raises whatever it likes
+    except Exception:  # noqa: BLE001 - a malformed certificate raises many types
         raise AuthorityError(f"{url} sent a certificate that is malformed", outage=True) from None
     if not right:
         raise AuthorityError(f"{url} sent a certificate for another key or host", outage=True)

@@ -1,8 +1,8 @@
-"""Keeps the certificates of one directory: a greenlet that looks every second at what is there and does what is due.
+"""Keeps the certificates of one directory: a greenlet checks the directory every second and does what is due.
 
-What is due follows from the files, the clock and what is remembered in the directory, so any of several processes may do it, and whoever
-has the directory's lock does.  The others notice the new file.  Nothing that goes wrong here reaches the connections: what is in service
-stays there, the reason is logged, and it is tried again later (:func:`.schedule.retry_delay`).
+The due tasks follow from the files, the clock and the state stored in the directory.  So any of several processes can do them: the one that
+gets the directory's lock.  The others detect the new file.  A failure does not affect connections: the certificate in service stays
+in service, the reason is logged, and a later attempt follows (:func:`.schedule.retry_delay`).
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from .threads import NativeThread
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at the directory.
+#: Seconds between two checks of the directory.
 WATCH_INTERVAL: Final = 1.0
-#: A look takes this part of the time at most; a directory with many thousand files is looked at less often.
+#: The largest share of the time for checks; a directory with many thousand files is checked less often.
 _SHARE: Final = 1 / 200
 
-#: Seconds to wait after an error that nobody has thought of.
+#: Seconds to wait after an unexpected error.
 _PAUSE: Final = 60.0
 
-#: The record of the authority itself.
+#: The key of the authority's own record.
 _AUTHORITY: Final = ""
-#: Reported of nobody in particular.
+#: The key for notices not tied to a host.
 _NOTICE: Final = "\0"
 
 
 class Served(Protocol):
-    """What serves the certificates; :class:`.contexts.AcmeContexts` does."""
+    """Serves the certificates; :class:`.contexts.AcmeContexts` implements it."""
 
     def refresh(self, host: str) -> None:
-        """Serve what is in the file of ``host`` from now on."""
+        """Reload the file of ``host``."""
 
 
 class Manager:
@@ -54,10 +54,10 @@ class Manager:
 
     :param store: the directory.
     :param url: the authority's directory URL.
-    :param served: the endpoints that serve from it.
-    :param kinds: the challenges that can be answered, the preferred first.
+    :param served: the endpoints that serve from the directory.
+    :param kinds: the challenges that the server can answer, in order of preference.
     :param clock: seconds since the epoch.
-    :param interval: seconds between two looks, by default :data:`WATCH_INTERVAL`.
+    :param interval: seconds between two checks, by default :data:`WATCH_INTERVAL`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Manager:
     ) -> None:
         self.store = store
         self.url = url
-        #: How many certificates this process has obtained, and how many times it has failed to.
+        #: Certificates that this process has obtained, and failed attempts.
         self.issued = 0
         self.failed = 0
         self._options = options
@@ -84,28 +84,28 @@ class Manager:
         self._challenges = Challenges(store)
         self._snapshot = Snapshot({}, {})
         self._state = State()
-        # Whether this process has said that the directory is to be filled by its authority.
+        # Whether this process has recorded its authority as the one that fills the directory.
         self._claimed = False
-        # Whether nothing has been tried yet.  Whoever starts a server again may have corrected what was wrong between it and the authority.
+        # Whether nothing has been tried yet.  An operator who restarts the server may have corrected a fault between it and the authority.
         self._first = True
-        # Whether it has been said what is put off.
-        self._told = False
-        # What was obtained, when, and could not be written; authorities allow only a few of the same in a week.
+        # Whether postponed attempts have been logged.
+        self._postponed_logged = False
+        # Certificates that could not be written, with the time of their issue; authorities allow few duplicates a week.
         self._unwritten: dict[str, tuple[float, bytes]] = {}
-        # What was reported when, where that cannot be written to the directory.
+        # Lines reported and their times, where they are not stored in the directory.
         self._reported: dict[str, tuple[str, float]] = {}
         self._run: NativeThread | None = None
         self._authority: Authority | None = None
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> None:
-        """Begin, in a greenlet of this thread's hub."""
+        """Start, in a greenlet of this thread's hub."""
         self._greenlet = gevent.spawn(self._watch)
 
     def end(self) -> gevent.Greenlet[..., None] | None:
-        """Begin to end: an order that is under way is given up, and open challenges are withdrawn.
+        """Start to stop: a running order is abandoned, and open challenges are withdrawn.
 
-        :returns: what remains to be waited for, if anything does.
+        :returns: the greenlet to wait for, ``None`` where there is none.
         """
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
@@ -122,14 +122,14 @@ class Manager:
                 except AcmeError as error:
                     self._report(_NOTICE, str(error))
                 except Exception:
-                    logger.exception("Error in looking after the certificates in %s", self.store.path)
+                    logger.exception("Error in the management of certificates in %s", self.store.path)
                     gevent.sleep(_PAUSE)
                 gevent.sleep(self._interval if worked else max(self._interval, (time.monotonic() - started) / _SHARE))
         finally:
             self.close()
 
     def close(self) -> None:
-        """Let the native thread end; for whoever calls :meth:`look` without :meth:`start`."""
+        """End the native thread; for callers of :meth:`look` without :meth:`start`."""
         run, self._run = self._run, None
         authority, self._authority = self._authority, None
         if run is not None:
@@ -137,15 +137,15 @@ class Manager:
 
     @property
     def run(self) -> NativeThread:
-        """Where blocking calls are made."""
+        """The native thread for blocking calls."""
         if self._run is None:
             self._run = NativeThread()
         return self._run
 
     def look(self) -> bool:
-        """Look at the directory once and do what is due; whether there was anything.
+        """Check the directory once and do what is due; returns whether anything was due.
 
-        :raises AcmeError: where the directory cannot be used.
+        :raises AcmeError: where the directory is unusable.
         """
         if missing := [host for host in self._options.domains if host not in self._snapshot.entries]:
             self.run(self.store.ensure, missing)
@@ -154,9 +154,9 @@ class Manager:
         self._notice_changes(snapshot)
         self._report_files(snapshot)
         now = self._clock()
-        if not self._told:
-            self._told = True
-            self._tell_what_waits(snapshot, state, now)
+        if not self._postponed_logged:
+            self._postponed_logged = True
+            self._log_postponed(snapshot, state, now)
         tasks = {self._tasks(entry, state, now) for entry in snapshot.entries.values()} - {""}
         if not tasks:
             self._first = False
@@ -171,7 +171,7 @@ class Manager:
                 )
             return False
         if self._claimed and state.authority not in ("", self.url):
-            # Each would replace the other's certificates for ever.
+            # Otherwise each process would replace the other's certificates without end.
             self._report(
                 _NOTICE, f"Certificates in {self.store.path} come from {state.authority} now; this process obtains none for it any more"
             )
@@ -190,15 +190,15 @@ class Manager:
         return self.store.scan(), self.store.state()
 
     def _notice_changes(self, snapshot: Snapshot) -> None:
-        """A file that could not be used and now can is served without waiting for a sign that it has changed, since chmod gives none."""
+        """Serve files that have become usable, without waiting for a change of their signature, because chmod does not change it."""
         before, self._snapshot = self._snapshot, snapshot
         for host, entry in snapshot.entries.items():
             old = before.entries.get(host)
             if old is not None and old.problem is not None and entry.certificate is not None:
                 self._refresh(host)
 
-    def _tell_what_waits(self, snapshot: Snapshot, state: State, now: float) -> None:
-        """Say at the start what was put off before it; nothing else would for hours."""
+    def _log_postponed(self, snapshot: Snapshot, state: State, now: float) -> None:
+        """Log postponed attempts at start-up; otherwise the log would not mention them for hours."""
         for entry in snapshot.entries.values():
             record = state.records.get(entry.host) or Record()
             if schedule.is_ahead(record.retry_at, now) and not self._tasks(entry, state, now):
@@ -225,17 +225,17 @@ class Manager:
                 )
 
     def _report(self, key: str, line: str) -> None:
-        """Log an ERROR when something is new, and once a day for as long as it stays."""
+        """Log an ERROR when it is new, and once a day while it persists."""
         now = self._clock()
         last, at = self._reported.get(key, ("", 0.0))
         if line != last or now >= at + schedule.REPORT_INTERVAL:
             self._reported[key] = line, now
             logger.error("%s", line)
 
-    # What is due.
+    # Due tasks.
 
     def _tasks(self, entry: Entry, state: State, now: float) -> str:
-        """What there is to do for a host: ``issue``, ``ask`` (the authority when to renew), ``report``, or nothing."""
+        """The task that is due for a host: ``issue``, ``ask`` (the authority for a renewal time), ``report``, or ``""``."""
         if entry.problem is not None:
             return ""
         record = state.records.get(entry.host) or Record()
@@ -256,7 +256,7 @@ class Manager:
         if certificate is None or not in_danger(entry, now):
             return False
         if record.reported_at < certificate.not_after <= now:
-            # It expired after the last line, which said only that it would.
+            # It expired after the last line, which announced the end only.
             return True
         return not schedule.is_ahead(record.reported_at + schedule.REPORT_INTERVAL, now)
 
@@ -265,32 +265,32 @@ class Manager:
         if certificate is None or entry.wanted:
             return True
         if record.authority and record.authority != self.url:
-            # From a test authority, usually; whoever changes the endpoint wants the other one's.
+            # Usually from a test authority; an operator who changes the endpoint wants certificates from the new one.
             return True
         if renewal_time(entry, record) > now:
             return False
-        # Also one that has expired by this clock: one that is wrong finds that of every certificate it gets.
+        # The limit also holds for expired certificates: to a wrong clock every new certificate may look expired.
         own = record.serial == f"{certificate.serial:x}"
         earliest = schedule.earliest_renewal(certificate.not_before, certificate.not_after, record.issued_at)
         return not (own and 0 < record.issued_at <= now < earliest)
 
-    # What is done, under the lock.
+    # Work under the lock.
 
     def _work(self, now: float) -> None:
         snapshot, state = self.run(self._scan)
         self._snapshot, self._state = snapshot, state
         self._claimed, state.authority = True, self.url
-        # For commands by hand, which speak with the same authority.
+        # For the operator's commands, which contact the same authority.
         state.ca = "" if self._options.ca is None else os.path.abspath(self._options.ca)
         for host, entry in snapshot.entries.items():
             record = state.records.get(host)
             if record is not None and record.begun:
-                self._was_cut_short(entry, record, now)
+                self._record_interrupted(entry, record, now)
         tasks = {host: task for host, entry in snapshot.entries.items() if (task := self._tasks(entry, state, now))}
 
         def urgency(host: str) -> tuple[bool, float]:
-            # A site without a certificate comes first, then whichever has the least time left; those that failed last must not keep the
-            # others from their turn.
+            # Hosts without a certificate come first, then those with the least time left.  Hosts that failed last come after the
+            # others, so that they do not delay them.
             certificate = snapshot.entries[host].certificate
             return bool(state.of(host).reason), 0.0 if certificate is None else certificate.not_after
 
@@ -311,7 +311,7 @@ class Manager:
                 except AcmeError as error:
                     self._failure(error, entry, record, state, task)
                     if isinstance(error, AuthorityError) and error.outage:
-                        # It is the same for the others; that they stand in danger is still to be said.
+                        # The outage concerns all hosts, but their danger must still be reported.
                         for other in order[order.index(host) :]:
                             self._report_danger(snapshot.entries[other], state.of(other))
                         break
@@ -337,14 +337,14 @@ class Manager:
         return authority
 
     def _reached(self, state: State) -> None:
-        """The authority does its work again, as far as there was any for it."""
+        """Reset the authority's record after a success."""
         record = state.of(_AUTHORITY)
         if record.failures:
             logger.info("%s can be reached again", self.url)
             record.failures, record.retry_at, record.limited, record.reason = 0, 0.0, False, ""
 
     def _save(self, state: State) -> None:
-        """Remember ``state``; where that fails this process does, and another one may try something twice."""
+        """Store ``state``; on failure only this process knows it, and another one may repeat an attempt."""
         try:
             self.run(self.store.save, state)
         except AcmeError as error:
@@ -380,29 +380,29 @@ class Manager:
         self._save(state)
 
     def _try(self, authority: Authority, entry: Entry, record: Record, state: State) -> bytes:
-        """Obtain a certificate; what is about to be tried is remembered before.
+        """Obtain a certificate; the attempt is recorded before it begins.
 
-        A process that is killed each time, or a disk that is full, must not use up what the authority allows.
+        Otherwise a process that is killed each time, or a full disk, could exhaust the authority's limits.
         """
         record.begun = self._clock()
         try:
             self.run(self.store.save, state)
             return self._obtain(authority, entry, record, state)
         except gevent.GreenletExit:
-            # An end in good order: whoever comes next may go on at once.
+            # A graceful end: the next process may continue at once.
             record.begun = 0.0
             with suppress(AcmeError):
                 self.store.save(state)
             raise
 
-    def _was_cut_short(self, entry: Entry, record: Record, now: float) -> None:
-        """The process that tried ended in the middle of it: that is a failure like others."""
+    def _record_interrupted(self, entry: Entry, record: Record, now: float) -> None:
+        """Record an attempt whose process ended during it, as a failure like others."""
         record.begun = 0.0
         record.failures += 1
         left = None if entry.certificate is None else entry.certificate.not_after - now
         delay = schedule.retry_delay(record.failures, False, None, left, random.random())
         record.retry_at, record.limited, record.failed = now + delay, False, list(entry.signature or ())
-        record.reason = "the last try had no end, the process was killed or failed in the middle of it"
+        record.reason = "the last attempt did not finish: the process was killed or failed during it"
         self.failed += 1
         logger.warning("No certificate for %s from %s: %s; trying again in %s", entry.host, self.url, record.reason, duration(delay))
 
@@ -416,25 +416,25 @@ class Manager:
                 logger.info("Using the account %s at %s%s", account["url"], self.url, terms)
                 state.account = account
         except AuthorityError as error:
-            # It is the same for every host.
+            # The failure concerns every host.
             error.outage = True
             raise
         replaces = entry.certificate.certificate if entry.certificate is not None and record.authority == self.url else None
         kinds = self._kinds
         if record.challenge and len(kinds) > 1:
-            # The last try failed with it, as it does behind a proxy; the other one may get through.
+            # The last attempt failed with this challenge, as it does behind a proxy; another kind may succeed.
             kinds = tuple(sorted(kinds, key=lambda kind: kind == record.challenge))
         try:
             return obtain(self.run, authority, self._challenges, host, kinds, replaces)
         except AuthorityError as error:
             if error.code != "accountDoesNotExist" or not state.account:
                 raise
-            # The authority has forgotten it.
+            # The authority does not know the account any more.
             state.account = self.run(authority.sign_in, {})
             return obtain(self.run, authority, self._challenges, host, kinds, replaces)
 
     def _ask(self, authority: Authority, entry: Entry, record: Record) -> None:
-        """Ask the authority when it would have the certificate renewed."""
+        """Ask the authority for the suggested renewal time."""
         now = self._clock()
         record.ask_at = now + schedule.ARI_MAX
         if entry.certificate is None or entry.certificate.not_after <= now:
@@ -442,7 +442,7 @@ class Manager:
         try:
             renewal = self.run(authority.renewal, entry.certificate.certificate)
         except AuthorityError as error:
-            # Nothing depends on it: a certificate is renewed without, too.
+            # The suggestion is optional: the certificate is renewed without it, too.
             logger.info("Cannot ask when to renew the certificate for %s: %s", entry.host, error)
             record.ask_at = now + min(max(schedule.ARI_DEFAULT, error.retry_after or 0.0), schedule.ARI_MAX)
             return
@@ -459,7 +459,7 @@ class Manager:
             logger.info("%s suggests to renew the certificate for %s on %s%s", self.url, entry.host, date(suggested), why)
 
     def _failure(self, error: AcmeError, entry: Entry, record: Record, state: State, task: str) -> None:
-        """Remember a failure and when to try again: for the host where it was refused, for all where the authority is out of reach."""
+        """Record a failure and the time of the next attempt: for the host after a refusal, for all hosts after an outage."""
         now = self._clock()
         outage = isinstance(error, AuthorityError) and error.outage
         wait = error.retry_after if isinstance(error, AuthorityError) else None
@@ -480,7 +480,7 @@ class Manager:
         if isinstance(error, Refused):
             record.challenge = error.challenge
         level = logging.ERROR if entry.certificate is None else logging.WARNING
-        kept = "" if entry.certificate is None else "; the present one stays in service"
+        kept = "" if entry.certificate is None else "; the present certificate stays in service"
         text = "No certificate for %s from %s: %s%s; trying again in %s"
         logger.log(level, text, entry.host, self.url, error, kept, duration(delay))
 
@@ -499,14 +499,14 @@ class Manager:
         assert entry.certificate is not None
         left = entry.certificate.not_after - self._clock()
         when = f"expires in {duration(left)}" if left > 0 else f"expired on {date(entry.certificate.not_after)}"
-        return f"The certificate for {entry.host} {when} and could not be renewed: {record.reason or 'it was not tried'}"
+        return f"The certificate for {entry.host} {when} and could not be renewed: {record.reason or 'no attempt was made'}"
 
     def statuses(self) -> list[HostStatus]:
-        """How the hosts stand by the last look, for metrics."""
+        """The states of the hosts at the last check, for metrics."""
         return statuses(self._snapshot, self._state, self._clock())
 
     @property
     def outages(self) -> int:
-        """How many times in a row the authority was out of reach."""
+        """The number of times in a row that the authority was unreachable."""
         record = self._state.records.get(_AUTHORITY)
         return 0 if record is None else record.failures

@@ -1,8 +1,8 @@
-"""Host names as the names of files, and which of them an authority can issue for.
+"""Host names as file names, and the check which of them an authority can issue for.
 
 A certificate's file is ``<host>.pem``, with the host name as clients send it: lower case, internationalised names in their ASCII form
-(RFC 5890 section 2.3.2.1).  :func:`to_host` makes that of what an operator writes, :func:`host_of_file` says for which host a file is.
-Whatever is refused is a :class:`NameRefused` of one line that says what to do.
+(RFC 5890 section 2.3.2.1).  :func:`to_host` converts the operator's text, :func:`host_of_file` a file name.  Every refused name raises
+:class:`NameRefused` with one line that says what to do.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import ipaddress
 import re
 from typing import Final
 
-#: The file, without its suffix, for clients that send no server name or an unknown one.
+#: The name of the file, without its suffix, for clients that send no server name or an unknown one.
 DEFAULT: Final = "DEFAULT"
 SUFFIX: Final = ".pem"
 
 #: RFC 1035 section 2.3.4, in characters.
 _MAX_NAME: Final = 253
-#: RFC 1123 section 2.1.  Authorities refuse an underscore.
+#: RFC 1123 section 2.1.  Authorities refuse underscores.
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.ASCII)
 
 
 class NameRefused(ValueError):
-    """No certificate can be had for this name; the text is one line."""
+    """No certificate can be issued for this name; the text is one line."""
 
 
 def to_host(text: str) -> str:
-    """The host name that ``text`` means, as clients send it.
+    """Convert the operator's ``text`` to the host name that clients send.
 
-    :raises NameRefused: for wildcards, addresses and what is no host name.
+    :raises NameRefused: for wildcards, addresses and invalid host names.
     """
     name = text.strip().removesuffix(".")
     if name.startswith(("*.", "_.")) or name == "*":
@@ -60,9 +60,9 @@ def _ascii_form(name: str, text: str) -> str:
 
 
 def host_of_file(file_name: str) -> str | None:
-    """The host that ``<host>.pem`` is for; ``None`` for the default's file, hidden files and those that are no ``.pem``.
+    """The host of ``<host>.pem``; ``None`` for the default's file, hidden files and other suffixes.
 
-    :raises NameRefused: where no certificate can be had under this name, or none that is ever chosen.
+    :raises NameRefused: where no certificate can be issued for this name, or the file would never be chosen.
     """
     if not file_name.endswith(SUFFIX) or file_name.startswith("."):
         return None

@@ -1,4 +1,4 @@
-"""What the operator can say about certificates from an authority, and the error that all of this package raises."""
+"""The operator's options for certificates from an authority, and the error that this package raises."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ HTTP_01: Final = "http-01"
 TLS_ALPN_01: Final = "tls-alpn-01"
 
 _EMAIL = re.compile(r"[^\s@,:?&]+@[^\s@,:?&]+")
-#: RFC 8555 section 7.3.4 has the key as base64url; authorities give 32 bytes and more.
+#: RFC 8555 section 7.3.4: the key is base64url.  Authorities give at least 32 bytes.
 _MIN_HMAC_KEY = 16
 
 
 class AcmeError(Exception):
-    """Certificates cannot be obtained as asked; the text is one line for the operator."""
+    """Certificates cannot be obtained; the text is one line for the operator."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class AcmeOptions(Acme):
-    """What holds for all endpoints that obtain certificates: :class:`greendaphne.config.Acme`, checked.
+    """Options of all endpoints that obtain certificates: :class:`greendaphne.config.Acme`, validated.
 
     With ``eab_hmac_key_file`` the key is read from that file.
 
-    :raises AcmeError: for a value that cannot be used.
+    :raises AcmeError: for an invalid value.
     """
 
     def __post_init__(self) -> None:
         if self.email is not None and not all(map(_EMAIL.fullmatch, self.email.split(","))):
-            raise AcmeError(f"{self.email!r} is no e-mail address (--acme-email)")
+            raise AcmeError(f"{self.email!r} is not an e-mail address (--acme-email)")
         if self.challenge not in (None, HTTP_01, TLS_ALPN_01):
             raise AcmeError(f"Challenges are {HTTP_01} and {TLS_ALPN_01}, not {self.challenge!r}")
         if self.eab_hmac_key_file is not None:
             if self.eab_hmac_key is not None:
                 raise AcmeError("--acme-eab-hmac-key and --acme-eab-hmac-key-file cannot both be given")
-            # The dataclass is frozen for everyone else.
+            # The dataclass is frozen; only its own initialization sets values.
             object.__setattr__(self, "eab_hmac_key", read_hmac_key(self.eab_hmac_key_file))
             object.__setattr__(self, "eab_hmac_key_file", None)
         if (self.eab_kid is None) != (self.eab_hmac_key is None):
@@ -59,7 +59,7 @@ class AcmeOptions(Acme):
 
 
 def check_hmac_key(text: str) -> None:
-    """Refuse a key for external account binding that is not base64url of enough bytes."""
+    """Refuse a key for external account binding that is not base64url or too short."""
     try:
         key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
@@ -69,7 +69,7 @@ def check_hmac_key(text: str) -> None:
 
 
 def read_hmac_key(path: str) -> str:
-    """The key for external account binding in the file ``path``, without the blanks around it."""
+    """Read the key for external account binding from the file ``path``; blanks around it are removed."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
             return file.read(4096).strip()

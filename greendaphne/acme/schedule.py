@@ -1,7 +1,8 @@
-"""When a certificate is renewed, when to try again, and when to worry: arithmetic on times, nothing else.
+"""The times of renewals, retries and warnings; pure arithmetic.
 
-All times are seconds since the epoch (UTC), durations seconds.  A certificate is renewed once a third of its lifetime is left, a little
-earlier by chance, or when the authority says (ARI, RFC 9773).  Below half of that window something is wrong and is said loudly.
+All times are seconds since the epoch (UTC), durations are seconds.  A certificate is renewed when a third of its lifetime is left, at a
+slightly earlier random time, or when the authority suggests (ARI, RFC 9773).  When half of that third has passed without a renewal, the
+certificate is in danger and is reported.
 """
 
 from __future__ import annotations
@@ -15,40 +16,39 @@ DAY: Final = 24 * HOUR
 
 #: The part of a certificate's lifetime in which it is renewed: 30 days of 90, 2 of 6.
 WINDOW: Final = 1 / 3
-#: The part of the window by which the renewal may come earlier, so that not all certificates of a day are renewed in one minute.
+#: The part of the window by which the renewal is moved forward at random, so that certificates of one day are not renewed in one minute.
 JITTER: Final = 1 / 10
-#: A certificate is renewed at most once in this time, or in a part of its own lifetime if that is shorter: a clock that is years wrong
-#: must not use up what the authority allows in a week.
+#: The least time between two renewals of a certificate, or a part of its own lifetime if that is shorter.  Otherwise a clock that is
+#: years wrong could exhaust the authority's weekly limits.
 MIN_AGE: Final = DAY
 
-#: A first failure is followed by a second try after this time, which doubles up to the maximum.  Let's Encrypt allows five failed
-#: validations of a name in an hour.
+#: The delay of the first retry, which doubles up to the maximum.  Let's Encrypt allows five failed validations of a name in an hour.
 RETRY_FIRST: Final = 5 * MINUTE
 RETRY_MAX: Final = 12 * HOUR
-#: The same where the authority could not be reached or is out of order, which costs nobody anything.
+#: The same for an authority that is unreachable or out of order; such attempts do not count against its limits.
 OUTAGE_FIRST: Final = 1 * MINUTE
 OUTAGE_MAX: Final = 1 * HOUR
-#: No try is put off for much longer than this part of what is left of a certificate's life, except by the authority's own word.
+#: A retry is delayed at most by about this part of a certificate's remaining life, unless the authority requests more.
 _PATIENCE: Final = 1 / 8
 
-#: How often the authority is asked for its opinion on a certificate: bounds for what it suggests (RFC 9773 section 4.3.2).
+#: Seconds between two requests for a suggested renewal time: the default, and bounds for the authority's value (RFC 9773 section 4.3.2).
 ARI_DEFAULT: Final = 6 * HOUR
 ARI_MIN: Final = MINUTE
 ARI_MAX: Final = DAY
 
-#: The longest time for which an authority's ``Retry-After`` is followed; limits are for a week at most.  What is remembered to be further
-#: ahead comes from a clock that was wrong.
+#: The longest ``Retry-After`` that is followed; authorities' limits are for a week at most.  A stored time further ahead comes from a
+#: wrong clock.
 WAIT_MAX: Final = 8 * DAY
 
-#: How often a certificate in danger, or a file that cannot be used, is reported.
+#: Seconds between two reports of a certificate in danger or of an unusable file.
 REPORT_INTERVAL: Final = DAY
 
 
 def renewal_time(not_before: float, not_after: float, serial: int, suggested: float | None = None) -> float:
-    """When to renew a certificate.
+    """The time to renew a certificate.
 
-    :param serial: its serial number, which also stands for chance, so that all processes agree.
-    :param suggested: what the authority suggests; followed unless it is so late that something must be wrong.
+    :param serial: its serial number, used as the seed of the random part, so that all processes agree.
+    :param suggested: the authority's suggestion; followed unless it is later than :func:`panic_time`.
     """
     window = (not_after - not_before) * WINDOW
     if suggested is not None:
@@ -57,38 +57,38 @@ def renewal_time(not_before: float, not_after: float, serial: int, suggested: fl
 
 
 def pick(start: float, end: float, serial: int) -> float:
-    """A time between ``start`` and ``end``, the same whenever it is asked for (RFC 9773 section 4.2)."""
+    """A time between ``start`` and ``end``, always the same for a serial number (RFC 9773 section 4.2)."""
     return start + (end - start) * random.Random(serial).random() if end > start else start
 
 
 def panic_time(not_before: float, not_after: float) -> float:
-    """From when on a certificate that has not been renewed is in danger: half of the window is over."""
+    """The time from which a certificate without renewal is in danger: half of the window has passed."""
     return not_after - (not_after - not_before) * WINDOW / 2
 
 
 def earliest_renewal(not_before: float, not_after: float, issued_at: float) -> float:
-    """Before this a certificate that was just issued is not renewed, whatever the clock says; see :data:`MIN_AGE`."""
+    """The earliest renewal of a certificate issued at ``issued_at``, whatever the clock shows; see :data:`MIN_AGE`."""
     return issued_at + min(MIN_AGE, (not_after - not_before) * WINDOW / 2)
 
 
 def retry_delay(failures: int, outage: bool, retry_after: float | None, left: float | None, chance: float) -> float:
-    """How long to wait after a failure.
+    """The delay after a failure.
 
-    :param failures: how many there have been in a row, 1 for the first.
-    :param outage: whether the authority was out of reach or out of order, as opposed to refusing.
-    :param retry_after: what the authority asks for, where it does; that is never undercut.
-    :param left: what is left of the certificate's life, ``None`` where there is none.
-    :param chance: 0 to 1; spreads the tries of several servers.
+    :param failures: the number of failures in a row, 1 for the first.
+    :param outage: whether the authority was unreachable or out of order, rather than refusing.
+    :param retry_after: the authority's ``Retry-After``, if any; the delay is never shorter.
+    :param left: the rest of the certificate's life, ``None`` without a certificate.
+    :param chance: 0 to 1; spreads the attempts of several servers.
     """
     first, longest = (OUTAGE_FIRST, OUTAGE_MAX) if outage else (RETRY_FIRST, RETRY_MAX)
     delay = min(first * 2.0 ** min(failures - 1, 20), longest)
     if left is not None and left > 0:
         delay = min(delay, max(first, left * _PATIENCE))
-    # Within the longest, because that is what the documentation promises.
+    # At most the longest delay, as documented.
     delay = min(delay * (1 + chance / 5), longest)
     return min(delay if retry_after is None else max(delay, retry_after), WAIT_MAX)
 
 
 def is_ahead(then: float, now: float) -> bool:
-    """Whether a time that is remembered is still to come, and can be right; see :data:`WAIT_MAX`."""
+    """Whether the stored time ``then`` is in the future and plausible; see :data:`WAIT_MAX`."""
     return now < then <= now + WAIT_MAX

@@ -1,6 +1,6 @@
-"""What a server has of ACME: one manager for each directory of its endpoints, and the page that answers HTTP-01 challenges.
+"""The server's interface to ACME: one manager per directory of its endpoints, and the page that answers HTTP-01 challenges.
 
-A server without such an endpoint never imports this.
+A server without ACME endpoints does not import this module.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .options import HTTP_01, TLS_ALPN_01, AcmeOptions
 if TYPE_CHECKING:
     from ..monitoring.families import Family
 
-#: Where an authority looks: RFC 8555 section 8.3 and RFC 8737 section 3.
+#: The ports that an authority connects to: RFC 8555 section 8.3 and RFC 8737 section 3.
 _HTTP_PORT: Final = 80
 _HTTPS_PORT: Final = 443
 
-#: Seconds for the managers to end.
+#: Seconds to wait for the managers to end.
 _PATIENCE: Final = 2.0
 
 _FIELDS: Final = [(b"Content-Type", b"application/octet-stream")]
@@ -34,8 +34,8 @@ _FIELDS: Final = [(b"Content-Type", b"application/octet-stream")]
 class Service:
     """The certificates of one server.
 
-    :param endpoints: all of its endpoints.
-    :raises EndpointError: where one directory is to be filled by two authorities.
+    :param endpoints: all endpoints of the server.
+    :raises EndpointError: where two authorities use one directory.
     """
 
     def __init__(self, endpoints: Sequence[Endpoint], options: AcmeOptions | None = None) -> None:
@@ -45,7 +45,7 @@ class Service:
             if isinstance(endpoint.tls, AcmeContexts):
                 by_directory.setdefault(endpoint.tls.directory, []).append(endpoint.tls)
         kinds = challenge_kinds(endpoints, options.challenge)
-        #: One for each directory.
+        #: The managers, one per directory.
         self.managers: list[Manager] = []
         for directory, served in by_directory.items():
             urls = {contexts.authority for contexts in served}
@@ -56,22 +56,22 @@ class Service:
         self._challenges = [served[0].challenges for served in by_directory.values()]
 
     def start(self) -> None:
-        """Begin to look after the certificates, in greenlets of this thread's hub."""
+        """Start the managers, in greenlets of this thread's hub."""
         for manager in self.managers:
             manager.start()
 
     def drain(self) -> None:
-        """Obtain no more: challenges can be answered no longer."""
+        """Stop obtaining certificates, because the server can no longer answer challenges."""
         self._ending += [greenlet for manager in self.managers if (greenlet := manager.end()) is not None]
 
     def stop(self) -> None:
-        """End; certificates in service stay there."""
+        """Stop; certificates in service stay in service."""
         self.drain()
         gevent.joinall(self._ending, timeout=_PATIENCE)
         self._ending.clear()
 
     def families(self) -> Iterable[Family]:
-        """What there is to know, for metrics; see :meth:`greendaphne.monitoring.metrics.Metrics.add_source`."""
+        """The metrics; see :meth:`greendaphne.monitoring.metrics.Metrics.add_source`."""
         from ..monitoring.families import counters, gauges
 
         expires: dict[tuple[str, str], float] = {}
@@ -85,23 +85,23 @@ class Service:
                 if status.expires is not None and status.renews is not None:
                     expires[key], renews[key] = status.expires, status.renews
         labels = ("directory", "host")
-        yield gauges("greendaphne_acme_danger", "1 where a certificate is missing, or should have been renewed long ago.", labels, danger)
-        yield gauges("greendaphne_acme_failures_in_a_row", "Tries to obtain a certificate since the last that succeeded.", labels, failures)
+        yield gauges("greendaphne_acme_danger", "1 where a certificate is missing or its renewal is overdue.", labels, danger)
+        yield gauges("greendaphne_acme_failures_in_a_row", "Failures to obtain a certificate since the last success.", labels, failures)
         yield gauges("greendaphne_acme_expiry_timestamp_seconds", "When a certificate ceases to be valid.", labels, expires)
         yield gauges("greendaphne_acme_renewal_timestamp_seconds", "When a certificate is due for renewal.", labels, renews)
         outages = {(manager.store.path,): float(manager.outages) for manager in self.managers}
-        yield gauges("greendaphne_acme_outages_in_a_row", "Tries since the authority was last in reach.", labels[:1], outages)
+        yield gauges("greendaphne_acme_outages_in_a_row", "Failures to reach the authority since the last success.", labels[:1], outages)
         issued = {(manager.store.path,): float(manager.issued) for manager in self.managers}
         yield counters("greendaphne_acme_certificates_issued", "Certificates that this process has obtained.", labels[:1], issued)
         failed = {(manager.store.path,): float(manager.failed) for manager in self.managers}
-        yield counters("greendaphne_acme_failures", "Certificates that this process could not obtain.", labels[:1], failed)
+        yield counters("greendaphne_acme_failures", "Failed attempts of this process to obtain a certificate.", labels[:1], failed)
 
     def add_pages(self, pages: LocalPages) -> None:
-        """Have HTTP-01 challenges answered."""
+        """Add the page that answers HTTP-01 challenges."""
         pages.add_prefix(HTTP_PREFIX, self._answer)
 
     def _answer(self, request: Request) -> Page | None:
-        # What is no open challenge may be the application's.
+        # A path that is not an open challenge may belong to the application.
         token = request.path.removeprefix(HTTP_PREFIX).decode("latin-1")
         for challenges in self._challenges:
             text = challenges.text(token)
@@ -111,10 +111,10 @@ class Service:
 
 
 def challenge_kinds(endpoints: Sequence[Endpoint], only: str | None) -> tuple[str, ...]:
-    """The challenges that a server can answer, the likeliest to work first.
+    """The challenges that a server can answer, the one most likely to succeed first.
 
-    An authority comes to port 443 for TLS-ALPN-01 and to port 80 for HTTP-01; what listens elsewhere may be where a packet filter or a
-    proxy sends that on to.
+    An authority connects to port 443 for TLS-ALPN-01 and to port 80 for HTTP-01.  Endpoints on other ports may receive these connections
+    through a packet filter or a proxy.
     """
     if only is not None:
         return (only,)

@@ -1,4 +1,4 @@
-"""How the hosts of a directory stand: for metrics, for the operator, and for what the manager does next."""
+"""The state of the hosts of a directory: for metrics, for the operator, and for the manager."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from .store import Entry, Record, Snapshot, State
 
 
 class HostStatus(NamedTuple):
-    """How one host stands.  Times are seconds since the epoch, ``None`` where there is no certificate.
+    """The state of one host.  Times are seconds since the epoch, ``None`` without a certificate.
 
-    ``danger`` is true once the certificate should have been renewed long ago, and where there is none although there should be.
-    ``failures`` counts those since the last success, ``reason`` is that of the last one, or what is wrong with the file, and ``retry``
-    when the next try is.
+    ``danger`` is true when the renewal is overdue, and when the certificate is missing.  ``failures`` counts the failures since the last
+    success.  ``reason`` is the reason of the last failure, or the problem of the file.  ``retry`` is the time of the next attempt.
     """
 
     host: str
@@ -27,7 +26,7 @@ class HostStatus(NamedTuple):
 
 
 def statuses(snapshot: Snapshot, state: State, now: float) -> list[HostStatus]:
-    """How the hosts stand, in alphabetical order."""
+    """The states of the hosts, in alphabetical order."""
     found = []
     for host, entry in sorted(snapshot.entries.items()):
         record = state.records.get(host) or Record()
@@ -40,25 +39,25 @@ def statuses(snapshot: Snapshot, state: State, now: float) -> list[HostStatus]:
 
 
 def renewal_time(entry: Entry, record: Record) -> float:
-    """When the certificate of ``entry`` is renewed; a suggestion counts only for the certificate that it was made for."""
+    """The time to renew the certificate of ``entry``; a suggestion for an earlier certificate is ignored."""
     assert entry.certificate is not None
     suggested = record.suggested if record.serial == f"{entry.certificate.serial:x}" else None
     return schedule.renewal_time(entry.certificate.not_before, entry.certificate.not_after, entry.certificate.serial, suggested)
 
 
 def in_danger(entry: Entry, now: float) -> bool:
-    """Whether the certificate of ``entry`` should have been renewed long ago."""
+    """Whether the renewal of the certificate of ``entry`` is overdue."""
     certificate = entry.certificate
     return certificate is not None and now >= schedule.panic_time(certificate.not_before, certificate.not_after)
 
 
 def date(timestamp: float) -> str:
-    """A time as an operator reads it."""
+    """A time as text for an operator."""
     return f"{datetime.fromtimestamp(timestamp, timezone.utc):%Y-%m-%d %H:%M} UTC"
 
 
 def duration(seconds: float) -> str:
-    """A duration as people say it."""
+    """A duration as text, such as "3 days"."""
     for unit, name in ((schedule.DAY, "days"), (schedule.HOUR, "hours"), (schedule.MINUTE, "minutes")):
         if seconds >= 2 * unit:
             return f"{seconds / unit:.0f} {name}"

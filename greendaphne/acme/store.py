@@ -1,10 +1,10 @@
-"""The directory of certificates: what is in it, what is remembered about it, and the one lock of all processes that share it.
+"""The directory of certificates: its files, the stored state, and the lock that all processes share.
 
-``<host>.pem`` holds key, certificate and chain, ``client.key`` is the account's key.  Everything else is in the subdirectory ``.acme``,
-readable by the server's user alone: the lock, what is known of each host and of the account, challenges.  Files are written beside their
-place, synced and renamed, with mode 0600.  Only who holds :meth:`Store.lock` writes, but for the operator, who may do anything at any time.
+``<host>.pem`` holds key, certificate and chain, ``client.key`` is the account's key.  All other files are in the subdirectory ``.acme``,
+readable only by the server's user: the lock, the state of each host and of the account, challenges.  Files are written to a temporary name,
+synced and renamed, with mode 0600.  Only the process with :meth:`Store.lock` writes; the operator may write at any time.
 
-Every method blocks for as long as the file system takes; the server calls them in a native thread.
+Every method blocks while the file system does; the server calls them in a native thread.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from ..net.tls.pem import PrivateKey, Signature, TLSError
 from .names import SUFFIX, NameRefused, host_of_file
 from .options import AcmeError
 
-#: The account's key, under txacme's name.
+#: The account's key; txacme uses the same name.
 ACCOUNT_KEY: Final = "client.key"
 _PRIVATE: Final = ".acme"
 _STATE: Final = "state.json"
 _LOCK: Final = "lock"
 _RENEW: Final = ".renew"
 _NEW: Final = "new-"
-#: Seconds after which nobody can be writing a file any more.
+#: Seconds after which a temporary file is abandoned, because no write takes that long.
 _ABANDONED: Final = 3600.0
 
-#: The largest file of state that is read, in bytes: ten thousand hosts need less.
+#: The largest file of state that is read, in bytes; ten thousand hosts need less.
 _MAX_STATE: Final = 16 * 1024 * 1024
 
 
 class Certificate(NamedTuple):
-    """What matters about a certificate that is in service.  Times are seconds since the epoch."""
+    """A certificate in service.  Times are seconds since the epoch."""
 
     certificate: x509.Certificate
     not_before: float
@@ -59,8 +59,8 @@ class Certificate(NamedTuple):
 class Entry(NamedTuple):
     """One ``<host>.pem``.
 
-    ``certificate`` is ``None`` for an empty file, and for one that cannot be used, for which ``problem`` has the reason in one line.
-    ``wanted`` is true where the operator asked for a new certificate in place of the one there (:meth:`Store.ask_for_renewal`).
+    ``certificate`` is ``None`` for an empty file, and for an unusable one; then ``problem`` is the reason in one line.
+    ``wanted`` is true where the operator has requested a replacement of the certificate (:meth:`Store.ask_for_renewal`).
     """
 
     host: str
@@ -72,7 +72,7 @@ class Entry(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What a directory holds: ``entries`` by host, and one line for each file, by its name, that no certificate can be had for."""
+    """The content of a directory: ``entries`` by host, and one line for each file name for which no certificate can be issued."""
 
     entries: dict[str, Entry]
     refused: dict[str, str]
@@ -80,12 +80,12 @@ class Snapshot(NamedTuple):
 
 @dataclass(slots=True)
 class Record:
-    """What is remembered about a host, or (as that of the empty name) about the authority; times are seconds since the epoch.
+    """The stored state of a host or, under the empty name, of the authority; times are seconds since the epoch.
 
-    ``authority`` is the directory URL that issued what is in service, empty for what came from elsewhere.  ``failed`` is the file's
-    signature at the last failure, so that a file that is touched is tried again.  ``begun`` is when a try began that has not ended.
-    ``serial`` is the certificate that was obtained or asked about last, ``suggested`` the authority's idea of when to renew it, ``ask_at``
-    when to ask again.
+    ``authority`` is the directory URL of the authority that issued the certificate in service, empty for other certificates.  ``failed``
+    is the file's signature at the last failure, so that touching the file triggers a retry.  ``begun`` is the start of an attempt that has
+    not ended.  ``serial`` is the serial number of the certificate last obtained or asked about, ``suggested`` the authority's renewal time
+    for it, ``ask_at`` the time to ask again.
     """
 
     authority: str = ""
@@ -104,7 +104,7 @@ class Record:
 
     @classmethod
     def from_json(cls, value: Any) -> Record:
-        """Make a record of what a file says; what is not of the right type is left out."""
+        """Create a record from JSON; values of a wrong type are ignored."""
         record = cls()
         if isinstance(value, dict):
             for item in fields(cls):
@@ -117,9 +117,9 @@ class Record:
 
 @dataclass(slots=True)
 class State:
-    """Everything that is remembered: ``account`` as :mod:`.authority` wants it, the records, and the directory URL of the authority that
-    fills the directory, empty where none does yet.  ``ca`` is the absolute path of the PEM file that is trusted for HTTPS to it, empty
-    for the usual ones.
+    """All stored state: ``account`` in the form of :mod:`.authority`, the records, and the directory URL of the authority that
+    fills the directory, empty before the first issue.  ``ca`` is the absolute path of the PEM file trusted for HTTPS to the authority,
+    empty for the system's.
     """
 
     account: dict[str, str] = field(default_factory=dict)
@@ -128,14 +128,14 @@ class State:
     ca: str = ""
 
     def of(self, host: str) -> Record:
-        """The record of ``host``, a new one where there is none yet."""
+        """The record of ``host``, created if missing."""
         return self.records.setdefault(host, Record())
 
 
 class Store:
     """One directory.
 
-    :param path: ``~`` at its beginning is expanded.
+    :param path: a leading ``~`` is expanded.
     """
 
     def __init__(self, path: str) -> None:
@@ -146,10 +146,10 @@ class Store:
         self._state = State()
 
     def check(self) -> str | None:
-        """Make the directory where it is missing, and look whether it can be used.
+        """Create the directory if it is missing, and check its permissions.
 
-        :returns: one line where it can only be read, so that nothing can be issued; ``None`` where all is well.
-        :raises AcmeError: where it cannot be used at all.
+        :returns: one line where the directory is read-only, so that no certificate can be issued; otherwise ``None``.
+        :raises AcmeError: where the directory is unusable.
         """
         try:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
@@ -158,7 +158,7 @@ class Store:
         except OSError as error:
             raise AcmeError(f"Cannot use the directory of certificates {self.path}: {error.strerror}") from None
         if status.st_mode & stat.S_IWOTH:
-            raise AcmeError(f"Everyone can write to the directory of certificates {self.path}; take that away with chmod o-w")
+            raise AcmeError(f"Everyone can write to the directory of certificates {self.path}; remove that permission with chmod o-w")
         try:
             self.prepare()
         except AcmeError as error:
@@ -166,9 +166,9 @@ class Store:
         return None
 
     def prepare(self) -> None:
-        """Make the private subdirectory where it is missing.
+        """Create the private subdirectory if it is missing.
 
-        :raises AcmeError: where that cannot be done, or it is not the server's own.
+        :raises AcmeError: on failure, and where the subdirectory belongs to another user.
         """
         try:
             try:
@@ -182,15 +182,15 @@ class Store:
         except OSError as error:
             raise AcmeError(f"Cannot write to the directory of certificates {self.path}: {error.strerror}") from None
         if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022 or status.st_uid not in (os.geteuid(), owner):
-            raise AcmeError(f"{self.private} must be a directory of the server's own that nobody else can write to")
+            raise AcmeError(f"{self.private} must be a directory that belongs to the server's user and that only this user can write to")
         if not os.access(self.path, os.W_OK | os.X_OK) or not os.access(self.private, os.W_OK | os.X_OK):
             raise AcmeError(f"Cannot write to the directory of certificates {self.path}: Permission denied")
 
     def _give_away(self) -> None:
-        """Let the new private subdirectory belong to whom the directory belongs to.
+        """Give the new private subdirectory the owner of the directory.
 
-        An operator's command may be the first to come here; the server gave up root's privileges.  Its user can exchange what is in the
-        directory at any moment, so root touches nothing but what it has made.
+        An operator's command may create it as root before the server, which has dropped root's privileges, does.  The owner can replace
+        files in the directory at any time, so root changes only the subdirectory that it has created.
         """
         owner = os.stat(self.path)
         descriptor = os.open(self.private, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -202,9 +202,9 @@ class Store:
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
-        """Hold the lock of the directory; gives ``False`` at once where another process has it.
+        """Hold the lock of the directory; yields ``False`` at once where another process has it.
 
-        The kernel releases it when a process dies, however that happens.
+        The kernel releases the lock when the process ends, in whatever way.
 
         :raises AcmeError: where the directory cannot be written to.
         """
@@ -227,7 +227,7 @@ class Store:
             os.close(descriptor)
 
     def scan(self) -> Snapshot:
-        """Look at every file; only those that changed are read.
+        """List all files; only changed ones are read.
 
         :raises AcmeError: where the directory cannot be read.
         """
@@ -243,7 +243,7 @@ class Store:
             try:
                 host = host_of_file(name)
             except NameRefused as error:
-                # One that holds something is served, or was not meant for this; only what asks for a certificate is worth a word.
+                # A file with content is served, or unrelated.  Report only empty files; they request a certificate.
                 state = pem.signature(path)
                 if state is not None and not state[1]:
                     refused[name] = f"{path!a}: {error}"
@@ -262,7 +262,7 @@ class Store:
     def _look(self, host: str, path: str) -> Entry:
         seen = pem.signature(path)
         known = self._known.get(host)
-        # A problem may go away without a trace in the signature, such as by chmod.
+        # A problem may disappear without a change of the signature, for example by chmod.
         if known is not None and known.signature == seen and known.problem is None:
             return known
         if seen is None:
@@ -278,7 +278,7 @@ class Store:
         return Entry(host, path, seen, Certificate(certificate, *times))
 
     def exposed(self) -> list[str]:
-        """The files with private keys that every user of the machine can read or change."""
+        """The files with private keys that every user of the machine can read or write."""
         found = []
         for name in sorted(os.listdir(self.path)):
             if name == ACCOUNT_KEY or (name.endswith(SUFFIX) and not name.startswith(".")):
@@ -291,9 +291,9 @@ class Store:
         return found
 
     def ensure(self, hosts: Sequence[str]) -> list[str]:
-        """Make an empty file for every host that has none; returns those hosts.
+        """Create an empty file for every host without a file; returns those hosts.
 
-        :raises AcmeError: where that cannot be done.
+        :raises AcmeError: where a file cannot be created.
         """
         made = []
         for host in hosts:
@@ -308,7 +308,7 @@ class Store:
         return made
 
     def ask_for_renewal(self, host: str) -> None:
-        """Have the server obtain a new certificate although the one there would do; that one is served until then.
+        """Make the server obtain a new certificate before it is due; the old one is served until then.
 
         :raises AcmeError: where the directory cannot be written to.
         """
@@ -316,23 +316,23 @@ class Store:
         self.write(os.path.join(self.private, host + _RENEW), b"")
 
     def put(self, host: str, data: bytes) -> None:
-        """Put a new ``<host>.pem`` in service and take back what was asked for.
+        """Write a new ``<host>.pem`` and remove the operator's request for it.
 
-        :raises AcmeError: where that cannot be done; a wish that stayed would be fulfilled again and again.
+        :raises AcmeError: where either fails; a request that stays would be fulfilled again and again.
         """
         self.write(os.path.join(self.path, host + SUFFIX), data)
         wish = os.path.join(self.private, host + _RENEW)
         try:
             os.unlink(wish)
         except FileNotFoundError:
-            pass  # nobody had asked
+            pass  # the operator had not requested a renewal
         except OSError as error:
             raise AcmeError(f"Cannot remove {wish}: {error.strerror}") from None
 
     def state(self) -> State:
-        """What is remembered; read again where another process has written it.
+        """The stored state; read again after another process has written it.
 
-        What could not be written is remembered as well, as long as this object lives.
+        State that could not be written is kept as long as this object lives.
         """
         path = os.path.join(self.private, _STATE)
         seen = pem.signature(path)
@@ -342,7 +342,7 @@ class Store:
         return self._state
 
     def save(self, state: State) -> None:
-        """Remember ``state``.
+        """Store ``state``.
 
         :raises AcmeError: where it cannot be written.
         """
@@ -353,10 +353,10 @@ class Store:
         self._state, self._state_seen = state, pem.signature(path)
 
     def account_key(self, *, make: bool = True) -> PrivateKey:
-        """The account's key: RSA or ECDSA; a new one is ECDSA on P-256.
+        """The account's key, RSA or ECDSA; a new key is ECDSA on P-256.
 
-        :param make: whether to make one where there is none.
-        :raises AcmeError: where there is none, or what is there is no such key.
+        :param make: whether to create a missing key.
+        :raises AcmeError: where the key is missing or unusable.
         """
         path = os.path.join(self.path, ACCOUNT_KEY)
         if not os.path.lexists(path):
@@ -374,13 +374,13 @@ class Store:
         return keys[0]
 
     def write(self, path: str, data: bytes) -> None:
-        """Put ``data`` in the file ``path``, whole or not at all, readable by its owner alone.
+        """Write ``data`` to the file ``path``, atomically and readable only by its owner.
 
         :raises AcmeError: where it cannot be written.
         """
         temporary = None
         try:
-            # In the private directory, where nothing takes it for a certificate; mkstemp makes it 0600.
+            # In the private directory, where no file counts as a certificate; mkstemp creates it with mode 0600.
             descriptor, temporary = tempfile.mkstemp(dir=self.private, prefix=_NEW)
             with open(descriptor, "wb") as file:
                 file.write(data)
@@ -388,7 +388,7 @@ class Store:
                 os.fsync(descriptor)
             os.replace(temporary, path)
             temporary = None
-            # The rename itself reaches the disk with the directory.
+            # Sync the directory too, which contains the new name.
             directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(directory)
@@ -401,14 +401,14 @@ class Store:
                 _remove(temporary)
 
     def clear(self) -> None:
-        """Remove what was being written when a process was killed: it may hold a private key."""
+        """Remove temporary files of killed processes, because they may contain private keys."""
         try:
             for name in os.listdir(self.private):
                 path = os.path.join(self.private, name)
                 if name.startswith(_NEW) and time.time() - os.stat(path).st_mtime > _ABANDONED:
                     _remove(path)
         except OSError:
-            pass  # it is as good next time
+            pass  # the next call tries again
 
 
 def private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -420,7 +420,7 @@ def _remove(path: str) -> None:
     try:
         os.unlink(path)
     except OSError:
-        pass  # gone already, or not to be helped
+        pass  # already removed, or impossible to remove
 
 
 def _read_state(path: str) -> State:
@@ -430,7 +430,7 @@ def _read_state(path: str) -> State:
     except (OSError, ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        # Nothing in it is needed: the certificates speak for themselves.
+        # The state is not essential: the certificates contain all necessary data.
         return State()
     authority, ca, account, records = (value.get(name) for name in ("authority", "ca", "account", "records"))
     return State(

@@ -1,7 +1,7 @@
-"""Calls that block, made from a greenlet without holding up its hub: each runs in one native thread of the caller's own.
+"""Blocking calls from a greenlet without blocking its hub: each runs in a native thread that the caller owns.
 
-It is not the hub's thread pool, which serves name lookups and files: an authority that takes a minute to answer must not take their places.
-In a patched process the thread gets a hub of its own where it uses sockets, so the code is the same in both.
+The hub's thread pool is not used, because it serves name lookups and files: an authority that takes a minute to answer must not occupy it.
+In a patched process the thread gets its own hub when it uses sockets, so the code is the same in both.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
 
-#: Seconds after which a thread that has nothing to do ends.
+#: Seconds without work after which the thread ends.
 _IDLE: Final = 60
-#: Seconds to wait for its end.  Files are written in less; a request to an authority that does not answer is left alone.
+#: Seconds to wait for the thread's end.  Writing a file takes less; a request that an authority does not answer is abandoned.
 _PATIENCE: Final = 0.3
 
 
 class NativeThread:
-    """One native thread, which begins with the first call; for the greenlets of one hub."""
+    """One native thread, started by the first call; for the greenlets of one hub."""
 
     def __init__(self) -> None:
         self._pool: Any = ThreadPool(1, idle_task_timeout=_IDLE)
 
     def __call__(self, function: Callable[..., T], *args: Any) -> T:
-        """Return what ``function`` returns, or raise what it raises.
+        """Return the result of ``function``, or raise its exception.
 
-        A greenlet that is killed while it waits leaves the call to run to its end by itself.
+        When the waiting greenlet is killed, the call continues to its end.
         """
         value, error = self._pool.spawn(_outcome, function, args).get()
         if error is not None:
@@ -38,10 +38,10 @@ class NativeThread:
         return result
 
     def close(self, last: Callable[[], object] | None = None) -> None:
-        """Have the thread end behind a call that is under way, for which :data:`_PATIENCE` seconds are waited.
+        """End the thread after the current call; waits at most :data:`_PATIENCE` seconds.
 
-        :param last: called in the thread before it ends.  What was made there has to be closed there: in a patched process its sockets
-            belong to the thread's hub.
+        :param last: called in the thread before it ends.  Objects created in the thread must be closed there, because in a patched process
+            their sockets belong to the thread's hub.
         """
         gevent.spawn(self._end, last).join(_PATIENCE)
 
@@ -52,7 +52,7 @@ class NativeThread:
 
 
 def _outcome(function: Callable[..., T], args: tuple[Any, ...]) -> tuple[T | None, Exception | None]:
-    # The pool prints exceptions as if nobody expected them.
+    # The pool would print every exception as unexpected.
     try:
         return function(*args), None
     except Exception as error:  # noqa: BLE001 - raised again in the greenlet

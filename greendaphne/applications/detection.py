@@ -12,13 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from ..config import ConfigurationError
-
-CHANNELS: Final = "channels"
-WSGI: Final = "wsgi"
-ASGI3: Final = "asgi3"
-ASGI2: Final = "asgi2"
-#: What ``--interface`` takes besides ``auto``.
-INTERFACES: Final = (CHANNELS, ASGI3, ASGI2, WSGI)
+from ..core.interfaces import ASGI2, ASGI3, CHANNELS, INTERFACES, WSGI
 
 #: Wrappers looked through; a circle of them ends here.
 _DEPTH: Final = 32

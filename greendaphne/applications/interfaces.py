@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..config import Config, ConfigurationError
+from ..core.interfaces import ASGI2, ASGI3, CHANNELS, WSGI
 from .base import Application
-from .detection import ASGI2, ASGI3, CHANNELS, WSGI, detect
+from .detection import detect
 from .loading import checked_layer, load
 
 

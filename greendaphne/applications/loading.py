@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import TracebackType
 from typing import Any, Final
 
 from ..config import ConfigurationError
+from ..core.configuration import MissingExtra
 
 #: Attributes that are looked for where a place names a module only.
 DEFAULT_NAMES: Final = ("application", "app")
@@ -31,8 +33,8 @@ def load(place: str, *, factory: bool = False, app_dir: str | None = None) -> An
     :raises ApplicationError: when the module or the factory raises an exception.
     """
     module_path, colon, attribute_path = place.partition(":")
-    if not all(module_path.split(".")) or (colon and not all(attribute_path.split("."))):
-        raise ConfigurationError(f"The application {place!r} is not written module.path:attribute.path.")
+    if not all(module_path.split(".")) or (colon and not all(attribute_path.split("."))) or "/" in module_path:
+        raise ConfigurationError(f"The application {place!r} is not written module.path:attribute.path{_end(_as_module(place))}")
     directory = app_dir or "."
     if directory not in sys.path[:1]:
         sys.path.insert(0, directory)
@@ -40,16 +42,21 @@ def load(place: str, *, factory: bool = False, app_dir: str | None = None) -> An
         module = importlib.import_module(module_path)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_path}.".startswith(f"{error.name}."):
-            raise ConfigurationError(f"Cannot import the application {place}: {error}.") from None
-        raise ApplicationError(f"Cannot import the application {place}:") from error
+            hint = _as_module(place) or _near_module(module_path)
+            raise ConfigurationError(f"Cannot import the application {place}: {error}{_end(hint)}") from None
+        raise _failed(place, error) from error
     except Exception as error:
-        raise ApplicationError(f"Cannot import the application {place}:") from error
+        raise _failed(place, error) from error
     value: Any = module
     for name in attribute_path.split(".") if colon else [_default_name(module, place)]:
         try:
             value = getattr(value, name)
         except AttributeError as error:
-            raise ConfigurationError(f"Cannot find the application {place}: {error}.") from None
+            hint = _near(name, [each for each in dir(value) if not each.startswith("_")])
+            raise ConfigurationError(f"Cannot find the application {place}: {error}{_end(hint)}") from None
+        except Exception as error:
+            # Channels makes its layers when they are first used.
+            raise _failed(place, error) from error
     return _made(value, place) if factory else value
 
 
@@ -80,6 +87,48 @@ def checked_layer(value: Any, place: str) -> Any:
     if not callable(getattr(value, "send", None)):
         raise ConfigurationError(f"{place} is not a channel layer: it is of type {type(value).__name__} and has no send().")
     return value
+
+
+def _failed(place: str, error: Exception) -> Exception:
+    """What an exception of the application's module is to the user: one line where a package is missing, and its traceback otherwise."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MissingExtra):
+            return ConfigurationError(f"Cannot import the application {place}: {cause}")
+        cause = cause.__cause__ or cause.__context__
+    return ApplicationError(f"Cannot import the application {place}:")
+
+
+def _end(hint: str) -> str:
+    """``hint``, which is a question or nothing, as the end of a sentence."""
+    return hint or "."
+
+
+def _as_module(place: str) -> str:
+    """What to write where ``place`` is the path of a file."""
+    path, colon, attribute = place.rpartition(":") if ":" in place else (place, ":", "channel_layer")
+    if not path.endswith(".py") and "/" not in path:
+        return ""
+    module = path.removeprefix("./").removesuffix(".py").strip("/").replace("/", ".")
+    return f"; did you mean {module}{colon}{attribute}?" if module else ""
+
+
+def _near_module(module_path: str) -> str:
+    """The end of a sentence about a module that is not there: one with a similar name in the current directory."""
+    try:
+        names = [name.removesuffix(".py") for name in os.listdir(".") if name.endswith(".py") or os.path.isdir(name)]
+    except OSError:
+        return ""
+    first, dot, rest = module_path.partition(".")
+    return _near(first, [name for name in names if name.isidentifier()], f"{dot}{rest}")
+
+
+def _near(name: str, names: list[str], rest: str = "") -> str:
+    # Only now: it is for mistakes.
+    import difflib
+
+    near = [each for each in difflib.get_close_matches(name, names, 2) if each != name]
+    return f"; did you mean {near[0]}{rest}?" if near else ""
 
 
 def _own_frames_removed(traceback: TracebackType | None) -> TracebackType | None:

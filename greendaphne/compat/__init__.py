@@ -1,22 +1,22 @@
 """The names that legacy code imports from ``daphne``, where no daphne is installed.
 
 ``channels`` 1.x imports its protocol server by name (``from daphne.server import Server``), and so do settings, scripts and subclasses of
-older projects.  :func:`install` lets these imports find greendaphne: it appends a finder to ``sys.meta_path``, so that an installed daphne
-always wins, and the modules it makes import what they offer when it is asked for, not before.  The command line and the Django application
-(``"greendaphne"`` in ``INSTALLED_APPS``) call it; without it ``import daphne`` fails as it should.
+older projects.  :func:`install` lets these imports find greendaphne.  It appends a finder to ``sys.meta_path``, so that an installed daphne
+takes precedence; the modules that it creates import their objects on access only.  The command line and the Django application
+(``"greendaphne"`` in ``INSTALLED_APPS``) call it; without this call ``import daphne`` fails as usual.
 
 ======================  ===================================================================
 Module                  Names
 ======================  ===================================================================
-``daphne``              ``__version__``, the version of daphne whose interface this is
+``daphne``              ``__version__``, the version of daphne whose interface this implements
 ``daphne.server``       ``Server``, ``build_endpoint_description_strings``
 ``daphne.access``       ``AccessLogGenerator``
 ``daphne.utils``        ``parse_x_forwarded_for``
 ``daphne.cli``          ``CommandLineInterface``
 ======================  ===================================================================
 
-daphne's other modules are made of Twisted's protocols and have no counterpart: importing them raises :class:`ModuleNotFoundError`.
-What the live-server test case of ``channels.test`` needs beyond these names is in ``liveserver``.
+daphne's other modules consist of Twisted protocols and have no counterpart: importing them raises :class:`ModuleNotFoundError`.
+``liveserver`` has the further objects that the live-server test case of ``channels.test`` needs.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from types import ModuleType
 
-#: The daphne whose interface and behaviour this is; projects compare it.
+#: The version of daphne whose interface and behaviour this implements; projects compare it.
 DAPHNE_VERSION = "1.4.2"
 
-#: For each module the place of every name it offers: another module and the name there.
+#: For each module, the origin of each of its names: another module and the name there.
 NAMES: dict[str, dict[str, tuple[str, str]]] = {
     "daphne": {"__version__": (__name__, "DAPHNE_VERSION")},
     "daphne.server": {
@@ -44,25 +44,33 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
     "daphne.cli": {"CommandLineInterface": (__name__, "CommandLineInterface")},
 }
 
-#: The one module that gets something else: the test case that serves a live site, see ``liveserver``.
+#: The only module that gets other objects: the test case that serves a live site, see ``liveserver``.
 LIVE_SERVER_MODULE = "channels.test.liveserver"
-#: The name in it that says it is imported completely.
+#: The name in it that exists once it is completely imported.
 LIVE_SERVER_CLASS = "ChannelLiveServerTestCase"
-#: What it imports of Twisted.
+#: The development server's command, see ``runserver``.
+RUNSERVER_MODULE = "channels.management.commands.runserver"
+#: The modules that it imports from Twisted.
 TWISTED_MODULES = frozenset(("twisted", "twisted.internet"))
 
 
 def is_live_server_being_imported() -> bool:
-    """Whether the import that runs just now is the live-server test case's."""
+    """Whether the live-server test case is being imported at this moment."""
     module = sys.modules.get(LIVE_SERVER_MODULE)
     return module is not None and LIVE_SERVER_CLASS not in module.__dict__
+
+
+def is_runserver_being_imported() -> bool:
+    """Whether the import that runs just now is that of Channels' ``runserver``."""
+    module = sys.modules.get(RUNSERVER_MODULE)
+    return module is not None and "Command" not in module.__dict__
 
 
 class DaphneFinder(MetaPathFinder, Loader):
     """Finds and fills the modules of :data:`NAMES` and, for the live-server test case alone, :data:`TWISTED_MODULES`."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Describe one of the modules; ``None`` for all others, and for daphne's where a real ``daphne`` is loaded."""
+        """Return the spec of one of the modules; ``None`` for all others, and for daphne's where a real ``daphne`` is loaded."""
         if fullname not in NAMES and not (fullname in TWISTED_MODULES and is_live_server_being_imported()):
             return None
         package, _, module = fullname.partition(".")
@@ -71,7 +79,7 @@ class DaphneFinder(MetaPathFinder, Loader):
         return spec_from_loader(fullname, self, origin="greendaphne", is_package=not module)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give ``module`` its names, to be resolved when they are used."""
+        """Give ``module`` its names, which are resolved on access."""
         if module.__name__ in TWISTED_MODULES:
             import_module("greendaphne.compat.liveserver").fill_twisted(module)
             return
@@ -92,6 +100,8 @@ def resolver(module: ModuleType) -> Callable[[str], object]:
         place, attribute = names[name]
         if attribute == "Server" and is_live_server_being_imported():
             place, attribute = "greendaphne.compat.liveserver", "LiveServer"
+        elif attribute == "Server" and is_runserver_being_imported():
+            place, attribute = "greendaphne.compat.runserver", "DevelopmentServer"
         return getattr(import_module(place), attribute)
 
     return resolve
@@ -108,7 +118,7 @@ class CommandLineInterface:
         cls().run(sys.argv[1:])
 
     def run(self, args: Sequence[str]) -> None:
-        """Serve with these arguments until told to stop.
+        """Serve with these arguments until a signal stops the server.
 
         :raises SystemExit: where the command ends with an error; its code is 2 for wrong arguments and 1 otherwise.
         """
@@ -118,6 +128,6 @@ class CommandLineInterface:
 
 
 def install() -> None:
-    """Let ``import daphne`` find greendaphne where no daphne is installed; once is enough, more does nothing."""
+    """Let ``import daphne`` find greendaphne where no daphne is installed; idempotent."""
     if not any(isinstance(finder, DaphneFinder) for finder in sys.meta_path):
         sys.meta_path.append(DaphneFinder())

@@ -1,9 +1,9 @@
-"""What ``channels.test`` needs of daphne and Twisted for its live-server test case.
+"""The objects of daphne and Twisted that ``channels.test`` needs for its live-server test case.
 
-``channels.test`` imports ``ChannelLiveServerTestCase`` always, and the module of that imports Twisted's reactor, for one use: to ask, half
-a second after the start, which port the server listens on.  So that the other test cases work without Twisted, and this one works at all,
-the module gets, and nobody else does: a package ``twisted.internet`` with this one name, where there is no Twisted, and a ``Server`` that
-puts :class:`Reactor` into the module, where there is.  The test case starts the server in a forked process.
+``channels.test`` always imports ``ChannelLiveServerTestCase``, whose module imports Twisted's reactor.  It uses the reactor only once: to
+read the server's port half a second after the start.  So that the other test cases work without Twisted, and this one works at all,
+this one module gets substitutes.  Without Twisted, it gets a package ``twisted.internet`` with this one name.  With Twisted, it gets a
+``Server`` that puts :class:`Reactor` into the module.  The test case starts the server in a forked process.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _process = os.getpid()
 
 
 class Reactor:
-    """As much of a Twisted reactor as the test case uses."""
+    """The part of a Twisted reactor that the test case uses."""
 
     def callLater(self, seconds: float, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:  # noqa: N802 -- Twisted's name
-        """Call ``function`` in ``seconds``, in the event loop that the server runs in."""
+        """Call ``function`` after ``seconds``, in the event loop of the server."""
         gevent.spawn_later(seconds, function, *args, **kwargs)
 
 
 class LiveServer(Server):
-    """The server, made for a process that was forked off the tests and for a module that would ask the reactor for timers."""
+    """The server for a process forked from the tests, and for a module that sets timers in a reactor."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if os.getpid() != _process:
@@ -44,7 +44,7 @@ class LiveServer(Server):
 
 
 def fill_twisted(module: ModuleType) -> None:
-    """Make ``module`` a stand-in for one of :data:`TWISTED_MODULES` that disappears once it was used."""
+    """Make ``module`` a stand-in for one of :data:`TWISTED_MODULES` that disappears after its use."""
 
     def resolve(name: str) -> object:
         if name != "reactor":

@@ -1,7 +1,7 @@
-"""The module names of version 1.0 that user code imports, for modules that stand in packages since version 1.1.
+"""Module names of version 1.0 that user code imports, for modules that moved into packages in version 1.1.
 
-:func:`install` puts a finder in front of ``sys.meta_path``.  An import of a name in :data:`MOVED`, or of a module below it, gives the very
-module that stands elsewhere now, so classes keep their identity.
+:func:`install` puts a finder in front of ``sys.meta_path``.  An import of a name in :data:`MOVED`, or of a module below it, returns the
+module at its present place, so classes keep their identity.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import CodeType, ModuleType
 
 _PACKAGE = "greendaphne."
 
-#: Where each documented module of version 1.0 stands now.
+#: The present place of each documented module of version 1.0.
 MOVED = {
     "access": "logs.access",
     "addresses": "core.addresses",
@@ -32,21 +32,21 @@ class MovedFinder(MetaPathFinder, InspectLoader):
     """Finds the modules of :data:`MOVED` under their names of version 1.0."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Describe a module under its name of version 1.0; return ``None`` for all other names."""
+        """Return the spec of a module under its name of version 1.0; ``None`` for all other names."""
         if not fullname.startswith(_PACKAGE):
             return None
         first = fullname[len(_PACKAGE) :].partition(".")[0]
         return spec_from_loader(fullname, self, is_package=False) if first in MOVED else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put the module itself in the place of ``module``; the import statement takes what is in ``sys.modules`` afterwards."""
+        """Replace ``module`` by the moved one; the import statement uses the entry in ``sys.modules`` afterwards."""
         sys.modules[module.__name__] = import_module(_present_name(module.__name__))
 
     def get_source(self, fullname: str) -> None:
-        """Return no source: it belongs to the present name."""
+        """Return no source, because it belongs to the present name."""
 
     def is_package(self, fullname: str) -> bool:
-        """Whether ``fullname`` is a package; asked by ``python -m`` only, which runs plain modules here."""
+        """Whether ``fullname`` is a package; only ``python -m`` asks, and it runs plain modules here."""
         return False
 
     def get_code(self, fullname: str) -> CodeType | None:

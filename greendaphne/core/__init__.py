@@ -1,4 +1,4 @@
-"""The vocabulary that all of greendaphne shares: requests, streams, errors, causes, grammar.
+"""The vocabulary of all packages of greendaphne: requests, streams, errors, causes, grammar.
 
-The package knows no socket and no application.  It imports the standard library and gevent.
+The package knows neither sockets nor applications.  It imports the standard library and gevent.
 """

@@ -1,6 +1,6 @@
-"""Lists of addresses that are trusted, as options take them: ``127.0.0.1,10.0.0.0/8,::1,unix`` or ``*``.
+"""Lists of trusted addresses, as options take them: ``127.0.0.1,10.0.0.0/8,::1,unix`` or ``*``.
 
-An :class:`AddressList` only tells whether an address is in it; what the trust is about is the business of whoever asks.
+An :class:`AddressList` tests membership; the caller decides what a listed address is trusted for.
 """
 
 from __future__ import annotations
@@ -8,24 +8,24 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
-#: What stands for a peer on a UNIX socket, which has no address.
+#: The word for peers on UNIX sockets, which have no address.
 UNIX: Final = "unix"
-#: What stands for every address, and for UNIX sockets.
+#: The word for every address and every UNIX socket.
 EVERYONE: Final = "*"
-#: Peers on this machine.
+#: Peers on this machine: the loopback addresses and UNIX sockets.
 LOCAL: Final = "127.0.0.1,::1,unix"
-#: Answers kept, a number.  A proxy has few addresses, so few that this bound is only there for whoever sends made-up ones.
+#: Cached answers (a number).  Proxies have few addresses; the bound is for clients with very many.
 _CACHE_SIZE: Final = 1024
 #: Bits in front of the IPv4 address in an IPv4-mapped one (RFC 4291 section 2.5.5.2).
 _MAPPED_PREFIX: Final = 96
 
 
 class AddressList:
-    """A list of addresses and networks; ``host in addresses`` tells whether it has one, and ``None in addresses`` is about UNIX sockets.
+    """A list of addresses and networks; ``host in addresses`` tests an address, ``None in addresses`` a UNIX socket.
 
-    :param text: addresses, networks such as ``10.0.0.0/8``, ``unix`` and ``*``, separated by commas; blanks around them do not count,
-        and an empty list has nobody in it.
-    :raises ValueError: for anything else, in words that continue the name of an option.
+    :param text: addresses, networks such as ``10.0.0.0/8``, ``unix`` and ``*``, separated by commas.  Blanks around them are ignored.
+        An empty list contains no address.
+    :raises ValueError: for any other text; the message continues the name of an option.
     """
 
     __slots__ = ("_answers", "_everyone", "_networks", "_text", "_unix")
@@ -79,14 +79,14 @@ class AddressList:
 
 
 def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """IPv4 for an IPv4-mapped address (RFC 4291 section 2.5.5.2), as which a socket for both families reports IPv4 peers."""
+    """IPv4 for an IPv4-mapped address (RFC 4291 section 2.5.5.2): a dual-stack socket reports IPv4 peers in that form."""
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 def _network(item: str) -> IPv4Network | IPv6Network:
     try:
         if "%" in item:
-            # ``ipaddress`` takes a zone and does not compare it: the address would be trusted on every link.
+            # ``ipaddress`` accepts a zone but ignores it in comparisons, so the address would be trusted on every link.
             raise ValueError
         if "/" not in item:
             return ip_network(_plain(ip_address(item)))

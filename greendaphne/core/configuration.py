@@ -1,13 +1,17 @@
-"""The error for a configuration that cannot be used.  It has a module of its own because the command needs it before anything else."""
+"""The error for an invalid configuration.  A separate module, because the command needs it before all others."""
 
 from __future__ import annotations
 
 
+class MissingExtra(ImportError):
+    """Packages that an extra of greendaphne brings are not installed; the text is one line that says which to install."""
+
+
 class ConfigurationError(ValueError):
-    """A server cannot be put together as the configuration says.  The text is one line.
+    """The configuration does not describe a working server.  The text is one line.
 
     :param text: the reason; with a ``target`` it continues the name of that value.
-    :param target: the value that is wrong, such as ``http2.max_frame_size``, or ``""`` where it is not one value alone.
+    :param target: the name of the wrong value, such as ``http2.max_frame_size``; ``""`` where the error concerns several values.
     """
 
     def __init__(self, text: str, target: str = "") -> None:

@@ -1,7 +1,7 @@
-"""Texts to values, for the command line and endpoint strings alike.
+"""Converters from text to values, for the command line and endpoint strings.
 
-A converter takes the text that a user wrote and raises a :class:`ValueError` that says, in words that continue the name of the value,
-what it must be: "must be a number from 0 to 65535".
+A converter takes the user's text and returns the value.  It raises :class:`ValueError` with words that continue the name of the value and
+say which texts are valid: "must be a number from 0 to 65535".
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-#: What the suffix of a size stands for; K is 1024 as in every server's configuration.
+#: The suffixes of sizes and their factors in bytes.
 SIZE_UNITS: Final = {"K": 1024, "M": 1024**2, "G": 1024**3}
 
-#: Seconds that stand for all that are more, some thirty years: the system's timers take no number of any size.
+#: The largest number of seconds, about thirty years.  Larger values are reduced to it, because the system's timers have a maximum.
 LONGEST: Final = 10**9
 
 
 def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    """Return a converter to a whole number within the bounds, both included."""
+    """Return a converter to a whole number from ``minimum`` to ``maximum``, both included."""
     bounds = f"from {minimum} to {maximum}" if maximum is not None else f"of at least {minimum}"
 
     def convert(text: str) -> int:
@@ -34,7 +34,7 @@ def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], in
 
 
 def integer(text: str) -> int:
-    """Convert a whole number without bounds."""
+    """Convert a whole number of any size."""
     try:
         return int(text)
     except ValueError:
@@ -57,6 +57,19 @@ def seconds_or_zero(text: str) -> float:
     return value
 
 
+def umask(text: str) -> int:
+    """Convert an octal number from 0 to 777."""
+    if not text.isascii() or not text.isdigit() or len(text) > 4:
+        raise ValueError("must be an octal number from 0 to 777")
+    try:
+        number = int(text, 8)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 0o777:
+        raise ValueError("must be an octal number from 0 to 777")
+    return number
+
+
 def seconds_or_never(text: str) -> float:
     """Convert a number of seconds; a negative number stands for never."""
     value = _decimal(text)
@@ -66,7 +79,7 @@ def seconds_or_never(text: str) -> float:
 
 
 def _decimal(text: str) -> float | None:
-    """The number, an ``int`` where it is written as one, at most :data:`LONGEST`; ``None`` for what is none or not finite."""
+    """The number, an ``int`` where written as one, at most :data:`LONGEST`; ``None`` for text that is not a finite number."""
     value: float
     try:
         value = int(text)
@@ -81,7 +94,7 @@ def _decimal(text: str) -> float | None:
 
 
 def choice(*names: str) -> Callable[[str], str]:
-    """Return a converter that takes one of ``names`` as it is."""
+    """Return a converter that accepts the texts in ``names`` and returns them unchanged."""
 
     def convert(text: str) -> str:
         if text not in names:
@@ -92,9 +105,19 @@ def choice(*names: str) -> Callable[[str], str]:
 
 
 def field_value(text: str) -> str:
-    """Return ``text`` when it can be the value of a header field (RFC 9110 section 5.5), in the ASCII characters that are safe there."""
+    """Return ``text`` when it is a valid value of a header field (RFC 9110 section 5.5) of printable ASCII characters."""
     if not text or not text.isascii() or not text.isprintable() or text != text.strip():
         raise ValueError("must be printable ASCII characters")
+    return text
+
+
+def host(text: str) -> str:
+    """Return ``text`` when it can be an address or a host name; other servers also take a port or a path in the same place."""
+    name, colon, port = text.rpartition(":")
+    if colon and port.isascii() and port.isdigit() and (":" not in name or (name.startswith("[") and name.endswith("]"))):
+        raise ValueError(f"must be an address without a port, as in --bind={name or '::'} --port={port}")
+    if text.startswith("unix:"):
+        raise ValueError(f"must be an address; a UNIX socket is --unix-socket={text.removeprefix('unix:')}")
     return text
 
 
@@ -131,7 +154,7 @@ def header_name(text: str) -> str:
 
 
 def url_path(text: str) -> str:
-    """Return ``text`` when it is the path of a URL as a request has it: percent-encoded, without a query."""
+    """Return ``text`` when it is the path of a URL as a request carries it: percent-encoded, without a query."""
     if not text.startswith("/") or not text.isascii() or not text.isprintable() or any(letter in text for letter in ' ?#"<>\\^`{|}'):
         raise ValueError("must be a path that begins with a slash, percent-encoded")
     return text

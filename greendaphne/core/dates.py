@@ -1,4 +1,4 @@
-"""The time as HTTP writes it, formatted once a second."""
+"""The current time in HTTP's format, formatted at most once a second."""
 
 from __future__ import annotations
 

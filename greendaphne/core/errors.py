@@ -1,6 +1,6 @@
 """Reason phrases and error pages of the server.
 
-The pages that daphne has too are the same bytes as daphne's, because people and monitoring search for them.
+Pages that daphne also has are byte for byte daphne's, because people and monitoring search for their text.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from html import escape
 from http import HTTPStatus
 
-# Where Twisted's wording is not the registry's, or the registry's has changed between versions of Python.
+# Phrases where Twisted differs from the registry, or where the registry's phrase differs between versions of Python.
 _TWISTED_PHRASES = {
     205: "Reset Content.",
     408: "Request Time-out",
@@ -39,7 +39,7 @@ _STYLE = (
 CONTENT_TYPE = (b"Content-Type", b"text/html; charset=utf-8")
 
 
-#: What the pages say that daphne has too; their footer is daphne's name.
+#: The sentences of daphne's own pages; daphne's name is in their footer.
 DAPHNE_SENTENCES = frozenset(
     (
         "HTTP processing error",
@@ -53,7 +53,7 @@ DAPHNE_SENTENCES = frozenset(
 def error_page(status: int, detail: str, footer: str | None = None) -> bytes:
     """The HTML page for ``status`` with the sentence ``detail``.
 
-    :param footer: the server's name; ``""`` for none, ``None`` for daphne's on the pages that daphne has, and none on others.
+    :param footer: the server's name, ``""`` for none.  ``None`` means "Daphne" on pages that daphne has, and none on others.
     """
     if footer is None:
         footer = "Daphne" if detail in DAPHNE_SENTENCES else ""

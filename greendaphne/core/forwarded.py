@@ -1,20 +1,20 @@
-"""Which header fields tell about the client: the value of ``--forwarded-headers``.
+"""The header fields with the client's address, port and scheme: the value of ``--forwarded-headers``.
 
-There is no way to find out from a request which of them the proxy has set.  Whichever it does not set comes from the client as it is, and
-no order of precedence helps: a client sends the one that would win, or the one that is missing.  So the operator names them, ``Forwarded``
-never counts beside ``X-Forwarded-For``, and the ``X-Forwarded-*`` fields are the default because they are what proxies set.
+A request does not show which of these fields the proxy has set.  A field that the proxy does not set arrives as the client sent it.  No
+order of precedence helps, because a client can send the field that wins, or the one that is missing.  So the operator names the fields,
+``Forwarded`` is never combined with ``X-Forwarded-For``, and the ``X-Forwarded-*`` fields are the default because most proxies set them.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-#: RFC 7239; it tells the port and the scheme too.
+#: The field of RFC 7239; it carries the port and the scheme too.
 FORWARDED: Final = "forwarded"
 
 
 class ForwardedFields(NamedTuple):
-    """Names of the fields with the client's address, its port and the scheme; ``None`` for one that is not read.
+    """The names of the fields with the client's address, its port and the scheme; ``None`` for a field that is not read.
 
     ``str()`` gives the text that :func:`forwarded_fields` reads.
     """
@@ -27,15 +27,15 @@ class ForwardedFields(NamedTuple):
         return ",".join(name.lower() for name in self if name is not None)
 
 
-#: daphne's three.
+#: The three fields that daphne reads.
 X_FORWARDED: Final = ForwardedFields("X-Forwarded-For", "X-Forwarded-Port", "X-Forwarded-Proto")
 DEFAULT_FIELDS: Final = str(X_FORWARDED)
 
 
 def forwarded_fields(text: str) -> ForwardedFields:
-    """Return the fields that ``text`` names, separated by commas, in any case and order.
+    """Return the fields that ``text`` names, separated by commas, in any case and any order.
 
-    :raises ValueError: where they are none that go together, in words that continue the name of an option.
+    :raises ValueError: for any other combination; the message continues the name of an option.
     """
     names = [name.strip().lower() for name in text.split(",")]
     if names == [FORWARDED]:

@@ -1,6 +1,6 @@
-"""The grammar that HTTP/1, HTTP/2 and WebSocket have in common, each rule written once.
+"""The grammar that HTTP/1, HTTP/2 and WebSocket share, each rule written once.
 
-Patterns are bytes for building others, compiled ones are for :meth:`re.Pattern.fullmatch`.
+Byte strings are parts of larger patterns; compiled patterns are for :meth:`re.Pattern.fullmatch`.
 """
 
 from __future__ import annotations
@@ -8,26 +8,26 @@ from __future__ import annotations
 import re
 from socket import AF_INET6, inet_pton
 
-#: RFC 9110 section 5.6.2.
+#: A token (RFC 9110 section 5.6.2).
 TOKEN_PATTERN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 TOKEN = re.compile(TOKEN_PATTERN)
 
-#: A byte that no field value may have (RFC 9110 section 5.5); for ``search``.  A tab is allowed.
+#: A byte that is forbidden in field values (RFC 9110 section 5.5), for ``search``.  A tab is allowed.
 FORBIDDEN_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 #: A field value without blanks around it (RFC 9110 section 5.5, RFC 9113 section 8.2.1).
 FIELD_VALUE = re.compile(rb"(?![\t ])[\t -~\x80-\xff]*(?<![\t ])")
 
-#: RFC 9110 section 8.6: digits only, and no more than a 64-bit integer has.
+#: RFC 9110 section 8.6: digits only, at most as many as a 64-bit integer has.
 CONTENT_LENGTH = re.compile(rb"[0-9]{1,19}")
 
-#: Path and query of a request target (RFC 9112 section 3.2.1, RFC 9113 section 8.3.1): no blank, no fragment.  Bytes beyond ASCII are
-#: for the caller to judge.
+#: Path and query of a request target (RFC 9112 section 3.2.1, RFC 9113 section 8.3.1): no blank, no fragment.  Bytes beyond ASCII match;
+#: the caller decides about them.
 ORIGIN_FORM = re.compile(rb"/[!\"$-~\x80-\xff]*")
 
 # RFC 3986 section 3.2: 0 to 65535.  Leading zeros are allowed, up to five digits.
 _PORT = rb"(?::(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[0-5][0-9]{4}|[0-9]{0,4}))?"
-# RFC 3986 section 3.2.2, reg-name: percent-encoded octets but the controls, and no comma: a list is what an intermediary makes of two
-# Host fields (RFC 9110 section 5.3).  User information has no place here (RFC 9110 section 4.2.4).
+# RFC 3986 section 3.2.2, reg-name.  Percent-encoded control characters are refused.  So are commas, because an intermediary joins two
+# Host fields by a comma (RFC 9110 section 5.3), and user information (RFC 9110 section 4.2.4).
 _REG_NAME = rb"(?:[0-9A-Za-z\-._~!$&'()*+;=]|%(?:[2-689A-Fa-f][0-9A-Fa-f]|7[0-9A-Ea-e]))+"
 _AUTHORITY = re.compile(rb"(?:" + _REG_NAME + rb"|\[([0-9A-Fa-f:.]{2,45})\])" + _PORT)
 
@@ -48,5 +48,5 @@ def valid_authority(value: bytes) -> bool:
 
 
 def elements(values: list[bytes]) -> list[bytes]:
-    """The elements of a comma-separated field (RFC 9110 section 5.6.1), in order; empty ones are ignored."""
+    """The elements of a comma-separated field (RFC 9110 section 5.6.1), in order, without empty elements."""
     return [stripped for value in values for element in value.split(b",") if (stripped := element.strip(b" \t"))]

@@ -1,15 +1,15 @@
-"""The vocabulary that protocols and applications share, and the seam between them.
+"""The vocabulary of protocols and applications, and the interface between them.
 
-A protocol package (``http1``, ``http2``, ``websocket``) turns bytes into a :class:`Request` and offers a :class:`Stream` to answer it on.
-An application (``greendaphne.applications``) is called with both and knows no socket.  ``serving.exchange`` brings the two together and is
-the only place that turns the exceptions below into responses.
+A protocol package (``http1``, ``http2``, ``websocket``) turns bytes into a :class:`Request` and provides a :class:`Stream` for the answer.
+An application (``greendaphne.applications``) receives both and knows no socket.  ``serving.exchange`` connects them; no other module
+turns the exceptions below into responses.
 
 Exceptions::
 
-    HTTPError               the peer or the deployment is at fault; carries the status to answer with
-    ClientDisconnected      nobody is left to answer; everything about the request is released
-    ResponseError           the application's response cannot be sent as it is; answered with 500 and logged
-    Unreported              answered, and nobody is to hear of it
+    HTTPError               a fault of the peer or the deployment; carries the status of the response
+    ClientDisconnected      the client is gone; everything about the request is released
+    ResponseError           the application's response cannot be sent; answered with 500 and logged
+    Unreported              already answered; excluded from logs and metrics (a health check, for example)
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from .tlsinfo import TLSInfo
 #: A header section: lower-case names, values without surrounding blanks, order and duplicates kept (RFC 9110 section 5.2).
 Headers = Sequence[tuple[bytes, bytes]]
 
-#: ``[host, port]`` as the channel layer carries it, or ``None`` where the socket has no such address (UNIX sockets).
+#: ``[host, port]`` as the channel layer carries it; ``None`` for a UNIX socket.
 Address = list[object] | None
 
 
 class ConnectionInfo(NamedTuple):
-    """What is the same for every request of a connection.
+    """The properties that all requests of a connection share.
 
-    ``client`` and ``server`` are the addresses that the application is told: the socket's own, or those of a PROXY header.  ``peer`` is the
-    socket's own peer where that is not the client: its address, or ``[]`` for a UNIX socket; otherwise ``None``.
+    ``client`` and ``server`` are the addresses that the application sees: the socket's own, or those of a PROXY header.  ``peer`` is the
+    address of the socket's peer where the client is another host, such as behind a proxy: ``[]`` for a UNIX socket.  Otherwise it is
+    ``None``.
     """
 
     scheme: str
@@ -44,18 +45,18 @@ class ConnectionInfo(NamedTuple):
 
     @property
     def socket_peer(self) -> Address:
-        """Who is at the other end of the socket, to decide whether it is trusted; ``None`` for a UNIX socket."""
+        """The address of the socket's peer, for decisions about trust; ``None`` for a UNIX socket."""
         return self.client if self.peer is None else self.peer or None
 
 
 class Request(NamedTuple):
-    """One request head, checked, as every protocol version delivers it.
+    """One request head, validated, in the same form for every protocol version.
 
-    ``target`` is the request target as received (for logs; empty where it could not be read), ``path`` its raw, still
-    percent-encoded path and ``query_string`` the raw bytes behind the first ``?``.  ``content_length`` is the number of body bytes, 0 for
-    none and ``None`` where only the end of the body tells.  ``upgrade`` is the lower-cased ``Upgrade`` field (RFC 9110 section 7.8) or,
-    on HTTP/2, the ``:protocol`` of an extended CONNECT (RFC 8441); empty for an ordinary request.  ``root_path`` is the decoded mount point
-    of the application; protocols leave it empty, and the server's policy fills it in.
+    ``target`` is the request target as received (for logs; empty where it is unreadable).  ``path`` is the raw, still percent-encoded
+    path, ``query_string`` the raw bytes after the first ``?``.  ``content_length`` is the number of body bytes: 0 for no body, ``None``
+    where only the end of the body shows the length.  ``upgrade`` is the lower-cased ``Upgrade`` field (RFC 9110 section 7.8) or, on HTTP/2,
+    the ``:protocol`` of an extended CONNECT (RFC 8441); empty for an ordinary request.  ``root_path`` is the decoded mount point of the
+    application; protocols leave it empty, and the server's policy sets it.
     """
 
     method: str
@@ -71,21 +72,21 @@ class Request(NamedTuple):
 
     @property
     def by_extended_connect(self) -> bool:
-        """Whether a tunnel on this request is opened by extended CONNECT (RFC 8441, on HTTP/2), and not by Upgrade (HTTP/1.1).
+        """Whether a tunnel on this request is opened by extended CONNECT (RFC 8441, on HTTP/2) instead of Upgrade (HTTP/1.1).
 
-        Then its answer is 200 instead of 101, it has no ``Upgrade`` and ``Connection`` fields, and it does not end the connection.
+        The answer is then 200 instead of 101, has no ``Upgrade`` and ``Connection`` fields, and the tunnel does not end the connection.
         """
         return self.http_version == "2"
 
 
 class HTTPError(Exception):
-    """A request that is answered with an error of the server's own.
+    """A request that the server answers with an error response.
 
     :param status: the HTTP status code.
-    :param detail: one sentence for the error page; fixed text, never an exception's.
-    :param headers: further response fields, such as ``Retry-After``.
-    :param close: whether the connection ends after the answer because its framing is in doubt or the answer comes early.
-    :param cause: one of :mod:`greendaphne.core.causes`; by default what the status says.
+    :param detail: one sentence for the error page; a fixed text, never the text of another exception.
+    :param headers: additional response fields, such as ``Retry-After``.
+    :param close: whether the connection ends after the answer, because its framing is in doubt or the answer precedes the body's end.
+    :param cause: one of :mod:`greendaphne.core.causes`; by default derived from the status.
     """
 
     def __init__(self, status: int, detail: str, headers: Headers = (), *, close: bool = False, cause: str = "") -> None:
@@ -104,15 +105,15 @@ class ClientDisconnected(Exception):
 
 
 class ClientTooSlow(ClientDisconnected):
-    """It stopped reading; the server gave it up."""
+    """The client stopped reading for longer than the send timeout, so the server closed the connection."""
 
     cause = causes.CLIENT_SLOW
 
 
 class ResponseError(Exception):
-    """The application's response breaks the protocol; the text names what is wrong with it, for the log.
+    """The application's response breaks the protocol; the text describes the error, for the log.
 
-    :param cause: one of :mod:`greendaphne.core.causes`, where it is not the application's fault.
+    :param cause: one of :mod:`greendaphne.core.causes`, where the application is not at fault.
     """
 
     def __init__(self, text: str, *, cause: str = causes.BAD_RESPONSE) -> None:
@@ -121,27 +122,27 @@ class ResponseError(Exception):
 
 
 class Unreported(Exception):
-    """The request has been answered, and is neither logged nor counted: it is part of the operation, as a health check is."""
+    """The request is answered already, and is neither logged nor counted: a health check, for example."""
 
 
 class Stream(Protocol):
-    """One request and the way to answer it; HTTP/1 connections and HTTP/2 streams implement it.
+    """One request and its response; HTTP/1 connections and HTTP/2 streams implement the interface.
 
     All methods block cooperatively and raise :class:`ClientDisconnected` when the peer is gone.  One greenlet owns a stream, with one
     exception: after :meth:`switch` one greenlet may read while one other writes.
     """
 
     request: Request
-    #: The status sent, 0 before :meth:`start`; and the body bytes sent, for the access log.
+    #: For the access log: the status sent, 0 before :meth:`start`, and the number of body bytes sent.
     status: int
     sent: int
-    #: Whether the response has been sent to its end.
+    #: Whether the complete response has been sent.
     complete: bool
-    #: The response's fields as they are sent, apart from those that the protocol adds, for the access log.
+    #: The response's fields as sent, without those that the protocol adds, for the access log.
     response_headers: Headers
-    #: Fields that :meth:`start` adds where it is given none of that name.
+    #: Fields that :meth:`start` adds where the response has no field of the same name.
     extra_headers: Headers
-    #: Bytes that :meth:`read` returns of the body at most before it raises :class:`HTTPError` (413); 0 for no limit.
+    #: At most this many body bytes are returned by :meth:`read`; then it raises :class:`HTTPError` (413).  0 means no limit.
     body_limit: int
 
     @property
@@ -153,10 +154,11 @@ class Stream(Protocol):
         """Whether the response's head has left, so that no other can be sent."""
 
     def read(self, n: int, timeout: float | None = None) -> bytes:
-        """Return 1 to ``n`` body bytes, or ``b""`` at their end; after :meth:`switch` tunnel bytes, ``b""`` at EOF.
+        """Return 1 to ``n`` body bytes, ``b""`` at the end of the body; after :meth:`switch` tunnel bytes, ``b""`` at EOF.
 
-        Waits at most ``timeout`` seconds where one is given, raises :class:`TimeoutError` then and loses nothing.  Before
-        :meth:`switch` the body's own time limits hold and raise :class:`HTTPError` (408).
+        :param timeout: at most this many seconds to wait; ``None`` for no limit.  No bytes are lost by a timeout.
+        :raises TimeoutError: after ``timeout`` seconds.
+        :raises HTTPError: 408 when the body exceeds its own time limits, before :meth:`switch`.
         """
 
     def inform(self, status: int, headers: Headers) -> None:
@@ -176,11 +178,11 @@ class Stream(Protocol):
         """
 
     def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
-        """Check and keep the response head; it leaves with the first :meth:`write` or :meth:`finish`.
+        """Validate and keep the response head; the first :meth:`write` or :meth:`finish` sends it.
 
-        ``reason`` replaces the usual reason phrase where the protocol version has one.
+        ``reason`` replaces the usual reason phrase on HTTP/1; HTTP/2 has none.
 
-        :raises ResponseError: for a head that must not be sent; nothing was sent then and another may be started.
+        :raises ResponseError: for an invalid head.  Nothing has been sent then, and the caller may start another response.
         """
 
     def write(self, data: bytes) -> None:
@@ -192,7 +194,7 @@ class Stream(Protocol):
         ``trailers`` are fields that follow the body (RFC 9110 section 6.5).  They are dropped where the response has no place for them:
         without chunks on HTTP/1.1, on HTTP/1.0, after the body of a tunnel.  The caller asks :func:`accepts_trailers` first.
 
-        After :meth:`switch`, end this side's half of the tunnel in good order: what was sent still reaches the peer.
+        After :meth:`switch`, close this side's half of the tunnel gracefully, so that all sent bytes reach the peer.
         """
 
     def offer(self, data: bytes, *, last: bool = False, trailers: Headers = ()) -> bool:
@@ -222,28 +224,29 @@ class Stream(Protocol):
         """Turn the stream into a tunnel: 101 with ``headers`` on HTTP/1.1 (RFC 9110 section 15.2.2), 200 on HTTP/2 (RFC 8441)."""
 
     def gone(self, *, half_closed: bool) -> bool:
-        """Whether the peer is known to have left; never waits.
+        """Whether the server has noticed that the peer is gone; never waits.
 
-        :param half_closed: whether a peer that has only stopped sending counts as gone.
+        :param half_closed: whether a peer that only stopped sending counts as gone where it cannot be told from one that left.
         """
 
     def watch(self, callback: Callable[[], None] | None, *, half_closed: bool = False) -> None:
-        """Have ``callback`` called once as soon as the peer gives the stream up; it must not wait and not raise.  ``None`` ends that.
+        """Register ``callback`` to be called once when the peer abandons the stream; ``None`` ends that.
 
-        For a greenlet that waits for something else than this stream and would not notice.  HTTP/1 keeps reading meanwhile: a bounded
-        number of bytes that the client sends ahead is kept for the next request, and after that it cannot tell any more.
+        For a greenlet blocked elsewhere, such as on its mailbox, that would otherwise miss the disconnect.  The callback must neither
+        wait nor raise.  HTTP/1 keeps reading meanwhile: it keeps a bounded number of bytes that the client sends ahead for the next
+        request, and cannot detect the disconnect after that.
 
-        :param half_closed: whether a peer that has stopped sending has given up the stream as well.  Clients of HTTP/1 that close their
-            connection cannot be told from those that close the sending half and wait for the response.  An HTTP/2 stream has no such
-            state: the end of a request's body says nothing.
+        :param half_closed: whether a peer that has stopped sending has abandoned the stream as well.  HTTP/1 clients that close their
+            connection look like clients that close the sending half and wait for the response.  An HTTP/2 stream has no such state: the
+            end of a request's body says nothing.
         """
 
     def reset(self) -> None:
-        """Abort: the peer must not take what it has for complete."""
+        """Abort the stream, so that the peer does not treat a truncated response as complete."""
 
 
 def with_extra(headers: Headers, extra: Headers) -> Headers:
-    """``headers`` and those of ``extra`` whose names they do not have."""
+    """``headers``, followed by the fields of ``extra`` whose names are not in ``headers``."""
     given = {name.lower() for name, _ in headers}
     return [*headers, *(field for field in extra if field[0].lower() not in given)]
 
@@ -278,7 +281,7 @@ def check_sent_trailers(trailers: Headers) -> None:
 
 
 def body_too_large() -> HTTPError:
-    """The error for a body above the limit."""
+    """The error for a request body above the limit."""
     return HTTPError(413, "The request body is larger than this server accepts.", close=True)
 
 

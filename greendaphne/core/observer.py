@@ -1,8 +1,8 @@
-"""Who is told what became of requests and WebSockets: the access log, metrics, daphne's action logger.
+"""Observers of requests and WebSockets: the access log, metrics, daphne's action logger.
 
-``exchange`` and the WebSocket bridge report to one :class:`Observer` or to none; :func:`combine` makes one of several.  What is reported
-has happened: an observer changes nothing.  Its methods run in the hub, on the path of every request, so they must not wait, must not raise
-and should be quick.
+``exchange`` and the WebSocket bridge report to at most one :class:`Observer`; :func:`combine` makes one of several.  Reports come after the
+event, so an observer cannot change it.  Its methods run in the hub for every request: they must not wait or raise, and should be
+quick.
 """
 
 from __future__ import annotations
@@ -13,48 +13,48 @@ from .message import Stream
 
 
 class Observer:
-    """Is told of every event and does nothing; a subclass overrides what it wants to know.
+    """Receives every event and does nothing; a subclass overrides the methods for the events that it needs.
 
-    ``stream.request`` is the request, as it is seen behind trusted proxies.  ``stream.status`` is the status that was sent, 0 for none;
-    ``stream.sent`` the number of body bytes; ``stream.complete`` tells whether the answer was sent to its end.
+    ``stream.request`` is the request with the client's data from trusted proxies.  ``stream.status`` is the status sent, 0 for none;
+    ``stream.sent`` is the number of body bytes sent; ``stream.complete`` tells whether the complete answer was sent.
 
-    Every ``seconds`` counts from the moment that the request's head had arrived.  ``cause`` is one of :mod:`greendaphne.core.causes`.
+    ``seconds`` is always the time since the request's head arrived.  ``cause`` is one of :mod:`greendaphne.core.causes`.
     """
 
     __slots__ = ()
 
-    #: Names, in lower case, of the request fields that it reads of a WebSocket once that is open.  All others are forgotten by then, for
-    #: a WebSocket may live for a day.
+    #: Lower-case names of the request fields that the observer reads from an open WebSocket.  All other fields are dropped when the
+    #: WebSocket opens, because it may live for a day.
     websocket_fields: Collection[bytes] = ()
 
     def completed(self, stream: Stream, seconds: float, cause: str) -> None:
-        """An HTTP request is over: answered by the application (no cause), answered by the server, cut short, or left by its client."""
+        """An HTTP request ended: answered by the application (no cause), answered by the server, truncated, or abandoned by the client."""
 
     def refused(self, stream: Stream, seconds: float, cause: str) -> None:
-        """A request was answered by the server without being served: its head or its opening handshake was in error, or a WebSocket
-        could not be offered to the application.
+        """The server answered a request without passing it to the application: its head or its opening handshake was invalid, or the
+        application could not receive a WebSocket.
 
-        Where the head could not be read, ``stream.request.target`` is empty and the request stands for an unknown one.
+        For an unreadable head, ``stream.request.target`` is empty and the other values are placeholders.
         """
 
     def websocket_connecting(self, stream: Stream) -> None:
-        """A WebSocket was offered to the application.  Exactly one :meth:`websocket_disconnected` follows."""
+        """The application was offered a WebSocket.  Exactly one :meth:`websocket_disconnected` follows."""
 
     def websocket_connected(self, stream: Stream, seconds: float) -> None:
         """The application accepted, and the WebSocket is open."""
 
     def websocket_rejected(self, stream: Stream, seconds: float, cause: str) -> None:
-        """The WebSocket was not accepted, by the application or by the server in its place; :meth:`websocket_disconnected` follows."""
+        """The application, or the server on its behalf, refused the WebSocket; :meth:`websocket_disconnected` follows."""
 
     def websocket_disconnected(self, stream: Stream, seconds: float, cause: str, code: int | None) -> None:
-        """A WebSocket is over.
+        """A WebSocket ended.
 
-        :param code: the close code, as in the ``websocket.disconnect`` message; ``None`` where it never was open.
+        :param code: the close code, as in the ``websocket.disconnect`` message; ``None`` for a WebSocket that never opened.
         """
 
 
 class _Several(Observer):
-    """Tells several observers."""
+    """Forwards every event to several observers."""
 
     __slots__ = ("_observers", "websocket_fields")
 
@@ -88,7 +88,7 @@ class _Several(Observer):
 
 
 def combine(observers: Sequence[Observer]) -> Observer | None:
-    """One observer that stands for all of ``observers``; ``None`` where there are none."""
+    """One observer that forwards to all of ``observers``; ``None`` for an empty sequence."""
     if not observers:
         return None
     return observers[0] if len(observers) == 1 else _Several(observers)

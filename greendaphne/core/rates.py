@@ -1,15 +1,15 @@
-"""A minimum rate over a sliding window: how long a peer that sends or takes too little is waited for."""
+"""A minimum rate over a sliding window: how long the server waits for a slow peer."""
 
 from __future__ import annotations
 
 
 class Patience:
-    """The seconds that a peer may still be waited for.
+    """The seconds that the server still waits for a peer.
 
-    A full window at first.  Waiting uses it up second by second, every byte that moves adds ``1 / rate`` seconds, and it never holds
-    more than the window.  So a peer that stops is given up after ``window`` seconds however much it sent before, and one that drips is
-    given up as well unless it keeps ``rate`` bytes a second over every window.  Only time spent in waiting counts: the server's own work
-    and a slow application are not held against the peer.
+    The budget starts at ``window`` seconds.  Waiting reduces it, every byte transferred adds ``1 / rate`` seconds, and it never exceeds
+    the window.  So a peer that stops is given up after ``window`` seconds, however much it sent before, and a slow peer is given up unless
+    it keeps ``rate`` bytes a second over every window.  Only time spent waiting counts; the server's own work and a slow application do
+    not reduce the budget.
 
     :param window: in seconds.
     :param rate: in bytes a second.
@@ -24,9 +24,9 @@ class Patience:
         self.left = window
 
     def waited(self, seconds: float) -> None:
-        """The peer was waited for."""
+        """Record ``seconds`` of waiting for the peer."""
         self.left -= seconds
 
     def moved(self, n: int) -> None:
-        """``n`` bytes came in, or were taken by the peer."""
+        """Record ``n`` bytes received from the peer, or taken by it."""
         self.left = min(self._window, self.left + n / self._rate)

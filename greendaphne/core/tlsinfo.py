@@ -1,8 +1,8 @@
-"""What is known of a connection's TLS: names and numbers of what was negotiated, and the certificates of both sides.
+"""The TLS properties of a connection: names and numbers of the negotiated parameters, and the certificates of both sides.
 
-:class:`TLSInfo` has the names, which a PROXY header can report too.  :class:`greendaphne.net.tls.transport.ConnectionTLS` adds the
-certificates of a connection of this server.  Everything but the names is computed when it is asked for, so a server whose application does
-not ask pays nothing.
+:class:`TLSInfo` has the names, which a PROXY header can carry too.  :class:`greendaphne.net.tls.transport.ConnectionTLS` adds the
+certificates for connections that this server encrypts itself.  Everything except the names is computed on access, so the other values
+cost nothing where the application does not read them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Final
 #: The numbers of TLS versions (RFC 8446 section 4.2.1) by OpenSSL's names.
 VERSIONS: Final = {"SSLv3": 0x0300, "TLSv1": 0x0301, "TLSv1.0": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
-#: The numbers of cipher suites (IANA's registry "TLS Cipher Suites") by OpenSSL's names: those that this server offers, and those that
-#: proxies with usual configurations report.
+#: The numbers of cipher suites (IANA's registry "TLS Cipher Suites") by OpenSSL's names: the suites of this server, and those that proxies
+#: with usual configurations report.
 CIPHERS: Final = {
     "TLS_AES_128_GCM_SHA256": 0x1301,
     "TLS_AES_256_GCM_SHA384": 0x1302,
@@ -37,7 +37,7 @@ CIPHERS: Final = {
 
 
 class TLSInfo:
-    """What was negotiated on a TLS connection.
+    """The negotiated parameters of a TLS connection.
 
     :param version: such as ``"TLSv1.3"``.
     :param cipher: the cipher suite by its OpenSSL name.
@@ -51,35 +51,35 @@ class TLSInfo:
 
     @property
     def version_number(self) -> int | None:
-        """The version as TLS has it, such as ``0x0304``; ``None`` where it is unknown."""
+        """The version number of TLS, such as ``0x0304``; ``None`` where unknown."""
         return VERSIONS.get(self.version)
 
     @property
     def cipher_number(self) -> int | None:
-        """The cipher suite's number in IANA's registry, such as ``0x1301``; ``None`` where it is unknown."""
+        """The cipher suite's number in IANA's registry, such as ``0x1301``; ``None`` where unknown."""
         return CIPHERS.get(self.cipher)
 
     @property
     def server_certificate(self) -> str | None:
-        """The certificate that the client was shown, as PEM; ``None`` where it is unknown, as behind a proxy."""
+        """The certificate that the server presented, as PEM; ``None`` where unknown, such as behind a proxy."""
         return None
 
     @property
     def client_chain(self) -> tuple[str, ...]:
-        """The client's verified certificate and its issuers, as PEM, the client's first; empty where it sent none.
+        """The client's verified certificate and its issuers, as PEM, the client's first; empty where the client sent none.
 
-        A resumed session may have the client's own certificate alone, because tickets carry no more.
+        After a session resumption it may contain the client's own certificate only, because tickets carry no chain.
         """
         return ()
 
     @property
     def client_name(self) -> str | None:
-        """The subject of the client's verified certificate (RFC 4514), such as ``CN=alice,O=Example``; ``None`` where it sent none."""
+        """The subject of the client's verified certificate (RFC 4514), such as ``CN=alice,O=Example``; ``None`` without a certificate."""
         return None
 
     @property
     def client_fingerprint(self) -> str | None:
-        """The SHA-256 of the client's verified certificate (its DER form) in lower-case hexadecimal; ``None`` where it sent none."""
+        """The SHA-256 of the client's verified certificate (DER) in lower-case hexadecimal; ``None`` without a certificate."""
         return None
 
     def message(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""TOML of whatever a user's file contains."""
+"""Reads TOML from users' files; every error is one line."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ else:
 
 
 class TOMLError(ValueError):
-    """A text is not TOML; this one says in one line why."""
+    """A text that is not valid TOML; the message is one line."""
 
 
 def loads(text: str) -> dict[str, Any]:
     """Return the content of ``text``.
 
-    :raises TOMLError: when it is not TOML, or nested deeper or with larger numbers than Python reads.
+    :raises TOMLError: for invalid TOML, and for nesting or numbers beyond Python's limits.
     """
     try:
         content: dict[str, Any] = tomllib.loads(text)
@@ -27,6 +27,6 @@ def loads(text: str) -> dict[str, Any]:
     except RecursionError:
         raise TOMLError("its values are nested too deeply") from None
     except ValueError:
-        # Of int(), which takes no thousands of digits.
+        # int() raises it for thousands of digits.
         raise TOMLError("a number is too large") from None
     return content

@@ -1,15 +1,15 @@
-"""Turns of the event loop: how long one peer's input may be processed before the other connections are served.
+"""Turns of the event loop: how long the server processes one peer's input before it serves the other connections.
 
-A peer chooses how many units its bytes make: one read of 64 KiB holds eleven thousand chunks of one byte, and nothing in such a loop
-waits for anything.  So every loop over a peer's units (chunks, frames, header sections, messages, pipelined requests) has a
-:class:`Turn`, counts what it does with :meth:`Turn.spend`, and gives way when the turn is over.
+A peer chooses how many units its bytes make: one read of 64 KiB holds eleven thousand chunks of one byte, and a loop over them never
+waits.  So every loop over a peer's units (chunks, frames, header sections, messages, pipelined requests) has a :class:`Turn`, counts its
+work with :meth:`Turn.spend`, and gives way when the turn is over.
 
-A turn ends after :data:`TURN_SECONDS`.  That is the time of the event loop, not of one connection: greenlets that gave way wait in one
-queue for each hub, and each iteration of the loop continues them, in order, for :data:`TURN_SECONDS` together.  In between, the loop
-polls the sockets and runs everything else.  ``gevent.sleep(0)`` does not do this: gevent runs up to fifty callbacks before it looks at
-the time, so one greenlet that calls it every 5 ms keeps the loop from its sockets for a quarter of a second.
+A turn ends after :data:`TURN_SECONDS`.  The limit is for the event loop, not for one connection: greenlets that gave way wait in one queue
+per hub, and each iteration of the loop continues them, in order, for :data:`TURN_SECONDS` in total.  Between two such periods the loop
+polls the sockets and runs everything else.  ``gevent.sleep(0)`` does not suffice: gevent runs up to fifty callbacks before it checks the
+time, so a greenlet that calls it every 5 ms keeps the loop from its sockets for a quarter of a second.
 
-The clock is read once for :data:`LOOK_EVERY` units of work; below that a turn costs one subtraction.
+The clock is read once per :data:`LOOK_EVERY` units of work; otherwise a turn costs one subtraction.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from weakref import WeakKeyDictionary
 from gevent import get_hub
 from gevent.hub import Waiter
 
-#: Seconds of an iteration of the event loop that peers' units may take, all connections together.  A request of another client crosses
-#: the loop two or three times, so this is a quarter of the delay that it may see.
+#: Seconds per iteration of the event loop for peers' units, all connections together.  A request of another client crosses the loop
+#: two or three times, so its delay is at most about four times this value.
 TURN_SECONDS: Final = 0.002
-#: Units of work between two looks at the clock.  One unit is about 10 µs at most: a frame, a chunk.
+#: Units of work between two checks of the clock.  One unit, such as a frame or a chunk, takes at most about 10 µs.
 LOOK_EVERY: Final = 16
-#: A read of fewer bytes has emptied the socket, in bytes.
+#: A read of fewer bytes is taken to have emptied the socket.
 SHORT_READ: Final = 4096
 
 
 class _Queue:
-    """The greenlets of one hub that gave way.
+    """The greenlets of one hub that have given way.
 
     :param loop: the hub's event loop.
     """
@@ -41,14 +41,14 @@ class _Queue:
 
     def __init__(self, loop: Any) -> None:
         self._waiting: deque[Waiter[None]] = deque()
-        # A timer of 0 seconds rings in the next iteration, after the sockets were polled; with the least priority, so after all else.
+        # A timer of 0 seconds fires in the next iteration, after the poll of the sockets; with the lowest priority, after all else.
         self._timer = loop.timer(0, priority=loop.MINPRI)
         self._armed = False
-        #: When the turn of this iteration ends, on the monotonic clock; in the past where no greenlet waits.
+        #: The end of this iteration's turn, on the monotonic clock; a time in the past when no greenlet waits.
         self.ends = 0.0
 
     def wait(self) -> None:
-        """Wait for the next iteration in which there is time."""
+        """Wait for the next iteration that has time left."""
         waiter: Waiter[None] = Waiter()
         self._waiting.append(waiter)
         if not self._armed:
@@ -57,10 +57,10 @@ class _Queue:
         waiter.get()
 
     def _continue(self) -> None:
-        # Runs in the hub; each switch returns when the greenlet waits for something or gives way again.
+        # Runs in the hub; each switch returns when the greenlet waits or gives way again.
         waiting = self._waiting
         self.ends = monotonic() + TURN_SECONDS
-        # The number is fixed before: what gives way again waits for the next iteration.
+        # The number is fixed before the loop: a greenlet that gives way again waits for the next iteration.
         for _ in range(len(waiting)):
             waiting.popleft().switch(None)
             if monotonic() >= self.ends:
@@ -84,25 +84,25 @@ def _queue() -> _Queue:
 
 
 class Turn:
-    """Counts the work that one greenlet does for its peer.  Belongs to the hub that it was made in."""
+    """Counts the work that one greenlet does for its peer.  An instance belongs to the hub that created it."""
 
     __slots__ = ("_queue", "left")
 
     def __init__(self) -> None:
         self._queue = _queue()
-        #: Units until the next look at the clock; a loop of many small units may subtract from it itself, and call :meth:`look` at 0.
+        #: Units until the next check of the clock; a loop of many small units may subtract from it and call :meth:`look` at 0.
         self.left = LOOK_EVERY
 
     def received(self, n: int) -> None:
-        """``n`` bytes came in one read: a short one was waited for, so the units counted before belong to an earlier turn.
+        """Record a read of ``n`` bytes.  A short read follows a wait, so the units counted before it belong to an earlier turn.
 
-        Without this, connections with little to do would look at the clock, and give way for nothing, now and then.
+        Without this, connections with little work would sometimes check the clock and give way without need.
         """
         if n < SHORT_READ:
             self.left = LOOK_EVERY
 
     def spend(self, work: int = 1) -> None:
-        """Count ``work`` units, and give way where the turn is over.
+        """Count ``work`` units, and give way if the turn is over.
 
         :param work: in units of about 10 µs.
         """
@@ -111,12 +111,12 @@ class Turn:
             self.look()
 
     def look(self) -> None:
-        """Give way where the turn is over."""
+        """Give way if the turn is over."""
         if self.over():
             self._queue.wait()
 
     def over(self, work: int = 0) -> bool:
-        """Count ``work`` units; returns whether the turn is over, for callers that cannot give way themselves."""
+        """Count ``work`` units and return whether the turn is over, for callers that cannot give way themselves."""
         self.left -= work
         if self.left > 0:
             return False

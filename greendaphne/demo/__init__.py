@@ -1,7 +1,7 @@
-"""The application of ``make run``: one page that shows a newcomer what the server does, on nothing but the library itself.
+"""The application of ``make run``: one page that shows a newcomer the server's features, without further libraries.
 
-``greendaphne.demo:channel_layer`` is an in-memory channel layer whose ``routes`` name the consumers; ``--inline-workers`` serves them
-inside the server.  ``pages`` renders, ``site`` answers HTTP, ``chat`` keeps the room; the page's own files are package data below
+``greendaphne.demo:channel_layer`` is an in-memory channel layer whose ``routes`` name the consumers; ``--inline-workers`` runs them
+inside the server.  ``pages`` renders, ``site`` answers HTTP, ``chat`` has the chat room; the page's files are package data below
 ``static`` and ``templates``.  All state is in the memory of this process and bounded.
 """
 

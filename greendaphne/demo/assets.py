@@ -1,6 +1,6 @@
-"""The demo's files, read once at import: static ones as they are served, templates as text.
+"""The demo's files, read once at import: static files as bytes, templates as text.
 
-Only what lies in the package is served and only under its exact name, so that no path of a request ever reaches the file system.
+Only files of the package are served, and only under their exact names, so no path of a request reaches the file system.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 from importlib.resources import files
 from typing import NamedTuple
 
-#: What the browser is told a file is, by the end of its name; a file of another kind does not belong into the package.
+#: The content types by the suffix of the file name; files with other suffixes are not served.
 CONTENT_TYPES = {
     "css": b"text/css; charset=utf-8",
     "js": b"text/javascript; charset=utf-8",
@@ -18,7 +18,7 @@ CONTENT_TYPES = {
 
 
 class Asset(NamedTuple):
-    """A static file; ``etag`` is quoted as the field wants it (RFC 9110 section 8.8.3)."""
+    """A static file; ``etag`` includes its quotation marks (RFC 9110 section 8.8.3)."""
 
     content: bytes
     content_type: bytes
@@ -41,5 +41,5 @@ def template(name: str) -> str:
     return (files(__package__) / "templates" / name).read_text("utf-8")
 
 
-#: Static files by the path they are served under.
+#: Static files by the path of their URL.
 STATIC = _load_static()

@@ -2,7 +2,7 @@
 
 A message from a browser is JSON ``{"name": …, "text": …}``.  The server sends JSON with a ``kind``: ``welcome`` (``you``, ``people``,
 ``history``), ``message`` (``from``, ``name``, ``text``, ``time`` in Unix seconds), ``people`` (``people``) and ``refused`` (``reason``).
-Text is sent as text; the page shows it as such and never as markup.
+Text is sent as plain text; the page displays it as text and never as markup.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from ..worker import Message
 
 GROUP = "demo-chat"
 PATH = "/chat"
-#: Characters of a name and of a text.
+#: The most characters of a name and of a text.
 NAME_LIMIT = 24
 TEXT_LIMIT = 500
-#: Characters of a frame: both of the above, each escaped as ``\uXXXX\uXXXX`` by JSON, and the keys.
+#: The most characters of a frame: both of the above, each escaped as ``\uXXXX\uXXXX`` by JSON, and the keys.
 FRAME_LIMIT = 12 * (NAME_LIMIT + TEXT_LIMIT) + 64
-#: Messages kept for those who come later.
+#: Messages kept for clients that connect later.
 HISTORY = 50
-#: Connections in the room; further ones are turned away.
+#: Connections in the room; further ones are rejected.
 ROOM_LIMIT = 500
-#: Each connection may say this many things at once and then one in so many seconds.
+#: Each connection may send BURST messages at once, then one every INTERVAL seconds.
 BURST = 5
 INTERVAL = 1.0
 
-#: Characters that would turn the reading direction of what follows them.
+#: Characters that change the reading direction of the text after them.
 _DIRECTION = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class Refused(Exception):
-    """What a browser sent is not taken; the text says why."""
+    """A browser's message is refused; the text is the reason."""
 
 
 class Said(NamedTuple):
-    """A checked message of a browser."""
+    """A valid message of a browser."""
 
     name: str
     text: str
@@ -52,7 +52,7 @@ class Said(NamedTuple):
 
 @dataclass(slots=True)
 class Member:
-    """A connection in the room: the mark by which its browser knows its own messages, and its allowance."""
+    """A connection in the room: the mark by which its browser recognises its own messages, and its allowance."""
 
     mark: str = field(default_factory=lambda: secrets.token_hex(6))
     allowance: float = BURST
@@ -62,7 +62,7 @@ class Member:
     def spend(self, now: float) -> None:
         """Take one message off the allowance.
 
-        :raises Refused: where nothing is left.
+        :raises Refused: when the allowance is used up.
         """
         self.allowance = min(BURST, self.allowance + (now - self.since) / INTERVAL)
         self.since = now
@@ -74,7 +74,7 @@ class Member:
 class Chat:
     """Consumers of ``websocket.connect``, ``websocket.receive`` and ``websocket.disconnect``.
 
-    None of them waits for anything, so that each runs from its start to its end without another in between.
+    No method waits, so each one runs to its end without another in between.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Chat:
         self._history: deque[dict[str, object]] = deque(maxlen=HISTORY)
 
     def connect(self, message: Message) -> None:
-        """Take the connection into the room, with what was said before; another path, origin or a full room is rejected."""
+        """Accept the connection and send the history; another path, another origin or a full room is rejected."""
         content = message.content
         if content["path"] != PATH or not same_origin(content) or len(self._members) >= ROOM_LIMIT:
             message.reply({"accept": False})
@@ -95,7 +95,7 @@ class Chat:
         self._tell_people(message)
 
     def receive(self, message: Message) -> None:
-        """Pass on what was said, to everyone in the room."""
+        """Send a member's message to everyone in the room."""
         member = self._members.get(message.content["reply_channel"])
         if member is None:
             return
@@ -110,7 +110,7 @@ class Chat:
         message.layer.send_group(GROUP, _text(kind="message", **entry))
 
     def disconnect(self, message: Message) -> None:
-        """Forget the connection."""
+        """Remove the connection."""
         reply_channel = message.content["reply_channel"]
         if self._members.pop(reply_channel, None) is not None:
             message.layer.group_discard(GROUP, reply_channel)
@@ -125,9 +125,9 @@ def _text(**values: object) -> dict[str, object]:
 
 
 def parse(frame: object) -> Said:
-    """Check what a browser sent.
+    """Validate a message of a browser.
 
-    :raises Refused: for anything but a JSON object with a ``name`` and a ``text`` that fit.
+    :raises Refused: for anything but a JSON object with a ``name`` and a ``text`` within the limits.
     """
     if not isinstance(frame, str) or len(frame) > FRAME_LIMIT:
         raise Refused("That message was not understood.")
@@ -149,7 +149,7 @@ def parse(frame: object) -> Said:
 
 
 def clean(text: str) -> str:
-    """``text`` in one line, without control characters, lone surrogates and marks that turn the reading direction."""
+    """``text`` on one line, without control characters, lone surrogates and marks that change the reading direction."""
     kept = "".join(
         " " if c.isspace() else c for c in text if c.isspace() or (unicodedata.category(c) not in ("Cc", "Cs") and c not in _DIRECTION)
     )
@@ -157,9 +157,9 @@ def clean(text: str) -> str:
 
 
 def same_origin(content: Mapping[str, Any]) -> bool:
-    """Whether a handshake came from a page of this server, or from no page at all (RFC 6455 section 10.2).
+    """Whether a handshake comes from a page of this server, or from no page at all (RFC 6455 section 10.2).
 
-    Without this any page on the web could speak in a visitor's room on localhost.
+    Without this check any page on the web could send messages to a visitor's chat room on localhost.
     """
     origin = header_values(content["headers"], b"origin")
     host = header_values(content["headers"], b"host")

@@ -1,4 +1,4 @@
-"""HTML of the demo: the page, the table of a request's message, error pages.  Every value that came from a client is escaped here."""
+"""HTML of the demo: the page, the table of a request's message, error pages.  This module escapes all values from clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .. import __version__
 from .assets import template
 from .chat import NAME_LIMIT, TEXT_LIMIT
 
-#: The keys of ``http.request`` in the order in which they explain themselves; further ones follow, sorted.
+#: The keys of ``http.request`` in the order of their explanation; other keys follow, sorted.
 KEY_ORDER = (
     "method",
     "scheme",
@@ -27,7 +27,7 @@ KEY_ORDER = (
     "server",
     "reply_channel",
 )
-#: Characters of one value that are shown; a header may be 16 KiB long.
+#: The most characters shown of one value; a header may be 16 KiB long.
 VALUE_LIMIT = 600
 
 _INDEX = Template(template("index.html"))
@@ -35,13 +35,13 @@ _ERROR = Template(template("error.html"))
 
 
 def index(content: Mapping[str, object]) -> bytes:
-    """The page, with the message ``content`` that asked for it."""
+    """The page, with the message ``content`` of its request."""
     page = _INDEX.substitute(version=escape(__version__), request=request_table(content), name_limit=NAME_LIMIT, text_limit=TEXT_LIMIT)
     return page.encode()
 
 
 def error(status: int, detail: str) -> bytes:
-    """The page for an error; ``detail`` is one sentence."""
+    """The page for an error with the sentence ``detail``."""
     return _ERROR.substitute(title=escape(HTTPStatus(status).phrase), detail=escape(detail)).encode()
 
 
@@ -69,7 +69,7 @@ def _headers(pairs: list[object] | tuple[object, ...]) -> str:
             items.append(f'<li><span class="name">{_literal(pair[0])}</span> {_literal(pair[1])}</li>')
     if not items:
         return '<span class="none">none</span>'
-    # Collapsed: a browser sends a dozen, and the rest of the message is to be seen at once.
+    # Collapsed, because a browser sends a dozen and the rest of the message should be visible at once.
     number = f"{len(items)} pairs of bytes" if len(items) > 1 else "1 pair of bytes"
     return f'<details><summary>{number}</summary><ul class="pairs">{"".join(items)}</ul></details>'
 
@@ -83,7 +83,7 @@ def _value(value: object) -> str:
 
 
 def _literal(value: object) -> str:
-    """The value as Python writes it, so that bytes, text and what is not printable look like what they are."""
+    """The value in Python's notation, which distinguishes bytes, text and unprintable characters."""
     text = repr(value)
     if len(text) > VALUE_LIMIT:
         text = f"{text[:VALUE_LIMIT]}… ({len(text)} characters)"

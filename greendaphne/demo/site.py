@@ -1,7 +1,7 @@
 """The demo's consumers of ``http.request`` and ``http.disconnect``.
 
-What takes longer than an instant, the stream and uploads, leaves the worker's greenlet for one of its own out of a bounded pool, so that
-a handful of workers serves many visitors.
+The stream and uploads take long, so they run in separate greenlets of a bounded pool and do not occupy the workers.  So a few workers
+serve many visitors.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from .assets import STATIC
 
 logger = logging.getLogger(__name__)
 
-#: Streams and uploads at a time; further ones are answered with 503.
+#: Streams and uploads at the same time; further ones are answered with 503.
 BACKGROUND_LIMIT = 100
-#: The stream: this many lines, one every so many seconds.
+#: The stream sends STREAM_LINES lines, with STREAM_PAUSE seconds between them.
 STREAM_LINES = 12
 STREAM_PAUSE = 0.4
 
@@ -33,7 +33,7 @@ HTML = b"text/html; charset=utf-8"
 TEXT = b"text/plain; charset=utf-8"
 JSON = b"application/json"
 
-#: Everything comes from this server, nothing inline; ``connect-src 'self'`` covers the chat's WebSocket.
+#: All resources come from this server, and none is inline; ``connect-src 'self'`` includes the chat's WebSocket.
 CONTENT_SECURITY_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -49,7 +49,7 @@ Header = tuple[bytes, bytes]
 
 
 class Route(NamedTuple):
-    """What answers a path: ``methods`` is ``None`` for any; a ``lasting`` answer runs in a greenlet of its own."""
+    """The handler of a path: ``methods`` is ``None`` for any; a ``lasting`` answer runs in a separate greenlet."""
 
     answer: Callable[[Message], None]
     methods: frozenset[str] | None = READING
@@ -59,12 +59,12 @@ class Route(NamedTuple):
 class Site:
     """Answers every HTTP request of the demo.
 
-    :param background_limit: streams and uploads at a time.
+    :param background_limit: streams and uploads at the same time.
     """
 
     def __init__(self, background_limit: int = BACKGROUND_LIMIT) -> None:
         self._pool = Pool(background_limit)
-        # Reply channel → greenlet of an answer that lasts; changed only by consumers and by the greenlet's own end.
+        # Reply channel → greenlet of a lasting answer; changed only by consumers and when the greenlet ends.
         self._lasting: dict[str, gevent.Greenlet[..., None]] = {}
         self._routes = {
             "/": Route(self._index),
@@ -94,14 +94,14 @@ class Site:
             self._start(route.answer, message)
 
     def disconnect(self, message: Message) -> None:
-        """Consumer of ``http.disconnect``: an answer that nobody waits for any more ends."""
+        """Consumer of ``http.disconnect``: ends the answer of a client that has disconnected."""
         greenlet = self._lasting.pop(message.content["reply_channel"], None)
         if greenlet is not None:
             greenlet.kill(block=False)
 
     @property
     def lasting(self) -> int:
-        """How many streams and uploads are under way."""
+        """The number of running streams and uploads."""
         return len(self._lasting)
 
     def _start(self, answer: Callable[[Message], None], message: Message) -> None:
@@ -118,7 +118,7 @@ class Site:
 
     def _static(self, message: Message) -> None:
         asset = STATIC[message.content["path"]]
-        # "no-cache" means: ask again each time; the answer is 304 as long as the file is the same (RFC 9111 section 5.2.2.4).
+        # "no-cache": the browser revalidates each time, and gets 304 while the file is unchanged (RFC 9111 section 5.2.2.4).
         headers = [(b"etag", asset.etag), (b"cache-control", b"no-cache")]
         if any(name == b"if-none-match" and asset.etag in value for name, value in message.content["headers"]):
             message.reply({"status": 304, "headers": [*SECURITY_HEADERS, *headers]})
@@ -146,7 +146,7 @@ class Site:
 
 
 def _guard(answer: Callable[[Message], None], message: Message) -> None:
-    """Do for an answer in a greenlet of its own what a worker does for a consumer: no failure leaves the client without an answer."""
+    """Handle failures of an answer in a separate greenlet like a worker, so that the client always gets an answer."""
     try:
         answer(message)
     except ClientDisconnected:

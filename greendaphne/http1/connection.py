@@ -254,7 +254,7 @@ class Http1Stream:
         if not self.body_complete or source.unused >= RECV_SIZE:
             return False
         try:
-            return not source.more(0) and half_closed
+            return not source.more(0) and source.transport.hung_up(half_closed=half_closed)
         except TimeoutError:
             return False
         except ClientDisconnected:

@@ -1,7 +1,7 @@
-"""Logs: formatters and handlers for ``logging``, the access log, and lines that never make the hub wait.
+"""Logs: formatters and handlers for ``logging``, the access log, and writing that never blocks the hub.
 
-Files of ``--log-config`` may name the classes below.  They are imported on first use, since ``logging`` must not be imported before gevent
-patches the process.
+Files of ``--log-config`` may name the classes below.  They are imported on first use, because ``logging`` must not be imported before
+gevent patches the process.
 """
 
 from __future__ import annotations

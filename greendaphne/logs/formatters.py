@@ -1,4 +1,4 @@
-"""Formatters and a handler for ``logging``; files of ``--log-config`` name them as well."""
+"""Formatters and a handler for ``logging``; files of ``--log-config`` may name them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .sink import Sink
 #: The descriptor of standard error.
 STANDARD_ERROR: Final = 2
 
-# The formatters keep line feeds and tabs, which make a traceback.  Besides control characters, other characters end lines or turn the
-# direction of a text.
+# The formatters keep line feeds and tabs, which tracebacks contain.  Apart from control characters, the pattern matches other characters
+# that end a line or change the direction of text.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 class TextFormatter(logging.Formatter):
-    """Text in which nothing commands a terminal: control characters other than line feeds and tabs are written ``\\xNN``.
+    """Text without control sequences for terminals: control characters except line feeds and tabs are written ``\\xNN``.
 
-    The further lines of a message are indented.  An application may log what a client sent, Django's "Not Found" the decoded path, and
-    that must not look like a record of its own.
+    Lines of a message after the first are indented.  Messages may contain data from clients, such as the decoded path in Django's
+    "Not Found", and such data must not look like a separate record.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of logging
@@ -46,10 +46,10 @@ def _escape(match: re.Match[str]) -> str:
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object in one line of printable ASCII.
+    """One JSON object per line, in printable ASCII.
 
-    Its keys are ``time`` (UTC, in milliseconds), ``level``, ``logger``, ``message`` and ``pid``; ``exception`` and ``stack`` where there
-    are any; and every attribute that was given as ``extra``, unless it has one of these names.
+    Its keys are ``time`` (UTC, in milliseconds), ``level``, ``logger``, ``message`` and ``pid``; ``exception`` and ``stack`` where
+    present; and every attribute given as ``extra``, unless its name is one of these.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -72,7 +72,7 @@ class JSONFormatter(logging.Formatter):
         try:
             text = json.dumps(entry, default=str)
         except (TypeError, ValueError):
-            # Somebody gave a structure that refers to itself, or keys that JSON has not.
+            # The record has a structure that refers to itself, or keys that JSON does not allow.
             text = json.dumps({name: value if isinstance(value, str | int) else repr(value) for name, value in entry.items()})
         return text.replace("\x7f", "\\u007f")
 
@@ -80,8 +80,8 @@ class JSONFormatter(logging.Formatter):
 class SinkHandler(logging.Handler):
     """A handler that never waits.
 
-    It goes on behind :meth:`close`, as handlers of standard streams do: ``dictConfig``, which Django calls, closes all that there are,
-    whether it replaces them or not.
+    It still works after :meth:`close`, as handlers of standard streams do, because ``dictConfig``, which Django calls, closes all existing
+    handlers, including those that stay in use.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -95,7 +95,7 @@ class SinkHandler(logging.Handler):
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - of logging
-        # That of logging would write to standard error, and wait.
+        # The method of logging would write to standard error, and block.
         if logging.raiseExceptions:
             text = f"Cannot log what {record.pathname}:{record.lineno} says:\n{traceback.format_exc()}"
             self._sink.write(_CONTROL.sub(_escape, text))
@@ -109,18 +109,18 @@ class SinkHandler(logging.Handler):
 
 
 class StderrHandler(SinkHandler):
-    """Writes to standard error and never waits for whoever reads it."""
+    """Writes to standard error and never waits for its reader."""
 
     def __init__(self) -> None:
         fd = descriptor(sys.stderr)
         super().__init__(Sink(STANDARD_ERROR if fd is None else fd, "the log"))
 
 
-# ---- the process' logs
+# ---- the process's logs
 
 
 def descriptor(stream: TextIO | None) -> int | None:
-    """The descriptor behind a standard stream; ``None`` where it is closed."""
+    """The descriptor of a standard stream; ``None`` where it is closed."""
     try:
         return None if stream is None else stream.fileno()
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
-"""The logs of a process that the command runs in: ``logging`` set up by options, the access log, and files opened anew after a rotation.
+"""The logs of the command's process: sets up ``logging`` by options, opens the access log, and reopens files after a rotation.
 
-Only the command does this: as a library the server never configures ``logging``.  The error log on standard error goes through a
-:class:`~greendaphne.logs.sink.Sink`, as accesses do, so that a pipe which nobody reads cannot stop the service.  What the options say is
-checked here, and what cannot be used is a :class:`LogError` of one line.
+Only the command does this; as a library the server never configures ``logging``.  The error log on standard error goes through a
+:class:`~greendaphne.logs.sink.Sink`, like the access log, so that a pipe without a reader cannot block the service.  This module
+validates the options; an invalid one raises :class:`LogError` with one line.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import gevent
 from gevent import get_hub, getcurrent
 
+from ..core.paths import resolve
 from .access import AccessLog, AccessRecords, FormatError, compile_format
 from .access.formats import COMMON, DAPHNE
 from .access.log import LOGGER as ACCESS_LOGGER
@@ -32,41 +33,41 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("daphne.server")
 
-#: daphne's.
+#: daphne's format.
 TEXT_FORMAT: Final = "%(asctime)-15s %(levelname)-8s %(message)s"
-#: What ``--log-format`` may be besides a format string.
+#: The values of ``--log-format`` other than a format string.
 TEXT: Final = "text"
 JSON: Final = "json"
-#: By ``-v``.
+#: The level for each value of ``-v``.
 LEVELS: Final = (logging.WARNING, logging.INFO, logging.DEBUG)
-#: What ``--access-log`` may be besides a file: standard output, and the logger :data:`~greendaphne.access.log.LOGGER`.
+#: The values of ``--access-log`` other than a file: standard output, and the logger :data:`~greendaphne.logs.access.log.LOGGER`.
 STANDARD_OUTPUT: Final = "-"
 LOGGING: Final = "logging:"
 
-# Bytes that a file of --log-config has at most.
+# The largest file of --log-config, in bytes.
 _MAX_CONFIG: Final = 1 << 20
-# Of a log at level DEBUG; what comes before a crash waits no longer.
+# Seconds to gather lines of the log; short, so that few lines are lost in a crash.
 _GATHER: Final = 0.005
 
 
 class LogError(ValueError):
-    """Logs cannot be written as the options say; the text is one line that says why."""
+    """The options for logs are invalid; the text is one line with the reason."""
 
 
 class Logs:
-    """What this process logs to.
+    """The logs of this process.
 
-    Making one sets up ``logging``, unless its root logger has handlers already.
+    The constructor sets up ``logging``, unless its root logger already has handlers.
 
-    :param options: what the command logs, and where.
-    :raises LogError: where the options cannot be followed.
+    :param options: what to log, and where.
+    :raises LogError: for invalid options.
     """
 
     def __init__(self, options: Logging) -> None:
         self._options = options
         self._handler: logging.Handler | None = None
         self._access: Sink | None = None
-        # What the access log's thread has to tell: level and text.
+        # Reports of the access log's thread: level and text.
         self._news: deque[tuple[int, str]] = deque()
         root = logging.getLogger()
         level = options.level.upper() if options.level is not None else LEVELS[min(max(options.verbosity, 0), 2)]
@@ -84,15 +85,15 @@ class Logs:
             self._handler = handler
 
     def access(self) -> AccessLog | None:
-        """What accesses are to be reported to; ``None`` where they are not logged.
+        """The observer that logs accesses; ``None`` where they are not logged.
 
-        :raises LogError: where the format or the file cannot be used.
+        :raises LogError: for an invalid format or a file that cannot be opened.
         """
         options = self._options
         target = options.access_log
         records = target == LOGGING or (not target and options.config is not None and logging.getLogger(ACCESS_LOGGER).handlers)
         try:
-            # daphne's has no line for some, and there were no records before that must look the same.
+            # Records use the common format by default, because daphne's has no line for some events and there is no older form to keep.
             access_format = compile_format(options.access_log_format or (COMMON if records else DAPHNE))
         except FormatError as error:
             raise LogError(f"--access-log-format: {error}.") from None
@@ -100,7 +101,7 @@ class Logs:
             return AccessRecords(access_format)
         if target and target != STANDARD_OUTPUT:
             try:
-                self._access = Sink.open(target, "the access log", report=self._reporter(), gather=GATHER)
+                self._access = Sink.open(resolve(target), "the access log", report=self._reporter(), gather=GATHER)
             except OSError as error:
                 raise LogError(f"Cannot open the access log {target}: {error.strerror or error}.") from None
         elif target or options.verbosity >= 1:
@@ -109,24 +110,24 @@ class Logs:
                 if target:
                     raise LogError("Cannot write accesses to standard output: it is closed.")
                 return None
-            # So that what the application prints comes in its turn, as far as that is possible.
+            # Keeps the application's output and the access log in order as far as possible.
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
             self._access = Sink(fd, "the access log", report=self._reporter(), gather=GATHER)
         return None if self._access is None else AccessLog(access_format, self._access.write)
 
     def adopt_hub(self) -> None:
-        """Have what gevent would print of greenlets that fail logged instead."""
+        """Log the errors of failed greenlets, which gevent would print."""
         hub = get_hub()
 
         def print_exception(context: Any, kind: Any, error: Any, traceback: TracebackType | None = None) -> None:
             if isinstance(error, KeyboardInterrupt):
-                # It ends the process, and is no failure of the greenlet that it came upon.
+                # It ends the process; the greenlet that received it has not failed.
                 return
 
             def log() -> None:
                 logger.error("Error in %r", context, exc_info=(kind, error, traceback))
 
-            # A handler may have to wait, which the hub must not.
+            # A handler may wait, which is not allowed in the hub.
             if getcurrent() is hub:
                 gevent.spawn(log)
             else:
@@ -135,18 +136,18 @@ class Logs:
         hub.print_exception = print_exception  # type: ignore[method-assign,assignment]
 
     def reopen(self) -> None:
-        """Open the access log's file and those of ``logging`` anew, after they were renamed."""
-        logger.info("Opening log files anew")
+        """Reopen the access log's file and the files of ``logging`` after they were renamed."""
+        logger.info("Reopening log files")
         if self._access is not None:
             self._access.reopen()
         for handler in _file_handlers():
             try:
                 reopen_file(handler)
             except OSError as error:
-                logger.error("Cannot open the log %s anew: %s; it goes on where it went before", handler.baseFilename, error)
+                logger.error("Cannot reopen the log %s: %s; lines still go to the previous file", handler.baseFilename, error)
 
     def close(self) -> None:
-        """Write what is left, for a moment at most; idempotent."""
+        """Write the remaining lines, within a short time limit; idempotent."""
         if self._access is not None:
             self._access.close()
             self._deliver()
@@ -159,10 +160,10 @@ class Logs:
         def report(text: str, over: bool) -> None:
             self._news.append((logging.WARNING if over else logging.ERROR, text))
             try:
-                # Comes in any thread; handlers belong to this one, and may wait, which the hub must not.
+                # Called in any thread; handlers run in the hub's thread, in a greenlet because they may wait.
                 hub.loop.run_callback_threadsafe(gevent.spawn, self._deliver)
             except (AttributeError, ValueError):
-                pass  # the hub is gone; close() tells what is left
+                pass  # the hub is gone; close() delivers the rest
 
         return report
 
@@ -173,9 +174,9 @@ class Logs:
 
 
 def formatter(text: str | None) -> logging.Formatter:
-    """What ``--log-format`` stands for.
+    """The formatter for a value of ``--log-format``.
 
-    :raises LogError: for a format string that cannot be used.
+    :raises LogError: for an invalid format string.
     """
     if text == JSON:
         return JSONFormatter()
@@ -190,11 +191,11 @@ def formatter(text: str | None) -> logging.Formatter:
 
 
 def use_config(path: str) -> None:
-    """Configure ``logging`` by a file: ``.json`` and ``.toml`` are what ``dictConfig`` takes, everything else what ``fileConfig`` reads.
+    """Configure ``logging`` by a file: ``.json`` and ``.toml`` in the form of ``dictConfig``, any other in the form of ``fileConfig``.
 
-    Loggers that exist already stay as they are unless the file names them.
+    Existing loggers stay unchanged unless the file names them.
 
-    :raises LogError: where the file cannot be read or used.
+    :raises LogError: for a file that is unreadable or invalid.
     """
     try:
         with open(path, "rb") as file:
@@ -212,14 +213,14 @@ def use_config(path: str) -> None:
 
             _use_dictionary(loads(content.decode()))
         else:
-            # Only now: it imports a good deal.
+            # Imported here, because it imports many modules.
             from logging.config import fileConfig
 
             fileConfig(StringIO(content.decode()), disable_existing_loggers=False)
     except LogError:
         raise
     except Exception as error:  # noqa: BLE001
-        # Whatever a handler's constructor may raise.
+        # Constructors of handlers may raise any exception.
         reasons = [str(each) or type(each).__name__ for each in _chain(error)]
         raise LogError(f"Cannot use --log-config {path}: {': '.join(reasons)}.".replace("\n", " ")) from None
 
@@ -253,9 +254,9 @@ def _file_handlers() -> Iterator[logging.FileHandler]:
 
 
 def reopen_file(handler: logging.FileHandler) -> None:
-    """Have a handler write to whatever file has its name now.
+    """Make a handler write to the file that now has its name.
 
-    :raises OSError: where that cannot be opened; the handler goes on with the file that it had.
+    :raises OSError: where that file cannot be opened; the handler then keeps its old file.
     """
     handler.acquire()
     try:
@@ -269,9 +270,9 @@ def reopen_file(handler: logging.FileHandler) -> None:
 
 
 def _is_open(handler: logging.FileHandler) -> bool:
-    """Whether the file of that name is the one that is open; opening it with mode ``w`` would empty it."""
+    """Whether the open file is the one with the handler's name; opening it again with mode ``w`` would truncate it."""
     try:
-        assert handler.stream is not None  # it has just been looked at
+        assert handler.stream is not None  # the caller has checked it
         return os.path.samestat(os.fstat(handler.stream.fileno()), os.stat(handler.baseFilename))
     except OSError:
         return False

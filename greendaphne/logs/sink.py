@@ -1,12 +1,12 @@
-"""Where lines of a log go: a descriptor that may be slow, full, broken or renamed, written to by a native thread of its own.
+"""Writes log lines in a native thread, to a descriptor that may be slow, full, broken or renamed.
 
-A pipe that nobody reads, a terminal that is stopped or a disk that hangs would make whoever writes wait, and with it every greenlet of the
-process.  So :class:`Sink` takes a line into a bounded queue and returns; beyond the bound lines are dropped and counted.  Neither the
-descriptor's flags are changed, because other processes share them, nor does anything wait for the disk.  What goes wrong is told once when
-it begins and once, with the number of lines that are missing, when it is over.
+A pipe without a reader, a stopped terminal or a hanging disk blocks its writer, and with it every greenlet of the process.  So
+:class:`Sink` takes a line into a bounded queue and returns; above the bound it drops and counts lines.  It does not change the
+descriptor's flags, because other processes share them.  It reports a failure twice: when the failure begins, and when it ends, with the
+number of lost lines.
 
-The thread is a real one in a process that gevent has patched too, and uses nothing that was patched.  Lines are taken from any thread and
-any greenlet, without a lock that a signal handler or the garbage collector could meet again.
+The thread is a native one even in a process that gevent has patched, and uses nothing that gevent has patched.  Any thread and any greenlet
+may add lines.  No lock is taken, because a signal handler or the garbage collector could run into it a second time.
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ _start_thread: Callable[..., Any] = get_original("_thread", "start_new_thread")
 _sleep: Callable[[float], None] = get_original("time", "sleep")
 _poll: Callable[[], Any] = get_original("select", "poll")
 
-#: Bytes of memory for the lines that wait; some ten thousand of them.
+#: Bytes of memory for queued lines, about ten thousand lines.
 QUEUE_LIMIT: Final = 4 * MIB
-#: Seconds between two writes, where that is wanted: the first line of several leaves at once, and those that follow are gathered.
+#: Seconds between two writes for logs that gather lines: the first line is written at once, the following ones are gathered.
 GATHER: Final = 0.02
-#: Seconds between looks whether a file still has its name.
+#: Seconds between two checks whether the file still has its name.
 WATCH_INTERVAL: Final = 1.0
-#: Seconds without a failure behind which trouble is over, so that it is not told again and again.
+#: Seconds without a failure after which a failure is over, so that it is not reported again and again.
 QUIET: Final = 1.0
-#: Seconds that the end of the process waits for lines to be taken.
+#: Seconds that flush() waits for lines to be written.
 PATIENCE: Final = 1.0
-#: And once it has waited in vain.
+#: The same after a flush() that timed out.
 _GIVEN_UP: Final = 0.05
-#: Seconds between attempts at a full descriptor that another process made non-blocking, in case the system does not tell of room in it.
+#: Seconds between attempts at a full non-blocking descriptor, in case poll() does not report room in it.
 _RETRY: Final = 0.5
-#: The most that one write to a pipe is not mixed with those of other processes (POSIX: PIPE_BUF).
+#: The largest write to a pipe that is not mixed with writes of other processes, in bytes (POSIX: PIPE_BUF).
 _PIPE_WRITE: Final = 4 * KIB
-#: Other writes gather up to this.
+#: The largest write to other descriptors, in bytes.
 _WRITE: Final = 64 * KIB
 _FILE_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _FILE_MODE: Final = 0o666
 
-#: Told of trouble: what to say, and whether this is its end.  It is called in any thread and must not wait.
+#: Called with a report's text and whether it is about the end of a failure.  Called in any thread; must not wait.
 Report = Callable[[str, bool], None]
 
 
 class Sink:
-    """Writes whole lines to a descriptor, in their order.
+    """Writes whole lines to a descriptor, in order.
 
-    :param fd: the descriptor; it stays open behind :meth:`close`, unless ``path`` is given.
-    :param name: what to call it in reports, such as ``"the access log"``.
-    :param report: told when lines begin to be lost and when that is over; without it a line in the log itself tells that it is over.
-    :param path: the file's path where it is to be opened anew by :meth:`reopen`, and when another file or none has taken its name.
+    :param fd: the descriptor; it stays open after :meth:`close`, unless ``path`` is given.
+    :param name: the log's name in reports, such as ``"the access log"``.
+    :param report: called when lines begin to be lost and when that ends; without it a line in the log itself reports the end.
+    :param path: the path of a file that is to be reopened by :meth:`reopen`, and when another file or none has its name.
     :param gather: see :data:`GATHER`.
     """
 
@@ -73,31 +73,31 @@ class Sink:
         self._report = report
         self._path = path
         self._gather = gather
-        # Lines, and locks that are released once everything before them has been dealt with.
+        # Lines, and locks that are released after everything before them has been processed.
         self._queue: deque[Any] = deque()
         self._queued = 0
-        # Set while the thread looks at the queue by itself; whoever finds it unset wakes the thread.
+        # True while the thread reads the queue; a writer that finds it false wakes the thread.
         self._awake = False
         self._wake = _allocate_lock()
         self._wake.acquire()
         self._reopening = False
         self._closing = False
-        # Closed while lines were left: the descriptor may be anything by the time that it can be written to.
+        # Closed while lines were queued; the descriptor may be reused by the time it becomes writable.
         self._abandoned = False
         self._given_up = False
-        # In a child that was forked off, the thread does not exist.
+        # True in a forked child, which does not have the thread.
         self._forked = False
-        # Lines that found the queue full, and whether that was told.
+        # Lines dropped because the queue was full, and whether that was reported.
         self._dropped = 0
         self._full = False
-        # The thread's: whether writing works; lines that could not be written, when last and whether that was told; whether half of a line
-        # was written.
+        # Used by the thread only: whether writing works; lines that could not be written, the time of the last one and whether that was
+        # reported; whether a part of a line was written.
         self._works = True
         self._lost = 0
         self._failed_at = 0.0
         self._failing = False
         self._torn = False
-        # The thread's: the file that is open, when to look whether it still has its name, and whether it could not be opened anew.
+        # Used by the thread only: the open file, the time of the next check of its name, and whether reopening it failed.
         self._identity: tuple[int, int] | None = None
         self._watch_at = 0.0
         self._stuck = False
@@ -112,14 +112,14 @@ class Sink:
 
         :raises OSError: where it cannot be opened.
         """
-        # The process may change its directory before the file is opened anew.
+        # Absolute, because the process may change its directory before the file is reopened.
         path = os.path.abspath(path)
         return cls(_open(path), name, report=report, path=path, gather=gather)
 
     # -- any thread
 
     def write(self, line: str) -> None:
-        """Take one line, with its line feed; never waits and never raises."""
+        """Queue one line, with its line feed; never waits and never raises."""
         if self._forked:
             self._write_directly(line)
             return
@@ -130,17 +130,17 @@ class Sink:
         self._queued += size
         self._queue.append(line)
         if not self._awake:
-            self._rouse()
+            self._wake_thread()
 
     def reopen(self) -> None:
-        """Open the file at the path anew, before the next line is written; nothing happens where there is no path."""
+        """Reopen the file at the path before the next line is written; does nothing without a path."""
         self._reopening = True
-        self._rouse()
+        self._wake_thread()
 
     def flush(self, timeout: float = PATIENCE) -> bool:
-        """Wait, at most ``timeout`` seconds, until what was taken has been written or is lost; whether it has.
+        """Wait, at most ``timeout`` seconds, until all queued lines are written or lost; returns whether they are.
 
-        The whole thread waits, not only a greenlet.
+        Blocks the whole thread, not only the greenlet.
         """
         if self._forked:
             return True
@@ -149,14 +149,14 @@ class Sink:
         marker = _allocate_lock()
         marker.acquire()
         self._queue.append(marker)
-        self._rouse()
-        # Whoever waited in vain need not wait as long again.
+        self._wake_thread()
+        # After a timeout, later calls wait a shorter time.
         flushed = bool(marker.acquire(timeout=min(timeout, _GIVEN_UP) if self._given_up else timeout))
         self._given_up = not flushed
         return flushed
 
     def close(self, timeout: float = PATIENCE) -> None:
-        """Write what is left, for at most ``timeout`` seconds, tell what was lost, and end the thread; idempotent."""
+        """Write the queued lines within ``timeout`` seconds, report lost lines, and end the thread; idempotent."""
         if self._closing:
             return
         flushed = self.flush(timeout)
@@ -168,24 +168,24 @@ class Sink:
             lost += left
             _lose(self._name, left)
             self._queue.clear()
-        self._rouse()
+        self._wake_thread()
         _sinks.discard(self)
         if self._report is not None and (lost or not flushed):
             self._report(f"{lost} lines of {self._name} were lost", True)
 
-    def _rouse(self) -> None:
+    def _wake_thread(self) -> None:
         self._awake = True
         try:
             self._wake.release()
         except RuntimeError:
-            pass  # it is on its way already
+            pass  # the thread is being woken already
 
     def _drop(self) -> None:
         self._dropped += 1
         _lose(self._name, 1)
         if not self._full:
             self._full = True
-            self._tell(f"Lines of {self._name} are lost: what it goes to takes them too slowly, or not at all", False)
+            self._tell(f"Lines of {self._name} are lost: its destination takes them too slowly, or not at all", False)
 
     def _tell(self, text: str, over: bool) -> None:
         if self._report is not None:
@@ -195,10 +195,10 @@ class Sink:
         try:
             os.write(self._fd, line.encode("utf-8", "backslashreplace"))
         except OSError:
-            pass  # the parent process tells of it
+            pass  # the parent process reports it
 
     def forget(self) -> None:
-        """In a child that was forked off: leave the parent's lines to the parent, and write further ones at once."""
+        """In a forked child: leave the queued lines to the parent, and write further lines directly."""
         self._forked = True
         self._queue.clear()
 
@@ -215,7 +215,7 @@ class Sink:
                         _sleep(gather)
                     continue
                 self._awake = False
-                # Who added a line before that did not wake anyone.
+                # A writer that added a line before this point did not wake the thread.
                 if not self._queue and not self._reopening:
                     break
                 self._awake = True
@@ -225,7 +225,7 @@ class Sink:
                 return
 
     def _work(self) -> bool:
-        """Write what is in the queue; whether there was anything to do."""
+        """Write the queued lines; returns whether there was anything to do."""
         self._follow()
         queue = self._queue
         if not queue:
@@ -244,12 +244,12 @@ class Sink:
             if size + len(line) > self._chunk:
                 self._write(lines)
                 lines, size = [], 0
-                # There may be no end to the lines.
+                # Checked here too, because the queue may never become empty.
                 self._follow()
             lines.append(line)
             size += len(line)
         self._write(lines)
-        # Several threads may have added and subtracted at once; now it is known.
+        # Concurrent threads may have corrupted the sum; correct it.
         self._queued = sum(getsizeof(item) for item in list(queue) if isinstance(item, str)) if queue else 0
         if (self._failing or self._full) and not queue:
             self._settle()
@@ -263,7 +263,7 @@ class Sink:
         view = memoryview(data)
         try:
             if self._torn:
-                # What follows half a line would be taken for its other half.
+                # Otherwise the next line would look like the rest of the partial line.
                 os.write(self._fd, b"\n")
                 self._torn = False
             while view:
@@ -272,7 +272,7 @@ class Sink:
                 except BlockingIOError:
                     if self._closing:
                         return
-                    # Who shares the pipe or terminal made it so; it is full, not broken.
+                    # Another process that shares the pipe or terminal made it non-blocking; it is full, not broken.
                     self._await_room()
             self._works = True
             self._given_up = False
@@ -294,7 +294,7 @@ class Sink:
         poll.poll(_RETRY * 1000)
 
     def _settle(self) -> None:
-        """Tell that trouble is over, where it is."""
+        """Report the end of a failure, if it has ended."""
         if not self._works or (self._failing and monotonic() - self._failed_at < QUIET):
             return
         lost = self._lost + self._dropped
@@ -307,7 +307,7 @@ class Sink:
             self._report(text, True)
 
     def _follow(self) -> None:
-        """Open the file anew where that was asked for, or where another or none has its name by now."""
+        """Reopen the file if requested, or if another file or none has its name."""
         reopening, self._reopening = self._reopening, False
         if self._path is None:
             return
@@ -317,20 +317,20 @@ class Sink:
             self._watch(self._path)
 
     def _look(self) -> None:
-        """Find out what the descriptor is."""
+        """Read the type and the identity of the descriptor's file."""
         self._identity = None
         try:
             status = os.fstat(self._fd)
         except OSError:
-            return  # writing will tell
-        # Several processes may write to one pipe.
+            return  # the next write reports the error
+        # Several processes may write to the same pipe.
         self._chunk = _PIPE_WRITE if stat.S_ISFIFO(status.st_mode) else _WRITE
         if self._path is not None and stat.S_ISREG(status.st_mode):
             self._identity = status.st_dev, status.st_ino
             self._watch_at = monotonic() + WATCH_INTERVAL
 
     def _watch(self, path: str) -> None:
-        """Open the file anew where another or none has its name by now."""
+        """Reopen the file if another file or none has its name."""
         self._watch_at = monotonic() + WATCH_INTERVAL
         try:
             status = os.stat(path)
@@ -339,7 +339,7 @@ class Sink:
         except FileNotFoundError:
             pass
         except OSError:
-            return  # the file that is open is still good
+            return  # the open file still works
         self._open_anew(path)
 
     def _open_anew(self, path: str) -> None:
@@ -348,7 +348,7 @@ class Sink:
         except OSError as error:
             if not self._stuck:
                 self._stuck = True
-                self._tell(f"Cannot open {self._name} anew: {error}; lines go on to where they went before", False)
+                self._tell(f"Cannot reopen {self._name}: {error}; lines still go to the previous file", False)
             return
         os.close(self._fd)
         self._fd = fd
@@ -356,20 +356,20 @@ class Sink:
         self._look()
         if self._stuck:
             self._stuck = False
-            self._tell(f"{self._name} is open anew", True)
+            self._tell(f"{self._name} is reopened", True)
 
 
 def _open(path: str) -> int:
-    """Open ``path`` to append to; a FIFO too, whether somebody reads it yet or not.
+    """Open ``path`` for appending; a FIFO too, with or without a reader.
 
-    :raises OSError: where that is not possible.
+    :raises OSError: on failure.
     """
     try:
         fd = os.open(path, _FILE_FLAGS | os.O_NONBLOCK, _FILE_MODE)
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
-        # A FIFO without a reader.  To open it for reading, too, waits for nobody; lines wait in it until somebody comes.
+        # A FIFO without a reader.  Opening it for reading and writing succeeds without one; lines wait in it for a reader.
         fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     os.set_blocking(fd, True)
     return fd
@@ -377,21 +377,21 @@ def _open(path: str) -> int:
 
 _LINE_FEED: Final = 0x0A
 
-#: Lines that were lost since the process began, by the name of the log.
+#: Lines lost since the process began, by the name of the log.
 _lost_lines: dict[str, int] = {}
 
 
 def _lose(name: str, number: int) -> None:
-    # Two threads that add at the same moment may count one line too few; a lock could meet itself in a signal handler.
+    # Two concurrent threads may count one line too few; a lock could deadlock in a signal handler.
     _lost_lines[name] = _lost_lines.get(name, 0) + number
 
 
 def lost_lines() -> dict[str, int]:
-    """How many lines were lost since the process began, by the name of the log; 0 for logs that lost none."""
+    """The numbers of lines lost since the process began, by the name of the log; 0 for logs that lost none."""
     return {sink._name: 0 for sink in list(_sinks)} | _lost_lines
 
 
-#: All that have not been closed.
+#: All open sinks.
 _sinks: weakref.WeakSet[Sink] = weakref.WeakSet()
 
 

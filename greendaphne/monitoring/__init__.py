@@ -1,9 +1,9 @@
-"""Sight: health, metrics and the watchdog.
+"""Monitoring: health checks, metrics and the watchdog.
 
-``health`` answers health checks, ``families`` and ``metrics`` hold numbers, ``instruments`` does the counting, ``gauges`` reads a server's
-state, ``workers`` gathers the numbers of all processes of a prefork server, ``exposition`` writes them for Prometheus, ``endpoint`` listens
-for scrapes on a socket of their own, ``watchdog`` notices when the hub is blocked.  A server that was not asked for any of it imports
-nothing from here.
+``health`` answers health checks.  ``families`` and ``metrics`` hold numbers, ``instruments`` counts events, ``gauges`` reads a server's
+state, and ``workers`` collects the numbers of all processes of a prefork server.  ``exposition`` writes them for Prometheus, ``endpoint``
+listens for scrapes on a separate socket, and ``watchdog`` detects a blocked hub.  A server without monitoring imports none of these
+modules.
 """
 
 from __future__ import annotations

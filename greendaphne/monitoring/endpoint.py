@@ -1,6 +1,6 @@
-"""A listening socket of its own for metrics and health checks, which stays open while the server drains.
+"""A separate listening socket for metrics and health checks, which stays open while the server drains.
 
-It speaks HTTP/1.1 under tight limits and knows nothing but its pages.
+It serves HTTP/1.1 with low limits and has only these pages.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ from ..websocket import WebSocket
 
 logger = logging.getLogger("daphne.server")
 
-#: Who asks here is one of a few, and asks little.
+#: Few clients, small requests.
 _LIMITS: Final = Limits(request_line=2 * KIB, request_fields=50, request_field_size=4 * KIB, request_head=16 * KIB, connections=32)
-#: Whoever is idle takes the place of others, and a scrape or a check may as well connect anew.
+#: Idle clients occupy one of the few places, and scrapes and checks can easily connect again.
 _TIMEOUTS: Final = Timeouts(keep_alive=5, header=5, body=5, send=10, linger=1, tls_handshake=5)
-#: Seconds for what has been asked to be answered in the end: a little more than an idle connection has.
+#: Seconds to answer the pending requests at the end: slightly more than an idle connection gets.
 _PATIENCE: Final = DRAIN_MOMENT + 0.5
-#: Seconds for connections to release what they hold.
+#: Seconds for connections to release their resources.
 _KILL_PATIENCE: Final = 1.0
 
 
 class MonitoringEndpoint:
     """Serves the pages of :attr:`pages`.
 
-    :param endpoint: where to listen.
+    :param endpoint: the endpoint to listen on.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        #: What is served; everything else is not found.
+        #: The pages; every other path is answered with 404.
         self.pages = LocalPages(Nothing())
         exchange = Exchange(self.pages, Sessions(_no_websocket, _TIMEOUTS), RequestPolicy())
         self._connections = Connections(exchange, _LIMITS, _TIMEOUTS, Http2Limits())
         self._acceptor: Acceptor | None = None
-        #: What is listened on, once started.
+        #: The listener, while started.
         self.listener: Listener | None = None
 
     def start(self) -> None:
-        """Listen.
+        """Start to listen.
 
-        :raises EndpointError: where that is not possible.
+        :raises EndpointError: on failure.
         """
         endpoint = self._endpoint
-        logger.info("Listening on endpoint %s for metrics and health checks", endpoint)
         self.listener = Listener(endpoint, endpoint.bind())
+        logger.info("Listening on endpoint %s for metrics and health checks", endpoint)
         if getattr(endpoint, "port", None) == 0:
             logger.info("Port 0 of endpoint %s is %s", endpoint, self.listener.address.port)
         self._connections.start()
@@ -65,13 +65,13 @@ class MonitoringEndpoint:
         self._acceptor.start()
 
     def drain(self) -> None:
-        """Leave new connections to the others where the socket is shared, for they serve on; one of its own stays open to the end."""
+        """Leave new connections to the other workers where the socket is shared; a socket of one server stays open to the end."""
         if self._endpoint.shared:
             self._close()
             self._connections.drain()
 
     def stop(self, *, at_once: bool) -> None:
-        """Close everything; what has been asked is still answered, unless it is to end ``at_once``."""
+        """Close everything; pending requests are answered first, unless ``at_once``."""
         self._close()
         if not at_once:
             self._connections.drain()
@@ -90,5 +90,5 @@ class MonitoringEndpoint:
 
 
 def _no_websocket(stream: Stream) -> WebSocket:
-    """One that is refused as soon as it is offered."""
+    """A WebSocket that :class:`~greendaphne.serving.localpages.Nothing` refuses at once."""
     return WebSocket(stream, _LIMITS, _TIMEOUTS)

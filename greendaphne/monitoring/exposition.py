@@ -1,7 +1,7 @@
-"""Metrics as Prometheus reads them.
+"""Writes metrics for Prometheus.
 
-This is the only module that imports ``prometheus_client``, which writes the text: Prometheus' own format, or OpenMetrics for whoever asks
-for it.  Its objects are made of families at each scrape and thrown away.
+Only this module imports ``prometheus_client``, which writes the text: Prometheus' own format, or OpenMetrics for clients that request it.
+Its objects are created from families at each scrape and discarded.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class _Families(Collector):
 
 
 def render(families: Iterable[Family], accept: str) -> tuple[str, bytes]:
-    """Return the content type and the text of ``families``, in the format that ``accept`` asks for."""
+    """Return the content type and the text of ``families``, in the format that the ``Accept`` field ``accept`` requests."""
     try:
         encode, content_type = exposition.choose_encoder(accept)
     except (TypeError, ValueError):
-        # A version that is none.
+        # An invalid version in the field.
         encode, content_type = exposition.choose_encoder("")
     return content_type, encode(_Families(families))
 
@@ -44,7 +44,7 @@ _process = process_collector.ProcessCollector(registry=None)
 
 
 def process_families() -> list[Family]:
-    """A source of metrics on this process: processor time, memory, descriptors, start; where there is ``/proc``."""
+    """A source of metrics on this process: processor time, memory, descriptors, start; empty without ``/proc``."""
     result = []
     for metric in _process.collect():
         samples = [Sample(sample.name.removeprefix(metric.name), sample.labels, sample.value) for sample in metric.samples]

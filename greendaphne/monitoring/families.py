@@ -1,8 +1,8 @@
-"""What a metric is made of, as plain values: families of samples, and the counters that they are read from.
+"""Families of samples as plain values, and the counters that they are read from.
 
-A :class:`Family` is what Prometheus calls a metric family.  It is a tuple of plain values, so that it can be passed from process to process
-as JSON and needs no library; ``exposition`` turns it into text.  Counting is done with plain integers and dicts, and with
-:class:`Histogram` where a distribution is wanted: no lock, since one hub counts, and no lookup of labels.
+A :class:`Family` is a metric family of Prometheus.  It is a tuple of plain values, so that it can be passed between processes as JSON
+without a library; ``exposition`` turns it into text.  Counting uses plain integers, dicts and, for distributions, :class:`Histogram`,
+without locks, because only one hub counts, and without lookups of labels.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any, Final, NamedTuple
 
-#: Upper bounds in seconds for how long a request takes: from a cached page to the time limit of a worker.
+#: Upper bounds in seconds for the duration of requests: from a cached page to the time limit of a worker.
 REQUEST_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-#: The same for a call of the channel layer and for the hub's lag.
+#: Upper bounds in seconds for calls of the channel layer and for the hub's lag.
 LATENCY_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 Labels = dict[str, str]
 
 
 class Sample(NamedTuple):
-    """One number: ``suffix`` follows the family's name, as ``_total`` or ``_bucket`` do."""
+    """One number; ``suffix`` follows the family's name, such as ``_total`` or ``_bucket``."""
 
     suffix: str
     labels: Labels
@@ -40,7 +40,7 @@ class Family(NamedTuple):
 class Histogram:
     """Counts values by size.
 
-    :param bounds: upper bounds, inclusive and rising; a last one without end is added.
+    :param bounds: upper bounds, inclusive and ascending; an unlimited last one is added.
     """
 
     __slots__ = ("_bounds", "_counts", "_sum")
@@ -57,7 +57,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values were counted."""
+        """The number of counted values."""
         return sum(self._counts)
 
     def samples(self, labels: Labels) -> list[Sample]:
@@ -66,7 +66,7 @@ class Histogram:
         result = []
         for bound, count in zip((*self._bounds, inf), self._counts, strict=True):
             total += count
-            # As every client library writes it, so that a bound is one label however it came about.
+            # repr() like every client library, so that equal bounds have equal labels.
             result.append(Sample("_bucket", {**labels, "le": "+Inf" if bound == inf else repr(float(bound))}, total))
         result.append(Sample("_count", labels, total))
         result.append(Sample("_sum", labels, self._sum))
@@ -79,7 +79,7 @@ def counter(name: str, text: str, value: float) -> Family:
 
 
 def counters(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Family:
-    """A counter with labels: ``values`` has a number for each tuple of their values, strings all of them."""
+    """A counter with labels: ``values`` has a number for each tuple of label values, which are strings."""
     return Family(name, "counter", text, [Sample("_total", dict(zip(labels, key, strict=True)), value) for key, value in values.items()])
 
 
@@ -89,7 +89,7 @@ def gauge(name: str, text: str, value: float) -> Family:
 
 
 def gauges(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Family:
-    """A gauge with labels, as :func:`counters`."""
+    """A gauge with labels; the parameters are those of :func:`counters`."""
     return Family(name, "gauge", text, [Sample("", dict(zip(labels, key, strict=True)), value) for key, value in values.items()])
 
 

@@ -1,6 +1,6 @@
-"""The state of a server at the moment of a scrape: what is open, what waits, what is up.
+"""The state of a server at the time of a scrape: open connections, streams, greenlets, certificates.
 
-Nothing of it is counted while requests are served; it is looked up when somebody asks.
+The values are read at each scrape; serving requests does not count them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ logger = logging.getLogger("greendaphne.monitoring")
 class State:
     """A source of metrics on one server.
 
-    :param endpoints: those that may have certificates.
+    :param endpoints: the endpoints whose certificates are reported.
     """
 
     def __init__(self, connections: Connections, endpoints: Sequence[Endpoint]) -> None:
         self._connections = connections
         self._endpoints = endpoints
-        #: Whether the server is about to end.
+        #: Whether the server is draining.
         self.draining = False
 
     def families(self) -> Iterable[Family]:
-        """Everything."""
-        yield gauge("greendaphne_draining", "1 while the server is about to end.", self.draining)
+        """All families."""
+        yield gauge("greendaphne_draining", "1 while the server is draining.", self.draining)
         yield from self._open()
         yield from self._certificates()
 
@@ -42,18 +42,18 @@ class State:
         connections = {("http/1",): http1, ("http/2",): http2, ("none",): undecided}
         yield gauges("greendaphne_connections", "Open connections by protocol; none where it is not known yet.", ("protocol",), connections)
         yield gauge("greendaphne_http2_streams", "HTTP/2 requests and WebSockets that are being served.", streams)
-        # A connection of either protocol has one; HTTP/2 has one more for what it sends.
+        # Each connection of either protocol has one greenlet; HTTP/2 has another for writing.
         greenlets = {("connection",): len(self._connections), ("http2-writer",): http2, ("http2-stream",): streams}
-        yield gauges("greendaphne_greenlets", "The server's greenlets by what they are for.", ("purpose",), greenlets)
+        yield gauges("greendaphne_greenlets", "The server's greenlets by purpose.", ("purpose",), greenlets)
 
     def _certificates(self) -> Iterable[Family]:
-        # Directories and whole endpoint strings, which tell where keys are, are for nobody who only reads metrics.
+        # Only base names, because directories and endpoint strings would show readers of metrics where keys are.
         values: dict[tuple[str, str], float] = {}
         for endpoint in self._endpoints:
             if endpoint.tls is None:
                 continue
             for path, certificate in endpoint.tls.certificates():
-                # Imported where there is TLS at all.
+                # Imported only where there is TLS.
                 from ..net.tls.pem import dns_names
 
                 name = next(iter(dns_names(certificate)), "")
@@ -69,7 +69,7 @@ class State:
             )
 
 
-#: What a log is called in its sink, and in metrics.
+#: The name of a log in its sink, and in metrics.
 _LOGS: Final = {"the log": "error", "the access log": "access"}
 
 

@@ -1,4 +1,4 @@
-"""Hooks that count into :class:`~greendaphne.monitoring.metrics.Metrics`; a server without metrics is built without them."""
+"""Hooks that count into :class:`~greendaphne.monitoring.metrics.Metrics`; a server without metrics is assembled without them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WEBSOCKET: Final = "websocket"
 
 
 class MeteredTransport:
-    """A :class:`~greendaphne.net.transport.ByteStream` whose bytes are counted."""
+    """A :class:`~greendaphne.net.transport.ByteStream` that counts its bytes."""
 
     __slots__ = ("_inner", "_metrics")
 
@@ -58,6 +58,9 @@ class MeteredTransport:
     def observe(self, callback: Callable[[], None] | None) -> None:
         self._inner.observe(callback)
 
+    def hung_up(self, *, half_closed: bool) -> bool:
+        return self._inner.hung_up(half_closed=half_closed)
+
     def shutdown_write(self) -> None:
         self._inner.shutdown_write()
 
@@ -82,14 +85,14 @@ class ConnectionMeter:
         metrics = self._metrics
         metrics.connections["none",] += 1
         if encrypted:
-            # Imported where there is TLS at all.
+            # Imported only where there is TLS.
             from ..net.tls import HandshakeError
 
             if isinstance(error, HandshakeError):
                 metrics.tls_failures[_handshake_failure(error),] += 1
 
     def opened(self, transport: ByteStream, info: ConnectionInfo, protocol: str, initial: bytes) -> ByteStream:
-        """Count a connection; returns the byte stream to use in the place of ``transport``."""
+        """Count a connection; returns the byte stream that replaces ``transport``."""
         metrics = self._metrics
         metrics.connections[protocol,] += 1
         if info.tls is not None:
@@ -107,7 +110,7 @@ def _handshake_failure(error: Exception) -> str:
 
 
 def metered_serve(metrics: Metrics, serve: Callable[[Stream], None]) -> Callable[[Stream], None]:
-    """Return ``serve`` of an exchange, counting the streams that are being served."""
+    """Wrap the ``serve`` method of an exchange, and count the streams in it."""
 
     def counted(stream: Stream) -> None:
         metrics.streams += 1
@@ -120,7 +123,7 @@ def metered_serve(metrics: Metrics, serve: Callable[[Stream], None]) -> Callable
 
 
 class MessageMeter:
-    """Counts WebSocket messages and their payload, as it is without compression; a hook of :class:`~greendaphne.websocket.WebSocket`."""
+    """Counts WebSocket messages and their uncompressed payload; a hook of :class:`~greendaphne.websocket.WebSocket`."""
 
     __slots__ = ("_metrics",)
 
@@ -141,14 +144,14 @@ class MessageMeter:
 
 
 def _size(message: str | bytes) -> int:
-    """The bytes that ``message`` has on the wire."""
+    """The size of ``message`` on the wire in bytes."""
     if isinstance(message, str) and not message.isascii():
         return len(message.encode())
     return len(message)
 
 
 class MetricsObserver(Observer):
-    """Counts what became of requests and WebSockets."""
+    """Counts requests and WebSockets by their result."""
 
     __slots__ = ("_metrics",)
 

@@ -1,6 +1,6 @@
-"""How late the hub is: the time from the moment when something could run to the moment when it does.
+"""The hub's lag: the time between an event and the moment when the hub runs its greenlet or callback.
 
-A timer in the hub looks how late it is itself.  That is a sample of what every request meets, for as little as a timer costs.
+A timer in the hub measures its own delay.  That is a sample of the delay of every request, and costs only a timer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .families import LATENCY_BUCKETS, Family, Histogram, gauge, histogram
 
 #: Seconds between two samples.
 PERIOD: Final = 0.5
-#: Seconds that the maximum is remembered for, at least: longer than the usual time between two scrapes.
+#: Seconds for which the maximum is kept, at least: longer than the usual time between two scrapes.
 MEMORY: Final = 60.0
 _SLOTS: Final = 6
 
@@ -28,18 +28,18 @@ class HubLag:
         self._seconds = Histogram(LATENCY_BUCKETS)
         self._timer: Any = None
         self._due = 0.0
-        # Maxima of the last parts of MEMORY, each with when it began.
+        # The maxima of the last parts of MEMORY, each with the start of its part.
         self._maxima: deque[tuple[float, float]] = deque(maxlen=_SLOTS + 1)
 
     def start(self) -> None:
-        """Begin to sample."""
+        """Start to sample."""
         self._timer = get_hub().loop.timer(PERIOD, PERIOD, ref=False)
         self._due = monotonic() + PERIOD
-        # The loop's clock stands still while greenlets run, so it has to be set first.
+        # The loop's clock does not advance while greenlets run, so it has to be updated first.
         self._timer.start(self._sample, update=True)
 
     def stop(self) -> None:
-        """End."""
+        """Stop."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.stop()
@@ -55,7 +55,7 @@ class HubLag:
             maxima.append((now, lag))
         elif lag > maxima[-1][1]:
             maxima[-1] = (maxima[-1][0], lag)
-        # The loop makes up for no round that was missed.
+        # The loop skips periods that it has missed.
         self._due = max(self._due + PERIOD, now)
 
     @property
@@ -63,11 +63,11 @@ class HubLag:
         """The longest lag of the last :data:`MEMORY` seconds."""
         since = monotonic() - MEMORY - MEMORY / _SLOTS
         lag = max((lag for begun, lag in self._maxima if begun >= since), default=0.0)
-        # What runs now is late, too.
+        # Include the current delay of the timer.
         return max(lag, monotonic() - self._due) if self._timer is not None else lag
 
     def families(self) -> Iterable[Family]:
-        """Its metrics."""
+        """The metrics of the lag."""
         return (
             histogram("greendaphne_hub_lag_seconds", f"How late the hub is, sampled every {PERIOD:g} seconds.", self._seconds),
             gauge("greendaphne_hub_lag_max_seconds", "The longest such lag of the last minute.", self.longest),

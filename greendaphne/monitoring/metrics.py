@@ -1,7 +1,7 @@
-"""What a server counts, and where all of its numbers come together.
+"""The counters of a server, and the collection of all its metrics.
 
-:class:`Metrics` is a set of plain counters that the instruments (``instruments``) change, and a list of sources that are asked at a scrape:
-a *source* is a function that returns families.  Whoever has numbers of its own adds one with :meth:`Metrics.add_source`.  One hub uses it.
+:class:`Metrics` has plain counters, which ``instruments`` change, and a list of sources that are called at each scrape.  A *source* is a
+function that returns families; :meth:`Metrics.add_source` adds one.  Only one hub uses an instance.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from .families import REQUEST_BUCKETS, Family, Histogram, counter, counters, gau
 
 logger = logging.getLogger("greendaphne.monitoring")
 
-#: Asked at every scrape, in the greenlet of that request; must not wait for a peer.
+#: Called at every scrape, in the greenlet of that request; must not wait for a peer.
 Source = Callable[[], Iterable[Family]]
 
-#: Methods that are counted by their name (RFC 9110 section 9.1, RFC 5789); a client may send any other.
+#: Methods that are counted by name (RFC 9110 section 9.1, RFC 5789).  Others are counted together, because a client may send any word.
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"))
-#: Close codes of applications and clients (3000 to 4999) that are counted one by one, for a client may send any of them.
+#: At most this many close codes from 3000 to 4999 are counted separately, because a client may send any of them.
 PRIVATE_CODES: Final = 32
 _FIRST_PRIVATE_CODE = 3000
 
 
-# What is there from the start, at 0: a counter that appears with its first event shows no increase.
+# These counters start at 0: a counter that appears with its first event shows no increase.
 PROTOCOLS: Final = ("http", "websocket")
 
 
@@ -38,7 +38,7 @@ class Metrics:
     """The counters of one server."""
 
     def __init__(self) -> None:
-        #: Connections by the protocol that they turned out to speak, ``none`` where they ended before.
+        #: Connections by protocol, ``none`` for connections that ended before it was known.
         self.connections: Counter[tuple[str]] = Counter()
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -47,11 +47,11 @@ class Metrics:
         self.tls_failures: Counter[tuple[str]] = Counter()
         #: Requests by method, status and HTTP version.
         self.requests: dict[tuple[str, int, str], int] = {}
-        #: Seconds that requests took, by HTTP version.
+        #: The durations of requests in seconds, by HTTP version.
         self.request_seconds: dict[str, Histogram] = {}
-        #: Streams that are being served, WebSockets among them.
+        #: Streams being served, including WebSockets.
         self.streams = 0
-        #: What failed, by cause and protocol (``http`` or ``websocket``).
+        #: Failures by cause and protocol (``http`` or ``websocket``).
         self.failures: Counter[tuple[str, str]] = Counter({(cause, protocol): 0 for cause in CAUSES for protocol in PROTOCOLS})
         self.websockets_connecting = 0
         self.websockets_open = 0
@@ -66,7 +66,7 @@ class Metrics:
         self._broken: set[Source] = set()
 
     def add_source(self, source: Source) -> None:
-        """Have ``source`` asked at every scrape; one that raises is left out, and logged the first time."""
+        """Add a source that is called at every scrape.  A source that raises is omitted, and logged the first time."""
         self._sources.append(source)
 
     # ---- counting
@@ -81,7 +81,7 @@ class Metrics:
             self._first_request_done(method if method in METHODS else "other", status, version, seconds)
 
     def _first_request_done(self, method: str, status: int, version: str, seconds: float) -> None:
-        """The same for one of which there may have been none yet."""
+        """Count an answered request that may be the first of its method, status or version."""
         key = method, status, version
         self.requests[key] = self.requests.get(key, 0) + 1
         if version not in self.request_seconds:
@@ -100,20 +100,20 @@ class Metrics:
     # ---- reading
 
     def families(self) -> list[Family]:
-        """Everything, as it is now."""
+        """All families with their current values."""
         result = self._own()
         for source in self._sources:
             try:
                 result.extend(source())
             except Exception:
-                # The other numbers are wanted most when something is wrong.
+                # Return the other families, because they are needed most during a failure.
                 if source not in self._broken:
                     self._broken.add(source)
                     logger.exception("A source of metrics failed; it is left out")
         return result
 
     def _own(self) -> list[Family]:
-        # Who left before the answer was sent none.
+        # Status 0 means that the client disconnected before the answer.
         requests = {(method, str(status or "none"), version): number for (method, status, version), number in self.requests.items()}
         websockets = {("connecting",): self.websockets_connecting, ("open",): self.websockets_open}
         handshakes = {("accepted",): self.websockets_accepted, ("rejected",): self.websockets_rejected}
@@ -123,7 +123,7 @@ class Metrics:
             gauges("greendaphne_build_info", "Versions of the software.", ("version", "python", "gevent"), build),
             counters(
                 "greendaphne_connections_accepted",
-                "Connections by the protocol they turned out to speak; none where they ended before.",
+                "Connections by protocol; none where they ended before it was known.",
                 ("protocol",),
                 self.connections,
             ),
@@ -139,9 +139,7 @@ class Metrics:
                 self.request_seconds,
             ),
             gauge("greendaphne_requests_in_progress", "HTTP requests that are being served.", in_progress),
-            counters(
-                "greendaphne_failures", "Answers of the server's own and broken exchanges, by cause.", ("cause", "protocol"), self.failures
-            ),
+            counters("greendaphne_failures", "Error responses and broken exchanges, by cause.", ("cause", "protocol"), self.failures),
             gauges("greendaphne_websockets", "WebSockets by state.", ("state",), websockets),
             counters("greendaphne_websocket_handshakes", "WebSockets by the application's decision.", ("outcome",), handshakes),
             counters("greendaphne_websockets_closed", "WebSockets that have ended, by close code.", ("code",), self.websocket_codes),

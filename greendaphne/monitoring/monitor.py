@@ -1,6 +1,6 @@
-"""Health checks, metrics and the watchdog of one server, put together as the configuration asks for them.
+"""Health checks, metrics and the watchdog of one server, assembled from the configuration.
 
-:class:`Monitor` is made first, since the server's other parts get their meters from it.
+:class:`Monitor` is created first, because the other parts of the server get their meters from it.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("greendaphne.monitoring")
 
-#: Paths on an endpoint of its own, where no option says them.
+#: Default paths on the separate endpoint.
 METRICS_PATH: Final = "/metrics"
 HEALTH_PATH: Final = "/health"
 
 
 class Monitor:
-    """Health, metrics and the watchdog of one server.
+    """Health checks, metrics and the watchdog of one server.
 
-    :param health_path: answers health checks on all endpoints; ``None`` for nowhere.
-    :param metrics_path: answers scrapes on all endpoints; ``None`` for nowhere.
-    :param endpoint: answers both, and nothing else, on a socket of its own.
-    :param watchdog: seconds for which the hub may be blocked without a word; 0 for ever.
-    :raises ValueError: for a path that is none.
-    :raises ImportError: where metrics are wanted and ``prometheus_client`` is missing.
+    :param health_path: the path of health checks on all endpoints; ``None`` for none.
+    :param metrics_path: the path of scrapes on all endpoints; ``None`` for none.
+    :param endpoint: a separate endpoint that serves both, and nothing else.
+    :param watchdog: seconds for which the hub may be blocked before it is logged; 0 for no watchdog.
+    :raises ValueError: for an invalid path.
+    :raises ImportError: for metrics without ``prometheus_client``.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class Monitor:
         self._lag: HubLag | None = None
         self._workers: Workers | None = None
         self._watchdog: Watchdog | None = None
-        #: The listening socket for it alone.
+        #: The separate listening socket.
         self.endpoint: MonitoringEndpoint | None = None
-        #: What is counted; ``None`` where nothing is.
+        #: The counters; ``None`` without metrics.
         self.metrics: Metrics | None = None
-        #: What is told what becomes of requests.
+        #: The observers of requests.
         self.observers: Sequence[Observer] = ()
         if watchdog:
             from .watchdog import Watchdog
 
             self._watchdog = Watchdog(watchdog)
-        #: What it listens on.
+        #: The separate endpoint, or none.
         self.endpoints: Sequence[Endpoint] = () if endpoint is None else (endpoint,)
         if endpoint is not None:
             from .endpoint import MonitoringEndpoint
@@ -99,9 +99,9 @@ class Monitor:
     def add_pages(self, pages: LocalPages, health: Callable[[], str]) -> None:
         """Add the pages for health checks and scrapes.
 
-        :param pages: those of the server's ordinary endpoints.
-        :param health: returns why the application cannot serve, ``""`` where it can.
-        :raises ValueError: for one path for two pages.
+        :param pages: the local pages of the server's ordinary endpoints.
+        :param health: returns the reason why the application cannot serve, ``""`` where it can.
+        :raises ValueError: where two pages have the same path.
         """
         if self._health_path is not None or self.endpoint is not None:
             self._health = Health(health)
@@ -114,7 +114,7 @@ class Monitor:
             self.endpoint.pages.add((self._health_path or HEALTH_PATH).encode(), self._health)
 
     def watch(self, connections: Connections, endpoints: Sequence[Endpoint]) -> None:
-        """Have the state of ``connections`` and the certificates of ``endpoints`` among the metrics."""
+        """Add the state of ``connections`` and the certificates of ``endpoints`` to the metrics."""
         if self.metrics is not None:
             from .gauges import State
 
@@ -134,9 +134,9 @@ class Monitor:
     # ---- the server's life
 
     def start(self) -> None:
-        """Listen and begin to watch, in the server's hub.
+        """Start to listen and to watch, in the server's hub.
 
-        :raises EndpointError: where the endpoint of its own cannot be listened on.
+        :raises EndpointError: where the separate endpoint cannot be listened on.
         """
         self._set_draining(False)
         if self.endpoint is not None:
@@ -162,15 +162,15 @@ class Monitor:
             self._workers = workers
 
     def drain(self) -> None:
-        """Say from now on that the server is about to end."""
+        """Report from now on that the server is draining."""
         self._set_draining(True)
         if self.endpoint is not None:
             self.endpoint.drain()
 
     def stop(self, *, at_once: bool) -> None:
-        """End all of it; may be repeated.
+        """Stop everything; idempotent.
 
-        :param at_once: whether what is being answered is cut short.
+        :param at_once: whether pending requests are cut off.
         """
         if self._watchdog is not None:
             self._watchdog.stop()

@@ -1,13 +1,12 @@
-"""Notices when the hub is blocked, and says by what.
+"""Detects a blocked hub, and logs the code that blocks it.
 
-Everything in a process with gevent runs in turn in one thread, so code that computes for seconds, or waits without gevent's knowledge,
-holds up every client.  :class:`Watchdog` has a native thread (a real one also in a patched process) that asks the hub for a sign of life
-twice per threshold.  When none comes it logs, once for each blockage, the stack of what runs in the hub's thread, and how long it took when
-it is over.
+In a process with gevent all code runs in turn in one thread, so code that computes for seconds, or waits without gevent, delays
+every client.  :class:`Watchdog` has a native thread (also in a patched process) that asks the hub for an answer twice per threshold.  When
+no answer comes, it logs, once for each blockage, the stack of the hub's thread, and the duration when the blockage ends.
 
-gevent has a monitoring thread of its own (``GEVENT_MONITOR_THREAD_ENABLE``).  It needs a trace function that every switch between greenlets
-has to call (0.4 µs, and there are several for each request), reports a blockage again at each look and not its end, and lists every
-greenlet of the process each time.
+gevent has its own monitoring thread (``GEVENT_MONITOR_THREAD_ENABLE``).  It needs a trace function that every switch between greenlets
+calls (0.4 µs, several times per request), reports a blockage again at each check but not its end, and lists every greenlet of the
+process each time.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from .families import Family, counter
 
 logger = logging.getLogger("greendaphne.watchdog")
 
-#: Signs of life asked for per threshold.
+#: Checks per threshold.
 _LOOKS: Final = 2
-#: Frames of the stack that are logged, the innermost.
+#: The number of innermost frames of the stack that are logged.
 _FRAMES: Final = 60
-#: The share of a processor below which a process that was late has not run at all.  One that computes gets more than that also on a machine
-#: that many share.
+#: The share of processor time below which a late process counts as not running.  A process that computes gets more, even on a shared
+#: machine.
 _RUNNING: Final = 0.1
-#: Seconds for the thread to end.
+#: Seconds to wait for the thread's end.
 _PATIENCE: Final = 2.0
 
 _allocate_lock: Any = get_original("_thread", "allocate_lock")
@@ -45,34 +44,34 @@ _start_new_thread: Any = get_original("_thread", "start_new_thread")
 class Watchdog:
     """Watches the hub of the thread that calls :meth:`start`.
 
-    :param threshold: seconds without a sign of life that count as a blockage.
+    :param threshold: seconds without an answer that count as a blockage.
     """
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        #: Blockages, the seconds that they took, and the times that the whole process did not run.
+        #: The number of blockages, their total duration, and the number of times that the whole process did not run.
         self.blockages = 0
         self.blocked_seconds = 0.0
         self.stalls = 0
         self._loop: Any = None
         self._async: Any = None
         self._thread = 0
-        # Held while the thread is to go on, and while it does.
+        # Locks: _stop is held until the thread has to end, _ended until it has ended.
         self._stop: Any = None
         self._ended: Any = None
-        # The number of the last question and of the last answer, and when that was given; the hub's thread writes the latter two.
+        # The numbers of the last question and of the last answer, and the time of the answer; the hub's thread writes the latter two.
         self._asked = self._answered = 0
         self._answered_at = 0.0
-        # What the loop's clock is behind the monotonic one.
+        # The difference between the monotonic clock and the loop's clock.
         self._offset = 0.0
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start to watch."""
         if self._stop is not None:
             return
         self._loop = get_hub().loop
         self._thread = _get_ident()
-        # Without a reference: it must not keep a loop running that has nothing else to do.
+        # Without a reference, so that it does not keep an otherwise idle loop running.
         self._async = self._loop.async_(ref=False)
         self._async.start(self._answer)
         self._answered = self._asked
@@ -82,27 +81,27 @@ class Watchdog:
         _start_new_thread(self._run, (self._stop, self._ended))
 
     def stop(self) -> None:
-        """End, in the thread that called :meth:`start`."""
+        """Stop; call it in the thread that called :meth:`start`."""
         stop, self._stop = self._stop, None
         if stop is None:
             return
         stop.release()
-        # It waits for nothing but that lock, so this takes no time to speak of.
+        # The thread waits only for that lock, so it ends quickly.
         self._ended.acquire(True, _PATIENCE)
         self._async.stop()
         self._async.close()
         self._async = self._loop = None
 
     def families(self) -> Iterable[Family]:
-        """Its metrics."""
+        """The metrics of the watchdog."""
         return (
             counter("greendaphne_hub_blockages", "Times that the hub was blocked for longer than --watchdog.", self.blockages),
             counter("greendaphne_hub_blocked_seconds", "Seconds that these blockages took.", self.blocked_seconds),
-            counter("greendaphne_process_stalls", "Times that the whole process did not run for so long.", self.stalls),
+            counter("greendaphne_process_stalls", "Times that the whole process did not run for longer than that.", self.stalls),
         )
 
     def _answer(self) -> None:
-        # Runs in the hub.  Setting its clock makes the offset exact, also behind a change of the system's time.
+        # Runs in the hub.  Updating its clock makes the offset exact, even after a change of the system's time.
         self._loop.update_now()
         self._answered_at = now = monotonic()
         self._offset = now - self._loop.now()
@@ -114,11 +113,11 @@ class Watchdog:
         try:
             self._watch(stop)
         except Exception:
-            logger.exception("The watchdog failed; the hub is not watched any more")
+            logger.exception("The watchdog failed; the hub is no longer watched")
         finally:
             hub = get_hub_if_exists()
             if hub is not None:
-                # Logging made one, where it had to wait for a lock.
+                # Logging created a hub in this thread when it waited for a lock.
                 hub.destroy(destroy_loop=True)
             ended.release()
 
@@ -135,28 +134,28 @@ class Watchdog:
                 return
             late = monotonic() - asked_at - period
             if late >= self._threshold:
-                self._was_held_up(late, process_time() - cpu)
+                self._report_late(late, process_time() - cpu)
             elif self._answered != asked and self._is_blocked(stop, asked, asked_at, before):
                 return
 
-    def _was_held_up(self, seconds: float, cpu: float) -> None:
-        """This thread could not run for ``seconds``, in which the process used ``cpu`` seconds of processor time."""
+    def _report_late(self, seconds: float, cpu: float) -> None:
+        """Report that this thread did not run for ``seconds``, in which the process used ``cpu`` seconds of processor time."""
         if cpu < seconds * _RUNNING:
-            # Nobody ran: there is nothing to find in a stack.
+            # No thread ran, so a stack shows nothing.
             self.stalls += 1
             logger.warning("The process did not run for %.1f seconds: it was stopped, or the machine had no time for it", seconds)
         else:
-            # Code in C may keep the interpreter as long as it runs.  The thread that had it is not far from there.
+            # C code can hold the interpreter lock for its whole run.  The thread that held it is probably still near that code.
             self._count(seconds)
             logger.warning("The hub was blocked for %.1f seconds, by code that stopped all threads; it is at\n%s", seconds, self._stack())
 
     def _is_blocked(self, stop: Any, asked: int, asked_at: float, before: float) -> bool:
-        """Question ``asked`` was not answered yet: report if it is not in time; whether this thread is to end.
+        """Wait for the answer to question ``asked``, and report a blockage; returns whether this thread has to end.
 
-        :param before: when the hub gave its last sign of life.
+        :param before: the time of the hub's previous answer.
         """
         threshold = self._threshold
-        # The loop's clock is set when it comes back from waiting, which is when the blockage began.  A timer may set it in between.
+        # The loop's clock is set when it returns from polling, which is when the blockage began.  A timer may set it in between.
         since = min(max(self._loop.now() + self._offset, before), asked_at)
         while self._answered != asked and (left := since + threshold - monotonic()) > 0:
             if stop.acquire(True, left):
@@ -182,12 +181,12 @@ class Watchdog:
                 return True
 
     def _stack(self) -> str:
-        """Where the hub's thread is, and in which task of asyncio."""
+        """The stack of the hub's thread, with its current asyncio task."""
         frame = sys._current_frames().get(self._thread)
         if frame is None:
             return ""
         stack = "".join(traceback.format_stack(frame, _FRAMES)).rstrip()
-        # An import in this thread could wait for the blocked one.
+        # Not imported, because an import in this thread could wait for the blocked thread.
         tasks: Any = sys.modules.get("greendaphne.aio.tasks")
         task = None if tasks is None else tasks.running_task(self._thread)
         return stack if task is None else f"{stack}\nin the asyncio task {task}"

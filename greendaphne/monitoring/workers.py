@@ -1,7 +1,7 @@
-"""The numbers of all workers of a prefork server, whichever of them is asked.
+"""Combines the metrics of all workers of a prefork server, so that any worker can answer a scrape.
 
-Each worker offers its own on a UNIX socket in the directory that the master made for them.  The one that is asked collects from the others
-and puts a label ``worker`` on everything.  One that does not answer in time is left out and counted.
+Each worker serves its metrics on a UNIX socket in a directory that the master created.  The scraped worker collects the metrics of the
+others and adds the label ``worker`` to all of them.  It omits and counts workers that do not answer in time.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .families import Family, Sample, gauge
 
 logger = logging.getLogger("greendaphne.monitoring")
 
-#: Seconds for all others together to answer, and for one that asks to read.
+#: Seconds for all other workers together to answer, and for a collecting worker to read.
 PATIENCE: Final = 1.0
-#: The longest answer, in bytes; some hundred families take a tenth of that.
+#: The largest answer, in bytes; a few hundred families take a tenth of that.
 MAX_ANSWER: Final = 8 * 1024 * 1024
-#: Workers that are served at a time.
+#: Workers that are served at the same time.
 _CONCURRENT: Final = 16
 _BACKLOG: Final = 64
 _RECEIVE: Final = 64 * 1024
@@ -35,9 +35,9 @@ _NAME: Final = re.compile(r"metrics-(\d+)\.sock")
 
 
 class Workers:
-    """This worker among the others.
+    """The exchange of metrics between this worker and the others.
 
-    :param directory: where their sockets are.
+    :param directory: the directory of the sockets.
     :param index: this worker's number.
     :param own: returns this worker's families.
     """
@@ -52,11 +52,11 @@ class Workers:
         self._collecting: gevent.Greenlet[..., list[Family]] | None = None
 
     def start(self) -> None:
-        """Answer the others.
+        """Start to answer the other workers.
 
-        :raises OSError: where that is not possible.
+        :raises OSError: where the socket cannot be created.
         """
-        # It has its name only once it listens, so that no other takes it for one left behind.
+        # The socket gets its name after it listens, so that no other worker takes it for one of a dead process.
         temporary = f"{self._path}.{os.getpid()}"
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -74,7 +74,7 @@ class Workers:
         self._server.start()
 
     def stop(self) -> None:
-        """Answer no longer."""
+        """Stop answering."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -83,7 +83,7 @@ class Workers:
             if os.stat(self._path).st_ino == self._inode:
                 os.unlink(self._path)
         except OSError:
-            pass  # the master has cleared up
+            pass  # the master has removed the directory
 
     def _answer(self, sock: socket.socket, address: Any) -> None:
         try:
@@ -95,7 +95,7 @@ class Workers:
     def families(self) -> list[Family]:
         """The families of all workers, with a label ``worker``.
 
-        Whoever asks while they are being collected gets the same: however many ask, no worker is asked twice at a time.
+        Calls during a collection get its result, so that no worker is asked twice at the same time.
         """
         collecting = self._collecting
         if collecting is None:
@@ -136,7 +136,7 @@ class Workers:
 
 
 def _ask(path: str) -> list[Family] | None:
-    """Another worker's families; none of one that has ended, ``None`` of one that does not answer."""
+    """The families of another worker; empty for one that has ended, ``None`` for one that does not answer."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             try:
@@ -155,14 +155,14 @@ def _ask(path: str) -> list[Family] | None:
 
 
 def encode(families: Iterable[Family]) -> bytes:
-    """Families as they go from one process to another."""
+    """Serialise families for another process."""
     return json.dumps(list(families)).encode()
 
 
 def decode(data: bytes) -> list[Family]:
-    """Back from :func:`encode`.
+    """The inverse of :func:`encode`.
 
-    :raises ValueError: for anything else.
+    :raises ValueError: for invalid data.
     """
     try:
         return [Family(name, kind, text, [Sample(*sample) for sample in samples]) for name, kind, text, samples in json.loads(data)]
@@ -171,12 +171,12 @@ def decode(data: bytes) -> list[Family]:
 
 
 def merge(by_worker: dict[str, list[Family]]) -> list[Family]:
-    """One family for each name, its samples labelled with the worker that they come from."""
+    """One family for each name, its samples labelled with their worker."""
     merged: dict[str, Family] = {}
     for worker, families in by_worker.items():
         for family in families:
             whole = merged.setdefault(family.name, family._replace(samples=[]))
-            # While a new version is rolled out they may mean different things by one name.
+            # During a rolling update two versions may use one name for different kinds.
             if whole.kind == family.kind:
                 whole.samples.extend(sample._replace(labels={**sample.labels, "worker": worker}) for sample in family.samples)
     return list(merged.values())

@@ -1,7 +1,8 @@
 """Accepts connections on one listening socket and spawns a greenlet for each.
 
-gevent's ``StreamServer`` does the work; what differs is that accepted sockets are plain ones (a gevent socket would make watchers of its
-own beside the transport's) and that running out of file descriptors is one log line and a pause, not a traceback for every attempt.
+gevent's ``StreamServer`` does the work, with two differences.  Accepted sockets are plain ones, because a gevent socket would create
+watchers in addition to the transport's.  When file descriptors run out, the acceptor logs one line and pauses, instead of logging a
+traceback for every attempt.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .endpoints import Endpoint
 
 logger = logging.getLogger("daphne.server")
 
-#: Seconds to leave new connections alone when there is nothing left to hold one with.
+#: Seconds without accepting after the process has run out of descriptors or memory.
 PAUSE = 0.5
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
@@ -31,25 +32,25 @@ Handler = Callable[[_socket.socket, Address], None]
 class ConnectionHandler(Protocol):
     """Serves the accepted connections of all endpoints."""
 
-    #: Where the greenlets of connections run.
+    #: The pool in which the greenlets of connections run.
     pool: Pool
 
     def handler(self, endpoint: Endpoint) -> Handler:
-        """Return the function to call with each connection that ``endpoint`` accepted."""
+        """Return the function that serves each connection accepted on ``endpoint``."""
 
 
 class Acceptor(StreamServer):
-    """Accepts for one listening socket.
+    """Accepts connections on one listening socket.
 
-    :param listener: listening and non-blocking; a blocking one would hold up the whole process.
-    :param handle: called in a greenlet of its own with the accepted socket, which it has to close, and the peer's address.
-    :param pool: where the greenlets run; while it is full nothing is accepted.
+    :param listener: listening and non-blocking; a blocking socket would block the whole process.
+    :param handle: called in a new greenlet with the accepted socket and the peer's address; must close the socket.
+    :param pool: runs the greenlets; the acceptor accepts nothing while it is full.
     :param shared: whether other processes accept on the same socket.
     """
 
     def __init__(self, listener: socket, handle: Handler, pool: Pool, shared: bool) -> None:
         self.shared = shared
-        # Where a socket is shared, taking many connections at a wake-up leaves the other processes empty-handed.
+        # On a shared socket, one connection per wake-up: a process that takes more leaves none for the others.
         self.max_accept = 1 if shared else 100
         self._starved = False
         super().__init__(listener, handle, spawn=pool)
@@ -61,7 +62,7 @@ class Acceptor(StreamServer):
         except BlockingIOError:
             return None
         except ConnectionAbortedError:
-            return None  # the peer was gone before its turn came
+            return None  # the peer disconnected while it waited in the backlog
         except OSError as error:
             if error.errno not in _OUT_OF_RESOURCES:
                 raise
@@ -69,7 +70,7 @@ class Acceptor(StreamServer):
                 self._starved = True
                 logger.error("Cannot accept connections for now: %s", error)
             self.stop_accepting()
-            # What gevent does after an error too; start_accepting() clears it.
+            # gevent pauses with the same timer after an error; start_accepting() clears it.
             self._timer: Any = self.loop.timer(PAUSE)
             self._timer.start(self._resume)
             return None
@@ -79,7 +80,7 @@ class Acceptor(StreamServer):
         return _socket.socket(listener.family, listener.type, listener.proto, fileno=fd), address
 
     def take_waiting(self) -> None:
-        """Accept what has connected already, as far as there is room, and no more: closing the socket would reset it."""
+        """Accept the connections that wait in the backlog, as far as the pool has room; closing the socket would reset them."""
         self.stop_accepting()
         while not self.full() and (accepted := self.do_read()) is not None:
             self.do_handle(*accepted)

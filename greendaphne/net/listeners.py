@@ -1,4 +1,4 @@
-"""What a server listens on, from the endpoints' sockets being opened to their being closed, and under the names that Twisted has for it."""
+"""The listening sockets of a server, from opening to closing, with the names that Twisted has for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("daphne.server")
 
 
 class ListeningAddress:
-    """A listening address under Twisted's names."""
+    """A listening address with Twisted's attribute names."""
 
     def __init__(self, sock: socket) -> None:
         name = sock.getsockname()
@@ -27,13 +27,13 @@ class ListeningAddress:
         if isinstance(name, tuple):
             self.host, self.port = name[:2]
         else:
-            # An abstract name has a null byte in front, which is written as an at sign.
+            # An abstract name starts with a null byte, which is written as an at sign.
             self.host = "@" + name[1:].decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
             self.port = None
 
 
 class Listener:
-    """An endpoint and its listening socket; ``listener.result.getHost().port`` is how code written for daphne finds the port."""
+    """An endpoint and its listening socket; code written for daphne reads the port as ``listener.result.getHost().port``."""
 
     def __init__(self, endpoint: Endpoint, sock: socket) -> None:
         self.endpoint = endpoint
@@ -42,7 +42,7 @@ class Listener:
 
     @property
     def result(self) -> Listener:
-        """Itself; Twisted had a deferred here."""
+        """The listener itself; Twisted has a deferred here."""
         return self
 
     def getHost(self) -> ListeningAddress:  # noqa: N802 - Twisted's name
@@ -51,23 +51,23 @@ class Listener:
 
 
 class Listeners:
-    """The listening sockets of one server and what accepts on them.
+    """The listening sockets of one server and their acceptors.
 
-    :param watch_certificates: whether to log certificates that are about to expire; one of several processes that serve the same
-        endpoints is enough.
+    :param watch_certificates: whether to log certificates that are about to expire.  Of several processes with the same endpoints, only
+        one needs to.
     """
 
     def __init__(self, *, watch_certificates: bool = True) -> None:
-        #: In the order of the endpoints.
+        #: The listeners, in the order of the endpoints.
         self.opened: list[Listener] = []
         self._acceptors: list[Acceptor] = []
         self._watch_certificates = watch_certificates
         self._validity: ValidityWatch | None = None
 
     def open(self, endpoints: Iterable[Endpoint]) -> None:
-        """Listen; connections wait until :meth:`accept`.
+        """Open and listen on all endpoints; connections wait in the backlog until :meth:`accept`.
 
-        :raises EndpointError: where an endpoint cannot be listened on; :meth:`close` closes those before it.
+        :raises EndpointError: for the first endpoint that fails; :meth:`close` closes the endpoints opened before it.
         """
         endpoints = list(endpoints)
         if secure := [endpoint.tls for endpoint in endpoints if endpoint.tls is not None]:
@@ -75,16 +75,16 @@ class Listeners:
 
             self._validity = ValidityWatch(secure, silent=not self._watch_certificates)
         for endpoint in endpoints:
-            logger.info("Listening on endpoint %s", endpoint)
             listener = Listener(endpoint, endpoint.bind())
             self.opened.append(listener)
+            logger.info("Listening on endpoint %s", endpoint)
             if getattr(innermost(endpoint), "port", None) == 0:
                 logger.info("Port 0 of endpoint %s is %s", endpoint, listener.address.port)
             if endpoint.tls is not None:
                 logger.info("TLS on endpoint %s: %s", endpoint, endpoint.tls.describe())
 
     def accept(self, connections: ConnectionHandler) -> None:
-        """Begin to accept, for ``connections`` to serve."""
+        """Start to accept; ``connections`` serves the connections."""
         for listener in self.opened:
             endpoint = listener.endpoint
             acceptor = Acceptor(listener.socket, connections.handler(endpoint), connections.pool, endpoint.shared)
@@ -94,16 +94,16 @@ class Listeners:
             self._validity.start()
 
     def take_waiting(self, *, shared: bool) -> None:
-        """Accept what has connected already, at the end.
+        """Accept the connections that wait in the backlogs, before the sockets are closed.
 
-        :param shared: also at sockets that other processes opened, and accept on.
+        :param shared: whether to include sockets that other processes opened and accept on.
         """
         for acceptor in self._acceptors:
             if shared or not acceptor.shared:
                 acceptor.take_waiting()
 
     def close(self) -> None:
-        """Accept nothing more and close the sockets."""
+        """Stop accepting and close the sockets."""
         if self._validity is not None:
             self._validity.stop()
         for acceptor in self._acceptors:
@@ -111,7 +111,7 @@ class Listeners:
         for listener in self.opened:
             listener.endpoint.close(listener.socket)
         self.opened.clear()
-        # Once the sockets are gone: a connection that ends must not make them accept again.
+        # After the sockets are closed: otherwise the end of a connection could start an acceptor again.
         for acceptor in self._acceptors:
             acceptor.close()
         self._acceptors.clear()

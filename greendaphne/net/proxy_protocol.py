@@ -1,14 +1,14 @@
-"""The PROXY protocol, versions 1 and 2: what a load balancer in front says about the client, ahead of everything else on a connection.
+"""The PROXY protocol, versions 1 and 2: the client's addresses that a load balancer sends at the start of a connection.
 
 https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt is the specification; "section" refers to it.  :class:`ProxyProtocol` reads the
-header from an accepted socket, before TLS, or refuses the connection: a peer that is not trusted, a header that does not come in time
-or is malformed.  It takes exactly the header's bytes from the socket, so that TLS or HTTP finds all that follows.
+header from an accepted socket, before TLS.  It refuses a connection from an untrusted peer, with a malformed header, or whose header
+is late.  It takes exactly the header's bytes from the socket and leaves the rest for TLS or HTTP.
 
-Whether a connection has a header is never guessed (section 5 forbids it): where one is asked for, it must be there.
+The server never guesses whether a connection has a header (section 5 forbids it): where the endpoint requires one, it must be present.
 
-* The command LOCAL, the family UNSPEC and ``UNKNOWN`` leave the connection its own addresses; load balancers check a server's health
-  with them.
-* Of the additional fields (section 2.2) SSL says whether the client spoke TLS with the proxy, and CRC32C is checked; others are skipped.
+* With the command LOCAL, the family UNSPEC and ``UNKNOWN`` the connection keeps its own addresses; load balancers send these for health
+  checks.
+* Of the additional fields (section 2.2), SSL tells whether the client used TLS to the proxy, and CRC32C is verified.  Others are skipped.
 """
 
 from __future__ import annotations
@@ -35,45 +35,45 @@ V1_PREFIX: Final = b"PROXY "
 #: The longest header of version 1 with its CRLF, in bytes (section 2.1).
 V1_MAX: Final = 107
 V2_SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
-#: Signature, version and command, family and transport, length of the rest.
+#: Bytes of signature, version and command, family and transport, and length of the rest.
 V2_HEAD: Final = 16
-#: The longest rest of version 2 that is read, in bytes.  Addresses take 216 at most; a client certificate (``PP2_SUBTYPE_SSL_CLIENT_CERT``)
-#: some thousand.
+#: The longest part after the head in version 2, in bytes.  Addresses take at most 216; a client certificate
+#: (``PP2_SUBTYPE_SSL_CLIENT_CERT``) takes a few thousand.
 V2_MAX: Final = 16 * 1024
 
-#: Seconds between two lines in the log about the same peer.
+#: Seconds between two log lines about the same peer.
 LOG_INTERVAL: Final = 60.0
-#: Peers that the log hears of in that time, a number; one line each.
+#: At most this many peers are logged in that time, one line each.
 LOG_PEERS: Final = 100
 
 _LOCAL, _PROXY = 0x20, 0x21
 _UNSPEC = 0
-#: By the high half of the byte behind the command: the length of the addresses in bytes.
+#: The length of the addresses in bytes, by the high half of the byte after the command.
 _LENGTHS: Final = {0: 0, 1: 12, 2: 36, 3: 216}
 _FAMILIES: Final = {1: AF_INET, 2: AF_INET6}
-#: The low half: unspecified, stream and datagram.  A proxy that takes HTTP/3 says datagram.
+#: The valid low halves: unspecified, stream and datagram.  A proxy that accepts HTTP/3 sends datagram.
 _TRANSPORTS: Final = (0, 1, 2)
 
 _TLV_CRC32C, _TLV_SSL = 0x03, 0x20
 _SSL_VERSION, _SSL_CIPHER = 0x21, 0x23
-#: No name of a version or a cipher is longer, in bytes; each is held as long as the connection.
+#: Names of versions and ciphers are cut after this many bytes, because each is kept as long as the connection.
 _SSL_NAME = 64
 _CLIENT_SSL = 0x01
-#: Behind the client's bits the verification's result.
+#: Bytes of the client's flags and the verification's result.
 _SSL_HEAD = 5
 _TLV_HEAD = 3
-#: Additional fields in one header (a number).  The specification defines ten, and six within that of SSL.
+#: At most this many additional fields in one header.  The specification defines ten, and six within SSL.
 _TLV_MANY = 64
-#: What parsing one byte of a header counts for, as a shift: 64 bytes are one unit of :meth:`.core.turns.Turn.spend`.
+#: The work of parsing one byte of a header, as a shift: 64 bytes are one unit of :meth:`.core.turns.Turn.spend`.
 _WORK_SHIFT = 6
 
 
 class ProxyError(Exception):
-    """A header that is none; the text says why, in words that continue "closed: "."""
+    """A missing or invalid header; the text gives the reason, in words that continue "closed: "."""
 
 
 class ProxyHeader(NamedTuple):
-    """What a header says: the client's and the server's address, ``None`` for UNIX sockets, and the TLS between client and proxy."""
+    """The content of a header: the client's and the server's address (``None`` for UNIX sockets) and the client's TLS to the proxy."""
 
     client: Address
     server: Address
@@ -81,21 +81,21 @@ class ProxyHeader(NamedTuple):
 
 
 class ProxyProtocol:
-    """Takes PROXY headers from peers that are trusted.
+    """Reads PROXY headers from trusted peers.
 
     :param allowed: the trusted peers; by default :data:`~.addresses.LOCAL`.
     """
 
     def __init__(self, allowed: AddressList | None = None) -> None:
         self._allowed = AddressList(LOCAL) if allowed is None else allowed
-        # By peer, when the log had its last line about it.
+        # The time of the last log line, by peer.
         self._logged: dict[str, float] = {}
 
     def read(self, reader: HeaderReader, host: str | None) -> ProxyHeader | None:
-        """Return what the header says; ``None`` where the connection's own addresses count.
+        """Return the header's content, or ``None`` where the connection keeps its own addresses.
 
         :param host: the peer's address, ``None`` for a UNIX socket.
-        :raises ClientDisconnected: where the connection is to be closed.
+        :raises ClientDisconnected: where the caller must close the connection.
         """
         try:
             if host not in self._allowed:
@@ -124,8 +124,8 @@ class HeaderReader:
     """Reads one header from a connected socket.
 
     :param sock: made non-blocking here.
-    :param versions: those that are taken.
-    :param timeout: seconds for the whole header, counted from here.
+    :param versions: the accepted versions of the header.
+    :param timeout: seconds for the whole header, from the construction of the reader.
     """
 
     def __init__(self, sock: _socket.socket, versions: frozenset[int], timeout: float) -> None:
@@ -136,10 +136,10 @@ class HeaderReader:
         self._deadline = monotonic() + timeout
 
     def read(self) -> ProxyHeader | None:
-        """Take the header from the socket and return what it says; ``None`` where the connection's own addresses count.
+        """Take the header from the socket and return its content, or ``None`` where the connection keeps its own addresses.
 
-        :raises ProxyError: where there is none, or none in time, or one that is malformed.
-        :raises ClientDisconnected: where the peer left without a byte, as a load balancer does that checks whether the port is open.
+        :raises ProxyError: for a missing, late or malformed header.
+        :raises ClientDisconnected: where the peer left without a byte, such as a load balancer that checks whether the port is open.
         """
         start = self._start()
         if start == V2_SIGNATURE:
@@ -148,13 +148,13 @@ class HeaderReader:
             if size > V2_MAX:
                 raise ProxyError(f"its PROXY header is longer than {V2_MAX} bytes")
             rest = self._exactly(size)
-            # The checksum takes longest; many connections may come with one at the same time.
+            # The checksum takes the most time, and many connections may send one at the same time.
             Turn().spend(1 + (size >> _WORK_SHIFT))
             return parse_v2(head + rest)
         return parse_v1(self._line(start))
 
     def _start(self) -> bytes:
-        """As many bytes as any header has, once they begin one."""
+        """The first bytes of a header, as many as every header has."""
         data = b""
         while len(data) < len(V2_SIGNATURE):
             more = self._recv(len(V2_SIGNATURE) - len(data))
@@ -183,11 +183,11 @@ class HeaderReader:
         return bytes(data)
 
     def _line(self, line: bytes) -> bytes:
-        """The rest of a line that begins with ``line``, which has no line end yet in a well-formed header."""
+        """The complete line that begins with ``line``, which has no line end yet in a well-formed header."""
         while b"\n" not in line:
             if len(line) >= V1_MAX:
                 raise ProxyError(f"its PROXY header is longer than {V1_MAX} bytes")
-            # What follows the line is not this function's, and only a look tells where that begins.
+            # Bytes after the line belong to TLS or HTTP, so the line's end must be found before the bytes are taken.
             seen = self._recv(V1_MAX - len(line), _socket.MSG_PEEK)
             if not seen:
                 raise ProxyError("it ended within its PROXY header")
@@ -208,14 +208,14 @@ class HeaderReader:
 
 
 def parse_v1(line: bytes) -> ProxyHeader | None:
-    """Return what a header of version 1 says (section 2.1); ``None`` for ``UNKNOWN``.
+    """Return the content of a header of version 1 (section 2.1), or ``None`` for ``UNKNOWN``.
 
-    :param line: with its CRLF.
-    :raises ProxyError: for a malformed one.
+    :param line: the header with its CRLF.
+    :raises ProxyError: for a malformed header.
     """
     fields = line.removesuffix(b"\r\n").split(b" ")
     if line.endswith(b"\r\n") and line.count(b"\n") == 1 and len(line) <= V1_MAX and fields[0] == b"PROXY":
-        # Whatever follows UNKNOWN is ignored.
+        # Section 2.1: the rest of the line after UNKNOWN is ignored.
         if fields[1:2] == [b"UNKNOWN"]:
             return None
         family = {b"TCP4": AF_INET, b"TCP6": AF_INET6}.get(fields[1]) if len(fields) == 6 else None
@@ -231,17 +231,17 @@ def parse_v1(line: bytes) -> ProxyHeader | None:
 
 
 def _port(field: bytes) -> int:
-    # int() takes signs, blanks and underscores.
+    # int() accepts signs, blanks and underscores.
     if not field.isdigit() or len(field) > 5 or (field.startswith(b"0") and field != b"0") or int(field) > 65535:
         raise ValueError
     return int(field)
 
 
 def parse_v2(data: bytes) -> ProxyHeader | None:
-    """Return what a header of version 2 says (section 2.2); ``None`` for LOCAL and for an unspecified family.
+    """Return the content of a header of version 2 (section 2.2), or ``None`` for LOCAL and for an unspecified family.
 
     :param data: the whole header.
-    :raises ProxyError: for a malformed one.
+    :raises ProxyError: for a malformed header.
     """
     signature, command, protocol, size = struct.unpack_from("!12sBBH", data) if len(data) >= V2_HEAD else (b"", 0, 0, 0)
     if signature != V2_SIGNATURE or command not in (_LOCAL, _PROXY) or len(data) != V2_HEAD + size:
@@ -258,11 +258,11 @@ def parse_v2(data: bytes) -> ProxyHeader | None:
         if kind == _TLV_SSL:
             tls = _tls(value)
         elif kind == _TLV_CRC32C:
-            # Section 2.2.3.  One only: each takes milliseconds of a long header.
+            # Section 2.2.3.  At most one checksum, because each takes milliseconds on a long header.
             if checked or len(value) != 4 or crc32c(data[:start] + bytes(4) + data[start + 4 :]) != int.from_bytes(value, "big"):
                 raise ProxyError("the checksum of its PROXY header is wrong")
             checked = True
-    # Either half may be unspecified, and then neither counts.
+    # Where either half is unspecified, both are ignored.
     if _UNSPEC in (family, transport):
         return None
     if family not in _FAMILIES:
@@ -274,7 +274,7 @@ def parse_v2(data: bytes) -> ProxyHeader | None:
 
 
 def _tlvs(data: bytes, position: int) -> Iterator[tuple[int, int, bytes]]:
-    """The additional fields from ``position`` on: type, place of the value, value."""
+    """The additional fields from ``position`` on: type, position of the value, value."""
     left = _TLV_MANY
     while position < len(data):
         left -= 1
@@ -289,7 +289,7 @@ def _tlvs(data: bytes, position: int) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _tls(value: bytes) -> TLSInfo | None:
-    """What the SSL field says (section 2.2.6); ``None`` where the client spoke no TLS."""
+    """The content of the SSL field (section 2.2.6), or ``None`` where the client did not use TLS."""
     if len(value) < _SSL_HEAD:
         raise ProxyError("its PROXY header is malformed")
     fields = {kind: field for kind, _, field in _tlvs(value, _SSL_HEAD)}

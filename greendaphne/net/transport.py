@@ -1,9 +1,9 @@
-"""A connected socket as a cooperative byte stream, the lowest layer that protocol code sees.
+"""A connected socket as a cooperative byte stream, the lowest layer that protocol code uses.
 
-:class:`Transport` owns a plain non-blocking socket and two hub watchers that exist only once something had to wait, so a silent
-connection costs little.  Every wait is bounded by a timeout.  A broken connection is always :class:`ClientDisconnected`, never an
-``OSError``: whoever reads or writes can do nothing about the difference.  One greenlet may read while one other writes; two writers
-are the caller's error.  :mod:`greendaphne.net.tls` offers the same interface over TLS.
+:class:`Transport` owns a plain non-blocking socket and two hub watchers, each created at the first wait, so an idle connection costs
+little.  Every wait has a timeout.  A broken connection always raises :class:`ClientDisconnected`, never ``OSError``, because callers
+cannot act on the difference.  One greenlet may read while another writes; two concurrent writers are an error of the
+caller.  :mod:`greendaphne.net.tls` provides the same interface over TLS.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import _socket
 import errno
 import os
+import select
 import struct
 from collections.abc import Callable
 from math import inf
@@ -20,15 +21,19 @@ from typing import Any, ClassVar, Final, Protocol
 from gevent import get_hub, sleep, spawn
 from gevent.exceptions import ConcurrentObjectUseError
 from gevent.hub import Waiter
+from gevent.monkey import get_original
 from gevent.socket import wait
 
 from ..core.message import ClientDisconnected, ClientTooSlow
 
-#: The most that one ``recv`` asks for; large enough for uploads, small enough to come from the allocator's free lists.
+#: Returns at once with a time limit of 0; gevent's does not know all events.
+_native_poll = get_original("select", "poll")
+
+#: The most bytes that one ``recv`` requests: large enough for uploads, small enough to come from the allocator's free lists.
 RECV_SIZE = 64 * 1024
 
 _READ, _WRITE = 1, 2
-# A peer that sends as fast as it is read never makes its reader wait; after so many reads in a row the others get their turn.
+# A peer that sends as fast as the server reads never makes its reader wait; after this many reads in a row other greenlets run.
 _READS_IN_A_ROW = 16
 _ABORTIVE = struct.pack("ii", 1, 0)
 # Bytes of one call of sendfile(), which may wait for the disk, and of all calls until the other greenlets get their turn.
@@ -39,17 +44,17 @@ _PEER_ERRORS: Final = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, 
 
 
 class ByteStream(Protocol):
-    """What a connection's protocol code needs of a transport; :class:`Transport` and ``tls.TLSTransport`` offer it."""
+    """The interface between protocol code and transports; :class:`Transport` and ``tls.TLSTransport`` implement it."""
 
     @property
     def closed(self) -> bool:
         """Whether the socket has been released."""
 
     def recv(self, n: int, timeout: float | None) -> bytes:
-        """Return 1 to ``n`` bytes, ``b""`` at the end of the stream.
+        """Return 1 to ``n`` bytes, or ``b""`` at the end of the stream.
 
-        :raises TimeoutError: after ``timeout`` seconds without a byte (``None``: wait for ever; 0: do not wait).
-        :raises ClientDisconnected: when the connection broke.
+        :raises TimeoutError: after ``timeout`` seconds without a byte (``None``: wait without limit; 0: do not wait).
+        :raises ClientDisconnected: when the connection is broken.
         """
 
     def wait_readable(self, timeout: float | None) -> None:
@@ -86,28 +91,35 @@ class ByteStream(Protocol):
         The callback must read, or end the observation; it must not wait and not raise.
         """
 
+    def hung_up(self, *, half_closed: bool) -> bool:
+        """Whether the peer, whose stream has ended, is known to have left.
+
+        :param half_closed: whether a peer that has only stopped sending counts where it cannot be told from one that left: on TCP both have
+            sent a FIN.  A UNIX socket tells them apart, and so does TLS where the peer only ended its TLS stream.
+        """
+
     def shutdown_write(self) -> None:
-        """Tell the peer that nothing more follows; never raises."""
+        """Close the sending side, so that the peer sees the end of the stream; never raises."""
 
     def shutdown_read(self) -> None:
-        """Let a greenlet that waits to read see the end of the stream; never raises."""
+        """Close the receiving side, so that a waiting reader sees the end of the stream; never raises."""
 
     def close(self) -> None:
         """Release the socket; idempotent."""
 
     def abort(self) -> None:
-        """Release the socket with a reset, so that the peer cannot take what it has for complete; idempotent."""
+        """Release the socket with a reset, so that the peer does not treat truncated data as complete; idempotent."""
 
 
 class Transport:
     """A connected TCP or UNIX stream socket.
 
-    A busy connection waits to read thousands of times a second.  So the read watcher stays started between waits, and stops only when
-    something arrives that nobody waits for; and the timer of a wait is left running for the next, which moves the deadline instead.
-    Neither costs a system call then.
+    A busy connection waits to read thousands of times a second, so waits avoid system calls.  The read watcher stays started between
+    waits and stops only when data arrives while no greenlet waits.  The timer of a wait keeps running for the next wait, which only moves
+    the deadline.
 
-    :param sock: the socket; made non-blocking here whatever ``socket.setdefaulttimeout`` says.
-    :param send_timeout: seconds without progress after which a send gives up.
+    :param sock: the socket; made non-blocking here regardless of ``socket.setdefaulttimeout``.
+    :param send_timeout: seconds without progress after which a send fails.
     """
 
     __slots__ = (
@@ -142,11 +154,11 @@ class Transport:
         self._timer: Any = None
         # Whether the read watcher is started.
         self._watching = False
-        # Who waits to read, and until when; and when the timer will look at that, ``inf`` for never.
+        # The waiting reader, its deadline, and the time at which the timer fires, ``inf`` for never.
         self._waiter: Waiter[bool] | None = None
         self._deadline = inf
         self._timer_at = inf
-        # Whether the last read emptied the kernel's buffer.  Waiting at once is then cheaper than a read that is bound to fail.
+        # Whether the last read emptied the kernel's buffer.  The next read then waits at once, because it would fail first.
         self._drained = False
         self._reads = 0
         # What is told of input that no greenlet waits for.
@@ -155,6 +167,16 @@ class Transport:
         self._flusher: Any = None
         self._rooms: list[Callable[[], None]] | None = None
         self.closed = False
+
+    def hung_up(self, *, half_closed: bool) -> bool:
+        if self.closed:
+            return True
+        poll = _native_poll()
+        poll.register(self._fd, select.POLLRDHUP)
+        events = sum(event for _, event in poll.poll(0))
+        if events & (select.POLLHUP | select.POLLERR):
+            return True
+        return half_closed and events & select.POLLRDHUP != 0 and self._sock.family != _socket.AF_UNIX
 
     def fileno(self) -> int:
         """The descriptor, -1 once closed."""
@@ -193,7 +215,7 @@ class Transport:
         elif self._observer is not None:
             self._observer()
         else:
-            # Somebody will read it later; until then it would wake the hub again and again.
+            # No greenlet reads now; a started watcher would wake the hub again and again until one does.
             self._reader.stop()
             self._watching = False
 
@@ -281,7 +303,7 @@ class Transport:
         try:
             wait(writer, self._send_timeout, TimeoutError)
         except TimeoutError:
-            # Half of something is in the socket's buffer: only a reset tells the peer that it is not complete.
+            # A part of the data is in the socket's buffer: only a reset tells the peer that it is incomplete.
             self.abort()
             raise ClientTooSlow from None
 
@@ -370,7 +392,7 @@ class Transport:
         try:
             self._sock.shutdown(how)
         except OSError:
-            pass  # the peer was quicker
+            pass  # the peer closed the connection first
 
     def abort(self) -> None:
         if not self.closed:
@@ -398,16 +420,16 @@ class Transport:
             hub.loop.run_callback(observer)
         if self._waiter is not None:
             hub.loop.run_callback(self._waiter.throw, ClientDisconnected)
-        # A greenlet that waits to write is told so by the hub before the descriptor's number can be used again.
+        # The hub wakes a greenlet that waits to write before the descriptor's number can be reused.
         writer, self._writer = self._writer, None
         hub.cancel_waits_close_and_then((writer,), ClientDisconnected, self._sock.close)
 
 
 def lingering_close(transport: ByteStream, seconds: float) -> None:
-    """Close after an early answer without destroying it (RFC 9112 section 9.6).
+    """Close after an early answer without losing the answer (RFC 9112 section 9.6).
 
-    Closing a socket with unread input makes the kernel send a reset, which may erase the response from the peer's buffer.  So the
-    sending side is shut first and what still comes is read and thrown away, for ``seconds`` at most in all.
+    Closing a socket with unread input makes the kernel send a reset, which may erase the answer from the peer's buffer.  So this closes
+    the sending side first, then reads and discards input for at most ``seconds`` in total.
     """
     transport.shutdown_write()
     deadline = monotonic() + seconds

@@ -20,11 +20,17 @@ CONTROL: Final = "_GREENDAPHNE_CONTROL"
 WORKER: Final = "_GREENDAPHNE_WORKER"
 #: A directory for what the workers of one master share, mode 0700; removed when the master ends.
 RUN_DIR: Final = "_GREENDAPHNE_RUN_DIR"
+#: Set where no worker has loaded the application yet (``--reload``): a worker that cannot load it shows why instead of ending.
+SHOW_FAILURE: Final = "_GREENDAPHNE_SHOW_FAILURE"
+#: The file in :data:`RUN_DIR` with the traceback of the last worker that could not load the application.
+FAILURE_FILE: Final = "failure.txt"
 #: Seconds between two ALIVE; not set where nobody asks for it.
 HEARTBEAT: Final = "_GREENDAPHNE_HEARTBEAT"
 
-#: Worker to master: it listens and serves.
+#: Worker to master, with what it serves behind a blank: it listens and serves.
 READY: Final = b"ready"
+#: Worker to master, in the place of READY: it serves a page that shows why the application does not load.
+SHOWS_FAILURE: Final = b"shows-failure"
 #: Worker to master: it drains, for a reason of its own; not sent when a failure makes it end.
 STOPPING: Final = b"stopping"
 #: Worker to master, with a reason behind a blank: it asks to be replaced, and serves until it is told to stop.
@@ -38,6 +44,8 @@ RETIRE: Final = b"retire"
 STOP: Final = b"stop"
 #: Master to worker: end now, whatever is open.
 QUIT: Final = b"quit"
+#: Master to worker: the successor could not load the application; :data:`FAILURE_FILE` says why.
+FAILED: Final = b"failed"
 #: Master to worker: reopen log files.
 REOPEN: Final = b"reopen"
 
@@ -95,6 +103,21 @@ def check(sockets: Sequence[tuple[str, int]], descriptions: Sequence[str]) -> No
     if [description for description, _ in sockets] != list(descriptions):
         opened = ", ".join(description for description, _ in sockets)
         raise EndpointError(f"The endpoints are not those that the running server opened ({opened}): they change with a restart only.")
+
+
+def write_failure(text: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Leave ``text`` for the worker that serves on."""
+    with open(os.path.join(environment[RUN_DIR], FAILURE_FILE), "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+
+
+def read_failure(environment: Mapping[str, str] = os.environ) -> str:
+    """What :func:`write_failure` left; empty where there is nothing."""
+    try:
+        with open(os.path.join(environment[RUN_DIR], FAILURE_FILE), encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def encode_sockets(pairs: Iterable[tuple[str, int]]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
+
+logger = logging.getLogger("daphne.server")
 
 
 class RunningServer(Protocol):
@@ -27,6 +30,38 @@ class RunningServer(Protocol):
 
     def reopen(self) -> None:
         """Open the log files anew."""
+
+    def show_failure(self, text: str) -> None:
+        """Show browsers the traceback ``text`` of a successor that could not load the application."""
+
+
+class Silent:
+    """A :class:`Lifecycle` that does nothing; a base for those to which only some stages matter."""
+
+    def started(self, server: RunningServer) -> None:
+        """Nothing."""
+
+    def reloading(self) -> None:
+        """Nothing."""
+
+    def reloaded(self) -> None:
+        """Nothing."""
+
+    def stopping(self, failed: bool) -> None:
+        """Nothing."""
+
+    def stopped(self) -> None:
+        """Nothing."""
+
+
+class Warned(Silent):
+    """Logs a warning once the server listens: what keeps a server from starting is more important."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def started(self, server: RunningServer) -> None:
+        logger.warning("%s", self._text)
 
 
 class Lifecycle(Protocol):

@@ -22,9 +22,15 @@ _RECEIVE = 4096
 
 
 class MasterLink:
-    """Tells the master of the life of this worker's server, and does what the master says."""
+    """Tells the master of the life of this worker's server, and does what the master says.
 
-    def __init__(self, given: Inheritance) -> None:
+    :param application: what is served, in words.
+    :param failed: whether the server shows why the application does not load, instead of serving it.
+    """
+
+    def __init__(self, given: Inheritance, application: str = "", *, failed: bool = False) -> None:
+        self._application = application
+        self._failed = failed
         self._sock = socket.socket(fileno=given.control)
         self._sock.set_inheritable(False)
         self._heartbeat = given.heartbeat
@@ -36,7 +42,8 @@ class MasterLink:
     def started(self, server: RunningServer) -> None:
         self._server = server
         gevent.spawn(self._listen, server)
-        self._say(control.READY)
+        word = control.SHOWS_FAILURE if self._failed else control.READY
+        self._say(word + b" " + self._application.encode(errors="replace")[: control.MAX_LINE // 2])
         if self._heartbeat:
             gevent.spawn(self._beat)
 
@@ -71,6 +78,8 @@ class MasterLink:
             server.end_now()
         elif line == control.REOPEN:
             server.reopen()
+        elif line == control.FAILED:
+            server.show_failure(control.read_failure())
 
     def recycle(self, reason: str) -> None:
         """Ask to be replaced."""

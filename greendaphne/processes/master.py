@@ -23,7 +23,9 @@ from typing import Any, Final
 from ..net.endpoints import Endpoint, EndpointError, innermost
 from . import control
 from .child import Child, State, describe, working_directory
+from .signals import SIGNALLED
 from .systemd import ServiceManager
+from .watching import Watcher
 
 logger = logging.getLogger("greendaphne.processes")
 
@@ -46,6 +48,7 @@ _CONFIGURATION: Final = frozenset((1, 2))
 _SIGNALS: Final = (
     signal.SIGTERM,
     signal.SIGINT,
+    signal.SIGQUIT,
     signal.SIGHUP,
     signal.SIGUSR1,
     signal.SIGTTIN,
@@ -63,6 +66,9 @@ class Master:
     :param graceful: seconds that a worker may take to drain.
     :param manager: the service manager, where it wants to be notified.
     :param reopen: reopens log files.
+    :param announce: called with the endpoints and their sockets, and with what is served, once all workers serve for the first time.
+    :param opened: called once all sockets are open, before the first worker starts.
+    :param watcher: watches source files; workers are replaced when they change.
     """
 
     def __init__(
@@ -73,13 +79,22 @@ class Master:
         graceful: float,
         manager: ServiceManager | None = None,
         reopen: Callable[[], None] | None = None,
+        announce: Callable[[Sequence[tuple[Endpoint, Any]], str], None] | None = None,
+        opened: Callable[[], None] | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self.number = number
+        self._watcher = watcher
+        # Whether any worker has loaded the application.
+        self._loaded = False
         self._command = command
         self._endpoints = endpoints
         self._graceful = graceful
         self._manager = manager
         self._reopen = reopen
+        self._announce = announce
+        self._application = ""
+        self._opened = opened
         self._watchdog = manager.watchdog if manager is not None else 0.0
         self._directory = working_directory()
         self._children: list[Child] = []
@@ -116,9 +131,14 @@ class Master:
         self._selector.register(awake, selectors.EVENT_READ)
         run_directory = ""
         try:
+            self._listen()
+            if self._opened is not None:
+                self._opened()
             run_directory = _make_directory()
             self._environment = {**os.environ, control.RUN_DIR: run_directory}
-            self._listen()
+            if self._watcher is not None:
+                self._watcher.start()
+                self._selector.register(self._watcher, selectors.EVENT_READ, self._watcher)
             while self._exit_code is None:
                 self._turn(awake)
         finally:
@@ -126,6 +146,8 @@ class Master:
             for child in self._children:
                 child.signal(signal.SIGKILL)
             self._selector.close()
+            if self._watcher is not None:
+                self._watcher.close()
             signal.set_wakeup_fd(old_waker)
             for number, handler in old_handlers.items():
                 signal.signal(number, handler)
@@ -137,11 +159,11 @@ class Master:
 
     def _listen(self) -> None:
         for endpoint in self._endpoints:
-            logger.info("Listening on endpoint %s", endpoint)
             # TLS around it is the workers': they read certificates, and read them again.
             inner = innermost(endpoint)
             sock = inner.bind()
             self._sockets.append((inner, sock))
+            logger.info("Listening on endpoint %s", endpoint)
             if getattr(inner, "port", None) == 0:
                 logger.info("Port 0 of endpoint %s is %s", endpoint, sock.getsockname()[1])
 
@@ -159,6 +181,9 @@ class Master:
             return
         self._report()
         for key, _ in self._selector.select(self._wait()):
+            if key.data is self._watcher and self._watcher is not None:
+                self._on_change(self._watcher.changed())
+                continue
             if key.data is not None:
                 self._hear(key.data)
                 continue
@@ -169,6 +194,10 @@ class Master:
 
     def _on_signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
+            self._stop()
+        elif number == signal.SIGQUIT:
+            self._stopping = True
+            self._close_sockets()
             self._stop()
         elif number == signal.SIGUSR1:
             if self._reopen is not None:
@@ -208,6 +237,13 @@ class Master:
         if self._manager is not None:
             self._manager.reloading()
 
+    def _on_change(self, paths: Sequence[str]) -> None:
+        """Replace the workers because source files have changed."""
+        if paths and not self._stopping:
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            logger.info("%s%s has changed", os.path.relpath(paths[0]), more)
+            self._reload()
+
     # -- Workers
 
     def _in(self, state: State) -> list[Child]:
@@ -246,7 +282,10 @@ class Master:
         index = next(number for number in range(len(taken) + 1) if number not in taken)
         sockets = [(str(endpoint), sock.fileno()) for endpoint, (_, sock) in zip(self._endpoints, self._sockets, strict=True)]
         try:
-            child = Child(self._command, index, self._generation, self._environment, sockets, self._directory, self._watchdog / _HEARTBEATS)
+            environment = self._environment
+            if self._watcher is not None and not self._loaded:
+                environment = {**environment, control.SHOW_FAILURE: "1"}
+            child = Child(self._command, index, self._generation, environment, sockets, self._directory, self._watchdog / _HEARTBEATS)
         except OSError as error:
             logger.error("Cannot start worker %d: %s", index, error)
             self._pause()
@@ -271,9 +310,11 @@ class Master:
         for line in lines:
             child.heard = time.monotonic()
             word, _, rest = line.partition(b" ")
-            if word == control.READY and child.state is State.STARTING:
+            if word in (control.READY, control.SHOWS_FAILURE) and child.state is State.STARTING:
                 child.state, child.deadline = State.SERVING, None
                 self._served = True
+                self._loaded = self._loaded or word == control.READY
+                self._application = rest.decode(errors="replace")
                 logger.info("%s serves", child)
             elif word == control.RECYCLE and not child.tired:
                 child.tired = rest.decode(errors="replace") or "it asked for it"
@@ -299,10 +340,22 @@ class Master:
             self._close(child)
             self._children.remove(child)
             if child.state is State.STOPPING:
-                log = logger.info if code in (0, -signal.SIGTERM) else logger.warning
+                # One that starts is ended by the signal, or by itself where it is the first process of a namespace.
+                log = logger.info if code in (0, -signal.SIGTERM, SIGNALLED + signal.SIGTERM) else logger.warning
                 log("%s %s", child, describe(code))
             else:
                 self._mourn(child, code)
+        if os.getpid() == 1:
+            self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """Take note of the end of processes that others started: in a namespace, the first process becomes their parent."""
+        own = {child.pid for child in self._children}
+        try:
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None and ended.si_pid not in own:
+                os.waitpid(ended.si_pid, os.WNOHANG)
+        except ChildProcessError:
+            pass  # there are none
 
     def _mourn(self, child: Child, code: int) -> None:
         """Deal with a worker that nobody told to end."""
@@ -327,6 +380,8 @@ class Master:
             logger.error("Not reloaded: the workers of before go on")
             for child in self._children:
                 child.generation = self._generation
+                if self._watcher is not None and child.state is State.SERVING:
+                    child.say(control.FAILED)
             self._reloading = False
             if self._manager is not None:
                 self._manager.ready("Not reloaded: the workers of before go on")
@@ -374,6 +429,9 @@ class Master:
         if complete and (self._reloading or not self._announced) and not self._stopping:
             if self._announced:
                 logger.info("All workers are replaced")
+            elif self._announce is not None:
+                sockets = [(endpoint, sock) for endpoint, (_, sock) in zip(self._endpoints, self._sockets, strict=True)]
+                self._announce(sockets, self._application)
             self._announced, self._reloading = True, False
             if self._manager is not None:
                 self._manager.ready(self._status(serving))

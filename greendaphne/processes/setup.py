@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..layers.sharing import is_local
-from . import control
+from . import banner, control
+from .identity import become, changes_user, check_user, process_file
 from .lifecycle import Lifecycle
 from .systemd import Notifier, service_manager
 
 if TYPE_CHECKING:
-    from ..config import Config
+    from ..config import Config, Processes
     from ..core.observer import Observer
+    from .watching import Watcher
 
 logger = logging.getLogger("greendaphne.processes")
 
@@ -27,8 +31,10 @@ class Process(NamedTuple):
     observers: list[Observer]
 
 
-def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any) -> Process:
+def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any, application: str = "", *, failed: bool = False) -> Process:
     """Set up this process for the server at the endpoints ``descriptions``.
+
+    :param application: what is served, in words for the banner.
 
     :raises EndpointError: in a worker, when these are not the endpoints that its master opened.
     """
@@ -51,13 +57,15 @@ def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any) -> 
                 "only",
                 config.processes.workers,
             )
-        link = MasterLink(given)
+        link = MasterLink(given, application, failed=failed)
         lifecycle.append(link)
         replace = link.recycle
     else:
         manager = service_manager()
         if manager is not None:
             lifecycle.append(Notifier(manager))
+        if banner.wanted(config):
+            lifecycle.append(banner.Banner(application, config))
     processes = config.processes
     if processes.max_requests or processes.max_rss:
         from .recycling import Recycler
@@ -93,7 +101,79 @@ def run_master(
     endpoints = [parse(description) for description in _all(config, descriptions)]
     for endpoint in endpoints:
         endpoint.configure(listening_options(config.listening))
-    return Master(command(argv), config.processes.workers, endpoints, config.timeouts.graceful, service_manager(), reopen).run()
+    announce = None
+    if banner.wanted(config):
+
+        def announce(sockets: Sequence[tuple[Any, Any]], application: str) -> None:
+            # The last one is for metrics alone.
+            banner.show_for_master(sockets[: len(descriptions)], application, config)
+
+    manager = service_manager()
+    processes = config.processes
+    check_user(processes)
+    master = Master(
+        command(argv),
+        max(processes.workers, 1),
+        endpoints,
+        config.timeouts.graceful,
+        manager,
+        reopen,
+        announce,
+        partial(become, processes),
+        watcher_of(processes),
+    )
+    with process_file(processes.pid_file):
+        return master.run()
+
+
+def watcher_of(processes: Processes) -> Watcher | None:
+    """What notices changed source files; ``None`` without ``--reload``."""
+    if not processes.reload:
+        return None
+    from .watching import Watcher
+
+    directories, include, exclude = (
+        [part.strip() for part in (text or "").split(",") if part.strip()]
+        for text in (processes.reload_dirs, processes.reload_include, processes.reload_exclude)
+    )
+    return Watcher(directories or [os.getcwd()], include, exclude)
+
+
+@contextmanager
+def opened_as_root(config: Config, descriptions: Sequence[str]) -> Iterator[None]:
+    """Open the sockets of the endpoints ``descriptions``, then become the user of ``--user``, for the block to import the application.
+
+    Nothing happens in a worker, whose master has done it, and where the user stays.
+
+    :raises EndpointError: where an endpoint cannot be listened on.
+    :raises ConfigurationError: where the process cannot become that user.
+    """
+    if control.is_worker() or not changes_user(config.processes):
+        yield
+        return
+    from ..net.endpoints import inherit, innermost, parse
+    from ..net.endpoints.descriptions import listening_options
+
+    check_user(config.processes)
+    opened: list[tuple[Any, Any]] = []
+    sockets: dict[str, list[int]] = {}
+    try:
+        for description in _all(config, descriptions):
+            endpoint = parse(description)
+            endpoint.configure(listening_options(config.listening))
+            inner = innermost(endpoint)
+            sock = inner.bind()
+            opened.append((inner, sock))
+            sockets.setdefault(description, []).append(sock.fileno())
+        become(config.processes)
+        inherit(sockets, shared=False)
+        for _, sock in opened:
+            sock.detach()
+        yield
+    finally:
+        # What they left in the file system; the sockets are the server's.
+        for inner, sock in opened:
+            inner.close(sock)
 
 
 def command(argv: Sequence[str] | None) -> list[str]:

@@ -1,31 +1,53 @@
-"""Signals while a server starts, runs and ends, and what they meant before once it has ended."""
+"""What signals mean in the phases of a process: while it starts, while it serves, and while it ends.
+
+==================  ==============================  ====================================================  =================
+Signal              start (import) and end          serve                                                 drain
+==================  ==============================  ====================================================  =================
+SIGTERM, SIGINT     the process ends at once        drain                                                 end at once
+SIGQUIT             the process ends at once        end at once                                           end at once
+SIGHUP              nothing                         reload (a library in a terminal: as SIGTERM)          reload
+SIGUSR1             nothing                         reopen log files                                      reopen log files
+==================  ==============================  ====================================================  =================
+
+:func:`ending` is for the phases without a server, :func:`handle_signals` for those with one.  Both mean the same in a process with number
+1, for which the kernel ignores every signal that has its default action.
+
+A greenlet that never gives way keeps the hub from hearing of a signal.  So a native thread hears of it, through the descriptor that the
+interpreter's own C handler writes to, and ends the process itself where the second signal to end has no effect.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, Final
 
-import gevent
+#: The shell's codes for processes that a signal ended are above this.
+SIGNALLED: Final = 128
+#: Signals that ask for the end.
+ENDING: Final = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
+#: Seconds for the hub to hear of a signal that is to end the process at once.
+DEAF: Final = 1.0
+#: Seconds for the process to end after it has.
+LAST_PATIENCE: Final = 15.0
 
 
-@contextmanager
-def survive(numbers: Iterable[signal.Signals]) -> Iterator[None]:
-    """Let signals that would end the process do nothing while the block runs; in another thread than the main one they are as they were.
+def end_by(number: int) -> None:
+    """End this process as the default action of signal ``number`` does; does not return."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+    # The kernel ignores that for the first process of a namespace.
+    os._exit(SIGNALLED + number)
 
-    Programs that the block starts have the system's default again, as they would not with ``SIG_IGN``.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.signal(number, _do_nothing) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, action in previous.items():
-            if action is not None:
-                signal.signal(number, action)
+
+def _end(number: int, frame: object) -> None:
+    """Handle a signal that ends the process."""
+    end_by(number)
 
 
 def _do_nothing(number: int, frame: object) -> None:
@@ -33,16 +55,191 @@ def _do_nothing(number: int, frame: object) -> None:
 
 
 @contextmanager
-def handle_signals(handlers: Mapping[signal.Signals, Callable[[], object]]) -> Iterator[None]:
-    """Call each handler in a greenlet of its own when its signal comes, while the block runs; only in the main thread."""
-    previous = {number: signal.getsignal(number) for number in handlers}
-    watchers = [gevent.signal_handler(number, handler) for number, handler in handlers.items()]
+def ending() -> Iterator[None]:
+    """Let SIGTERM and SIGQUIT end the process at once, and SIGHUP and SIGUSR1 do nothing, while the block runs.
+
+    The system's default action for the former two works whatever the process is at; only process 1 does not have it.
+    Programs that the block starts have the system's default again, as they would not with ``SIG_IGN``.  SIGINT stays the interpreter's
+    :class:`KeyboardInterrupt`.  A signal that is ignored on purpose, as ``nohup`` does it, stays ignored.
+    """
+    ends = dict.fromkeys((signal.SIGTERM, signal.SIGQUIT), _end) if os.getpid() == 1 else {}
+    with _handlers({**ends, **dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), _do_nothing)}):
+        yield
+
+
+@contextmanager
+def _handlers(handlers: Mapping[signal.Signals, Callable[[int, object], None]]) -> Iterator[None]:
+    try:
+        previous = {number: signal.signal(number, handler) for number, handler in handlers.items() if _is_wanted(number)}
+    except ValueError:
+        # Not the main thread.
+        previous = {}
     try:
         yield
     finally:
-        for watcher in watchers:
-            watcher.cancel()
         for number, action in previous.items():
-            # The event loop leaves the system's default behind: Ctrl-C would end the process without a word.
             if action is not None:
                 signal.signal(number, action)
+
+
+def _is_wanted(number: int) -> bool:
+    return signal.getsignal(number) is not signal.SIG_IGN
+
+
+@contextmanager
+def handle_signals(handlers: Mapping[signal.Signals, Callable[[], object]]) -> Iterator[None]:
+    """Call each handler in a greenlet of its own when its signal comes, while the block runs; only in the main thread."""
+    post = _Post(handlers)
+    try:
+        yield
+    finally:
+        post.close()
+
+
+class _Post:
+    """Takes signals to the hub of the calling thread, and ends the process where that does not listen.
+
+    The C handler of the interpreter writes the number of each signal into a pipe.  A native thread reads it, so it hears of signals also
+    while the main thread is busy.
+    """
+
+    def __init__(self, handlers: Mapping[signal.Signals, Callable[[], object]]) -> None:
+        from gevent import get_hub
+        from gevent.monkey import get_original
+
+        self._handlers = handlers
+        self._loop: Any = get_hub().loop
+        self._allocate_lock = get_original("_thread", "allocate_lock")
+        self._pid = os.getpid()
+        # Signals to end, and whether the hub has taken the last of them.
+        self._asked = 0
+        self._closed = self._allocate_lock()
+        self._closed.acquire()
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._previous = {number: signal.signal(number, self._interpreter) for number in handlers}
+        self._other = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        _posts.append(self)
+        get_original("_thread", "start_new_thread")(self._run, ())
+
+    def close(self) -> None:
+        """Give the signals back."""
+        self._closed.release()
+        _posts.remove(self)
+        self._restore()
+        # Ends the thread.
+        os.close(self._write)
+
+    def _restore(self) -> None:
+        current = signal.set_wakeup_fd(self._other)
+        if current not in (self._write, self._other):
+            signal.set_wakeup_fd(current)
+        for number, action in self._previous.items():
+            # Where nothing of Python was there before, the system's default is.
+            signal.signal(number, signal.SIG_DFL if action is None else action)
+
+    def forked(self) -> None:
+        """In a child process: its signals are its own."""
+        self._restore()
+        signal.set_wakeup_fd(-1)
+
+    def _interpreter(self, number: int, frame: object) -> None:
+        """The handler that the interpreter calls, in the main thread, some time later."""
+        current = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        if current != self._write:
+            # Other code took the descriptor's place, and this signal to itself.
+            self._other = current
+            self._deliver(number)
+
+    def _run(self) -> None:
+        try:
+            while data := os.read(self._read, 64):
+                for number in data:
+                    self._deliver(number)
+                if self._other >= 0:
+                    try:
+                        os.write(self._other, data)
+                    except OSError:
+                        pass  # full or gone
+        finally:
+            os.close(self._read)
+
+    def _deliver(self, number: int) -> None:
+        handler = self._handlers.get(signal.Signals(number))
+        if handler is None:
+            return
+        taken = self._allocate_lock()
+        taken.acquire()
+        if number in ENDING:
+            self._asked += 1
+
+        def take() -> None:
+            import gevent
+
+            taken.release()
+            gevent.spawn(handler)
+
+        try:
+            self._loop.run_callback_threadsafe(take)
+        except (AttributeError, ValueError):
+            return  # the hub is gone
+        if number in ENDING and (self._asked == 2 or number == signal.SIGQUIT):
+            from gevent.monkey import get_original
+
+            # In a thread of its own: further signals are for the hub all the same.
+            get_original("_thread", "start_new_thread")(self._insist, (number, taken))
+
+    def _insist(self, number: int, taken: Any) -> None:
+        """End the process where the hub does not."""
+        if taken.acquire(True, DEAF):
+            if self._closed.acquire(True, LAST_PATIENCE):
+                self._closed.release()
+                return
+            reason = "The process has not ended"
+        else:
+            reason = "The hub does not hear of it: other code is at work"
+        if os.getpid() == self._pid:
+            name = signal.Signals(number).name
+            # Not through logging, whose locks the code at work may hold.
+            _tell(f"{reason}; {name} ends the process now\n")
+            os._exit(SIGNALLED + number)
+
+
+#: Those that are open, for children.
+_posts: list[_Post] = []
+
+
+def _after_fork() -> None:
+    for post in _posts:
+        post.forked()
+    _posts.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _tell(text: str) -> None:
+    try:
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, text.encode())
+    except (OSError, ValueError):
+        pass
+
+
+def has_terminal() -> bool:
+    """Whether this process belongs to a terminal, whose end SIGHUP then is."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.EACCES
+    return True
+
+
+def reap_orphans() -> None:
+    """Have the hub of this thread take note of the end of processes that it did not start, in the first process of a namespace.
+
+    The kernel makes their parent whatever has number 1.  libev's handler of SIGCHLD waits for all children, so there needs to be one.
+    """
+    if os.getpid() == 1:
+        from gevent import get_hub
+
+        get_hub().loop.install_sigchld()

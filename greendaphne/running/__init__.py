@@ -1,4 +1,4 @@
-"""One server from its parts: put together, started, stopped.
+"""Assembles one server from its parts, starts and stops it.
 
-The package imports everything but ``server`` and the command.
+The package may import all others except ``server`` and the command.
 """

@@ -1,6 +1,6 @@
-"""Puts a server together: a configuration and an application to endpoints, connections and what watches them.
+"""Assembles a server from a configuration and an application: endpoints, connections and monitoring.
 
-What a server does not use is not imported.
+Modules of parts that the server does not use are not imported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ..net.endpoints import Endpoint, EndpointError, parse
 from ..net.endpoints.descriptions import listening_options
 from ..net.proxy_protocol import ProxyProtocol
 from ..serving.connections import Connections
-from ..serving.exchange import Exchange
+from ..serving.exchange import Exchange, Handler
+from ..serving.failurepage import FailureNotice
 from ..serving.forwarded import locator
 from ..serving.localpages import LocalPages
 from ..serving.policy import RequestPolicy
@@ -40,19 +41,21 @@ Group = TypeVar("Group")
 class Assembly:
     """The parts of one server."""
 
-    #: What it listens on, without the endpoint of the monitor.
+    #: The endpoints to listen on, without the monitor's.
     endpoints: list[Endpoint]
     timeouts: Timeouts
     application: Application
     sessions: Sessions
     exchange: Exchange
     connections: Connections
-    #: What watches it; ``None`` where nothing is to.
+    #: Health checks, metrics and the watchdog; ``None`` without them.
     monitor: Monitor | None
-    #: What obtains certificates from an authority; ``None`` where no endpoint asks for it.
+    #: Obtains certificates from an authority; ``None`` without an endpoint that requests them.
     certificates: Service | None
     #: Whether plain connections may speak HTTP/2.
     http2_cleartext: bool
+    #: Shows browsers why changed code does not load; ``None`` unless files are watched.
+    failure_notice: FailureNotice | None
 
 
 def assemble(
@@ -63,14 +66,14 @@ def assemble(
     observers: Sequence[Observer],
     on_exit: Callable[[], None],
 ) -> Assembly:
-    """Return the parts of a server for ``config``; nothing is opened or started.
+    """Return the parts of a server for ``config``; opens and starts nothing.
 
     :param descriptions: strings of the endpoints to listen on.
-    :param channel_layer: what is served where there is no ``application``.
-    :param observers: are told what becomes of requests and WebSockets.
-    :param on_exit: called where the loss of the channel layer is to end the server; must not wait.
-    :raises EndpointError: for a malformed endpoint string, and for certificates that cannot be had.
-    :raises ConfigurationError: for values that contradict each other or that a protocol rules out, and for metrics without
+    :param channel_layer: the channel layer to serve without an ``application``.
+    :param observers: receive the outcome of requests and WebSockets.
+    :param on_exit: called when the loss of the channel layer has to end the server; must not wait.
+    :raises EndpointError: for a malformed endpoint string, and for certificates that cannot be obtained.
+    :raises ConfigurationError: for values that contradict each other or that a protocol forbids, and for metrics without
         ``prometheus_client``.
     """
     limits, timeouts = config.limits, timeouts_for(config.timeouts, channel_layer)
@@ -95,7 +98,9 @@ def assemble(
     if monitor is not None:
         monitor.add_pages(pages, application.health)
     sessions = Sessions(websocket_maker(config, limits, timeouts, metrics), timeouts, observer)
-    exchange = Exchange(pages or application, sessions, policy(config, compatible=channel_layer is not None), observer)
+    handler: Handler = pages or application
+    notice = FailureNotice(handler) if config.processes.reload else None
+    exchange = Exchange(notice or handler, sessions, policy(config, compatible=channel_layer is not None), observer)
     connection_meter = None
     if metrics is not None:
         from ..monitoring.instruments import ConnectionMeter, metered_serve
@@ -110,13 +115,13 @@ def assemble(
         metrics.add_source(application.metric_families)
         if certificates is not None:
             metrics.add_source(certificates.families)
-    return Assembly(endpoints, timeouts, application, sessions, exchange, connections, monitor, certificates, http2.cleartext)
+    return Assembly(endpoints, timeouts, application, sessions, exchange, connections, monitor, certificates, http2.cleartext, notice)
 
 
 def channel_layer_application(
     layer: Any, limits: Limits, timeouts: Timeouts, config: Config, on_exit: Callable[[], None], *, counted: bool
 ) -> Application:
-    """The application that answers from ``layer``.
+    """The application that serves requests from ``layer``.
 
     :param counted: whether there are metrics.
     """
@@ -131,7 +136,7 @@ def channel_layer_application(
 
 
 def websocket_maker(config: Config, limits: Limits, timeouts: Timeouts, metrics: Metrics | None) -> Callable[[Stream], WebSocket]:
-    """What makes the WebSocket of a stream."""
+    """The function that creates the WebSocket of a stream."""
     meter = None
     if metrics is not None:
         from ..monitoring.instruments import MessageMeter
@@ -149,9 +154,9 @@ def websocket_maker(config: Config, limits: Limits, timeouts: Timeouts, metrics:
 
 
 def timeouts_for(timeouts: Timeouts, channel_layer: Any) -> Timeouts:
-    """``timeouts`` with the longest life of WebSockets where the configuration leaves it open.
+    """``timeouts`` with a maximum lifetime of WebSockets where the configuration sets none.
 
-    Groups of a channel layer forget a WebSocket after its ``group_expiry``; other applications have no such limit.
+    Groups of a channel layer drop a WebSocket after ``group_expiry``; for other applications the lifetime is unlimited.
     """
     if channel_layer is None:
         return timeouts if timeouts.websocket is not None else replace(timeouts, websocket=-1)
@@ -159,7 +164,7 @@ def timeouts_for(timeouts: Timeouts, channel_layer: Any) -> Timeouts:
 
 
 def policy(config: Config, *, compatible: bool = True) -> RequestPolicy:
-    """What holds for every request.
+    """The rules for every request.
 
     :param compatible: whether error pages are daphne's where daphne has them.
     """
@@ -172,7 +177,7 @@ def policy(config: Config, *, compatible: bool = True) -> RequestPolicy:
 
 
 def locate(config: Config) -> Any:
-    """What puts the client that proxies report into requests; ``None`` where no proxy is believed."""
+    """The function that puts the client reported by proxies into requests; ``None`` where no proxy is trusted."""
     proxies = config.proxies
     fields = proxies.forwarded_headers
     if proxies.headers_host is not None or proxies.headers_port is not None:
@@ -194,7 +199,7 @@ def http2_limits(config: Config) -> Http2Limits:
 
 
 def monitor_for(monitoring: Monitoring) -> Monitor | None:
-    """What watches the server, ``None`` where nothing is to.
+    """The monitor of the server, ``None`` without monitoring.
 
     :raises EndpointError: for a malformed endpoint string.
     :raises ConfigurationError: for metrics without ``prometheus_client``.
@@ -213,9 +218,9 @@ def monitor_for(monitoring: Monitoring) -> Monitor | None:
 
 
 def with_tls(endpoints: list[Endpoint], tls: Tls) -> list[Endpoint]:
-    """``endpoints`` with TLS where it is wanted, all under the same options.
+    """``endpoints`` with TLS where configured, all with the same options.
 
-    :raises EndpointError: where a certificate for development cannot be made.
+    :raises EndpointError: where a certificate for development cannot be created.
     :raises ConfigurationError: where values contradict each other.
     """
     certfile, keyfile = tls.certfile, tls.keyfile
@@ -244,9 +249,9 @@ def with_tls(endpoints: list[Endpoint], tls: Tls) -> list[Endpoint]:
 
 
 def acme_options(acme: Acme) -> AcmeOptions | None:
-    """What holds for certificates from an authority; ``None`` where nothing is given.
+    """The options for certificates from an authority; ``None`` where none is set.
 
-    :raises ConfigurationError: when that contradicts itself, or a file cannot be read.
+    :raises ConfigurationError: for contradictory options, and for a file that cannot be read.
     """
     if acme == Acme():
         return None
@@ -259,9 +264,9 @@ def acme_options(acme: Acme) -> AcmeOptions | None:
 
 
 def certificates_for(endpoints: list[Endpoint], acme: Acme) -> Service | None:
-    """What obtains certificates for ``endpoints``, ``None`` where none of them asks for it.
+    """The service that obtains certificates for ``endpoints``, ``None`` where none of them requests it.
 
-    :raises EndpointError: where there is something to obtain and no endpoint for it.
+    :raises EndpointError: for domains without an endpoint that obtains certificates.
     :raises ConfigurationError: as :func:`acme_options`.
     """
     options = acme_options(acme)
@@ -275,5 +280,5 @@ def certificates_for(endpoints: list[Endpoint], acme: Acme) -> Service | None:
 
 
 def _checked(kind: type[Group], group: Any) -> Group:
-    """``group`` of the configuration as the protocol's own class ``kind``, which checks it."""
+    """``group`` of the configuration as the protocol's own class ``kind``, which validates it."""
     return group if isinstance(group, kind) else kind(**{each.name: getattr(group, each.name) for each in fields(group)})

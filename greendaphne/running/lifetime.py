@@ -1,4 +1,4 @@
-"""One life of a server: a greenlet that any thread can end and wait for."""
+"""The greenlet that runs a started server; any thread may stop or join it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _new_lock = get_original("_thread", "allocate_lock")
 
 
 class Lifetime:
-    """Runs ``body`` in a greenlet of the hub that makes it.
+    """Runs ``body`` in a greenlet of the current hub.
 
-    :param body: ends by itself once it is told to.
+    :param body: returns after a request to stop.
     """
 
     def __init__(self, body: Callable[[], None]) -> None:
@@ -33,20 +33,20 @@ class Lifetime:
 
     @property
     def ended(self) -> bool:
-        """Whether it is over."""
+        """Whether the greenlet has ended."""
         return self._greenlet.ready()
 
     def call(self, function: Callable[[], object]) -> None:
-        """Have the hub call ``function``; from any thread.  Nothing happens where the hub is gone, and with it what ran there."""
+        """Call ``function`` in the hub; from any thread.  Does nothing after the hub has been destroyed."""
         loop = self._hub.loop
         if loop is not None:
             try:
                 loop.run_callback_threadsafe(function)
             except ValueError:
-                pass  # destroyed at this moment
+                pass  # destroyed in the meantime
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait for the end; from any thread, and cooperatively where that has a hub.  Returns whether it came within ``timeout``."""
+        """Wait for the end; from any thread, cooperatively in one with a hub.  Returns whether it came within ``timeout`` seconds."""
         hub = get_hub_if_exists()
         if hub is self._hub:
             self._greenlet.join(timeout)
@@ -57,7 +57,7 @@ class Lifetime:
         return self.ended
 
     def get(self) -> None:
-        """Wait for the end as :meth:`join` does; in its own thread it raises what ended it early."""
+        """Wait for the end like :meth:`join`; in the hub's own thread it raises the exception that ended the greenlet."""
         if get_hub_if_exists() is self._hub:
             self._greenlet.get()
         else:
@@ -68,9 +68,9 @@ class Lifetime:
             self._alive.release()
 
     def kill(self, release: Callable[[], object]) -> None:
-        """End it at once.
+        """End the greenlet at once.
 
-        :param release: called then, in its thread, as it may have been killed before it began or while it was ending.
+        :param release: called afterwards in the hub's thread, because the greenlet may be killed before it starts or while it ends.
         """
 
         def end() -> None:

@@ -1,4 +1,4 @@
-"""Starts the parts of a server together, waits, and stops them in good order."""
+"""Starts the parts of a server together, waits, and stops them gracefully."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,10 @@ from gevent import get_hub
 from gevent.event import Event
 
 from ..net.listeners import Listener, Listeners
+from ..net.urls import url
 from ..processes.control import WORKER
 from ..processes.lifecycle import Lifecycle
-from ..processes.signals import handle_signals
+from ..processes.signals import handle_signals, has_terminal, reap_orphans
 from .lifetime import Lifetime
 from .tempdir import temporary_directory_problem
 
@@ -26,15 +28,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("daphne.server")
 
-#: Seconds for connections that are cut short to release what they hold.
+#: Seconds for connections that are cut off to release their resources.
 _KILL_PATIENCE = 5.0
 
 
 class Runner:
-    """The life of a server, in greenlets of the hub of the thread that starts it.
+    """Starts and stops a server, in greenlets of the hub of the thread that starts it.
 
-    :param parts: what it consists of.
-    :param lifecycle: what hears of the stages of :meth:`serve_forever`.
+    :param parts: the parts of the server.
+    :param lifecycle: receives the stages of :meth:`serve_forever`.
     :param reopen_logs: called by :meth:`reopen`.
     """
 
@@ -49,40 +51,42 @@ class Runner:
         self._application = parts.application
         self._connections = parts.connections
         self._monitor = parts.monitor
-        #: What obtains certificates from an authority, ``None`` where no endpoint asks for it.
+        #: Obtains certificates from an authority; ``None`` without an endpoint that requests them.
         self.certificates = parts.certificates
         self._reopen_logs = reopen_logs
         self._lifecycle = lifecycle
-        #: The time limits that hold, with the lifetime of WebSockets that the channel layer suggests.
+        #: The time limits in force, including the lifetime of WebSockets that the channel layer suggests.
         self.timeouts = parts.timeouts
-        # Of the workers of one master the first speaks for all of what they share.
-        self._speaks = os.environ.get(WORKER, "0") == "0"
-        self._listeners = Listeners(watch_certificates=self._speaks)
+        # Of the workers of one master, only the first logs about shared resources.
+        self._is_first = os.environ.get(WORKER, "0") == "0"
+        self._listeners = Listeners(watch_certificates=self._is_first)
         self._stop: Event | None = None
         self._life: Lifetime | None = None
-        # Whether start() is at work, and whether stop() was called until then.
+        # Whether start() is running, and whether stop() was called before it finished.
         self._starting = False
         self._stopped_early = False
-        # Whether what still runs is cut short instead of being waited for.
+        # Whether the remaining requests are cut off instead of waited for.
         self._at_once = False
-        # Whether the graceful time was over before all requests were answered.
+        # Whether the graceful time ended before all requests were answered.
         self._cut_short = False
-        # Whether connections that wait at sockets of others are accepted in the end.
+        # Whether waiting connections at sockets that other processes opened are accepted at the end.
         self._take_waiting = False
         # Whether other processes serve the same site while this one ends.
         self._succeeded = False
-        # When the graceful time is over, on the monotonic clock.
+        # The end of the graceful time, on the monotonic clock.
         self._deadline = 0.0
-        # Whether it ends for a reason of its own.
+        # Whether the server ends because of a failure.
         self._failed = False
+        #: Whether SIGHUP reloads although the process has a terminal, whose end the signal otherwise is.
+        self.reload_in_terminal = False
         self._hub: Any = None
 
     def start(self) -> None:
-        """Listen and begin to serve, in greenlets of this thread's hub; returns at once.  Once it has ended it may be started again.
+        """Listen and start to serve, in greenlets of this thread's hub; returns at once.  May be called again after the server has ended.
 
-        :raises EndpointError: where an endpoint cannot be listened on; nothing is left open then.
+        :raises EndpointError: where an endpoint cannot be listened on; all endpoints are closed then.
         :raises ConfigurationError: where the application cannot serve.
-        :raises RuntimeError: where it serves already.
+        :raises RuntimeError: while the server is running.
         """
         if self._life is not None and not self._life.ended:
             raise RuntimeError("the server has been started already")
@@ -90,7 +94,7 @@ class Runner:
         self._stop = Event()
         self._starting = True
         if self._life is not None:
-            # It was for an earlier life.
+            # A stop() requested before the previous run does not apply to this one.
             self._stopped_early = False
         self._at_once = self._cut_short = self._failed = False
         self._deadline = monotonic() + self.timeouts.graceful
@@ -98,7 +102,7 @@ class Runner:
             logger.info("HTTP/2 support enabled")
         else:
             logger.info("HTTP/2 support not enabled (no endpoint has TLS, and --http2-cleartext is not given)")
-        if self._speaks and (problem := temporary_directory_problem()) is not None:
+        if self._is_first and (problem := temporary_directory_problem()) is not None:
             logger.warning("%s", problem)
         try:
             self._listeners.open(self._endpoints)
@@ -108,6 +112,9 @@ class Runner:
             self._parts.sessions.start()
             self._connections.start()
             self._listeners.accept(self._connections)
+            if self._is_first:
+                for listener in self._listeners.opened:
+                    logger.info("Serving at %s", url(listener.endpoint, listener.socket))
             if self.certificates is not None:
                 self.certificates.start()
         except BaseException:
@@ -120,14 +127,17 @@ class Runner:
             self._stop.set()
 
     def serve_forever(self, *, signal_handlers: bool = False) -> None:
-        """Wait for the end.
+        """Wait for the end of the server.
 
-        :param signal_handlers: whether signals mean what they do in :meth:`run`; only in the main thread.
+        :param signal_handlers: whether to handle signals as :meth:`run` does; only in the main thread.
+        :raises RuntimeError: before :meth:`start`.
         """
         if self._life is None:
-            raise RuntimeError("start() comes first")
+            raise RuntimeError("start() has to be called first")
         handling = signal_handlers and threading.current_thread() is threading.main_thread()
         with handle_signals(self._signals()) if handling else nullcontext():
+            if handling:
+                reap_orphans()
             try:
                 for each in self._lifecycle:
                     each.started(self)
@@ -141,12 +151,13 @@ class Runner:
         return {
             signal.SIGTERM: self._on_signal,
             signal.SIGINT: self._on_signal,
-            signal.SIGHUP: self.reload,
+            signal.SIGQUIT: self._on_quit,
+            signal.SIGHUP: self.reload if self.reload_in_terminal or not has_terminal() else self._on_signal,
             signal.SIGUSR1: self.reopen,
         }
 
     def _live(self) -> None:
-        """Wait for the time to stop, then end in good order."""
+        """Wait for the request to stop, then stop gracefully."""
         assert self._stop is not None
         try:
             self._stop.wait()
@@ -157,7 +168,7 @@ class Runner:
             self._end()
 
     def _abandon(self) -> None:
-        """End what is left at once; nothing is after an orderly end."""
+        """End the greenlet at once if it is still running; after a graceful end it is not."""
         if self._life is not None and not self._life.ended:
             self._life.kill(self._end)
 
@@ -169,8 +180,13 @@ class Runner:
             logger.info("Stopping; %d connections have %g seconds to finish", self.connections, self.timeouts.graceful)
             self._stop.set()
 
+    def _on_quit(self) -> None:
+        assert self._stop is not None
+        self._stop.set()
+        self.end_now()
+
     def end_now(self) -> None:
-        """Cut short what is left of a drain (the second signal); called in the server's thread."""
+        """Cut off the rest of a drain (the second signal); called in the server's thread."""
         logger.info("Stopping at once")
         self._at_once = True
         self._connections.pool.kill(block=False)
@@ -179,13 +195,13 @@ class Runner:
     def _give_up(self) -> None:
         assert self._stop is not None
         if not self._stop.is_set():
-            logger.error("Messages and groups of the channel layer may be lost; the server ends, as it was told to for this case")
+            logger.error("Messages and groups of the channel layer may be lost; the server ends, as configured for this case")
             self._failed = True
             self._stop.set()
 
     @property
     def listeners(self) -> list[Listener]:
-        """What is listened on, in the order of the endpoints; Twisted's names for it work."""
+        """The listeners, in the order of the endpoints, with Twisted's attribute names."""
         return self._listeners.opened
 
     @property
@@ -194,12 +210,17 @@ class Runner:
         return len(self._connections)
 
     def reopen(self) -> None:
-        """Open the log files anew (SIGUSR1), after they were renamed; nothing happens where whoever made the server has none."""
+        """Reopen the log files after they were renamed (SIGUSR1); does nothing without ``reopen_logs``."""
         if self._reopen_logs is not None:
             self._reopen_logs()
 
+    def show_failure(self, text: str) -> None:
+        """Show browsers the traceback ``text``: changed code does not load (``--reload``).  Other requests are answered as before."""
+        if self._parts.failure_notice is not None:
+            self._parts.failure_notice.text = text
+
     def reload(self) -> None:
-        """Read all certificates again (SIGHUP); connections stay, and what is broken is logged and left as it was."""
+        """Read all certificates again (SIGHUP); connections stay.  A broken file is logged, and its previous content stays in service."""
         for each in self._lifecycle:
             each.reloading()
         logger.info("Reloading certificates")
@@ -210,33 +231,35 @@ class Runner:
             each.reloaded()
 
     def stop(self, *, take_waiting: bool = False, succeeded: bool = False) -> None:
-        """Begin to end in good order, as soon as it starts where it never did; from any thread, and as often as one likes.
+        """Start to stop gracefully; from any thread, idempotent.  Called before the start, it stops the server right after it.
 
-        :param take_waiting: accept also what has connected at sockets that other processes opened, since none of them will.
-        :param succeeded: whether other processes serve the same site meanwhile, with workers of theirs.  The inline workers then take no
-            further message from a layer that these processes share: what comes is theirs, also the requests of this server's clients.
+        :param take_waiting: also accept waiting connections at sockets that other processes opened, because none of these will.
+        :param succeeded: whether other processes with their own workers serve the same site meanwhile.  The inline workers then take no
+            further messages from a shared layer and leave them to those processes, including the requests of this server's clients.
         """
         self._take_waiting = take_waiting
         self._succeeded = succeeded
         if self._stop is None or self._starting:
             self._stopped_early = True
-        # start() may have ended meanwhile, in another thread.
+        # start() may have finished meanwhile, in another thread.
         if self._stop is not None and self._life is not None and not self._starting:
-            self._life.call(self._stop_serving)
+            self._life.call(partial(self._stop_serving, self._stop))
 
-    def _stop_serving(self) -> None:
-        """Begin to end, or take note that the processes that were to serve on end as well."""
-        assert self._stop is not None
-        if self._stop.is_set() and not self._succeeded:
+    def _stop_serving(self, stop: Event) -> None:
+        """Start to stop; when already stopping, note that the succeeding processes stop as well.
+
+        :param stop: the event of the run that was to end; the server may have been started again since.
+        """
+        if stop.is_set() and stop is self._stop and not self._succeeded:
             self._application.drain()
-        self._stop.set()
+        stop.set()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended; from any thread.  Returns whether it has within ``timeout`` seconds, which are unlimited by default."""
+        """Wait until the server has ended; from any thread.  Returns whether it has within ``timeout`` seconds (``None``: no limit)."""
         return self._life is None or self._life.join(timeout)
 
     def _drain(self) -> None:
-        """Stop accepting and let what is in flight finish, within the graceful time limit."""
+        """Stop accepting, and let requests in flight finish within the graceful time."""
         self._deadline = monotonic() + self.timeouts.graceful
         self._application.drain(succeeded=self._succeeded)
         if self.certificates is not None:

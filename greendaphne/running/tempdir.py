@@ -1,7 +1,7 @@
-"""Looks at the start whether the temporary directory can hold what does not fit in memory.
+"""Checks at start-up whether the temporary directory can hold data that does not fit in memory.
 
-Large request bodies and replies to slow clients are stored there.  Where it is full or cannot be written to, the server works until the
-first large upload and then refuses each of them, so the operator is told at the start.
+Large request bodies and replies to slow clients are stored there.  With a full or read-only directory the server works until the
+first large upload and then refuses each of them, so the problem is logged at start-up.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from ..config import MIB
 
 #: Free bytes below which the directory counts as full: less than the smallest body that is stored.
 LEAST = 1 * MIB
-#: Bytes that are written to find out; more than a file system keeps inside of an inode.
+#: Bytes written for the check; more than a file system keeps inside of an inode.
 _PROBE = bytes(64 * 1024)
 
 
 def temporary_directory_problem() -> str | None:
-    """One line where large bodies cannot be stored as the operator expects, ``None`` where all is well; writes and removes a small file."""
+    """One line if large bodies cannot be stored as configured, ``None`` otherwise; writes and removes a small file."""
     wanted = os.environ.get("TMPDIR")
     try:
         place = tempfile.gettempdir()
@@ -27,7 +27,7 @@ def temporary_directory_problem() -> str | None:
     problem = _problem(place)
     if problem is not None:
         return f"Large request bodies and replies cannot be stored: the temporary directory {place} {problem}; set TMPDIR to one with room"
-    # Python takes the first directory of a list in which it can write a few bytes, so a TMPDIR that is full is passed over silently.
+    # Python uses the first directory of a list in which it can write a few bytes, so it skips a full TMPDIR silently.
     if wanted and not _same(wanted, place):
         return f"TMPDIR is {wanted}, which cannot be written to ({_reason(wanted)}); large request bodies and replies are stored in {place}"
     return None
@@ -50,7 +50,7 @@ def _reason(place: str) -> str:
             file.write(_PROBE)
     except OSError as error:
         return error.strerror or str(error)
-    return "as it seemed when it was tried first"
+    return "it failed when it was first checked"
 
 
 def _same(wanted: str, place: str) -> bool:

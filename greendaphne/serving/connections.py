@@ -1,4 +1,4 @@
-"""What happens to an accepted connection: a PROXY header and TLS where the endpoint has them, then the protocol it turns out to speak."""
+"""Serves accepted connections: reads a PROXY header and performs the TLS handshake where configured, then serves HTTP/1 or HTTP/2."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ class Connection(Protocol):
         """Serve until the connection ends."""
 
     def drain(self) -> None:
-        """Finish what is open and end."""
+        """Finish the requests in flight, then end."""
 
     def end_if_idle(self) -> None:
-        """End where nothing has come in the moment since :meth:`drain`."""
+        """End the connection if it has been idle since :meth:`drain`."""
 
 
 class ConnectionMeter(Protocol):
-    """Hooks for what metrics count about connections."""
+    """Hooks for the metrics of connections."""
 
     def failed(self, error: BaseException, *, encrypted: bool) -> None:
         """A connection ended before its protocol was known."""
 
     def opened(self, transport: ByteStream, info: ConnectionInfo, protocol: str, initial: bytes) -> ByteStream:
-        """A connection speaks ``protocol``; returns the byte stream to use in the place of ``transport``."""
+        """A connection's protocol is known; returns the byte stream that replaces ``transport``."""
 
 
 class Connections:
     """The open connections of one server.
 
-    :param exchange: serves their streams.
+    :param exchange: serves the streams of the connections.
     :param http2_cleartext: whether a plain connection may begin with HTTP/2's preface (RFC 9113 section 3.3).
-    :param proxy_protocol: takes PROXY headers, on endpoints that have them.
-    :param meter: counts connections; ``None`` for a server without metrics.
+    :param proxy_protocol: reads PROXY headers, on endpoints with them.
+    :param meter: counts connections; ``None`` without metrics.
     """
 
     def __init__(
@@ -76,16 +76,16 @@ class Connections:
         self._proxy_protocol = proxy_protocol or ProxyProtocol()
         self._meter = meter
         self._open: set[Connection] = set()
-        # The sockets of those that have not said yet which protocol they speak.
+        # The sockets of connections whose protocol is not known yet.
         self._undecided: set[_socket.socket] = set()
         self._draining = False
-        # Sends away, a moment after the drain began, who is silent then.
-        self._moment: Greenlet[..., None] | None = None
+        # Closes idle connections DRAIN_MOMENT after the drain starts.
+        self._closer: Greenlet[..., None] | None = None
         #: The greenlets of all connections.
         self.pool = Pool(limits.connections or None)
 
     def handler(self, endpoint: Endpoint) -> Callable[[_socket.socket, Any], None]:
-        """What serves the connections that ``endpoint`` accepts."""
+        """The function that serves the connections accepted on ``endpoint``."""
 
         def handle(sock: _socket.socket, address: Any) -> None:
             self._undecided.add(sock)
@@ -111,15 +111,15 @@ class Connections:
         return handle
 
     def _connect(self, sock: _socket.socket, address: Any, endpoint: Endpoint) -> Connection:
-        """Find out what the peer speaks.
+        """Determine the protocol of the connection.
 
-        :raises ClientDisconnected: when the peer leaves before that is known; also for a failed handshake.
+        :raises ClientDisconnected: when the peer leaves before that, and for a failed handshake.
         """
         client: Address = None
         server: Address = None
         socket_path = ""
         if sock.family in _INTERNET:
-            # Small responses must not wait for the peer's acknowledgement of the last one.
+            # Small responses must not wait for the acknowledgement of the previous one.
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             client = [address[0], address[1]]
             server = list(sock.getsockname()[:2])
@@ -135,7 +135,7 @@ class Connections:
                 peer = client or []
                 client, server, client_tls = header
         if endpoint.tls is not None:
-            # The import brings OpenSSL in, which a server without TLS can do without.
+            # Imported here, because it imports OpenSSL, which a server without TLS does not need.
             from ..net.tls import handshake
 
             secure = handshake(sock, endpoint.tls, timeout=self._patience(self._timeouts.tls_handshake), send_timeout=self._timeouts.send)
@@ -153,11 +153,11 @@ class Connections:
         return self._http2(transport, info, initial) if initial.startswith(PREFACE) else self._http1(transport, info, initial)
 
     def _patience(self, seconds: float) -> float:
-        """The time that a connection has to say what it speaks, ``seconds`` outside of a drain."""
+        """The seconds that a connection has to show its protocol: ``seconds``, but less during a drain."""
         return min(seconds, DRAIN_MOMENT) if self._draining else seconds
 
     def _first_bytes(self, transport: ByteStream) -> bytes:
-        """Enough of what the peer sends first to tell whether it is HTTP/2's preface."""
+        """Read enough bytes to tell whether the connection begins with HTTP/2's preface."""
         data = b""
         deadline = monotonic() + self._patience(self._timeouts.keep_alive)
         try:
@@ -166,7 +166,7 @@ class Connections:
                 if not more:
                     raise ClientDisconnected
                 if not data:
-                    # Absolute, so that a drip does not extend it.
+                    # Absolute, so that a slow trickle of bytes does not extend it.
                     deadline = monotonic() + self._timeouts.header
                 data += more
         except TimeoutError:
@@ -186,37 +186,37 @@ class Connections:
         return Http1Connection(transport, info, self._limits, self._timeouts, exchange.serve, exchange.refuse, initial)
 
     def start(self) -> None:
-        """Serve new connections, again behind :meth:`drain`."""
+        """Serve new connections; also after :meth:`drain`."""
         self._draining = False
 
     def drain(self) -> None:
-        """Have every connection finish what it has begun and end."""
+        """Make every connection finish its requests in flight, then end."""
         self._draining = True
         connections = list(self._open)
         for connection in connections:
             connection.drain()
-        self._moment = spawn_later(DRAIN_MOMENT, self._end_silent, connections, list(self._undecided))
+        self._closer = spawn_later(DRAIN_MOMENT, self._end_idle, connections, list(self._undecided))
 
     def kill(self, timeout: float) -> None:
-        """Cut short what is left and wait for it to release what it holds, for ``timeout`` seconds at most."""
-        if self._moment is not None:
-            self._moment.kill(block=False)
-            self._moment = None
+        """Cut off the remaining connections, and wait at most ``timeout`` seconds until they have released their resources."""
+        if self._closer is not None:
+            self._closer.kill(block=False)
+            self._closer = None
         self.pool.kill(timeout=timeout)
 
-    def _end_silent(self, connections: list[Connection], socks: list[_socket.socket]) -> None:
+    def _end_idle(self, connections: list[Connection], socks: list[_socket.socket]) -> None:
         for connection in self._open.intersection(connections):
             connection.end_if_idle()
-        # No request of theirs is lost: whoever has not got through a handshake yet has sent none.
+        # No request is lost: a connection within its handshake has sent none.
         for sock in self._undecided.intersection(socks):
             try:
-                # Whatever reads from it sees the end.
+                # A waiting reader sees the end of the stream.
                 sock.shutdown(_socket.SHUT_RD)
             except OSError:
-                pass  # the peer was quicker
+                pass  # the peer closed the connection first
 
     def census(self) -> tuple[int, int, int]:
-        """The open connections that speak HTTP/1 and HTTP/2, and the streams of the latter."""
+        """The numbers of open HTTP/1 connections, of open HTTP/2 connections, and of the latter's streams."""
         http2 = [connection for connection in self._open if isinstance(connection, Http2Connection)]
         return len(self._open) - len(http2), len(http2), sum(connection.serving for connection in http2)
 

@@ -1,7 +1,7 @@
-"""Serves one stream: calls the application, turns what goes wrong into a response, and reports the outcome to the observer.
+"""Serves one stream: calls the application, turns exceptions into responses, and reports the outcome to the observer.
 
-This is the one place where exceptions become statuses.  A peer's fault costs one line at most; the application's and the server's own
-faults are logged with what is needed to find them, and the client learns no more than a fixed sentence.
+No other module turns exceptions into statuses.  A fault of the peer costs at most one log line.  Faults of the application and the server
+are logged with the details that are needed to find them, and the client gets a fixed sentence only.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .troubles import Troubles
 
 logger = logging.getLogger("daphne.http_protocol")
 
-#: What the client is told about a fault that is not its own; daphne's sentence.
+#: The sentence for faults that the client has not caused; daphne's.
 PROCESSING_ERROR = "HTTP processing error"
 
 
 class Handler(Protocol):
-    """What answers the requests of an exchange: an application, or local pages before it."""
+    """Answers the requests of an exchange: an application, or local pages in front of it."""
 
     def http(self, request: Request, stream: Stream) -> None:
         """Answer ``request`` on ``stream``; return when the response is complete."""
@@ -37,12 +37,12 @@ class Handler(Protocol):
 
 
 class Exchange:
-    """Brings streams and the application together.
+    """Connects streams and the application.
 
-    :param handler: what answers.
+    :param handler: answers the requests.
     :param sessions: serves WebSockets.
-    :param policy: what holds for every request before the application sees it.
-    :param observer: told of what became of requests, or ``None``.
+    :param policy: the rules for every request before the application receives it.
+    :param observer: receives the outcome of requests; ``None`` for no observer.
     """
 
     def __init__(self, handler: Handler, sessions: Sessions, policy: RequestPolicy, observer: Observer | None = None) -> None:
@@ -50,11 +50,11 @@ class Exchange:
         self._sessions = sessions
         self._policy = policy
         self._observer = observer
-        #: Tells of requests that fail because of the server; to be closed.
+        #: Logs requests that fail because of the server; the owner closes it.
         self.troubles = Troubles()
 
     def serve(self, stream: Stream) -> None:
-        """Answer ``stream``; never raises for what a peer or the application did."""
+        """Answer ``stream``; errors of the peer and the application are handled here."""
         started = monotonic()
         cause = causes.NONE
         try:
@@ -92,12 +92,12 @@ class Exchange:
 
     def _completed(self, stream: Stream, started: float, cause: str) -> None:
         observer = self._observer
-        # What becomes of a WebSocket the application tells.
+        # The session reports the outcome of a WebSocket.
         if observer is not None and stream.request.upgrade != b"websocket":
             observer.completed(stream, monotonic() - started, cause)
 
     def refuse(self, stream: Stream, error: HTTPError) -> None:
-        """Answer a stream whose request head was in error; no request was served."""
+        """Answer a stream with an invalid request head; the application does not receive it."""
         logger.debug("Request refused: %s %s", error.status, error.detail)
         started = monotonic()
         self._answer(stream, error)

@@ -1,7 +1,7 @@
-"""Pages of the server's own, in front of the application: health, metrics, challenges of a certificate authority.
+"""The server's own pages in front of the application: health, metrics, challenges of a certificate authority.
 
-:class:`LocalPages` is a handler of an exchange: it answers some paths itself and passes all other requests on to the application.
-A server without pages does without it, so its requests pay nothing.
+:class:`LocalPages` is a handler of an exchange: it answers some paths itself and passes all other requests to the application.
+A server without such pages does not use it, so its requests pay nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from ..core.message import ClientDisconnected, Headers, HTTPError, Request, Stre
 from . import exchange
 from .session import Session
 
-#: Status, fields (``Content-Length`` is added) and body of an answer.
+#: Status, fields (``Content-Length`` is added later) and body of an answer.
 Page = tuple[int, Headers, bytes]
-#: Answers a GET or HEAD request, or returns ``None`` where the request is not its business.  It runs in the request's greenlet and may
-#: block cooperatively.  The body of an answer to HEAD is not sent.
+#: Answers a GET or HEAD request, or returns ``None`` to leave it to the application.  It runs in the request's greenlet and may block
+#: cooperatively.  The body of an answer to HEAD is not sent.
 Handler = Callable[[Request], Page | None]
 
 _METHODS = frozenset(("GET", "HEAD"))
@@ -23,10 +23,10 @@ _ALLOW = [(b"Allow", b"GET, HEAD")]
 
 
 class LocalPages:
-    """Answers the paths that were added and leaves the others to ``inner``.
+    """Answers the added paths and passes other requests to ``inner``.
 
-    Paths are compared as they are on the wire, percent-encoded and without the query string; neither ``--root-path`` nor a proxy's fields
-    change them.  A WebSocket handshake always goes to ``inner``.
+    Paths are compared as on the wire, percent-encoded and without the query string; neither ``--root-path`` nor a proxy's fields
+    change them.  WebSocket handshakes always go to ``inner``.
 
     :param inner: the application.
     """
@@ -38,30 +38,30 @@ class LocalPages:
         self.websocket: Callable[[Request, Session], None] = inner.websocket
 
     def add(self, path: bytes, handler: Handler, *, reported: bool = True) -> None:
-        """Have ``handler`` answer ``path``; methods other than GET and HEAD are answered with 405.
+        """Let ``handler`` answer ``path``; methods other than GET and HEAD are answered with 405.
 
-        :param reported: whether these requests are logged and counted as others are.
-        :raises ValueError: where the path has a page already.
+        :param reported: whether these requests are logged and counted like others.
+        :raises ValueError: where the path already has a page.
         """
         if path in self._paths:
             raise ValueError(f"{path.decode('latin-1')} has a page already")
         self._paths[path] = handler, reported
 
     def add_prefix(self, prefix: bytes, handler: Handler) -> None:
-        """Ask ``handler`` about GET and HEAD requests whose path begins with ``prefix``; other methods go to ``inner``.
+        """Offer GET and HEAD requests whose path begins with ``prefix`` to ``handler``; other methods go to ``inner``.
 
-        Whole paths count more than prefixes, and of several prefixes that match the one that was added first is asked first.
+        Whole paths take precedence over prefixes.  Of several matching prefixes, the one added first is asked first.
         """
         self._prefixes.append((prefix, handler))
 
     def __bool__(self) -> bool:
-        """Whether there is any page."""
+        """Whether any page was added."""
         return bool(self._paths or self._prefixes)
 
     def http(self, request: Request, stream: Stream) -> None:
-        """Answer ``request`` or leave it to ``inner``.
+        """Answer ``request``, or pass it to ``inner``.
 
-        :raises Unreported: behind the answer of a page that is not to be reported.
+        :raises Unreported: after the answer of a page with ``reported=False``.
         """
         path = request.path
         own = self._paths.get(path)
@@ -77,7 +77,7 @@ class LocalPages:
                 try:
                     self._answer(stream, page)
                 except ClientDisconnected:
-                    pass  # that is nobody's business either
+                    pass  # disconnects are not reported for such a page either
                 raise Unreported
         elif self._prefixes and request.method in _METHODS:
             for prefix, handler in self._prefixes:
@@ -93,7 +93,7 @@ class LocalPages:
 
 
 class Nothing:
-    """The application behind pages that have none: whatever is no page is not found."""
+    """The application of an endpoint that has pages only: answers 404."""
 
     def http(self, request: Request, stream: Stream) -> None:
         """Answer with 404."""

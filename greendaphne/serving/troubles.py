@@ -1,8 +1,8 @@
-"""The server's own trouble, told without a line for every request that it costs.
+"""Rate-limited logging of server failures: start, count per minute, end.
 
-An overload may refuse thousands of requests a second.  :class:`Troubles` logs each kind of trouble when it begins, a count while it goes
-on, and its end.  What a client or the application did wrong is not its business, and neither is an outage of the channel layer, which is
-logged where it is noticed.
+An overload may refuse thousands of requests a second.  :class:`Troubles` logs each cause when it begins, a count while it continues,
+and its end.  It ignores faults of clients and applications.  It also ignores outages of the channel layer, which the layer's own
+supervision logs.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from ..core.causes import APP_BUSY, APP_TIMEOUT, CAUSES, LAYER_FULL, NO_ROOM, WO
 
 logger = logging.getLogger("daphne.server")
 
-#: What is told.
+#: The causes that are logged.
 TOLD: Final = frozenset((LAYER_FULL, WORKER_TIMEOUT, NO_ROOM, APP_BUSY, APP_TIMEOUT))
-#: Seconds between two lines about one kind of trouble; it is over after as long without a case of it.
+#: Seconds between two lines about one cause; a cause ends after the same time without a failure.
 INTERVAL: Final = 60.0
 
 
 class Troubles:
-    """Counts cases and tells of them.
+    """Counts failures and logs them.
 
-    :param what: what fails.
+    :param what: the subject of the log lines, such as ``"Requests"``.
     :param interval: see :data:`INTERVAL`.
     """
 
     def __init__(self, what: str = "Requests", interval: float = INTERVAL) -> None:
         self._what = what
         self._interval = interval
-        # Cases since the last line, by cause; a cause is in here as long as it goes on.
+        # Failures since the last line, by cause; a cause is present while it continues.
         self._counts: dict[str, int] = {}
         self._greenlet: Any = None
 
     def count(self, cause: str) -> bool:
-        """Something could not be served, for ``cause``; whether that is the first case of it, which is told at once."""
+        """Count a failure for ``cause``; returns whether it is the first one, which is logged at once."""
         if cause not in TOLD:
             return False
         if cause in self._counts:
@@ -65,7 +65,7 @@ class Troubles:
                 del self._counts[cause]
 
     def close(self) -> None:
-        """End; what was counted and not told is told."""
+        """Stop, and log the failures not logged yet."""
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
             greenlet.kill()

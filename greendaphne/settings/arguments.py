@@ -1,12 +1,12 @@
-"""Reads a command line the way daphne's did, and lets docopt check it against the usage.
+"""Reads the command line with daphne's rules, and lets docopt check it against the usage.
 
-daphne 1.4.2 read its command line with argparse, whose habits are in people's start scripts and differ from docopt's: a repeated option
-overrides, ``-p=80`` is ``-p 80``, a value may be a negative number but not look like an option, ``--ws-protocol`` takes all that follows
-up to the next option, and unique prefixes stand for options.  :func:`normalise` takes a command line with those habits and writes it out
-in full; docopt then reads that by the grammar of the help text.
+daphne 1.4.2 reads its command line with argparse, whose rules people's start scripts rely on.  They differ from docopt's: the last of
+several equal options applies, ``-p=80`` is ``-p 80``, a value may be a negative number but must not look like an option, ``--ws-protocol``
+takes all words up to the next option, and unique prefixes stand for options.  :func:`normalise` reads a command line by these rules and
+returns it with full names; docopt then parses that by the grammar of the help text.
 
-:func:`read` adds what the environment and a configuration file say (``settings``).  An option on the command line counts before one in the
-environment, that before one in the file, and that before the default.
+:func:`read` adds the options in the environment and in a configuration file (``sources``).  The command line takes precedence over the
+environment, the environment over the file, and the file over the default.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ import docopt
 
 from ..config import COMMAND, Config
 from .help import help_text
+from .hints import instead
 from .option import Option, Takes, UsageError
 from .options import OPTIONS
 from .sources import CHANNEL_LAYER, CONFIG_VARIABLE, Setting, from_environment, from_file, key, literal
 
-#: A word that looks like this is a value although it starts with a hyphen.
+#: A word of this form is a value although it starts with a hyphen.
 _NEGATIVE_NUMBER: Final = re.compile(r"-\d+|-\d*\.\d+")
 
 
-#: What :attr:`Setting.origin` says of the command line.
+#: The :attr:`Setting.origin` of options on the command line.
 COMMAND_LINE: Final = "command line"
 
 
 class Command(NamedTuple):
-    """What is asked for.
+    """The result of reading the command line.
 
     ``config`` is the configuration to serve with, ``channel_layer`` the place of the channel layer, ``module.path:attribute.path``.
-    ``check`` tells whether everything is to be checked only.  ``settings`` are the options that are set, by key, each with its place.
+    ``check`` tells whether to check everything without serving.  ``settings`` are the options that are set, by key, each with its origin.
     """
 
     config: Config
@@ -48,42 +49,46 @@ def _information(name: str, short: str, legacy: bool) -> Option:
     return Option("", (f"--{name}",), short, (f"--{name}",) if legacy else (), Takes.NOTHING, "", str, None, "", "")
 
 
+#: Asks for all options.
 HELP: Final = _information("help", "-h", legacy=True)
+#: Asks for the everyday options (``-h``).
+SHORT_HELP: Final = HELP._replace(help="everyday")
 VERSION: Final = _information("version", "", legacy=False)
 
+_INFORMATION: Final = (SHORT_HELP, HELP, VERSION)
 _ALL: Final = (HELP, VERSION, *OPTIONS)
 _LONG: Final = {name: item for item in _ALL for name in item.names}
 _LEGACY: Final = {name: item for item in _ALL for name in item.legacy}
-_SHORT: Final = {item.short: item for item in _ALL if item.short}
-#: By key, the values of the configuration that options set.
+_SHORT: Final = {item.short: item for item in _ALL if item.short} | {SHORT_HELP.short: SHORT_HELP}
+#: The name of the configuration's value that each option sets, by key.
 _TARGETS: Final = {key(item): item.to for item in OPTIONS if item.to}
 
 
 class _Word(NamedTuple):
-    """A word of the command line that is an option: which, ``None`` for an unknown one, and the value that is attached to it."""
+    """A word of the command line that is an option: the option, ``None`` for an unknown one, and the value attached to it."""
 
     option: Option | None
     value: str | None = None
-    #: Whether the value follows a single-letter form directly, as in ``-p80``; behind a flag it is further flags.
+    #: Whether the value follows a single-letter form directly, as in ``-p80``; after a flag it consists of further flags.
     joined: bool = False
 
 
 def normalise(argv: Sequence[str]) -> list[str]:
     """Return the same command line with full option names, ``=`` before every value, no repetitions, and the channel layer, if any, last.
 
-    :raises UsageError: for what argparse refused too.
+    :raises UsageError: for a command line that argparse refused too.
     """
     given, layer = _given(argv)
-    for information in (HELP, VERSION):
+    for information in _INFORMATION:
         if information in given:
             return [information.name]
     return [*_written(given), *(("--", layer) if layer is not None else ())]
 
 
 def _given(argv: Sequence[str]) -> tuple[dict[Option, list[str]], str | None]:
-    """The options of a command line with their values, and the channel layer."""
+    """The options of a command line with their values, and the channel layer, ``None`` without one."""
     words = list(argv)
-    # The first "--" ends the options; what follows are values whatever they look like.
+    # The first "--" ends the options; all words after it are values.
     end = words.index("--") if "--" in words else len(words)
     options = {position: word for position, word in enumerate(map(_classify, words[:end])) if word is not None}
     given: dict[Option, list[str]] = {}
@@ -105,22 +110,24 @@ def _given(argv: Sequence[str]) -> tuple[dict[Option, list[str]], str | None]:
             else:
                 values, position = _values(word.option, words, position, end, options)
             for value in values:
-                # Also those that another one overrides.
+                # Convert all values, including those that a later option overrides.
                 _converted(word.option, value)
             if word.option.takes is Takes.EACH:
                 values = given.get(word.option, []) + values
             given[word.option] = values
-        if HELP in given or VERSION in given:
+        if not given.keys().isdisjoint(_INFORMATION):
             return given, None
-    positional += words[end + 1 :]
-    unknown += positional[1:]
     if unknown:
-        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}")
+        # Words that follow them may be their values, so nothing is said of those.
+        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}{instead(unknown[0].partition('=')[0], _LONG)}")
+    positional += words[end + 1 :]
+    if positional[1:]:
+        raise UsageError(f"unrecognized arguments: {' '.join(positional[1:])}")
     return given, positional[0] if positional else None
 
 
 def _classify(word: str) -> _Word | None:
-    """What option ``word`` is, or ``None`` when it is a value."""
+    """The option that ``word`` is, or ``None`` for a value."""
     if not word.startswith("-") or word == "-":
         return None
     name, equals, text = word.partition("=")
@@ -143,9 +150,9 @@ def _classify(word: str) -> _Word | None:
 def _by_prefix(prefix: str) -> Option | None:
     """The option that ``prefix`` abbreviates.
 
-    daphne's own options come first and alone, so that no further option can take an abbreviation away that someone uses.
+    daphne's own options are searched first and alone, so that a new option never makes one of daphne's abbreviations ambiguous.
 
-    :raises UsageError: when there are several.
+    :raises UsageError: when several options match.
     """
     for names in (_LEGACY, _LONG):
         matches = {item: name for name, item in names.items() if name.startswith(prefix)}
@@ -157,9 +164,9 @@ def _by_prefix(prefix: str) -> Option | None:
 
 
 def _flags(item: Option, value: str | None, joined: bool) -> list[Option]:
-    """The flag ``item`` and those that ``value`` consists of when it is ``joined``.
+    """The flag ``item``, and the flags in ``value`` when it is ``joined``.
 
-    :raises UsageError: when it is anything else, as a flag has no value.
+    :raises UsageError: for any other value, because a flag takes none.
     """
     if value is None:
         return [item]
@@ -170,7 +177,7 @@ def _flags(item: Option, value: str | None, joined: bool) -> list[Option]:
 
 
 def _values(item: Option, words: list[str], position: int, end: int, options: dict[int, _Word]) -> tuple[list[str], int]:
-    """The values of ``item`` that begin at ``position``, and where the words go on behind them."""
+    """The values of ``item`` from ``position`` on, and the position of the first word after them."""
     start = position
     limit = end if item.takes is Takes.MANY else min(end, start + 1)
     while position < limit and position not in options:
@@ -181,9 +188,9 @@ def _values(item: Option, words: list[str], position: int, end: int, options: di
 
 
 def _converted(item: Option, value: str) -> Any:
-    """What ``value`` is converted to.
+    """The converted ``value``.
 
-    :raises UsageError: when it cannot be.
+    :raises UsageError: for an invalid value.
     """
     try:
         return item.convert(value)
@@ -202,11 +209,11 @@ def _written(given: dict[Option, list[str]]) -> list[str]:
 
 
 def read(argv: Sequence[str], environ: Mapping[str, str]) -> Command | Option:
-    """Return what is asked for: a command to serve, or :data:`HELP` or :data:`VERSION`.
+    """Return the command to serve, or :data:`SHORT_HELP`, :data:`HELP` or :data:`VERSION`.
 
     :param argv: a command line without the program's name.
-    :param environ: environment variables; with ``GREENDAPHNE_CONFIG`` they may name a configuration file, as ``--config`` does.
-    :raises UsageError: for options that cannot be used.
+    :param environ: environment variables; ``GREENDAPHNE_CONFIG`` may name a configuration file, as ``--config`` does.
+    :raises UsageError: for invalid options.
     """
     line = _command_line(argv)
     if isinstance(line, Option):
@@ -225,19 +232,19 @@ def read(argv: Sequence[str], environ: Mapping[str, str]) -> Command | Option:
 
 
 def _command_line(argv: Sequence[str]) -> dict[str, Setting] | Option:
-    """The options that a command line sets, by key, or the information that it asks for."""
+    """The options on a command line, by key, or the requested information."""
     given, _ = _given(argv)
+    for information in _INFORMATION:
+        if information in given:
+            return information
     try:
         arguments = docopt.docopt(help_text(given), normalise(argv), False)
     except docopt.DocoptExit as error:
-        # normalise() leaves nothing that the grammar refuses; should it, one line is still what the user sees.
+        # normalise() refuses all that the grammar does; if one gets through, the user still sees one line.
         raise UsageError(str(error).partition("\n")[0]) from None
-    for information in (HELP, VERSION):
-        if arguments[information.name]:
-            return information
     settings: dict[str, Setting] = {}
     for item in given:
-        # docopt fills in the defaults of all others.
+        # Only given options, because docopt adds the defaults of all others.
         value = arguments[item.name]
         if item.takes is Takes.NOTHING:
             settings[key(item)] = Setting(value, literal(item, value), COMMAND_LINE)

@@ -1,6 +1,6 @@
-"""Checks of options: ``--check-config``, which shows what is in force, and contradictions between options.
+"""Checks of options: the output of ``--check-config``, and contradictions between options.
 
-What ``--check-config`` prints is a configuration file with everything written out, and where each value is from.
+``--check-config`` prints a configuration file with every option and the origin of each value.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from ..applications.detection import CHANNELS
 from ..config import HEALTH_PATH, METRICS_PATH, Channels, Config, ConfigurationError
 from ..core.forwarded import FORWARDED
+from ..core.interfaces import CHANNELS
 from .option import Option
 from .options import GROUPS, OPTIONS
 from .sources import CHANNEL_LAYER, Setting, default_text, key
 
-#: What stands for a value that must not be shown.
+#: Replaces a value that must not be shown.
 _HIDDEN = '"..."'
 _DEFAULT = "default"
 
 
 def effective(settings: Mapping[str, Setting]) -> str:
-    """Return the text of a configuration file with every option as it is in force.
+    """Return the text of a configuration file with the effective value of every option.
 
-    :param settings: by key, those that are set.
+    :param settings: the options that are set, by key.
     """
     lines = [_entry(CHANNEL_LAYER, settings)]
     for group in GROUPS:
@@ -48,7 +48,8 @@ def _entry(item: Option, settings: Mapping[str, Setting]) -> str:
 
 @contextmanager
 def no_new_file(path: str | None) -> Iterator[None]:
-    """Remove ``path`` again where the block made it: whoever checks may be another user than the server, which could not write to it."""
+    """Remove ``path`` if the block created it: another user may run the check, and the server could not write to that user's file."""
+    path = None if path is None else os.path.abspath(path)
     made = path is not None and not os.path.lexists(path)
     try:
         yield
@@ -64,7 +65,7 @@ def check_options(config: Config) -> None:
     """
     proxies, tls, monitoring = config.proxies, config.tls, config.monitoring
     if proxies.forwarded_headers.address == FORWARDED and proxies.forwarded_allow_ips is None:
-        raise ConfigurationError("--forwarded-headers=forwarded needs --forwarded-allow-ips, the proxies that are believed.")
+        raise ConfigurationError("--forwarded-headers=forwarded needs --forwarded-allow-ips, the list of trusted proxies.")
     if monitoring.metrics is not None or monitoring.metrics_path is not None:
         health = monitoring.health_path or (HEALTH_PATH if monitoring.metrics is not None else None)
         if health == (monitoring.metrics_path or METRICS_PATH):
@@ -95,7 +96,7 @@ def check_interface(config: Config, interface: str) -> None:
 
 
 def spelled(error: ConfigurationError) -> str:
-    """Return the text of ``error`` with the name of the option that sets the wrong value, where it is about one value."""
+    """Return the text of ``error`` with the name of the option that sets the wrong value, where the error names one value."""
     for item in OPTIONS:
         if error.target and item.to == error.target:
             return f"{item.name} {error.text}."

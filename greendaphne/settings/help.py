@@ -11,59 +11,100 @@ from typing import Final
 from .option import Option
 from .options import GROUPS, OPTIONS
 
-_DESCRIPTION: Final = """\
-greendaphne serves HTTP/1.1, HTTP/2 and WebSocket clients from a WSGI application, an ASGI
-application or a channel layer.
+_SUMMARY: Final = (
+    "greendaphne serves HTTP/1.1, HTTP/2 and WebSocket clients from a WSGI application, an ASGI application or a channel layer."
+)
 
+_USAGE: Final = """\
 Usage:
-  greendaphne [options] [--endpoint=STRING]... [--ws-protocol=NAME]... [--environ=VARIABLE]... [--mount=MOUNT]...
+  greendaphne [options] [--endpoint=STRING]... [--ws-protocol=NAME]...
+              [--environ=VARIABLE]... [--mount=MOUNT]...
               [--] [<channel_layer>]
   greendaphne (-h | --help)
   greendaphne --version
-
-<channel_layer> names what is served, an application or a channel layer: module.path:attribute.path,
-such as project.wsgi:application, or module.path alone for its "application" or "app".
-Options may be abbreviated; their values follow a blank or an equals sign.
-
-Every option may also stand in a configuration file or in the environment: http-timeout = 60 in
-the file and GREENDAPHNE_HTTP_TIMEOUT=60 are --http-timeout=60.  The command line counts first,
-then the environment, then the file.
 """
+
+_EXPLANATION: Final = (
+    (
+        "<channel_layer> names what is served, an application or a channel layer: module.path:attribute.path, such as "
+        'project.wsgi:application or project.asgi:channel_layer, or module.path alone for its "application" or "app". Options may be '
+        "abbreviated; their values follow a blank or an equals sign."
+    ),
+    (
+        "Every option may also stand in a configuration file or in the environment: http-timeout = 60 in the file and "
+        "GREENDAPHNE_HTTP_TIMEOUT=60\xa0are\xa0--http-timeout=60. The command line counts first, then the environment, then the file."
+    ),
+)
 
 _INFORMATION: Final = """\
 Information:
-  -h, --help  Show this text.
+  -h, --help  Show this text; with -h the everyday options only.
   --version   Show the version.
 """
 
-#: Columns of the help text.
-_WIDTH: Final = 100
-_INDENT: Final = 30
+_SHORT_USAGE: Final = """\
+Usage: greendaphne [options] module.path:attribute.path
+  such as: greendaphne project.wsgi:application
+           greendaphne --inline-workers 4 project.asgi:channel_layer
+"""
+
+#: Columns where the output is no terminal, and bounds for those of a terminal.
+WIDTH: Final = 80
+_NARROWEST, _WIDEST = 72, 120
+#: Columns before an option's description.
+_INDENT: Final = 26
 
 
-def help_text(options: Iterable[Option] = OPTIONS) -> str:
-    """The help text, which is also the grammar that docopt reads a command line by.
+def terminal_width() -> int:
+    """The columns to fill: those of the terminal that standard output is, and :data:`WIDTH` where it is none."""
+    try:
+        columns = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError, AttributeError):
+        return WIDTH
+    return min(max(columns, _NARROWEST), _WIDEST) if columns else WIDTH
+
+
+def help_text(options: Iterable[Option] = OPTIONS, width: int = WIDTH) -> str:
+    """Return the help text, which is also the grammar that docopt reads a command line by.
 
     :param options: what is in it, which can be less where it is only read: docopt takes time for each pair of options.
+    :param width: columns that a line has at most.
     """
     options = [*options]
-    sections = [_DESCRIPTION]
+    sections = [_filled(_SUMMARY, width) + "\n", _USAGE, "\n\n".join(_filled(text, width) for text in _EXPLANATION) + "\n"]
     for group in GROUPS:
-        entries = [_entry(item) for item in options if item.group == group]
+        entries = [_entry(item, width) for item in options if item.group == group]
         if entries:
-            sections.append("\n".join([f"{group}:", *entries, ""]))
+            sections.append("\n".join([_filled(f"{group}:", width), *entries, ""]))
     return "\n".join([*sections, _INFORMATION])
 
 
-def _entry(item: Option) -> str:
-    form = f"  {item.short} {item.metavar}, " if item.short else "  "
-    form += f"{item.name}={item.metavar}" if item.metavar else item.name
+def short_help(width: int = WIDTH) -> str:
+    """Return the everyday options, at most 40 lines of :data:`WIDTH` columns."""
+    entries = [_entry(item, width) for group in GROUPS for item in OPTIONS if item.group == group and item.everyday]
+    return "\n".join([_filled(_SUMMARY, width), "", _SHORT_USAGE, *entries, "", "greendaphne --help shows all options."])
+
+
+def _filled(text: str, width: int) -> str:
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False).replace("\xa0", " ")
+
+
+def form(item: Option) -> str:
+    """How ``item`` is written, such as ``-p PORT, --port=PORT``."""
+    short = f"{item.short} {item.metavar}, " if item.short else ""
+    return f"{short}{item.name}={item.metavar}" if item.metavar else f"{short}{item.name}"
+
+
+def _entry(item: Option, width: int) -> str:
+    head = f"  {form(item)}"
     # No-break spaces keep docopt's notation of a default on one line, and a hyphen from beginning one: docopt would see an option there.
     default = f" [default:\xa0{item.default}]" if item.default else ""
-    lines = textwrap.wrap(item.help.replace(" -", "\xa0-") + default, _WIDTH - _INDENT, break_long_words=False, break_on_hyphens=False)
-    text = ("\n" + " " * _INDENT).join(lines).replace("\xa0", " ")
+    lines = textwrap.wrap(item.help.replace(" -", "\xa0-") + default, width - _INDENT, break_long_words=False, break_on_hyphens=False)
+    # A default that is too long begins further to the left.
+    indents = [" " * min(_INDENT, max(width - len(line), 0)) for line in lines[1:]]
+    text = "\n".join([lines[0], *(indent + line for indent, line in zip(indents, lines[1:], strict=True))]).replace("\xa0", " ")
     # docopt takes two blanks for the end of the form.
-    return f"{form:<{_INDENT}}{text}" if len(form) <= _INDENT - 2 else f"{form}\n{' ' * _INDENT}{text}"
+    return f"{head:<{_INDENT}}{text}" if len(head) <= _INDENT - 2 else f"{head}\n{' ' * _INDENT}{text}"
 
 
 def show(text: str) -> None:

@@ -1,6 +1,6 @@
-"""Keyword arguments of ``Server`` to values of :class:`greendaphne.config.Config`: daphne 1.4.2's, and those that version 1.0 added.
+"""Turns keyword arguments of ``Server`` into values of :class:`greendaphne.config.Config`: daphne 1.4.2's, and those of version 1.0.
 
-:func:`configuration` is what ``Server`` calls.  A keyword is not given where it is left out or ``None``; what is given counts before the
+``Server`` calls :func:`configuration`.  A missing keyword and ``None`` are the same.  A given keyword takes precedence over the
 configuration.  New code uses ``Server(config=Config(...))``, so a new value of the configuration needs no keyword here.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ..config import AddressList, Config, ForwardedFields
 
-#: Each keyword's value of the configuration.  The other entries of a call are converted by :data:`_CONVERTED`.
+#: The configuration's value that each keyword sets.  :data:`_CONVERTED` has the keywords that need a conversion.
 TARGETS: Final = {
     # daphne's.
     "http_timeout": "timeouts.http",
@@ -43,16 +43,16 @@ TARGETS: Final = {
     "watchdog": "monitoring.watchdog",
 }
 
-#: Keywords for objects of the calling program, which no configuration holds: observers of requests, stages of the server's life, and what
-#: opens log files anew.
+#: Keywords for objects of the calling program, which are not part of the configuration: observers of requests, stages of the server's
+#: life, and the function that reopens log files.
 OBJECTS: Final = ("observers", "lifecycle", "reopen_logs")
 
-#: Where to listen besides ``endpoints``.
+#: Values with an address to listen on, besides ``endpoints``.
 _PLACES: Final = ("listening.host", "listening.port", "listening.unix_socket", "listening.file_descriptor")
 
 
 def _endpoints(given: Any) -> dict[str, Any]:
-    # In the place of everything that the configuration says about where to listen.
+    # Replaces all addresses of the configuration.
     return {"endpoints": tuple(given), **dict.fromkeys(_PLACES)}
 
 
@@ -90,16 +90,16 @@ _CONVERTED: Final[dict[str, Callable[[Any], dict[str, Any]]]] = {
     "forwarded_allow_ips": _address_list("forwarded_allow_ips", "proxies.forwarded_allow_ips"),
 }
 
-#: daphne's names of header fields.  Port and scheme are read only where the address is.
+#: daphne's names of header fields.  Port and scheme are read only together with the address.
 _FORWARDED: Final = ("proxy_forwarded_address_header", "proxy_forwarded_port_header", "proxy_forwarded_proto_header")
 
 
 def configuration(config: Config | None, keywords: Mapping[str, Any]) -> Config:
-    """Return ``config``, or the defaults, with what ``keywords`` say.
+    """Return ``config``, or the defaults, changed by ``keywords``.
 
-    :param keywords: daphne's and those of version 1.0, without :data:`OBJECTS`; ``None`` stands for one that is not given.
+    :param keywords: daphne's and those of version 1.0, without :data:`OBJECTS`; ``None`` means not given.
     :raises TypeError: for an unknown keyword.
-    :raises ValueError: for a value that cannot be used.
+    :raises ValueError: for an invalid value.
     """
     values: dict[str, Any] = {}
     for name in keywords:
@@ -118,7 +118,7 @@ def configuration(config: Config | None, keywords: Mapping[str, Any]) -> Config:
 
 
 def _unknown(name: str) -> str:
-    # Only now: it is for mistakes.
+    # Imported here, because only mistakes need it.
     import difflib
 
     known = [*TARGETS, *_CONVERTED, *_FORWARDED, *OBJECTS, "application", "config", "action_logger", "signal_handlers"]

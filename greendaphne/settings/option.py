@@ -1,6 +1,6 @@
-"""What an option is, as the table in ``options`` has them: how it is written, what it takes, what it means.
+"""The rows of the option table in ``options``: how an option is written, its value and its meaning.
 
-Nothing is imported here that the application's environment could mind, as in ``options``.
+Imports nothing that gevent must patch first; this runs before monkey-patching.
 """
 
 from __future__ import annotations
@@ -15,33 +15,35 @@ from ..core.converters import size, size_above_zero, size_text
 
 #: Converters to a number of bytes, which is written with a unit.
 _SIZES: Final = (size, size_above_zero)
+#: What a shell completes, by the name of an option's value.
+_COMPLETES: Final = {"FILE": "file", "PATH": "file", "DIRECTORY": "directory"}
 
 
 class UsageError(Exception):
-    """Options that cannot be used, wherever they stand; the text is one line that says why."""
+    """Invalid options, from any source; the text is one line with the reason."""
 
 
 class Takes(Enum):
-    """What follows an option on the command line."""
+    """The values after an option on the command line."""
 
     NOTHING = "nothing"
-    #: One value; of a repeated option the last counts.
+    #: One value; the last of several equal options applies.
     ONE = "one"
-    #: One value; each time the option is given adds one.
+    #: One value; every occurrence of the option adds one.
     EACH = "each"
-    #: Any number of values, up to the next option; of a repeated option the last counts.
+    #: Any number of values, up to the next option; the last of several equal options applies.
     MANY = "many"
 
 
 class Option(NamedTuple):
-    """How an option is written.
+    """One option.
 
-    ``names`` are its long forms, the one in the help text first.  ``legacy`` are those of them that daphne 1.4.2 has: their
-    abbreviations keep their meaning whatever other options begin with the same letters.  ``to`` names the value of
-    :class:`greendaphne.config.Config` that it sets, such as ``timeouts.header``; it is ``""`` for what only the command itself uses.
-    ``default`` is the text that stands for the default, ``None`` where none does.  A ``secret`` value is never shown; one for the
-    ``command_line_only`` has no environment variable and no key in a configuration file.  ``number`` tells whether a value may be
-    written as a number in one.  ``known_as`` is another name under which users look for it.
+    ``names`` are its long forms, the one in the help text first.  ``legacy`` are the forms that daphne 1.4.2 has; their
+    abbreviations stay valid whatever other options begin with the same letters.  ``to`` names the value of
+    :class:`greendaphne.config.Config` that the option sets, such as ``timeouts.header``; ``""`` for an option of the command itself.
+    ``default`` is the text of the default, ``None`` for none.  A ``secret`` value is never shown.  A ``command_line_only`` option has no
+    environment variable and no key in a configuration file.  ``number`` tells whether a configuration file may contain the value as a
+    number.  ``known_as`` is another name under which users look for the option.
     """
 
     to: str
@@ -58,22 +60,26 @@ class Option(NamedTuple):
     command_line_only: bool = False
     number: bool = False
     known_as: str = ""
+    #: Whether ``-h`` shows it.
+    everyday: bool = False
+    #: A shell completes the names of these: ``file``, ``directory``, or nothing.
+    completes: str = ""
 
     @property
     def name(self) -> str:
-        """The long form under which docopt knows it."""
+        """The long form in the usage."""
         return self.names[0]
 
     @property
     def spelling(self) -> str:
-        """All that is written in an error message, such as ``-p/--port``."""
+        """The option's name in error messages, such as ``-p/--port``."""
         return f"{self.short}/{self.name}" if self.short else self.name
 
 
 def option(
     group: str,
     names: str,
-    help: str,  # noqa: A002 - as argparse and everyone calls it
+    help: str,  # noqa: A002 - argparse's name
     *,
     to: str = "",
     metavar: str = "",
@@ -83,17 +89,19 @@ def option(
     secret: bool = False,
     command_line_only: bool = False,
     known_as: str = "",
+    everyday: bool = False,
 ) -> Option:
-    """Return a row of the option table.  Its default is that of :data:`greendaphne.config.COMMAND`.
+    """Return a row of the option table.  Its default is the one in :data:`greendaphne.config.COMMAND`.
 
-    :param names: its forms, such as ``"-p --port"``; further long forms are aliases that the help text leaves out.
-    :param to: the value of the configuration that it sets, such as ``timeouts.header``; ``""`` for what only the command itself uses.
+    :param names: its forms, such as ``"-p --port"``; further long forms are aliases that the help text omits.
+    :param to: the value of the configuration that it sets, such as ``timeouts.header``; ``""`` for an option of the command itself.
     :param metavar: the name of its value; an option without one is a flag.
     :param takes: needed only for options that take several values.
-    :param legacy: whether daphne 1.4.2 has it, under the first long name.
-    :param secret: whether its value is left out of everything that is printed.
-    :param command_line_only: whether it makes no sense in the environment or in a configuration file.
-    :param known_as: another name, which a user who writes it is told the right one for.
+    :param legacy: whether daphne 1.4.2 has the option, under the first long name.
+    :param secret: whether its value is omitted from all output.
+    :param command_line_only: whether the environment and configuration files cannot set the option.
+    :param known_as: another name; a user who writes it is told the right one.
+    :param everyday: whether ``-h`` shows it.
     :raises AttributeError: for a ``to`` that does not exist.
     """
     takes = takes or (Takes.ONE if metavar else Takes.NOTHING)
@@ -104,7 +112,22 @@ def option(
     number = re.search(r"\b(int|float)\b", kind) is not None
     legacy_names = tuple(forms[:1]) if legacy else ()
     return Option(
-        to, tuple(forms), short, legacy_names, takes, metavar, convert, default, group, help, secret, command_line_only, number, known_as
+        to,
+        tuple(forms),
+        short,
+        legacy_names,
+        takes,
+        metavar,
+        convert,
+        default,
+        group,
+        help,
+        secret,
+        command_line_only,
+        number,
+        known_as,
+        everyday,
+        _COMPLETES.get(metavar, ""),
     )
 
 
@@ -116,7 +139,7 @@ def _target(to: str) -> tuple[Any, str]:
 
 
 def _written(value: Any, convert: Callable[[str], Any]) -> str | None:
-    """The text that ``convert`` makes ``value`` of; ``None`` where the value stands for nothing given."""
+    """The text that ``convert`` converts to ``value``; ``None`` where the value means "not given"."""
     if value is None or value == ():
         return None
     if convert in _SIZES:

@@ -18,8 +18,8 @@ _HEAD = f"""\
 #
 #     greendaphne --config greendaphne.toml
 #
-# Remove the # in front of what you change. What is on the command line, or in an environment
-# variable such as GREENDAPHNE_HTTP_TIMEOUT, counts before what is here.
+# Remove the # in front of an option to change it. The command line and environment variables such
+# as GREENDAPHNE_HTTP_TIMEOUT take precedence over this file.
 
 # The channel layer, module.path:attribute.path.
 {key(CHANNEL_LAYER)} = "project.asgi:channel_layer"
@@ -37,7 +37,7 @@ def sample() -> str:
 
 
 def _entry(item: Option) -> str:
-    # In a file an option has no hyphens in front.
+    # Options have no leading hyphens in a file.
     text = re.sub(r"--([a-z])", r"\1", item.help)
     default = default_text(item)
     if not default:

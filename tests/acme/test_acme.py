@@ -280,7 +280,7 @@ def test_an_authority_that_is_down_for_a_day(authority: Pebble, tmp_path: Path, 
         assert here.certificate(HOST) == first
         with trusted.wrap_socket(here.server.connect(), server_hostname=HOST) as tls:
             assert exchange(tls) == b"ping"
-        assert "cannot be reached: Connection refused; the present one stays in service; trying again in " in lines(caplog)[0]
+        assert "cannot be reached: Connection refused; the present certificate stays in service; trying again in " in lines(caplog)[0]
         assert all(record.levelno == logging.WARNING for record in caplog.records if "No certificate" in record.getMessage())
         # It forgets everyone in the meantime: the account is made anew.
         short.start()
@@ -364,7 +364,7 @@ def test_who_is_killed_in_the_middle_of_a_try_has_failed(
         assert not here.look()
         assert orders(middle) == 1
         (line,) = lines(caplog)
-        assert line.startswith(f"No certificate for {HOST} from {middle.url}: the last try had no end")
+        assert line.startswith(f"No certificate for {HOST} from {middle.url}: the last attempt did not finish")
         clock.advance(400)
         here.look()
         assert orders(middle) == 2
@@ -788,8 +788,8 @@ DENIED = {"type": "urn:ietf:params:acme:error:caa", "detail": "another\nauthorit
 @pytest.mark.parametrize(
     ("path", "change", "reason", "outage"),
     [
-        ("/order-plz", changed(authorizations=None), "answered nonsense: an order without authorizations", True),
-        ("/order-plz", lambda body: b"[]", "answered nonsense: ValueError: an answer is no object", True),
+        ("/order-plz", changed(authorizations=None), "sent an invalid answer: an order without authorizations", True),
+        ("/order-plz", lambda body: b"[]", "sent an invalid answer: ValueError: an answer is not an object", True),
         ("/authZ/", changed(status="revoked"), "that is revoked", False),
         ("/authZ/", changed(challenges=NO_CHALLENGES), "the authority offers dns-01 to prove control of", False),
         ("/authZ/", changed(challenges=None), "the authority offers nothing to prove control of", False),

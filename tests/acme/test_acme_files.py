@@ -275,10 +275,10 @@ def test_a_directory_is_made_and_checked(tmp_path: Path) -> None:
         made.check()
     os.chmod(made.path, 0o700)
     os.chmod(made.private, 0o770)
-    assert "nobody else can write" in (made.check() or "")
+    assert "only this user can write" in (made.check() or "")
     os.rmdir(made.private)
     os.symlink(tmp_path, made.private)
-    assert "nobody else can write" in (made.check() or "")
+    assert "only this user can write" in (made.check() or "")
     with pytest.raises(AcmeError), made.lock():
         pass
 
@@ -291,7 +291,7 @@ def test_exposed_keys_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixt
     contexts = AcmeContexts(str(directory), LETS_ENCRYPT)
     contexts.load()
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line == f"Every user of this machine can read or change the private key in {pem}; take that away with chmod 600"
+    assert line == f"Every user of this machine can read or change the private key in {pem}; remove these permissions with chmod 600"
     caplog.clear()
     os.chmod(pem, 0o640)
     contexts.load()
@@ -386,8 +386,8 @@ def test_the_endpoints_suggest_a_challenge(endpoints: list[str], kinds: tuple[st
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"email": "nobody"}, "no e-mail address"),
-        ({"email": "a@b.test?x"}, "no e-mail address"),
+        ({"email": "nobody"}, "not an e-mail address"),
+        ({"email": "a@b.test?x"}, "not an e-mail address"),
         ({"domains": ("*.example.com",)}, "--acme-domains: '*.example.com' is a wildcard"),
         ({"eab_kid": "kid"}, "needs both"),
         ({"eab_kid": "kid", "eab_hmac_key": "short"}, "not the base64url"),
@@ -516,7 +516,7 @@ def test_the_operators_command(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run(capsys, "dance")[0] == 2
     code, output, _ = run(capsys, "--help")
     assert code == 0
-    assert "revoke declares" in output
+    assert "revoke revokes" in output
 
 
 def test_the_scan_notices_every_change(store: Store) -> None:

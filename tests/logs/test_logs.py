@@ -332,7 +332,7 @@ def test_all_files_are_opened_anew(tmp_path: Path, caplog: pytest.LogCaptureFixt
     logs.close()
     assert (tmp_path / "good").exists()
     assert (tmp_path / "access").exists()
-    assert f"Cannot open the log {tmp_path / 'bad'} anew: [Errno 21]" in caplog.text
+    assert f"Cannot reopen the log {tmp_path / 'bad'}: [Errno 21]" in caplog.text
 
 
 # ---- greenlets that fail
@@ -488,7 +488,7 @@ def test_rotation(tmp_path: Path) -> None:
     assert (tmp_path / "access.log").read_text() == "/behind\n"
     messages = [json.loads(line)["message"] for line in (tmp_path / "all.log").read_text().splitlines()]
     assert messages[0].startswith("Stopping; ")
-    assert "Opening log files anew" in (tmp_path / "all.log.1").read_text()
+    assert "Reopening log files" in (tmp_path / "all.log.1").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])

@@ -104,7 +104,7 @@ def test_pipe_that_nobody_reads(pipe: tuple[int, int], reports: Reports) -> None
     count = 2 * QUEUE_LIMIT // len(line)
     for _ in range(count):
         sink.write(line)
-    assert reports.next() == ("Lines of the log are lost: what it goes to takes them too slowly, or not at all", False)
+    assert reports.next() == ("Lines of the log are lost: its destination takes them too slowly, or not at all", False)
     assert not sink.flush(0.01)
     thread = threading.Thread(target=lambda: results.append(read_all(reader)))
     results: list[bytes] = []
@@ -287,14 +287,14 @@ def test_file_that_cannot_be_opened_anew_stays_open(tmp_path: Path, reports: Rep
         assert sink.flush(PATIENCE)
     text, over = reports.next()
     assert text == (
-        f"Cannot open the log anew: [Errno 2] No such file or directory: '{directory / 'log'}'; lines go on to where they went before"
+        f"Cannot reopen the log: [Errno 2] No such file or directory: '{directory / 'log'}'; lines still go to the previous file"
     )
     assert not over
     directory.mkdir()
     sink.reopen()
     sink.write("b\n")
     sink.close()
-    assert reports.next() == ("the log is open anew", True)
+    assert reports.next() == ("the log is reopened", True)
     assert reports.queue.empty()
     assert (tmp_path / "gone" / "log").read_text() == "a\na\n"
     assert (directory / "log").read_text() == "b\n"
@@ -334,11 +334,11 @@ def test_file_replaced_by_a_fifo_or_a_directory(tmp_path: Path, reports: Reports
     path.rename(tmp_path / "old")
     path.mkdir()
     sink.reopen()
-    assert reports.next()[0].startswith("Cannot open the log anew: [Errno 21] Is a directory")
+    assert reports.next()[0].startswith("Cannot reopen the log: [Errno 21] Is a directory")
     path.rmdir()
     os.mkfifo(path)
     sink.reopen()
-    assert reports.next() == ("the log is open anew", True)
+    assert reports.next() == ("the log is reopened", True)
     sink.write("second\n")
     assert sink.flush(PATIENCE)
     assert (tmp_path / "old").read_text() == "first\n"

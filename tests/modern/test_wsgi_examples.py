@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.modern.support import ROOT, Running, command
+from tests.modern.serving import Running, command
+from tests.modern.support import ROOT
 from tests.support.chromium import Chromium, Window
 
 EXAMPLES = ROOT / "examples"

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.modern.support import PATIENCE, Running, command
+from tests.modern.serving import Running, command
+from tests.modern.support import PATIENCE
 
 UPLOAD = 50 * 1024 * 1024
 FRAMEWORKS = ["flask", "django", "pyramid", "falcon", "bottle"]

@@ -807,7 +807,7 @@ def connected() -> socket.socket:
         (netlink, "it is neither a TCP nor a UNIX socket"),
         (unbound, "it is not bound to an address"),
         (unbound_unix, "it is not bound to an address"),
-        (connected, "it is, or was, a connection to somebody"),
+        (connected, "it is, or was, a connected socket"),
     ],
 )
 def test_fd_that_cannot_listen_stays_open(bind: Bind, make: Callable[[], socket.socket], reason: str) -> None:

@@ -698,7 +698,7 @@ def test_scanned_directory_follows_its_files(scattered: Path, authority: Authori
             assert fetch(server, authority, "new.example") == "renewed"
         assert caplog.messages == [
             f"Certificates reloaded from {scattered}",
-            f"A certificate in {new} is malformed; what was there before stays in service",
+            f"A certificate in {new} is malformed; the previous content stays in service",
         ]
         caplog.clear()
 

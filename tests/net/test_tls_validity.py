@@ -184,7 +184,7 @@ def test_a_key_that_others_can_write_to(authority: Authority, tmp_path: Path, ca
     path = authority.server("localhost").write(tmp_path / "DEFAULT.pem")
     path.chmod(0o660)
     of_files(tmp_path).load()
-    assert caplog.messages == [f"The group can write to {path}; take that away with chmod go-w"]
+    assert caplog.messages == [f"The group can write to {path}; remove that permission with chmod go-w"]
 
 
 # Encrypted keys

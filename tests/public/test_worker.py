@@ -369,7 +369,7 @@ def test_stop_before_run_and_run_again(layer: MemoryChannelLayer) -> None:
     layer.send("a", {})
     running = gevent.spawn(worker.run)
     gevent.sleep(0)
-    with pytest.raises(RuntimeError, match="runs already"):
+    with pytest.raises(RuntimeError, match="is already running"):
         worker.run()
     running.get()
 

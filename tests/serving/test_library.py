@@ -195,7 +195,7 @@ def test_stop_ends_a_server_that_nobody_waits_for() -> None:
 
 def test_serve_forever_needs_a_start_and_join_does_not() -> None:
     server = new_server()
-    with pytest.raises(RuntimeError, match=r"start\(\) comes first"):
+    with pytest.raises(RuntimeError, match=r"start\(\) has to be called first"):
         server.serve_forever()
     assert server.join()
 

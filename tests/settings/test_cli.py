@@ -28,9 +28,9 @@ from greendaphne.core import converters as values
 from greendaphne.core.addresses import AddressList
 from greendaphne.net.endpoints.descriptions import command_descriptions
 from greendaphne.running.assembly import http2_limits, with_tls
-from greendaphne.settings.arguments import HELP, VERSION, Command, normalise, read
+from greendaphne.settings.arguments import HELP, SHORT_HELP, VERSION, Command, normalise, read
 from greendaphne.settings.check import check_options, spelled
-from greendaphne.settings.help import help_text
+from greendaphne.settings.help import help_text, short_help
 from greendaphne.settings.option import Option, Takes, UsageError
 from greendaphne.settings.options import OPTIONS
 from tests.support.settings import LAYER, command, configured
@@ -376,7 +376,7 @@ def test_sizes_refused(text: str) -> None:
 @pytest.mark.parametrize("word", ["-h", "--help", "--he", "--hel"])
 @pytest.mark.parametrize("argv", [[], [LAYER], ["--force-sync"]])
 def test_help_asked_for(word: str, argv: list[str]) -> None:
-    assert read([*argv, word], {}) is HELP
+    assert read([*argv, word], {}) is (SHORT_HELP if word == "-h" else HELP)
 
 
 @pytest.mark.parametrize("word", ["--version", "--vers", "--versi"])
@@ -395,7 +395,12 @@ def test_help_text_is_the_grammar_of_the_table() -> None:
 
 
 def test_help_text_fits_a_terminal_and_ends_in_full_stops() -> None:
-    assert max(map(len, help_text().splitlines())) <= 100
+    assert max(map(len, help_text().splitlines())) <= 80
+    for width in (72, 100, 120):
+        assert max(map(len, help_text(width=width).splitlines())) <= width
+    short = short_help().splitlines()
+    assert len(short) <= 40
+    assert max(map(len, short)) <= 80
     for item in OPTIONS:
         assert item.help.endswith("."), item.name
         assert item.help[0].isupper() or item.help[0].isdigit(), item.name

@@ -1,4 +1,4 @@
-"""The channel layer that the protocol server is started with: ``greendaphne chat.asgi:channel_layer``."""
+"""The channel layer for the protocol server: ``greendaphne chat.asgi:channel_layer``."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Which consumer handles which channel; plain HTTP goes to Django's views by default."""
+"""The consumers of the channels; plain HTTP goes to Django's views by default."""
 
 from channels.routing import route
 from rooms import consumers

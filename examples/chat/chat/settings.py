@@ -1,6 +1,6 @@
 """Settings of the chat site.
 
-What differs between machines comes from the environment:
+Settings that differ between machines come from the environment:
 
 ==================  ====================================================================  ==================
 Variable            Meaning                                                               Default
@@ -72,7 +72,7 @@ DATABASES = {
         "NAME": _DATABASE,
         # Several workers write: wait for the lock instead of failing at once.
         "OPTIONS": {"timeout": 20},
-        # On disk, as tests may start servers of their own.
+        # On disk, because tests may start servers in other processes.
         "TEST": {"NAME": os.path.join(os.path.dirname(_DATABASE), "test-chat.sqlite3")},
     }
 }
@@ -81,13 +81,13 @@ _REDIS = os.environ.get("CHAT_REDIS", "redis://127.0.0.1:6379/0")
 _LAYERS = {
     # Within one process: `greendaphne --inline-workers` and `manage.py runserver`.
     "memory": {"BACKEND": "greendaphne.layers.memory.MemoryChannelLayer"},
-    # The reference implementation of the same, to compare with.
+    # The reference implementation of an in-memory layer, for comparison.
     "inmemory": {"BACKEND": "asgiref.inmemory.ChannelLayer", "CONFIG": {"capacity": 100}},
     # Between processes and machines: `greendaphne` here, `manage.py runworker` there.
     "redis": {
         "BACKEND": "greendaphne.layers.redis.RedisChannelLayer",
         "CONFIG": {"hosts": [_REDIS]},
-        # For tests that start a server of their own.
+        # For tests that start a server in another process.
         "TEST_CONFIG": {"hosts": [_REDIS], "prefix": "test:"},
     },
 }
@@ -109,7 +109,7 @@ MEDIA_ROOT = os.environ.get("CHAT_MEDIA", os.path.join(BASE_DIR, "media"))
 LOGIN_REDIRECT_URL = "rooms:index"
 LOGOUT_REDIRECT_URL = "rooms:index"
 
-#: The largest file the upload page takes, in bytes.
+#: The largest accepted upload, in bytes.
 UPLOAD_LIMIT = 200 * 1024 * 1024
 
 SECURE_CONTENT_TYPE_NOSNIFF = True

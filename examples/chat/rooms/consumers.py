@@ -1,12 +1,12 @@
 """The WebSocket of a room.
 
-The browser sends ``{"text": "..."}`` to speak and ``{"alive": true}`` every half minute.  It gets objects with a ``type``::
+The browser sends ``{"text": "..."}`` for a message and ``{"alive": true}`` every half minute.  It receives objects with a ``type``::
 
-    history     messages: what was said since the id it named in ``?since=``; present: the names of who is there
+    history     messages: those after the id in ``?since=``; present: the names of the users in the room
     message     message: one new message
     joined      user, present
     left        user, present
-    error       text: why the last thing it sent was not taken
+    error       text: why the browser's last message was refused
 """
 
 import json
@@ -21,7 +21,7 @@ from django.utils import timezone
 from .models import PRESENCE_LIFE, Message, Presence, Room
 
 MAX_TEXT = 2000
-#: How many messages a browser that was away is sent at most.
+#: The most messages sent to a browser that reconnects.
 MAX_HISTORY = 200
 
 
@@ -31,7 +31,7 @@ def send(channel, **content):
 
 
 def since(message):
-    """The last message id the browser has seen, from the query string; 0 where it names none."""
+    """The id of the last message that the browser has, from the query string; 0 if it names none."""
     query = message.content.get("query_string", b"")
     values = parse_qs(query.decode("latin-1") if isinstance(query, bytes) else query).get("since", ["0"])
     return int(values[-1]) if values[-1].isdigit() else 0
@@ -40,16 +40,17 @@ def since(message):
 @enforce_ordering
 @channel_session_user_from_http
 def connect(message, slug):
-    """Let a logged-in user into an existing room, tell the room, and send what the browser missed."""
+    """Let a logged-in user into an existing room, notify the room, and send the messages that the browser missed."""
     room = Room.objects.filter(slug=slug).first()
     if room is None or not message.user.is_authenticated:
         raise DenyConnection
     message.reply_channel.send({"accept": True})
-    # First the group, then the query: a message that is stored in between arrives twice, which the page sorts out, never not at all.
+    # First the group, then the query: a message stored in between then arrives twice, and the page drops the duplicate.  The other order
+    # could lose it.
     Group(room.group).add(message.reply_channel)
     Presence.objects.filter(room=room, seen__lt=timezone.now() - PRESENCE_LIFE).delete()
     arrived = not room.presences.filter(user=message.user).exists()
-    # Not update_or_create: SQLite refuses a transaction that reads first and writes while another writes, without waiting.
+    # Not update_or_create: SQLite refuses, without waiting, a transaction that reads first and writes during another write.
     Presence.objects.create(channel=message.reply_channel.name, room=room, user=message.user)
     present = room.users_present()
     missed = room.messages.select_related("user").filter(pk__gt=since(message)).order_by("-pk")[:MAX_HISTORY]
@@ -61,10 +62,10 @@ def connect(message, slug):
 @enforce_ordering
 @channel_session_user
 def receive(message, slug):
-    """Store what was said and tell the room."""
+    """Store a message and send it to the room."""
     presence = Presence.objects.select_related("room").filter(channel=message.reply_channel.name, room__slug=slug).first()
     if presence is None:
-        # Forgotten after a long silence: the browser connects anew and catches up.
+        # The presence expired after a long silence: the browser reconnects and fetches what it missed.
         message.reply_channel.send({"close": True})
         return
     presence.seen = timezone.now()
@@ -88,7 +89,7 @@ def receive(message, slug):
 @enforce_ordering
 @channel_session_user
 def disconnect(message, slug):
-    """Take the user out of the room unless another of their browsers has it open."""
+    """Remove the user from the room, unless the room is open in another browser of the same user."""
     presence = Presence.objects.select_related("room").filter(channel=message.reply_channel.name).first()
     if presence is None:
         return
@@ -101,5 +102,5 @@ def disconnect(message, slug):
 
 
 def refuse(message, **kwargs):
-    """There is no WebSocket at this path."""
+    """Reject WebSockets on all other paths."""
     raise DenyConnection

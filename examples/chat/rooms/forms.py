@@ -1,4 +1,4 @@
-"""The forms and what they insist on."""
+"""The forms and their validation."""
 
 from django import forms
 from django.conf import settings
@@ -11,7 +11,7 @@ RESERVED_SLUGS = {"new"}
 
 
 class RoomForm(forms.ModelForm):
-    """Opens a room; its address follows from its name."""
+    """Creates a room; its address is derived from its name."""
 
     class Meta:
         model = Room
@@ -29,7 +29,7 @@ class RoomForm(forms.ModelForm):
 
 
 class UploadForm(forms.Form):
-    """Takes one file."""
+    """Uploads one file."""
 
     file = forms.FileField()
 

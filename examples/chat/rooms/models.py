@@ -1,4 +1,4 @@
-"""What the site remembers: rooms, what was said in them, who is in them, and uploaded files."""
+"""The site's data: rooms, their messages, users present, and uploaded files."""
 
 import datetime
 
@@ -6,12 +6,12 @@ from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
-#: A browser reports every 30 seconds that it is still there; one silent for longer than this has gone.
+#: A browser sends a sign of life every 30 seconds; a browser silent for longer than this counts as gone.
 PRESENCE_LIFE = datetime.timedelta(seconds=90)
 
 
 class Room(models.Model):
-    """A place to talk, under ``/rooms/<slug>/``."""
+    """A chat room, under ``/rooms/<slug>/``."""
 
     name = models.CharField(max_length=60, unique=True)
     slug = models.SlugField(max_length=60, unique=True)
@@ -25,17 +25,17 @@ class Room(models.Model):
 
     @property
     def group(self):
-        """The name of the channel group with everybody in the room."""
+        """The name of the channel group of all browsers in the room."""
         return f"room-{self.slug}"
 
     def users_present(self):
-        """The sorted names of the users who have the room open in some browser."""
+        """The sorted names of the users with the room open in at least one browser."""
         present = self.presences.filter(seen__gte=timezone.now() - PRESENCE_LIFE)
         return sorted(set(present.values_list("user__username", flat=True)))
 
 
 class Message(models.Model):
-    """One thing somebody said."""
+    """One message of a user in a room."""
 
     room = models.ForeignKey(Room, related_name="messages", on_delete=models.CASCADE)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, related_name="+", on_delete=models.CASCADE)
@@ -66,7 +66,7 @@ class Presence(models.Model):
 
 
 class Upload(models.Model):
-    """A file somebody sent."""
+    """A file that a user uploaded."""
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, related_name="+", on_delete=models.CASCADE)
     name = models.CharField(max_length=200)

@@ -72,7 +72,7 @@ class PageTests(TestCase):
 
 @unittest.skipUnless("TEST_CONFIG" in settings.CHANNEL_LAYERS["default"], "needs a channel layer between processes: CHAT_LAYER=redis")
 class LiveTests(ChannelLiveServerTestCase):
-    """The whole site, served by a server and a worker in processes of their own."""
+    """The whole site, served by a server and a worker in separate processes."""
 
     def test_index(self):
         Room.objects.create(name="Lobby", slug="lobby")

@@ -1,4 +1,4 @@
-"""The pages: rooms, uploads, and a page that arrives line by line."""
+"""The pages: rooms, uploads, and a page that is streamed line by line."""
 
 import hashlib
 import time
@@ -14,7 +14,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from .forms import RoomForm, UploadForm
 from .models import Room, Upload
 
-#: How many of a room's latest messages its page starts with.
+#: The number of latest messages on a room's page.
 HISTORY = 50
 MAX_LINES = 1000
 MAX_INTERVAL_MS = 5000
@@ -57,7 +57,7 @@ def uploads(request):
         digest = hashlib.sha256()
         for chunk in file.chunks():
             digest.update(chunk)
-        # A large upload is a temporary file by now, which the storage moves into place without another copy.
+        # A large upload is in a temporary file by now; the storage moves it into place without another copy.
         upload = Upload.objects.create(user=request.user, name=file.name[:200], file=file, size=file.size, sha256=digest.hexdigest())
         if "application/json" in request.META.get("HTTP_ACCEPT", ""):
             return JsonResponse({"id": upload.pk, "name": upload.name, "size": upload.size, "sha256": upload.sha256}, status=201)
@@ -84,7 +84,7 @@ def stream(request):
 @never_cache
 @require_safe
 def lines(request):
-    """``count`` lines of text, ``interval`` milliseconds apart; each leaves when it is made."""
+    """``count`` lines of text, ``interval`` milliseconds apart; each is sent as soon as it is produced."""
     try:
         count = min(int(request.GET.get("count", "10")), MAX_LINES)
         interval = min(max(int(request.GET.get("interval", "500")), 0), MAX_INTERVAL_MS) / 1000

@@ -1,4 +1,4 @@
-"""A site without a framework, for trying a deployment: every answer names the release and the process that made it."""
+"""A site without a framework, for testing a deployment: every answer contains the release and the process id."""
 
 import os
 
@@ -15,7 +15,7 @@ def index(message):
 
 channel_layer = RedisChannelLayer(
     hosts=[os.environ.get("MYSITE_REDIS", "redis://127.0.0.1:6379/0")],
-    # One for each site: sites with the same prefix on one Redis take each other's messages.
+    # Different for each site: sites with the same prefix on one Redis take each other's messages.
     prefix="mysite:",
 )
 channel_layer.routes = {"http.request": index}

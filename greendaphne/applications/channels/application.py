@@ -75,7 +75,17 @@ class ChannelLayerApplication(Application):
         self.bodies = Bodies(limits, config.stream_request_body)
         patience = min(OUTAGE_PATIENCE, getattr(layer, "group_expiry", None) or OUTAGE_PATIENCE)
         self.notifier = Notifier(gate, patience, self.supervisor)
-        self._http = HTTPBridge(gate, self.router, self.notifier, messages, self.bodies, limits, timeouts, self.tally)
+        self._http = HTTPBridge(
+            gate,
+            self.router,
+            self.notifier,
+            messages,
+            self.bodies,
+            limits,
+            timeouts,
+            self.tally,
+            answer_half_closed=config.answer_half_closed,
+        )
         self._websocket = WebSocketBridge(
             gate, self.router, self.notifier, messages, limits, timeouts, self._on_layer_loss, self.tally, self.supervisor
         )

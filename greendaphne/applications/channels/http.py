@@ -30,8 +30,9 @@ _server_logger = logging.getLogger("daphne.server")
 _FIRST_PAUSE, _LAST_PAUSE = 0.002, 0.05
 #: Seconds for which a worker is told again that a body's client went away.
 _CLOSED_PATIENCE = 5.0
-#: Seconds between looks whether the client of a slow request is still there.
-_LOOK = 5.0
+#: Seconds between looks whether the client of a slow request is still there.  On TCP a client that only stopped sending looks like one that
+#: left, so it has so long for its answer at least, and is given up at the second look: within a second.
+_LOOK = 0.45
 
 _RETRY_SOON = [(b"Retry-After", b"1")]
 
@@ -44,6 +45,7 @@ class HTTPBridge:
     """Answers HTTP requests from the channel layer.
 
     :param tally: counts replies that cannot be used; by default one of its own.
+    :param answer_half_closed: whether a client that may have left, since it stopped sending, is waited for.
     """
 
     def __init__(
@@ -56,8 +58,11 @@ class HTTPBridge:
         limits: Limits,
         timeouts: Timeouts,
         tally: Tally | None = None,
+        *,
+        answer_half_closed: bool = False,
     ) -> None:
         self._gate = gate
+        self._give_up_half_closed = not answer_half_closed
         self._router = router
         self._notifier = notifier
         # A layer that can sends it along with other messages.
@@ -132,15 +137,16 @@ class HTTPBridge:
     def _respond(self, stream: Stream, mailbox: Mailbox, channel: str, debug: bool) -> None:
         timeout = self._timeouts.http
         deadline = monotonic() + timeout
+        silent = False
         while True:
             try:
                 message = mailbox.get(min(timeout, _LOOK))
             except TimeoutError:
                 timeout = deadline - monotonic()
                 if timeout > 0:
-                    # One that stopped sending may still be answered; one that is gone need not be waited for.
-                    if stream.gone(half_closed=False):
+                    if stream.gone(half_closed=silent):
                         raise ClientDisconnected from None
+                    silent = self._give_up_half_closed and stream.gone(half_closed=True)
                     continue
                 if stream.status:
                     text = f"no further part of it came within {self._timeouts.http:g} seconds"

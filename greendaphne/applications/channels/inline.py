@@ -236,8 +236,23 @@ def _plain_worker(layer: Any, application: object) -> Callable[[], _Runner] | No
     for place in (layer, application):
         routes = getattr(place, "routes", None)
         if isinstance(routes, Mapping) and routes:
-            return lambda: Worker(layer, routes)
+            return _PlainWorkers(layer, routes)
     return None
+
+
+class _PlainWorkers:
+    """Makes workers for consumers by channel; the first one logs the channels."""
+
+    def __init__(self, layer: Any, routes: Mapping[str, Any]) -> None:
+        self._layer = layer
+        self._routes = routes
+        self._announced = False
+
+    def __call__(self) -> _Runner:
+        worker = Worker(self._layer, self._routes)
+        worker.announced = not self._announced
+        self._announced = True
+        return worker
 
 
 def _channels_worker(layer: Any) -> Callable[[], _Runner] | None:
@@ -262,12 +277,28 @@ def _add_default_routes(wrapper: Any) -> None:
     wrapper.router.check_default(http_consumer=StaticFilesConsumer() if serve_static else None)
 
 
+class _FirstOnly(logging.Filter):
+    """Lets the line about the channels that a worker of Channels listens on pass once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not isinstance(record.msg, str) or not record.msg.startswith("Listening on channels"):
+            return True
+        said, self._said = self._said, True
+        return not said
+
+
 class _ChannelsWorkers:
     """Makes workers of Channels and sends its signals as ``runworker`` does: for the process once, for each worker when it is ready."""
 
     def __init__(self, wrapper: Any) -> None:
         self._wrapper = wrapper
         self._announced = False
+        # Each worker logs its channels, which are the same for all.
+        logging.getLogger("django.channels").addFilter(_FirstOnly())
 
     def __call__(self) -> _Runner:
         from channels.signals import worker_process_ready

@@ -10,6 +10,16 @@ From the bottom: ``hubs`` (gevent or threads), ``wire`` (keys and messages), ``s
 
 from __future__ import annotations
 
+try:
+    import msgpack as _  # type: ignore[import-untyped]  # noqa: F401
+    import redis as __  # noqa: F401
+except ModuleNotFoundError as error:
+    from ...core.configuration import MissingExtra
+
+    raise MissingExtra(
+        f"The Redis channel layer needs a package that is not installed, {error.name}: pip install 'greendaphne[redis]'."
+    ) from error
+
 from .layer import RedisChannelLayer
 from .sentinel import RedisSentinelChannelLayer
 

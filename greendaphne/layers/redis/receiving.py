@@ -237,13 +237,17 @@ class _Exchange:
             # A signal handler that waited for this may raise.
             self._unmask()
         except LayerUnavailable:
-            self.close(False)
-            self._recover()
-            self._unmask()
+            try:
+                self.close(False)
+                self._recover()
+            finally:
+                self._unmask()
             raise
         except BaseException:
-            self.rescue()
-            self._unmask()
+            try:
+                self.rescue()
+            finally:
+                self._unmask()
             raise
         self.finish()
         return found
@@ -395,7 +399,10 @@ class _Exchange:
         if lane.hub is None and taker is None and threading.current_thread() is threading.main_thread():
             assert self.link is not None
             wait_readable([self.link.fileno()], self._seconds + lane.shard.timeout)
-            self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            # A second wait of the same exchange finds them blocked by the first.
+            if self._mask is None:
+                self._mask = mask
 
     def _unmask(self) -> None:
         mask, self._mask = self._mask, None

@@ -1,7 +1,7 @@
-"""The access log: who asked for what, what came of it, and why.
+"""The access log: every request with its client, result and cause.
 
-``actions`` has daphne's interface, an *action logger* and the class that writes its lines; ``entries`` says what can be known of a request
-or a WebSocket; ``formats`` makes lines of that; ``log`` is the :class:`~greendaphne.core.observer.Observer` that writes them.
+``actions`` has daphne's interface, an *action logger*, and the class that writes its lines.  ``entries`` has the values of a request
+or a WebSocket, ``formats`` formats them as lines, and ``log`` has the :class:`~greendaphne.core.observer.Observer` that writes the lines.
 """
 
 from __future__ import annotations

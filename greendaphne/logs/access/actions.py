@@ -2,7 +2,7 @@
 
 An *action logger* is called as ``action_logger(protocol, action, details)``: ``("http", "complete", {path, status, method, client,
 time_taken, size})`` and ``("websocket", "connecting" | "connected" | "rejected" | "disconnected", {path, client})``.
-:class:`AccessLogGenerator` is the one that writes lines.
+:class:`AccessLogGenerator` is the action logger that writes lines.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WEBSOCKET_REQUESTS = {
 
 
 def guarded(action_logger: ActionLogger) -> ActionLogger:
-    """``action_logger`` with what it raises logged: it reports on what has happened, and must not change what happens next."""
+    """``action_logger`` with its exceptions logged: it reports past events, so its failure must not affect the request."""
 
     def call(protocol: str, action: str, details: Mapping[str, Any]) -> None:
         try:
@@ -40,7 +40,7 @@ def guarded(action_logger: ActionLogger) -> ActionLogger:
 
 
 class ActionObserver(Observer):
-    """Calls an action logger, for the events that daphne calls it for and with daphne's details."""
+    """Calls an action logger for the same events and with the same details as daphne."""
 
     __slots__ = ("_action_logger",)
 
@@ -87,7 +87,7 @@ def _client(stream: Stream) -> str | None:
 class AccessLogGenerator:
     """Writes a line for every completed request and every change of a WebSocket's state.
 
-    :param stream: a text stream that passes each line on by itself (line-buffered or unbuffered).
+    :param stream: a text stream that is line-buffered or unbuffered.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -104,10 +104,10 @@ class AccessLogGenerator:
 
     def _write(self, client: str | None, request: str, status: object, length: object) -> None:
         try:
-            # A zone may be anything that a proxy's field said.
+            # The client may contain the zone of an IPv6 address from a proxy's field, which is arbitrary text.
             self.stream.write(f'{escaped(str(client))} - - [{CLOCK.now().daphne}] "{escaped(request)}" {status} {length}\n')
         except (OSError, ValueError) as error:
-            # A full disk or a closed pipe must not stop the service; the operator is told when it begins.
+            # A full disk or a closed pipe must not stop the service; the first failure is logged.
             if not self._failed:
                 self._failed = True
                 logger.error("Cannot write to the access log: %s", error)

@@ -1,8 +1,8 @@
-"""One event of the access log and everything that can be said of it.
+"""One event of the access log and all its values.
 
-An :class:`Entry` is made when a line is due and read once.  :data:`FIELDS` are its values by name, for JSON and log records and as atoms of
-a format; the functions below them are what gunicorn's atoms stand for.  Whatever a peer had a say in leaves this module only through
-:func:`escaped` or as a value that JSON quotes.
+An :class:`Entry` is created for a line and read once.  :data:`FIELDS` has its values by name, for JSON, log records and the atoms of
+formats; the functions below provide gunicorn's atoms.  Values that a peer can influence leave this module only through
+:func:`escaped` or as values that JSON quotes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 from ...core.causes import CLIENT_GONE, CLIENT_SLOW
 from ...core.message import Stream
 
-#: Kinds of events, as JSON has them.
+#: Kinds of events, as in JSON lines.
 REQUEST: Final = "request"
 REFUSED: Final = "refused"
 CONNECTING: Final = "websocket-connecting"
@@ -25,21 +25,21 @@ CONNECTED: Final = "websocket-connected"
 REJECTED: Final = "websocket-rejected"
 DISCONNECTED: Final = "websocket-disconnected"
 
-#: What stands in place of the method in lines about WebSockets; daphne's words.
+#: The words in place of the method in lines about WebSockets; daphne's.
 WEBSOCKET_METHODS: Final = {CONNECTING: "WSCONNECTING", CONNECTED: "WSCONNECT", REJECTED: "WSREJECT", DISCONNECTED: "WSDISCONNECT"}
 
-#: The status of a request whose client left before there was an answer; nginx's number.
+#: The status of a request whose client disconnected before the answer; nginx's number.
 CLIENT_CLOSED_REQUEST: Final = 499
 
-#: What stands for a value that there is not.
+#: The text for a missing value.
 NOTHING: Final = "-"
 
-# What would let a client forge a line or a field of one, or command the terminal of whoever reads it.
+# Characters with which a client could forge a line or a field, or control a terminal that displays the log.
 _UNSAFE = re.compile(r"[^ !#-\[\]-~]")
 
 
 def escaped(text: str) -> str:
-    """``text`` in printable ASCII without quotes and backslashes; everything else is ``\\xNN``, or ``\\uNNNN`` where that is not enough."""
+    """``text`` in printable ASCII without quotes and backslashes; other characters are written ``\\xNN`` or ``\\uNNNN``."""
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return text
     return _UNSAFE.sub(_escape, text)
@@ -53,7 +53,7 @@ def _escape(match: re.Match[str]) -> str:
 class Entry:
     """One event.
 
-    :param seconds: since the request's head had arrived.
+    :param seconds: the time since the request's head arrived.
     :param code: the close code of a WebSocket.
     """
 
@@ -67,17 +67,17 @@ class Entry:
         self.cause = cause
         self.code = code
         self.now = time()
-        #: The status that the client got, :data:`CLIENT_CLOSED_REQUEST` where it left before; 0 for none.
+        #: The status sent, :data:`CLIENT_CLOSED_REQUEST` where the client disconnected before it; 0 for none.
         status = stream.status
         if event is DISCONNECTED or event is CONNECTING:
-            # The handshake's status has its own line.
+            # The handshake's status has a separate line.
             status = 0
         elif not status and (cause is CLIENT_GONE or cause is CLIENT_SLOW):
             status = CLIENT_CLOSED_REQUEST
         self.status = status
 
     def field(self, name: bytes) -> str | None:
-        """The request's first field of that name, each byte as a character; ``None`` where there is none."""
+        """The request's first field of that name, each byte as a character; ``None`` without such a field."""
         for key, value in self.request.headers:
             if key == name:
                 return value.decode("latin-1")
@@ -88,17 +88,17 @@ Value = str | int | float | None
 
 
 class _Clock:
-    """The time of day in the forms that lines need, made once a second instead of for every line."""
+    """The time of day in the forms that lines need, computed once a second instead of once a line."""
 
     __slots__ = ("_second", "common", "daphne", "iso")
 
     def __init__(self) -> None:
         self._second = -1
-        #: Without a zone, local; daphne's.
+        #: Local time without a zone, in daphne's format.
         self.daphne = ""
-        #: The common log format's.
+        #: Local time in the common log format.
         self.common = ""
-        #: ISO 8601 in UTC, without fraction and zone.
+        #: UTC in ISO 8601, without fraction and zone.
         self.iso = ""
 
     def now(self) -> _Clock:
@@ -108,7 +108,7 @@ class _Clock:
         second = int(now)
         if second != self._second:
             local = localtime(second)
-            # English whatever the locale is.
+            # English names in every locale.
             self.daphne = f"{local.tm_mday:02}/{_MONTHS[local.tm_mon - 1]}/{strftime('%Y:%H:%M:%S', local)}"
             self.common = f"[{self.daphne} {strftime('%z', local)}]"
             self.iso = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
@@ -117,18 +117,18 @@ class _Clock:
 
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-#: Two threads that meet here write the same.
+#: Safe without a lock, because concurrent threads write equal values.
 CLOCK: Final = _Clock()
 
 
 def iso_time(entry: Entry) -> str:
-    """The moment of the event in UTC, in milliseconds: ``2026-01-31T23:59:59.999Z``."""
+    """The time of the event in UTC, in milliseconds: ``2026-01-31T23:59:59.999Z``."""
     now = entry.now
     return f"{CLOCK.at(now).iso}.{int(now % 1 * 1000):03}Z"
 
 
 def protocol(entry: Entry) -> str:
-    """``HTTP/1.1`` and the like."""
+    """The protocol, such as ``HTTP/1.1``."""
     return f"HTTP/{entry.request.http_version}"
 
 
@@ -139,17 +139,17 @@ def host(entry: Entry) -> str | None:
 
 
 def method(entry: Entry) -> str | None:
-    """The request's method; ``None`` where the head could not be read."""
+    """The request's method; ``None`` for an unreadable head."""
     return entry.request.method if entry.request.target else None
 
 
 def method_word(entry: Entry) -> str | None:
-    """The method, or daphne's word for what happened to a WebSocket."""
+    """The method, or daphne's word for the event of a WebSocket."""
     return WEBSOCKET_METHODS.get(entry.event) or method(entry)
 
 
 def request_line(entry: Entry) -> str | None:
-    """Method, target and protocol; ``None`` where the head could not be read."""
+    """Method, target and protocol; ``None`` for an unreadable head."""
     request = entry.request
     if not request.target:
         return None
@@ -157,7 +157,7 @@ def request_line(entry: Entry) -> str | None:
 
 
 def user(entry: Entry) -> str | None:
-    """The user's name in Basic authentication (RFC 7617)."""
+    """The user name in Basic authentication (RFC 7617)."""
     value = entry.field(b"authorization")
     if value is None or value[:6].lower() != "basic ":
         return None
@@ -217,7 +217,7 @@ def _size(entry: Entry) -> Value:
 
 PID = os.getpid()
 
-#: Every value by its name: the keys of JSON lines, in their order, attributes of log records, and atoms.  ``None`` where there is none.
+#: Every value by its name: the keys of JSON lines, in their order, attributes of log records, and atoms.  ``None`` for a missing value.
 FIELDS: Final[dict[str, Callable[[Entry], Value]]] = {
     "time": iso_time,
     "event": lambda entry: entry.event,

@@ -1,8 +1,8 @@
-"""Formats of access lines: daphne's, JSON, and those written with atoms, ``%(h)s`` and so on, as in gunicorn.
+"""Formats of access lines: daphne's, JSON, and text with gunicorn's atoms such as ``%(h)s``.
 
-:func:`compile_format` makes a function of a format once, and refuses what it does not know; a line then costs a few calls and one ``%``.
-No format can be told by a client to begin a new line, to end a quoted field or to command a terminal: what is not printable ASCII, and
-quotes and backslashes, are written ``\\xNN``, in JSON as JSON does.
+:func:`compile_format` compiles a format once and refuses unknown parts; a line then costs a few calls and one ``%``.
+In no format can a client start a new line, end a quoted field or control a terminal: characters other than printable ASCII, quotes and
+backslashes are written ``\\xNN``, in JSON by its own rules.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from .entries import (
     user,
 )
 
-#: What makes a line, without its end, of an event: stream, kind of event, seconds, cause and close code.  ``None`` is no line.
+#: Formats an event as a line without its end: stream, kind of event, seconds, cause and close code.  ``None`` means no line.
 Render = Callable[[Stream, str, float, str, "int | None"], "str | None"]
 
-#: The formats that have a name of their own.
+#: The formats with an implementation of their own.
 DAPHNE: Final = "daphne"
 JSON: Final = "json"
-#: And those that stand for another.
+#: Names of formats with atoms.
 COMMON: Final = "common"
 NAMED: Final = {
     COMMON: '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s',
@@ -46,19 +46,19 @@ NAMED: Final = {
 
 
 class FormatError(ValueError):
-    """A format that cannot be used; the text is one line that says why."""
+    """An invalid format; the text is one line with the reason."""
 
 
 class Format(NamedTuple):
     """A compiled format."""
 
     render: Render
-    #: Names of the request fields that it writes.
+    #: Names of the request fields that the format contains.
     headers: frozenset[bytes]
 
 
 def compile_format(text: str) -> Format:
-    """Make a function of a format.
+    """Compile a format.
 
     :param text: ``daphne``, ``json``, ``common``, ``combined``, or text with atoms.
     :raises FormatError: for an unknown atom, a stray percent sign, or a text without any atom.
@@ -74,10 +74,10 @@ def compile_format(text: str) -> Format:
 
 
 def daphne_line(stream: Stream, event: str, seconds: float, cause: str, code: int | None) -> str | None:
-    """daphne's line, byte for byte; none where daphne has none: for answers that were not sent to their end, and for refused heads."""
+    """daphne's line, byte for byte; ``None`` where daphne writes none: for incomplete answers and for refused heads."""
     request = stream.request
     client = request.connection.client
-    # A zone may be anything that a proxy's field said.
+    # The client may contain the zone of an IPv6 address from a proxy's field, which is arbitrary text.
     address = "None" if client is None else escaped(f"{client[0]}:{client[1]}")
     if event is REQUEST:
         if not stream.complete:
@@ -99,7 +99,7 @@ def quoted(value: Value) -> str:
         return "null"
     if isinstance(value, str):
         text = encode_basestring_ascii(value)
-        # The one control character that JSON does not escape.
+        # json does not escape this control character.
         return text.replace("\x7f", "\\u007f") if "\x7f" in text else text
     return f"{value:.6f}" if isinstance(value, float) else str(value)
 
@@ -123,7 +123,7 @@ _HEADER_ATOM = re.compile(r"\{([^{}]+)\}([ioe])")
 
 
 def _shown(value: Callable[[Entry], Value]) -> Atom:
-    """An atom that writes ``value``, or a hyphen where there is none."""
+    """An atom that writes ``value``, or a hyphen for a missing value."""
 
     def atom(entry: Entry) -> str:
         result = value(entry)
@@ -165,7 +165,7 @@ def _bytes_sent(entry: Entry) -> int | None:
     return entry.stream.sent if entry.event is REQUEST or entry.event is REFUSED else None
 
 
-#: gunicorn's.
+#: gunicorn's atoms.
 _ATOMS: Final[dict[str, Atom]] = {
     "h": _shown(host),
     "l": lambda entry: NOTHING,
@@ -189,7 +189,7 @@ _ATOMS: Final[dict[str, Atom]] = {
 }
 _ATOM_HEADERS: Final = {"u": b"authorization", "f": b"referer", "a": b"user-agent"}
 
-#: Names of ``%({NAME}e)s``, a WSGI environment's, that are more than a request field.
+#: Names of ``%({NAME}e)s``, from a WSGI environment, that are not request fields.
 _ENVIRON: Final[dict[str, Callable[[Entry], Value]]] = {
     "remote_addr": FIELDS["client"],
     "remote_port": FIELDS["client_port"],
@@ -250,7 +250,7 @@ def _literal(text: str) -> str:
 
 
 def _find(name: str, headers: set[bytes]) -> Atom:
-    """The atom of that name; what request fields it reads is added to ``headers``."""
+    """The atom of that name; adds the request fields that it reads to ``headers``."""
     if name in _ATOMS:
         if name in _ATOM_HEADERS:
             headers.add(_ATOM_HEADERS[name])

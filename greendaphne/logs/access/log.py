@@ -1,4 +1,4 @@
-"""The access log as an observer: a line for every event, to a sink or to ``logging``."""
+"""The access log as an observer: writes a line for every event to a sink or to ``logging``."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ...core.observer import Observer
 from .entries import CONNECTED, CONNECTING, DISCONNECTED, FIELD_HEADERS, FIELDS, REFUSED, REJECTED, REQUEST, Entry
 from .formats import Format
 
-#: The logger that accesses go to as records.
+#: The logger for accesses as records.
 LOGGER = "daphne.access"
 _server_logger = logging.getLogger("daphne.server")
 
 
 class AccessLog(Observer):
-    """Writes lines.
+    """Writes access lines.
 
-    :param write: takes a line with its line feed, and never waits.
+    :param write: takes a line with its line feed; must not wait.
     """
 
-    def __init__(self, format: Format, write: Callable[[str], None]) -> None:  # noqa: A002 - as every server calls it
+    def __init__(self, format: Format, write: Callable[[str], None]) -> None:  # noqa: A002 - the usual name in other servers
         self._render = format.render
         self._write = write
         self.websocket_fields = format.headers
@@ -51,15 +51,15 @@ class AccessLog(Observer):
 
 
 class AccessRecords(AccessLog):
-    """Gives accesses to ``logging``: the line is the message, and every value an attribute of the record.
+    """Logs accesses with ``logging``: the line is the message, and every value is an attribute of the record.
 
-    :param logger: by default :data:`LOGGER`.
+    :param logger: by default the logger :data:`LOGGER`.
     """
 
     def __init__(self, format: Format, logger: logging.Logger | None = None) -> None:  # noqa: A002
         super().__init__(format, lambda line: None)
         self._logger = logger or logging.getLogger(LOGGER)
-        # A record's reader may ask for any of them.
+        # Handlers may read any attribute.
         self.websocket_fields = format.headers | frozenset(FIELD_HEADERS.values())
 
     def _log(self, stream: Stream, event: str, seconds: float, cause: str = "", code: int | None = None) -> None:

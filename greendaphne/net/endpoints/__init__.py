@@ -1,11 +1,11 @@
-r"""Endpoint strings to listening sockets, in the grammar of Twisted's ``serverFromString`` that daphne's ``-e`` takes.
+r"""Turns endpoint strings into listening sockets, in the grammar of Twisted's ``serverFromString`` that daphne's ``-e`` takes.
 
 :func:`parse` turns a string such as ``tcp:8000:interface=\:\:1`` into an :class:`Endpoint`, whose :meth:`~Endpoint.bind` returns a
-listening socket.  Kind names are case-sensitive; of a repeated keyword argument the last counts.  Whatever is wrong with a string, or
-stands in the way of listening, is an :class:`EndpointError` of one line.
+listening socket.  Kind names are case-sensitive; the last of several keyword arguments of one name applies.  Every error in a string and
+every obstacle to listening raises :class:`EndpointError` with one line of text.
 
-The kinds stand in a registry: other modules add theirs with :func:`register`, and :data:`PROVIDERS` names the modules that are imported
-only when one of their kinds is used.
+The kinds are in a registry: other modules add kinds with :func:`register`, and :data:`PROVIDERS` names modules that are imported
+when one of their kinds is first used.
 """
 
 from __future__ import annotations
@@ -59,21 +59,21 @@ __all__ = [
     "split",
 ]
 
-#: Modules that register further kinds when imported: the kind's name to the module's.
+#: Modules that register further kinds when imported, by the kind's name.
 PROVIDERS: Final[dict[str, str]] = {
     **dict.fromkeys(("ssl", "tls", "txsni"), "greendaphne.net.tls.endpoints"),
     **dict.fromkeys(("le", "lets", "acme"), "greendaphne.acme.endpoints"),
 }
 
-#: The default of a parameter that has none.
+#: Marks a parameter without a default.
 REQUIRED: Final = object()
 
 
 class Parameter(NamedTuple):
     """One argument of a kind.
 
-    ``convert`` is a converter as :mod:`greendaphne.core.converters` describes it.  ``argument`` is the name that the constructor has for
-    the value, where that is not ``name``.  ``aliases`` are other names for it; ``positional`` tells whether it may be given without one.
+    ``convert`` is a converter as :mod:`greendaphne.core.converters` describes it.  ``argument`` is the constructor's name for the value,
+    where it differs from ``name``.  ``aliases`` are further names; ``positional`` tells whether the value may be given without a name.
     """
 
     name: str
@@ -85,11 +85,11 @@ class Parameter(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """One kind of endpoint: its ``parameters`` in positional order and what it makes of their values.
+    """One kind of endpoint: its ``parameters`` in positional order and its constructor.
 
-    ``construct`` is called with the description and the values as keyword arguments.  A kind that ``wraps`` takes the fields that
-    remain behind its own as another endpoint's string, and passes that endpoint on as the argument ``inner``; of its parameters, those
-    that are required are positional and the others keywords.
+    ``construct`` is called with the description and the values as keyword arguments.  A kind that ``wraps`` has another endpoint's string
+    after its own fields, and passes that endpoint on as the argument ``inner``.  Its required parameters are positional, the others
+    keywords.
     """
 
     name: str
@@ -102,19 +102,19 @@ _kinds: dict[str, Kind] = {}
 
 
 def register(kind: Kind) -> None:
-    """Make ``kind`` known to :func:`parse`, in place of any of the same name."""
+    """Add ``kind`` to the kinds that :func:`parse` knows; it replaces a kind of the same name."""
     _kinds[kind.name] = kind
 
 
 def known_kinds() -> list[str]:
-    """The names of all kinds, those of :data:`PROVIDERS` among them, in alphabetical order."""
+    """The names of all kinds, including those of :data:`PROVIDERS`, in alphabetical order."""
     return sorted({*_kinds, *PROVIDERS})
 
 
 def parse(description: str) -> Endpoint:
-    """Return the endpoint that ``description`` names; nothing is opened yet.
+    """Return the endpoint that ``description`` names; opens nothing.
 
-    :raises EndpointError: for an unknown kind, unknown or missing arguments and bad values.
+    :raises EndpointError: for an unknown kind, unknown or missing arguments and invalid values.
     """
     endpoint = _parse(split(description), description)
     endpoint.set_origin(description)
@@ -131,14 +131,14 @@ def _parse(fields: list[Field], description: str) -> Endpoint:
         raise EndpointError(f"Unknown endpoint kind {name!r} in {description!r}; known kinds: {', '.join(known_kinds())}.")
     values, rest = _arguments(kind, fields[:position] + fields[position + 1 :], description)
     if kind.wraps:
-        # As written, so that a description that contains another one is quoted once.
+        # The raw text of the fields, so that each level of nesting needs only one level of quoting.
         inner = ":".join(field.raw for field in rest)
         values["inner"] = _parse(rest, inner)
     return kind.construct(description, **values)
 
 
 def _arguments(kind: Kind, fields: list[Field], description: str) -> tuple[dict[str, Any], list[Field]]:
-    """Return the constructor's arguments and, for a kind that wraps, the fields that are not its own."""
+    """Return the constructor's arguments and, for a kind that wraps, the fields of the inner endpoint."""
     names = {name: parameter.name for parameter in kind.parameters for name in (parameter.name, *parameter.aliases)}
     given = {names[field.name]: field.value for field in fields if field.name is not None and field.name in names}
     by_keyword = set(given)
@@ -194,7 +194,7 @@ def _tcp6(description: str, **values: Any) -> Endpoint:
     return TCPEndpoint(description, family=socket.AF_INET6, **values)
 
 
-#: Of every kind that listens on TCP, behind the arguments that Twisted's has.
+#: Parameters of every kind that listens on TCP, after those that Twisted has.
 TCP_OPTIONS: Final = (
     Parameter("v6only", flag, False, positional=False),
     Parameter("reusePort", flag, None, "reuse_port", ("reuse_port",), positional=False),
@@ -235,10 +235,10 @@ def build_endpoint_description_strings(
     unix_socket: str | None = None,
     file_descriptor: int | str | None = None,
 ) -> list[str]:
-    r"""Return the endpoint strings that daphne makes of its options, in the order TCP, UNIX socket, file descriptor.
+    r"""Return the endpoint strings for daphne's options, in the order TCP, UNIX socket, file descriptor.
 
-    Colons of an IPv6 ``host`` are quoted and its brackets dropped.  ``unix_socket`` goes in as it is: a colon or ``=`` in a path needs
-    a backslash, and ``-u path:mode=660`` works, as with daphne.
+    Colons of an IPv6 ``host`` are quoted and its brackets removed.  ``unix_socket`` is copied unchanged, as in daphne: a colon or ``=`` in
+    a path needs a backslash, and ``-u path:mode=660`` works.
 
     :raises ValueError: when only one of ``host`` and ``port`` is given.
     """

@@ -1,4 +1,4 @@
-"""What every endpoint is, and endpoints that wrap another one."""
+"""The base class of endpoints, and of endpoints that wrap another one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any, Final, NamedTuple
 from gevent import socket
 
 from ...config import Listening
-from .descriptors import adopt, take
+from .descriptors import adopt, are_shared, take
 
 #: See :attr:`greendaphne.config.Listening.backlog`.
 DEFAULT_BACKLOG: Final = Listening().backlog
 
-#: The values of ``--proxy-protocol``, and for each the versions of the PROXY header with one of which every connection has to start.
+#: The values of ``--proxy-protocol`` and the versions of the PROXY header that each accepts; empty for no header.
 PROXY_PROTOCOL: Final = {"off": frozenset[int](), "v1": frozenset((1,)), "v2": frozenset((2,)), "auto": frozenset((1, 2))}
 
 
 class ListeningOptions(NamedTuple):
-    """What holds for all endpoints that do not say it themselves.
+    """Defaults for endpoints whose strings do not set these options.
 
     ``backlog`` is a number of connections, see :data:`DEFAULT_BACKLOG`; ``reuse_port`` is for TCP; ``proxy_protocol`` is a value of
     :data:`PROXY_PROTOCOL`.
@@ -29,13 +29,13 @@ class ListeningOptions(NamedTuple):
 
 
 class Endpoint:
-    """Where to listen.  ``str()`` gives the description as it was written.
+    """An address to listen on.  ``str()`` gives the description as written.
 
-    ``tls`` is what the server needs for the TLS handshake of accepted connections, as :mod:`greendaphne.net.tls` defines it, and ``None``
-    for plain connections.  ``proxy_protocol`` are the versions of the PROXY header with one of which each connection starts, before any
-    handshake; it is empty where there is no such header.  ``shared`` tells whether other processes may accept on the same socket.
+    ``tls`` has the certificates for the TLS handshake of accepted connections, as :mod:`greendaphne.net.tls` defines it; ``None`` for plain
+    connections.  ``proxy_protocol`` are the versions of the PROXY header that connections may start with, before any handshake; empty for
+    connections without such a header.  ``shared`` tells whether other processes may accept on the same socket.
 
-    A kind implements :meth:`open`; one that overrides :meth:`bind` opens its socket even where one is inherited for it.
+    A kind implements :meth:`open`.  A kind that overrides :meth:`bind` instead does not use inherited sockets.
     """
 
     tls: Any = None
@@ -45,45 +45,45 @@ class Endpoint:
     def __init__(self, description: str) -> None:
         self.description = description
         self.options = ListeningOptions()
-        # The whole string that it is a part of, by which a socket may have been inherited.
+        # The whole string that contains this endpoint; inherited sockets are found by it.
         self._origin = description
 
     def __str__(self) -> str:
         return self.description
 
     def set_origin(self, description: str) -> None:
-        """Say which string it was made of, where it is only a part of it."""
+        """Set the whole string that contains this endpoint's description."""
         self._origin = description
 
     def configure(self, options: ListeningOptions) -> None:
-        """Set what it does not say itself; before :meth:`bind`."""
+        """Set the defaults for options that the string does not set; before :meth:`bind`."""
         self.options = options
         self.proxy_protocol = options.proxy_protocol
 
     def bind(self) -> socket.socket:
         """Return a socket that listens, does not block and is not inherited by child processes.
 
-        It is the one that was inherited for this endpoint (:func:`~.descriptors.inherit`), where there is one.
+        Where a socket was inherited for this endpoint (:func:`~.descriptors.inherit`), returns that socket.
 
-        :raises EndpointError: when that is not possible.
+        :raises EndpointError: when the endpoint cannot listen.
         """
         number = take(self._origin)
         if number is None:
             return self.open()
-        self.shared = True
+        self.shared = are_shared()
         return adopt(number, f"{self._origin} (inherited as fd {number})", self.options.backlog)
 
     def open(self) -> socket.socket:
-        """Return a socket that is opened for it; for :meth:`bind`, whose contract holds."""
+        """Open and return a socket; :meth:`bind` calls this, and its contract applies."""
         raise NotImplementedError
 
     def close(self, sock: socket.socket) -> None:
-        """Close ``sock``, which :meth:`bind` returned, and remove what binding left in the file system."""
+        """Close ``sock``, the result of :meth:`bind`, and remove files that binding created."""
         sock.close()
 
 
 class WrappingEndpoint(Endpoint):
-    """An endpoint that adds something to another; it listens where ``inner`` listens and has its properties until it sets its own."""
+    """An endpoint that adds a property to ``inner``: it listens on the socket of ``inner`` and has its properties by default."""
 
     def __init__(self, description: str, inner: Endpoint) -> None:
         super().__init__(description)
@@ -110,7 +110,7 @@ class WrappingEndpoint(Endpoint):
 
 
 def innermost(endpoint: Endpoint) -> Endpoint:
-    """What ``endpoint`` listens on, without what others around it add to the connections."""
+    """The endpoint that listens: ``endpoint`` without the endpoints that wrap it."""
     while isinstance(endpoint, WrappingEndpoint):
         endpoint = endpoint.inner
     return endpoint

@@ -1,4 +1,4 @@
-"""Looks for what would keep a server from listening, without listening (``--check-config``)."""
+"""Checks whether endpoints can listen, without listening (``--check-config``)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from . import Endpoint, EndpointError, TCPEndpoint, UNIXEndpoint, innermost
 
 
 def check_endpoints(endpoints: Iterable[Endpoint]) -> None:
-    """Look for what would keep a server from listening, apart from sockets that are in use.
+    """Check whether a server could listen on ``endpoints``, apart from addresses in use.
 
-    Whether an address is free is not asked: the server that this configuration is for may be running.
+    Addresses in use are no error, because the server with this configuration may be running.
 
-    :raises EndpointError: for a certificate that cannot be used, an unknown host, or a directory without a place for a UNIX socket.
+    :raises EndpointError: for an unusable certificate, an unknown host, or a missing or read-only directory of a UNIX socket.
     """
     for endpoint in endpoints:
         if endpoint.tls is not None:

@@ -1,4 +1,4 @@
-"""Which endpoints a configuration stands for."""
+"""The endpoints that a configuration names."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from . import PROXY_PROTOCOL, ListeningOptions, build_endpoint_description_strin
 
 
 def descriptions(config: Config) -> list[str]:
-    """Return the strings of the endpoints that ``config`` names, with duplicates, as daphne did; none where it names none.
+    """Return the endpoint strings that ``config`` names; like daphne it keeps duplicates.  Empty where it names none.
 
-    Where :class:`~greendaphne.config.Listening` names any they are sorted, otherwise in the order of :attr:`Config.endpoints`.  A file
-    descriptor 0 and a port 0 count as given; daphne listened on its default address as well, or instead.
+    The result is sorted where :class:`~greendaphne.config.Listening` names an endpoint; otherwise it has the order of
+    :attr:`Config.endpoints`.  Descriptor 0 and port 0 count as given; daphne took them for absent and used its default address.
     """
     listening = config.listening
     host, port = listening.host or None, listening.port
@@ -26,9 +26,10 @@ def descriptions(config: Config) -> list[str]:
 def command_descriptions(config: Config, opened: Sequence[str] = ()) -> list[str]:
     """Return the strings of all endpoints that the command listens on, sorted.
 
-    Where no option names any, they are the sockets that systemd handed down, and only without those the default address.
+    Where no option names an endpoint, these are the sockets from systemd; without such sockets, the default address.
 
-    :param opened: the endpoints that this worker's master opened; with :attr:`~greendaphne.config.Monitoring.metrics` its own comes last.
+    :param opened: the endpoints that this worker's master opened; with :attr:`~greendaphne.config.Monitoring.metrics`, the last one is
+        the master's own.
     """
     given = descriptions(config)
     if given:
@@ -39,5 +40,5 @@ def command_descriptions(config: Config, opened: Sequence[str] = ()) -> list[str
 
 
 def listening_options(listening: Listening) -> ListeningOptions:
-    """Return what holds for all endpoints that do not say it themselves."""
+    """Return the defaults for endpoints whose strings do not set these options."""
     return ListeningOptions(listening.backlog, listening.reuse_port, PROXY_PROTOCOL[listening.proxy_protocol])

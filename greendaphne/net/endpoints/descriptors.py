@@ -1,7 +1,7 @@
-"""Listening sockets that somebody else opened: descriptors that a parent process handed down.
+"""Listening sockets that another process opened: descriptors inherited from a parent process.
 
-:func:`adopt` makes a socket of one, checked and ready.  :func:`inherit` and :func:`take` are for a process that is started anew by one of
-its own kind and gets the sockets of its endpoints from it, whatever kind they are.
+:func:`adopt` turns a descriptor into a checked listening socket.  :func:`inherit` and :func:`take` are for a process that another process
+of this server starts: it gets the sockets of its endpoints, of any kind, from that process.
 """
 
 from __future__ import annotations
@@ -16,34 +16,36 @@ from gevent import socket
 
 from .grammar import EndpointError
 
-#: The address families that are served, by the names that endpoint strings and systemd have for them.
+#: The supported address families, by the names in endpoint strings and in systemd.
 DOMAINS: Final = {"INET": socket.AF_INET, "INET6": socket.AF_INET6, "UNIX": socket.AF_UNIX}
 
 _REASONS: Final = {errno.EBADF: "it is not open", errno.ENOTSOCK: "it is not a socket"}
 
-#: Sockets made of inherited descriptors, by number: two objects that close one descriptor would close a stranger's in the end.
+#: Sockets of adopted descriptors, by number.  Two objects for one descriptor would both close it, and by then it may be another file's.
 _adopted: WeakValueDictionary[int, socket.socket] = WeakValueDictionary()
-#: What :func:`inherit` was given and :func:`take` has not taken.
+#: Descriptors given to :func:`inherit` that :func:`take` has not taken yet.
 _inherited: dict[str, list[int]] = {}
+#: Whether other processes may accept on these.
+_shared: list[bool] = [True]
 
 
 def cannot_listen(where: str, reason: object) -> EndpointError:
-    """The error for an address that cannot be listened on; ``reason`` is words without a full stop, or an exception."""
+    """The error for an address that cannot be listened on; ``reason`` is text without a full stop, or an exception."""
     return EndpointError(f"Couldn't listen on {where}: {reason}.")
 
 
 def domain_name(family: int | None) -> str:
-    """The name of an address family, ``""`` for one that is not served."""
+    """The name of an address family, ``""`` for an unsupported one."""
     return next((name for name, value in DOMAINS.items() if value == family), "")
 
 
 def adopt(fileno: int, where: str, backlog: int, domain: str | None = None) -> socket.socket:
-    """Return the socket that ``fileno`` is, listening, non-blocking and not inheritable.  It stays as it was when that fails.
+    """Return the socket of ``fileno``, listening, non-blocking and not inheritable.  A failure leaves the descriptor unchanged.
 
-    :param where: what to call it in an error.
-    :param backlog: used when it does not listen yet; on one that does it would change what its owner chose.
-    :param domain: one of :data:`DOMAINS` that it must have; any of them where it is ``None``.
-    :raises EndpointError: when it cannot be listened on, or another endpoint has it.
+    :param where: the name of the socket for errors.
+    :param backlog: used when the socket does not listen yet; otherwise its owner has chosen the backlog.
+    :param domain: one of :data:`DOMAINS`, the family that the socket must have; any of them for ``None``.
+    :raises EndpointError: when the socket cannot be listened on, or another endpoint uses it.
     """
     other = _adopted.get(fileno)
     if other is not None and other.fileno() == fileno:
@@ -57,7 +59,7 @@ def adopt(fileno: int, where: str, backlog: int, domain: str | None = None) -> s
     try:
         _listen(sock, where, backlog, domain)
     except (OSError, EndpointError) as error:
-        # Not made for this process: whoever shares it may count on it to block.
+        # The descriptor belongs to another process too, which may rely on blocking mode.
         os.set_blocking(fileno, blocking)
         sock.detach()
         if isinstance(error, OSError):
@@ -92,22 +94,29 @@ def _listen(sock: socket.socket, where: str, backlog: int, domain: str | None) -
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            raise cannot_listen(where, "it is, or was, a connection to somebody") from None
+            raise cannot_listen(where, "it is, or was, a connected socket") from None
     os.set_inheritable(sock.fileno(), False)
 
 
-def inherit(sockets: Mapping[str, Sequence[int]]) -> None:
-    """Have endpoints use listening sockets that this process got from its parent instead of opening their own.
+def inherit(sockets: Mapping[str, Sequence[int]], *, shared: bool = True) -> None:
+    """Make endpoints use listening sockets inherited from the parent process instead of opening sockets.
 
-    :param sockets: endpoint strings as they are given to :func:`~greendaphne.net.endpoints.parse`, and for each the descriptors of its
-        sockets: as many as the string is there.  Each :meth:`~greendaphne.net.endpoints.Endpoint.bind` of an endpoint with that
-        string takes one, and opens a socket only when none is left.  What was given before and is not used is forgotten.
+    :param sockets: for each endpoint string, as given to :func:`~greendaphne.net.endpoints.parse`, the descriptors of its sockets, one
+        for each endpoint with that string.  Each :meth:`~greendaphne.net.endpoints.Endpoint.bind` of such an endpoint takes one, and opens
+        a socket when none is left.  Descriptors of an earlier call that are still unused are forgotten.
+    :param shared: whether other processes may accept on them, which a process that opened them itself knows.
     """
+    _shared[0] = shared
     _inherited.clear()
     _inherited.update({description: list(numbers) for description, numbers in sockets.items()})
 
 
+def are_shared() -> bool:
+    """Whether other processes may accept on the sockets that were inherited."""
+    return _shared[0]
+
+
 def take(description: str) -> int | None:
-    """The next descriptor that was inherited for the endpoint ``description``; ``None`` where there is none."""
+    """The next descriptor inherited for the endpoint ``description``; ``None`` where none is left."""
     numbers = _inherited.get(description)
     return numbers.pop(0) if numbers else None

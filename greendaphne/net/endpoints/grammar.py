@@ -1,8 +1,8 @@
 r"""The grammar of endpoint strings: fields, quoting and the values of arguments.
 
-A string is ``kind:field:field…``.  Only ``:`` and the first ``=`` of a field are operators and a backslash quotes the next character.  A
-field without ``=`` is a positional argument, one with it a keyword argument.  What kinds there are, and their arguments, is said
-elsewhere.  The converters are of the sort that :mod:`greendaphne.core.converters` describes.
+A string is ``kind:field:field…``.  Only ``:`` and the first ``=`` of a field are operators, and a backslash quotes the next character.  A
+field without ``=`` is a positional argument, a field with ``=`` a keyword argument.  This module does not know the kinds and their
+parameters.  Its converters follow the rules of :mod:`greendaphne.core.converters`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...core.converters import whole_number
+from ...core.paths import resolve
 
 
 class EndpointError(ValueError):
-    """An endpoint string that cannot be used, or an address that cannot be listened on; its text is one line."""
+    """An invalid endpoint string, or an address that cannot be listened on; the text is one line."""
 
 
 class Field(NamedTuple):
@@ -25,14 +26,14 @@ class Field(NamedTuple):
 
 
 def quote(text: str) -> str:
-    """Return ``text`` with a backslash before every character that means something in an endpoint string."""
+    """Return ``text`` with a backslash before every operator of endpoint strings."""
     return text.replace("\\", "\\\\").replace(":", "\\:").replace("=", "\\=")
 
 
 def split(description: str) -> list[Field]:
-    """Return the fields of ``description``; there is always one at least.
+    """Return the fields of ``description``, at least one.
 
-    :raises EndpointError: when the string ends within a quotation.
+    :raises EndpointError: when the string ends with an unfinished quotation.
     """
     fields: list[Field] = []
     name: str | None = None
@@ -75,10 +76,11 @@ def flag(text: str) -> bool:
 
 
 def path(text: str) -> str:
-    """Return ``text`` when it can name a file."""
+    """Return ``text`` when it is a valid file name, as a path that does not depend on later changes of the directory."""
     if not text or "\0" in text:
         raise ValueError("must be a path")
-    return text
+    # An abstract UNIX socket has no file.
+    return text if text.startswith("@") else resolve(text)
 
 
 port_number = whole_number(0, 65535)

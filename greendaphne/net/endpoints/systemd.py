@@ -1,8 +1,8 @@
-"""Sockets that systemd opened and hands down (``sd_listen_fds(3)``), and the endpoint kind ``systemd:`` that listens on one of them.
+"""Sockets that systemd passes on (``sd_listen_fds(3)``), and the endpoint kind ``systemd:`` that listens on one of them.
 
-systemd says in ``LISTEN_PID`` for which process they are, in ``LISTEN_FDS`` how many there are, from descriptor 3 on, and in
-``LISTEN_FDNAMES`` what they are called.  :func:`inherited` reads these variables once and removes them, so that no child process takes the
-sockets for its own.
+systemd sets ``LISTEN_PID`` to the process that the sockets are for, ``LISTEN_FDS`` to their number, counted from descriptor 3, and
+``LISTEN_FDNAMES`` to their names.  :func:`inherited` reads these variables once and removes them, so that child processes do not use the
+sockets.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from .grammar import EndpointError
 
 #: The descriptor of the first socket.
 FIRST: Final = 3
-#: More sockets than that are a wrong number.
+#: The largest accepted value of ``LISTEN_FDS``; a larger one is an error.
 MAX_SOCKETS: Final = 65536
-#: Separates the names.
+#: The separator in ``LISTEN_FDNAMES``.
 _SEPARATOR: Final = ":"
-#: What systemd sets; the last one since version 258.
+#: The variables that systemd sets; the last one since version 258.
 _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
 class Inherited(NamedTuple):
-    """One socket: its descriptor, and its name, which is ``unknown`` where systemd gave none."""
+    """One socket: its descriptor and its name, ``unknown`` where systemd gave none."""
 
     fileno: int
     name: str
 
 
 _sockets: tuple[Inherited, ...] = ()
-#: Why there are none, in words that continue "there are no sockets from systemd: ".
+#: The reason for an empty tuple, in words that continue "there are no sockets from systemd: ".
 _reason = "LISTEN_FDS is not set"
 
 
 def inherited() -> tuple[Inherited, ...]:
-    """The sockets that systemd hands down to this process, in their order; empty where it hands down none.
+    """The sockets that systemd passes to this process, in systemd's order; empty without such sockets.
 
-    The environment variables are read and removed by the first call, and the descriptors are made not inheritable.
+    The first call reads and removes the environment variables and makes the descriptors not inheritable.
 
-    :raises EndpointError: for variables that contradict themselves or the descriptors that are open.
+    :raises EndpointError: for variables that contradict each other or the open descriptors.
     """
     global _sockets, _reason
     if "LISTEN_FDS" in os.environ or "LISTEN_PID" in os.environ:
@@ -55,7 +55,7 @@ def inherited() -> tuple[Inherited, ...]:
 
 
 def _read(pid: str | None, count: str | None, names: str | None) -> tuple[tuple[Inherited, ...], str]:
-    """The sockets that the variables' values stand for, and the reason where there are none."""
+    """The sockets that the variables describe, and the reason where there are none."""
     if pid is None or count is None:
         return (), f"{'LISTEN_PID' if pid is None else 'LISTEN_FDS'} is not set"
     if _number(pid, "LISTEN_PID") != os.getpid():
@@ -81,9 +81,9 @@ def _number(text: str, variable: str) -> int:
 
 
 def descriptions() -> list[str]:
-    """Endpoint strings for all sockets that systemd hands down; for a server that is not told where else to listen.
+    """Endpoint strings for all sockets from systemd, for a server without other endpoints.
 
-    :raises EndpointError: as :func:`inherited`, and for a socket that cannot be served.
+    :raises EndpointError: as :func:`inherited`, and for an unsupported socket.
     """
     strings = []
     for index, item in enumerate(inherited()):
@@ -103,12 +103,12 @@ def domain_argument(text: str) -> str:
 
 
 class SystemdEndpoint(Endpoint):
-    """One of the sockets that systemd hands down.
+    """A socket that systemd passes on.
 
     :param domain: its address family, one of :data:`~.descriptors.DOMAINS`.
     :param index: its number, from 0.
-    :param name: its name (``FileDescriptorName=``), where exactly one socket of this domain has it.
-    :raises EndpointError: where not exactly one of ``index`` and ``name`` is given.
+    :param name: its name (``FileDescriptorName=``), which exactly one socket of this domain must have.
+    :raises EndpointError: unless exactly one of ``index`` and ``name`` is given.
     """
 
     shared = True
@@ -141,9 +141,9 @@ class SystemdEndpoint(Endpoint):
 
 
 def _family(fileno: int) -> int | None:
-    """The address family of a socket; ``None`` for what is no socket."""
+    """The address family of a socket; ``None`` where the descriptor is not a socket."""
     try:
-        # gevent's class would make it non-blocking, and an object that is thrown away closes its descriptor.
+        # A plain socket, because gevent's class makes the descriptor non-blocking; detach(), because a discarded object closes it.
         sock = _socket.socket(fileno=fileno)
     except OSError:
         return None

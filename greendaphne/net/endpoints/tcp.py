@@ -1,7 +1,7 @@
 """TCP addresses to listen on.
 
-Not set, on purpose: TCP_DEFER_ACCEPT, under which the kernel would hide connections from the server's limits and time limits until they
-send something; TCP_FASTOPEN, under which a request may arrive twice; SO_KEEPALIVE, since every wait for a peer has a time limit already.
+Deliberately not set: TCP_DEFER_ACCEPT, because the kernel hides connections from the server's limits until they send data;
+TCP_FASTOPEN, because a request may arrive twice; SO_KEEPALIVE, because every wait for a peer has a time limit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gevent import socket
 from .base import Endpoint
 from .descriptors import cannot_listen
 
-#: What an error means here, in words that continue it.
+#: Explanations of errors, in words that continue the system's text.
 _EXPLANATIONS: Final = {
     errno.EADDRINUSE: "; another program listens there",
     errno.EADDRNOTAVAIL: "; no interface has this address",
@@ -26,14 +26,14 @@ _EXPLANATIONS: Final = {
 class TCPEndpoint(Endpoint):
     """A TCP address.
 
-    :param port: 0 lets the kernel choose.
-    :param interface: an address, or a host name of which the first IPv4 address counts and the first IPv6 address otherwise.  ``""``
-        is every IPv4 address, ``"::"`` every IPv4 and IPv6 address.
-    :param backlog: see :data:`~.base.DEFAULT_BACKLOG`; :attr:`options` say it where it is ``None``.
-    :param family: the address family that the interface must have; either when left out.
-    :param v6only: whether ``"::"`` is every IPv6 address alone; refused for IPv4.
-    :param reuse_port: whether other sockets may listen on the same address, with the kernel spreading connections over all of them;
-        :attr:`options` say it where it is ``None``.
+    :param port: 0 to 65535; with 0 the kernel chooses.
+    :param interface: an address, or a host name: its first IPv4 address is used, or else its first IPv6 address.  ``""`` is every IPv4
+        address, ``"::"`` every IPv4 and IPv6 address.
+    :param backlog: see :data:`~.base.DEFAULT_BACKLOG`; by default the value in :attr:`options`.
+    :param family: the address family that the interface must have; by default either.
+    :param v6only: whether ``"::"`` means every IPv6 address only; refused for IPv4.
+    :param reuse_port: whether other sockets may listen on the same address, in which case the kernel spreads connections over them; by
+        default the value in :attr:`options`.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class TCPEndpoint(Endpoint):
         except OSError as error:
             raise cannot_listen(where, _explained(error)) from error
         try:
-            # Connections of a previous process in TIME_WAIT must not keep this one from starting.
+            # Otherwise connections of a previous process in TIME_WAIT prevent this process from binding.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if self.options.reuse_port if self.reuse_port is None else self.reuse_port:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
-                # Whatever net.ipv6.bindv6only says; it means nothing for an address other than "::".
+                # Overrides net.ipv6.bindv6only; no effect for addresses other than "::".
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self.v6only)
             sock.bind(address)
             sock.listen(self.options.backlog if self.backlog is None else self.backlog)
@@ -81,14 +81,14 @@ class TCPEndpoint(Endpoint):
         return sock
 
     def _resolve(self) -> tuple[int, Any]:
-        # Here and not in the resolver, whose thread pool would print a traceback of its own.
+        # Encoded here, because a failure in the resolver's thread pool prints a traceback.
         self.interface.encode("idna")
         results = socket.getaddrinfo(self.interface or "0.0.0.0", self.port, self.family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        # A host name with addresses of both families listens on IPv4, where daphne listened.
+        # For a host name with addresses of both families use IPv4, as daphne does.
         chosen = next((result for result in results if result[0] == socket.AF_INET), results[0])
         return chosen[0], chosen[4]
 
 
 def _explained(error: OSError) -> str:
-    # The numbers of resolver errors are others'.
+    # Numbers of resolver errors overlap with errno.
     return f"{error}{_EXPLANATIONS.get(error.errno or 0, '') if not isinstance(error, socket.gaierror) else ''}"

@@ -1,4 +1,4 @@
-"""UNIX domain sockets to listen on: their permissions and owners, and who may replace whose."""
+"""UNIX domain sockets to listen on: permissions, owners and the replacement of stale socket files."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from .grammar import EndpointError
 
 logger = logging.getLogger("daphne.server")
 
-#: Permissions of a UNIX socket; Twisted's default.  Connecting needs the write permission.
+#: Permissions of a UNIX socket; Twisted's default.  Connecting requires the write permission.
 DEFAULT_UNIX_MODE: Final = 0o666
 
-#: What a name in Linux' abstract namespace begins with, as systemd and ``ss`` write it.
+#: The first character of a name in Linux' abstract namespace, as systemd and ``ss`` write it.
 ABSTRACT: Final = "@"
 
-#: Seconds to wait for other processes that bind UNIX sockets in the same directory.
+#: Seconds to wait for a process that holds the lock on the directory.
 UNIX_LOCK_TIMEOUT: Final = 5.0
 
-#: Seconds between two tries at that lock.
+#: Seconds between two attempts to get that lock.
 UNIX_LOCK_INTERVAL: Final = 0.02
 
-#: Seconds for an existing UNIX socket to answer a connection attempt; one that does not answer is taken to be in use.
+#: Seconds for an existing UNIX socket to answer a connection attempt; after that it counts as in use.
 UNIX_PROBE_TIMEOUT: Final = 1.0
 
 _MAX_ID: Final = 2**32 - 2
@@ -53,18 +53,18 @@ def group_id(text: str) -> int:
 class UNIXEndpoint(Endpoint):
     """A UNIX domain socket.
 
-    A socket that a dead process left at ``address`` is replaced.  One that answers, and a file of any other type, is left alone.  The
-    processes that bind in one directory take turns under a lock on that directory, so that none replaces a socket that another has
-    just bound and does not listen on yet.
+    A socket file of a dead process at ``address`` is replaced.  A socket that answers, and a file of any other type, is an error.
+    Processes that bind in the same directory take a lock on that directory, so that none replaces a socket that another process has
+    bound but does not listen on yet.
 
-    :param address: its path, at most 107 bytes; one that begins with ``@`` is a name in the abstract namespace, which has no file and
-        therefore no permissions: every process in the same network namespace can connect.
+    :param address: its path, at most 107 bytes.  A path that begins with ``@`` is a name in the abstract namespace, which has no file
+        and therefore no permissions: every process in the same network namespace can connect.
     :param mode: permissions, by default :data:`DEFAULT_UNIX_MODE`; they do not depend on the umask.
-    :param backlog: see :data:`~.base.DEFAULT_BACKLOG`; :attr:`options` say it where it is ``None``.
+    :param backlog: see :data:`~.base.DEFAULT_BACKLOG`; by default the value in :attr:`options`.
     :param lockfile: accepted and ignored: Twisted's ``<address>.lock`` is not needed here and never touched.
-    :param user: number of the user that it belongs to; by default the server's.
-    :param group: number of the group that it belongs to; by default the one that new files in its directory get.
-    :raises EndpointError: for a mode or an owner of an abstract name.
+    :param user: number of the file's owner; by default the server's user.
+    :param group: number of the file's group; by default the group that new files in its directory get.
+    :raises EndpointError: for an abstract name with a mode or an owner.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class UNIXEndpoint(Endpoint):
         self.abstract = address.startswith(ABSTRACT)
         if self.abstract and not (mode is user is group is None):
             raise EndpointError(f"Endpoint {description!r}: an abstract socket has no file whose mode, user or group could be set.")
-        #: Device, inode and process of the socket file; only the process that bound it may remove it.
+        #: Device, inode and process of the socket file; only the process that bound the socket may remove the file.
         self._bound: tuple[int, int, int] | None = None
 
     def open(self) -> socket.socket:
@@ -111,8 +111,8 @@ class UNIXEndpoint(Endpoint):
         sock.listen(self.options.backlog if self.backlog is None else self.backlog)
 
     def _bind(self, sock: socket.socket) -> None:
-        # The file gets these permissions, less those in the umask: never more than it is to have.  Where the system cannot do that, it has
-        # others until listen(), before which nobody can connect.
+        # bind() creates the file with these permissions without those in the umask, so it never has too many.  Where fchmod() fails, the
+        # file has other permissions until listen(); clients cannot connect before that.
         with suppress(OSError):
             os.fchmod(sock.fileno(), self.mode)
         try:
@@ -129,9 +129,9 @@ class UNIXEndpoint(Endpoint):
         status = os.lstat(self.address)
         self._bound = (status.st_dev, status.st_ino, os.getpid())
         try:
-            # Nobody can connect before listen(), so there is no moment with the wrong owner.
+            # Clients cannot connect before listen(), so none connects while the owner is wrong.
             if self.user is not None or self.group is not None:
-                self._give_away()
+                self._set_owner()
             if stat.S_IMODE(status.st_mode) != self.mode:
                 _chmod(self.address, self.mode)
             self._listen(sock)
@@ -139,7 +139,7 @@ class UNIXEndpoint(Endpoint):
             self._remove()
             raise
 
-    def _give_away(self) -> None:
+    def _set_owner(self) -> None:
         user, group = (-1 if number is None else number for number in (self.user, self.group))
         try:
             os.chown(self.address, user, group, follow_symlinks=False)
@@ -156,10 +156,10 @@ class UNIXEndpoint(Endpoint):
             if (status.st_dev, status.st_ino, os.getpid()) == bound:
                 os.unlink(self.address)
         except OSError:
-            pass  # Gone, or out of reach by now: there is nothing left that could be removed.
+            pass  # The file is gone or inaccessible, so there is nothing to remove.
 
     def close(self, sock: socket.socket) -> None:
-        # Before the socket closes: the kernel cannot give the inode to another file until then.
+        # Before the socket closes: until then the kernel cannot reuse the inode for another file.
         self._remove()
         sock.close()
 
@@ -175,7 +175,7 @@ def _id(text: str, kind: str, look_up: Callable[[str], int]) -> int:
 
 
 def _chmod(address: str, mode: int) -> None:
-    """Set the permissions of a socket file, and of nothing else that somebody may just have put in its place."""
+    """Set the permissions of a socket file; does nothing when another process has replaced it by a file of another type."""
     descriptor = os.open(address, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
@@ -187,7 +187,7 @@ def _chmod(address: str, mode: int) -> None:
 
 
 def _is_dead(address: str) -> bool:
-    """Whether nobody listens on the UNIX socket ``address``; any doubt counts as alive."""
+    """Whether no process listens on the UNIX socket ``address``; ``False`` in case of doubt."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(UNIX_PROBE_TIMEOUT)
         try:
@@ -201,11 +201,11 @@ def _is_dead(address: str) -> bool:
 
 @contextmanager
 def _directory_lock(address: str) -> Iterator[None]:
-    """Hold an exclusive lock on the directory of ``address``, which leaves no file behind.
+    """Hold an exclusive lock on the directory of ``address``; no lock file remains.
 
-    Without permission to read the directory, or on a file system without locks, there is no lock.  Nor is there when another process keeps
-    it for longer than :data:`UNIX_LOCK_TIMEOUT`: binding takes no time, so it is none that binds, and everybody who may read the directory
-    can take the lock and must not keep the server from starting.
+    Continues without a lock where the directory is unreadable or the file system has no locks.  Also continues when another process
+    holds the lock for longer than :data:`UNIX_LOCK_TIMEOUT`: bind() is instant, so that process is doing something else.  Every user who
+    can read the directory can take the lock, and must not be able to prevent the server from starting.
     """
     directory = os.path.dirname(address) or "."
     try:

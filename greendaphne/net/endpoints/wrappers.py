@@ -1,4 +1,4 @@
-"""Endpoints on sockets that are named by their descriptors, and endpoints whose connections begin with a PROXY header."""
+"""Endpoints on inherited descriptors, and endpoints whose connections begin with a PROXY header."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .grammar import EndpointError
 
 
 class FDEndpoint(Endpoint):
-    """A socket that a process manager opened and handed down; its address family is the socket's own.
+    """A socket that a process manager opened and passed on; its address family is read from the socket.
 
     :param fileno: the descriptor's number.
-    :param domain: accepted and ignored; daphne needed it to tell the address family.
+    :param domain: accepted and ignored; daphne reads the address family from it.
     """
 
     shared = True
@@ -27,7 +27,7 @@ class FDEndpoint(Endpoint):
 
 
 class HAProxyEndpoint(WrappingEndpoint):
-    """An endpoint on which every connection begins with a PROXY header of either version, whatever :class:`ListeningOptions` say."""
+    """An endpoint whose connections begin with a PROXY header of either version; it overrides :class:`ListeningOptions`."""
 
     def __init__(self, description: str, inner: Endpoint) -> None:
         super().__init__(description, inner)

@@ -1,8 +1,8 @@
 """TLS: certificates, handshakes and the encrypted transport.
 
-:func:`handshake` makes a :class:`TLSTransport` of an accepted socket and the :class:`Contexts` of its endpoint; :func:`wrap` and the
-endpoint kinds of :mod:`.endpoints` make those of files.  The protocol code above sees a
-:class:`greendaphne.net.transport.ByteStream` and, in ``alpn`` and ``info``, what was negotiated.
+:func:`handshake` turns an accepted socket and the :class:`Contexts` of its endpoint into a :class:`TLSTransport`.  :func:`wrap` and the
+endpoint kinds of :mod:`.endpoints` create contexts from files.  Protocol code uses the transport as a
+:class:`greendaphne.net.transport.ByteStream` and reads the negotiated parameters from ``alpn`` and ``info``.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""OpenSSL contexts: which versions, ciphers and protocols a server offers, and which certificate a client gets.
+"""OpenSSL contexts: the versions, ciphers and protocols that a server offers, and the choice of the certificate.
 
-:class:`Contexts` is what a listening endpoint holds.  Every connection starts on its *front* context, which has no certificate but owns
-the session ticket keys; once the ClientHello tells the server name, OpenSSL asks :meth:`Contexts.select` for the context with the
-certificate.  Certificates can thus be replaced at any time: connections already open keep theirs, and clients still resume their
+A listening endpoint holds :class:`Contexts`.  Every connection starts on its *front* context, which has no certificate but owns the
+session ticket keys.  When the ClientHello has the server name, OpenSSL asks :meth:`Contexts.select` for the context with the
+certificate.  So certificates can be replaced at any time: open connections keep theirs, and clients can still resume their
 sessions.  :class:`FileContexts` serves one certificate from given files; :mod:`.sni` serves many from a directory.
 
-OpenSSL's callbacks must not switch greenlets, so nothing here logs inside one: lines are kept in :attr:`Contexts.pending_lines` for
-:func:`.handshake.handshake` to write.
+OpenSSL's callbacks must not switch greenlets, so they do not log.  They append lines to :attr:`Contexts.pending_lines`, and
+:func:`.handshake.handshake` logs them afterwards.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from .validity import ValidityLog
 
 logger = logging.getLogger(__name__)
 
-#: Mozilla's "intermediate" list for TLS 1.2: forward secrecy and AEAD only, so none that RFC 9113 appendix A forbids for HTTP/2.
-#: The DHE suites come into play only where Diffie-Hellman parameters are given.
+#: Mozilla's "intermediate" list for TLS 1.2: forward secrecy and AEAD only, so no suite that RFC 9113 appendix A forbids for HTTP/2.
+#: The DHE suites are used only with Diffie-Hellman parameters.
 CIPHERS = (
     b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
     b"ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305:DHE-RSA-AES128-GCM-SHA256:DHE-RSA-AES256-GCM-SHA384:"
@@ -43,22 +43,22 @@ CIPHERS = (
 )
 #: SSL_OP_PRIORITIZE_CHACHA, which pyOpenSSL does not name: a client that puts ChaCha20 first has no AES hardware, so it gets ChaCha20.
 _OP_PRIORITIZE_CHACHA = 1 << 21
-#: SSL_MODE_ENABLE_PARTIAL_WRITE, which pyOpenSSL sets and does not name.
+#: SSL_MODE_ENABLE_PARTIAL_WRITE, which pyOpenSSL sets but does not name.
 _MODE_ENABLE_PARTIAL_WRITE = 1
 
 #: Seconds for which a session can be resumed.
 SESSION_LIFETIME = 2 * 60 * 60
-#: Seconds after which the front context and with it the ticket keys are replaced: whoever steals a key reads no more than this back.
+#: Seconds after which the front context and its ticket keys are replaced, which limits the traffic that a stolen key can decrypt.
 TICKET_KEY_LIFETIME = 12 * 60 * 60
-#: Seconds between two looks at a file's modification time.
+#: Seconds between two checks of a file's modification time.
 CHECK_INTERVAL = 1.0
-#: Certificates between a client's certificate and the root, at most.
+#: At most this many certificates between a client's certificate and the root.
 _VERIFY_DEPTH = 10
 
-#: The protocols offered unless configured otherwise, the preferred first.
+#: The protocols offered by default, in order of preference.
 ALPN = Tls().alpn
 
-#: The ``sslmethod`` names of Twisted's ``ssl:`` endpoint that leave TLS 1.2 or 1.3, with the lowest and the highest version.
+#: The ``sslmethod`` names of Twisted's ``ssl:`` endpoint that allow TLS 1.2 or 1.3, with the lowest and the highest version.
 #: ``TLSv1_3_METHOD`` is an addition: OpenSSL never had a method of that name.
 _METHODS: dict[str, tuple[int, int]] = {
     "TLS_METHOD": (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION),
@@ -78,14 +78,15 @@ _VERIFY = {
 
 @dataclass(frozen=True, slots=True)
 class TLSOptions:
-    """What holds for every certificate of an endpoint.
+    """Options of all certificates of an endpoint.
 
-    :param alpn: protocols to offer, the preferred first; empty offers none.
-    :param client_ca: PEM file with the authorities that client certificates must come from.
-    :param verify: ``none``, ``optional`` (a certificate, where sent, must be valid) or ``require``; by default ``require`` where
-        ``client_ca`` is given and ``none`` otherwise.
+    :param alpn: the protocols to offer, in order of preference; empty for no ALPN.
+    :param client_ca: PEM file with the authorities that issue client certificates.
+    :param verify: ``none``, ``optional`` (a certificate, where sent, must be valid) or ``require``; by default ``require`` with
+        ``client_ca`` and ``none`` without.
     :param key_password: the password of encrypted private keys.
-    :param key_password_file: the file with that password, in its place; read whenever an encrypted key is.
+    :param key_password_file: a file with that password, as an alternative; read each time an encrypted key is read.
+    :raises TLSError: for invalid or contradictory values.
     """
 
     alpn: tuple[str, ...] = ALPN
@@ -107,9 +108,9 @@ class TLSOptions:
             raise TLSError("The password of private keys is given twice: itself and in a file (--keyfile-password-file)")
 
     def password(self) -> bytes | None:
-        """The password of encrypted private keys, ``None`` where none is given; without the line feed at the end of its file.
+        """The password of encrypted private keys, without the line end of its file; ``None`` where none is given.
 
-        :raises TLSError: where the file cannot be read or is empty.
+        :raises TLSError: where the file is unreadable or empty.
         """
         if self.key_password_file is None:
             return None if self.key_password is None else self.key_password.encode("utf-8", "surrogateescape")
@@ -126,11 +127,14 @@ class TLSOptions:
 
 
 class NoCommonProtocol(SSL.Error):
-    """ALPN found nothing in common; raised through OpenSSL's callback, pyOpenSSL's only way to answer with a fatal alert."""
+    """ALPN found no common protocol.  Raised in OpenSSL's callback, because that is pyOpenSSL's only way to send a fatal alert."""
 
 
 def check_method(sslmethod: str | None) -> tuple[int, int]:
-    """The lowest and highest TLS version of a Twisted ``sslmethod`` name; ``None`` means TLS 1.2 and 1.3."""
+    """The lowest and highest TLS version for a Twisted ``sslmethod`` name; ``None`` means TLS 1.2 and 1.3.
+
+    :raises TLSError: for an unknown or obsolete name.
+    """
     if sslmethod is None:
         sslmethod = "TLS_METHOD"
     versions = _METHODS.get(sslmethod)
@@ -142,19 +146,19 @@ def check_method(sslmethod: str | None) -> tuple[int, int]:
 
 
 class ContextFactory:
-    """Makes the contexts of one endpoint, all alike but for the certificate.
+    """Creates the contexts of one endpoint, which differ only in the certificate.
 
-    :param options: what to offer and whom to ask for a certificate.
-    :param sslmethod: Twisted's name for the versions to offer.
+    :param options: the protocols to offer and the verification of client certificates.
+    :param sslmethod: Twisted's name for the versions to offer; by default TLS 1.2 and 1.3.
     :param dh_parameters: PEM file with a Diffie-Hellman group for clients without elliptic curves.
-    :raises TLSError: where a file cannot be used.
+    :raises TLSError: where a file is unusable.
     """
 
     def __init__(self, options: TLSOptions, sslmethod: str | None = None, dh_parameters: str | None = None) -> None:
         self.options = options
         self._versions = check_method(sslmethod)
         self._choose = _alpn_callback(options.alpn)
-        # What was read once is kept: a file that is broken later must not stand in the way of the next context.
+        # Read once and kept, so that a file that breaks later does not affect new contexts.
         self._dh_parameters = None if dh_parameters is None else pem.read_dh_parameters(dh_parameters)
         self._authorities: tuple[x509.Certificate, ...] = ()
         if options.client_ca is not None:
@@ -177,12 +181,12 @@ class ContextFactory:
             | SSL.OP_SINGLE_ECDH_USE
             | _OP_PRIORITIZE_CHACHA
         )
-        # An idle connection then holds no record buffers (up to 34 KiB).
+        # Releases the record buffers (up to 34 KiB) of an idle connection.
         context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-        # One call then encrypts a whole piece; with partial writes it returns after each record, which costs a seventh on large answers.
+        # One call then encrypts a whole piece; with partial writes it returns after each record, which slows large answers by a seventh.
         context.clear_mode(_MODE_ENABLE_PARTIAL_WRITE)
         context.set_session_cache_mode(SSL.SESS_CACHE_SERVER)
-        # Without an identity OpenSSL refuses to resume sessions where client certificates are verified.
+        # Where client certificates are verified, OpenSSL resumes sessions only with a session id context.
         context.set_session_id(b"greendaphne")
         context.set_timeout(SESSION_LIFETIME)
         if self._choose is not None:
@@ -203,7 +207,7 @@ class ContextFactory:
         return context
 
     def with_certificate(self, credentials: Credentials, path: str) -> SSL.Context:
-        """A context that presents ``credentials``, which came from ``path``."""
+        """A context that presents ``credentials``; ``path`` is their file, for errors."""
         context = self.bare()
         try:
             with warnings.catch_warnings():
@@ -219,7 +223,7 @@ class ContextFactory:
 
 
 def reason(error: SSL.Error) -> str:
-    """What OpenSSL says, in words."""
+    """OpenSSL's reason as text."""
     if isinstance(error, SSL.SysCallError):
         return str(error.args[1])
     if isinstance(error, NoCommonProtocol):
@@ -233,7 +237,7 @@ def _alpn_callback(offered: tuple[str, ...]) -> Callable[[SSL.Connection, list[b
         return None
     protocols = tuple(protocol.encode() for protocol in offered)
     if b"http/1.1" in protocols and b"http/1.0" not in protocols:
-        # A client that offers nothing but http/1.0 is served like one that offers nothing.
+        # A client that offers only http/1.0 is served like a client without ALPN.
         protocols += (b"http/1.0",)
 
     def choose(connection: SSL.Connection, client: list[bytes]) -> bytes:
@@ -247,19 +251,19 @@ def _alpn_callback(offered: tuple[str, ...]) -> Callable[[SSL.Connection, list[b
 
 
 class Contexts(ABC):
-    """The certificates of one endpoint; used by the hub's thread alone.
+    """The certificates of one endpoint; only the hub's thread uses them.
 
-    :meth:`load` comes first.  ``options`` may be replaced with :meth:`configure` before that.
+    Call :meth:`load` first.  Before that, :meth:`configure` may replace ``options``.
     """
 
-    #: The authority that certificates are obtained from while the server runs, empty for none; see :mod:`greendaphne.acme`.
+    #: The authority that issues certificates while the server runs, empty for none; see :mod:`greendaphne.acme`.
     authority = ""
 
     def __init__(self, options: TLSOptions | None = None) -> None:
         self.options = options or TLSOptions()
-        #: Lines that came up inside a callback of OpenSSL's, as (level, text).
+        #: Log lines from callbacks of OpenSSL, as (level, text).
         self.pending_lines: list[tuple[int, str]] = []
-        #: What is said of certificates that expire; endpoints of one server share it.
+        #: Decides about log lines on expiring certificates; the endpoints of one server share it.
         self.validity = ValidityLog()
         self._factory: ContextFactory | None = None
         self._front: SSL.Context | None = None
@@ -267,13 +271,13 @@ class Contexts(ABC):
         self._check_after = 0.0
 
     def configure(self, options: TLSOptions) -> None:
-        """Replace the options; takes effect at :meth:`load`."""
+        """Replace the options; :meth:`load` applies them."""
         self.options = options
 
     def load(self) -> None:
-        """Read everything for the first time.
+        """Read all files for the first time.
 
-        :raises TLSError: where something is missing, broken or does not match.
+        :raises TLSError: where a file is missing or broken, or key and certificate do not match.
         """
         self._factory = self._make_factory()
         self._load()
@@ -286,18 +290,18 @@ class Contexts(ABC):
         self.write_lines()
 
     def reload(self) -> None:
-        """Read everything again; what is broken is logged in one ERROR line each and what was there before stays in service."""
+        """Read all files again.  Each broken file is logged with one ERROR line, and its previous content stays in service."""
         try:
             self._factory = self._make_factory()
         except TLSError as error:
             logger.error("%s; the previous one stays in service", error)
         self._refresh(forced=True)
-        # The options may name a new set of client authorities, which the front context knows as well.
+        # The options may name another set of client authorities, which the front context contains too.
         self._new_front()
         self.write_lines()
 
     def front(self) -> SSL.Context:
-        """The context for a new connection; looks for changed files at most once a second."""
+        """The context for a new connection; checks for changed files at most once a second."""
         now = monotonic()
         if now >= self._check_after:
             self._check_after = now + CHECK_INTERVAL
@@ -310,44 +314,44 @@ class Contexts(ABC):
         return self._front
 
     def for_connection(self, sock: _socket.socket, deadline: float) -> SSL.Context:
-        """The context for the connection ``sock``, on which something has arrived that nobody has read yet.
+        """The context for the connection ``sock``, which has unread input.
 
-        :param deadline: of the handshake, on the monotonic clock.
+        :param deadline: the deadline of the handshake, on the monotonic clock.
         :raises TimeoutError: at the deadline.
         """
         return self.front()
 
     def write_lines(self) -> None:
-        """Log what came up inside callbacks."""
+        """Log the lines from callbacks."""
         while self.pending_lines:
             level, line = self.pending_lines.pop(0)
             logger.log(level, "%s", line)
 
     def certificates(self) -> list[tuple[str, x509.Certificate]]:
-        """The certificates in service, each with the file that it came from; none before :meth:`load`."""
+        """The certificates in service, each with its file; empty before :meth:`load`."""
         if self._front is None:
             return []
-        # Files that have changed are looked at as for a connection.
+        # Reloads changed files, as for a connection.
         self.front()
         found = self._served()
         self.write_lines()
         return found
 
     def report_validity(self) -> list[x509.Certificate]:
-        """Log which certificates are about to expire or have expired, where a line is due; returns those in service."""
+        """Log the certificates that are about to expire or have expired, where a line is due; returns those in service."""
         found = self.certificates()
         for path, certificate in found:
-            self._tell_validity(certificate, path)
+            self._queue_validity(certificate, path)
         self.write_lines()
         return [certificate for _, certificate in found]
 
-    def _tell_validity(self, certificate: x509.Certificate, path: str) -> None:
-        """Have :meth:`write_lines` say whether ``certificate`` is about to expire; may be called within a callback."""
+    def _queue_validity(self, certificate: x509.Certificate, path: str) -> None:
+        """Queue the line that is due about the validity of ``certificate``, if any; safe within a callback."""
         if (line := self.validity.line(certificate, path)) is not None:
             self.pending_lines.append(line)
 
     def describe(self) -> str:
-        """What clients can negotiate, for the start-up log: ``ALPN h2,http/1.1``."""
+        """The protocols that clients can negotiate, for the start-up log: ``ALPN h2,http/1.1``."""
         return f"ALPN {','.join(self.options.alpn)}" if self.options.alpn else "no ALPN"
 
     @property
@@ -366,8 +370,8 @@ class Contexts(ABC):
         self._front_expires = monotonic() + TICKET_KEY_LIFETIME
 
     def _on_client_hello(self, connection: SSL.Connection) -> None:
-        # Called by OpenSSL with every ClientHello, with or without a server name.  An exception would be printed to stderr by
-        # pyOpenSSL; without a certificate OpenSSL refuses the handshake by itself.
+        # OpenSSL calls this for every ClientHello, with or without a server name.  pyOpenSSL would print an exception to stderr.  Without
+        # a certificate OpenSSL refuses the handshake.
         try:
             context = self.select(connection.get_servername())
         except Exception:  # noqa: BLE001
@@ -381,11 +385,11 @@ class Contexts(ABC):
         """The context for a server name as the client sent it; ``None`` refuses the connection.  Must not switch greenlets."""
 
     def _served(self) -> list[tuple[str, x509.Certificate]]:
-        """What :meth:`certificates` returns."""
+        """The result of :meth:`certificates`."""
         return []
 
     def _places(self) -> tuple[Sequence[str], Sequence[str]]:
-        """Directories any ``.pem`` file of which is served, and single files that are read."""
+        """Directories of which every ``.pem`` file is served, and single files that are read."""
         return (), ()
 
     @abstractmethod
@@ -394,14 +398,14 @@ class Contexts(ABC):
 
     @abstractmethod
     def _refresh(self, forced: bool) -> None:
-        """Read what changed, or everything where ``forced``; never raises."""
+        """Read the changed files, or all files where ``forced``; never raises."""
 
 
 class FileContexts(Contexts):
-    """One certificate from given files: Twisted's ``ssl:`` arguments.
+    """One certificate from given files: the arguments of Twisted's ``ssl:``.
 
     :param private_key: file with the private key.
-    :param certificate: file with the certificate and perhaps its chain; by default the key's file.
+    :param certificate: file with the certificate, optionally with its chain; by default the key's file.
     :param extra_chain: file with further certificates of the chain.
     :param dh_parameters: file with a Diffie-Hellman group.
     :param sslmethod: see :func:`check_method`.
@@ -421,7 +425,7 @@ class FileContexts(Contexts):
         check_method(sslmethod)
         self._private_key = private_key
         self._certificate = private_key if certificate is None else certificate
-        # A single file is called by the argument that named it.
+        # Errors call a single file by the argument that named it.
         self._what = "the private key" if certificate is None else "the certificate"
         self._extra_chain = extra_chain
         self._dh_parameters = dh_parameters
@@ -447,11 +451,11 @@ class FileContexts(Contexts):
         return tuple(map(pem.signature, self._paths))
 
     def _load(self) -> None:
-        # The state is taken before the files are read: a change in between is seen at the next look.
+        # Before the files are read, so that the next check finds a change during the reading.
         self._seen = self._signatures()
         password = self.options.password
         same = self._certificate == self._private_key
-        # The certificate's first: where neither is there, its option is the one that was given.
+        # The certificate first: where both files are missing, the error then names the option that the user gave.
         certificate = pem.read(self._certificate, self._what, password)
         key = certificate if same else pem.read(self._private_key, "the private key", password)
         extra = [] if self._extra_chain is None else [pem.read(self._extra_chain, "the certificate chain")]
@@ -460,7 +464,7 @@ class FileContexts(Contexts):
         credentials = pem.assemble(key, certificate, extra)
         self._context = self.factory.with_certificate(credentials, self._certificate)
         self._in_service = credentials.certificate
-        self._tell_validity(credentials.certificate, self._certificate)
+        self._queue_validity(credentials.certificate, self._certificate)
 
     def _refresh(self, forced: bool) -> None:
         if not forced and self._signatures() == self._seen:

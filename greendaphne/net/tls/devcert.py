@@ -1,8 +1,8 @@
 """A self-signed certificate for development, for ``--tls-dev``.
 
-One file with key and certificate, readable by its owner alone, kept in the user's cache directory and used again until shortly before it
-expires, so that an exception made in a browser once holds.  It is for ``localhost`` and the loopback addresses and must not be trusted
-by anyone else.
+One file with key and certificate in the user's cache directory, readable by its owner only.  It is reused until shortly before it
+expires, so that an exception in the browser needs to be made only once.  The certificate is for ``localhost`` and the loopback
+addresses; other users and machines must not trust it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 #: How long a certificate is valid.
 LIFETIME = timedelta(days=365)
-#: A certificate with less than this left is replaced, so that none expires while a server runs for a day.
+#: A certificate with less time left is replaced, so that it does not expire while a server runs for a day.
 MARGIN = timedelta(days=7)
-#: Clocks may differ by this much.
+#: The tolerated difference between clocks.
 _BACKDATE = timedelta(hours=1)
 
 FILE_NAME = "development.pem"
@@ -45,14 +45,14 @@ def cache_directory() -> str:
 
 
 def development_certificate(directory: str | None = None) -> str:
-    """The path of a PEM file with a development certificate and its key, made where there is none that will do.
+    """Return the path of a PEM file with a development certificate and its key; creates the file unless a usable one exists.
 
-    :param directory: where it is kept; by default :func:`cache_directory`.
-    :raises TLSError: where it cannot be written.
+    :param directory: the directory of the file; by default :func:`cache_directory`.
+    :raises TLSError: where the file cannot be written.
     """
     directory = cache_directory() if directory is None else directory
     path = os.path.join(directory, FILE_NAME)
-    if not _will_do(path):
+    if not _is_usable(path):
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             _write(directory, path, make_self_signed())
@@ -63,7 +63,7 @@ def development_certificate(directory: str | None = None) -> str:
     return path
 
 
-def _will_do(path: str) -> bool:
+def _is_usable(path: str) -> bool:
     if pem.signature(path) is None:
         return False
     try:
@@ -78,7 +78,7 @@ def _will_do(path: str) -> bool:
 
 
 def _write(directory: str, path: str, data: bytes) -> None:
-    # Renamed into place: two servers that start together each find a whole file.  mkstemp makes it 0600.
+    # Renamed into place, so that two servers starting together each find a complete file.  mkstemp creates it with mode 0600.
     descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".development-")
     try:
         with open(descriptor, "wb") as file:
@@ -90,7 +90,7 @@ def _write(directory: str, path: str, data: bytes) -> None:
 
 
 def make_self_signed() -> bytes:
-    """A new ECDSA P-256 key and its certificate for localhost, as PEM."""
+    """A new ECDSA P-256 key and its self-signed certificate for localhost, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"greendaphne development ({_HOST})")])
     now = datetime.now(timezone.utc)
@@ -105,7 +105,7 @@ def make_self_signed() -> bytes:
         .not_valid_before(now - _BACKDATE)
         .not_valid_after(now + LIFETIME)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        # Not an authority: whoever trusts it trusts it for localhost, whoever steals its key signs nothing with it.
+        # Not an authority: trust in it covers localhost only, and a stolen key cannot sign other certificates.
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(key, hashes.SHA256())

@@ -1,6 +1,6 @@
-"""The endpoint kinds with TLS: ``ssl:``, ``txsni:`` and ``tls:``, and TLS put on an endpoint of any other kind.
+"""The endpoint kinds with TLS: ``ssl:``, ``txsni:`` and ``tls:``, and TLS for endpoints of all other kinds.
 
-Importing this module registers the kinds.  Certificates are read when an endpoint binds, before it listens; what is wrong with them is an
+Importing this module registers the kinds.  An endpoint reads its certificates when it binds, before it listens; errors in them raise
 :class:`~greendaphne.net.endpoints.EndpointError`.
 """
 
@@ -36,7 +36,7 @@ HTTPS_PORT = 443
 class TLSEndpoint(WrappingEndpoint):
     """An endpoint whose connections begin with a TLS handshake.
 
-    :param contexts: its certificates; read at :meth:`bind`.
+    :param contexts: the certificates; :meth:`bind` reads them.
     """
 
     def __init__(self, description: str, inner: Endpoint, contexts: Contexts) -> None:
@@ -54,7 +54,7 @@ class TLSEndpoint(WrappingEndpoint):
 
 
 def wrap(endpoint: Endpoint, certfile: str, keyfile: str | None = None, options: TLSOptions | None = None) -> Endpoint:
-    """Put TLS on a plain endpoint (``--certfile``, ``--keyfile``); one that has it already is returned as it is.
+    """Add TLS to a plain endpoint (``--certfile``, ``--keyfile``); an endpoint with TLS is returned unchanged.
 
     :param certfile: PEM file with the certificate and its chain.
     :param keyfile: PEM file with the private key; by default ``certfile``.

@@ -1,7 +1,7 @@
 """Finds certificate files and directories that other users of the machine can change.
 
-Another user who can write to a directory of certificates can have the server present a certificate of that user's, and one who can write to
-the directory of a key can exchange the key.
+A user who can write to a directory of certificates can make the server present another certificate.  A user who can write to the
+directory of a key can replace the key.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def exposed(directories: Iterable[str], files: Iterable[str] = ()) -> list[str]:
-    """One line for each directory and file that its group or everyone can write to, for a warning.
+    """One line for each directory and file that is writable for its group or for all users, for a warning.
 
-    :param directories: any ``.pem`` file in them is served, so adding one is enough.
-    :param files: these are served.  A file can be exchanged by a user who can write to its directory, unless that directory is sticky.
+    :param directories: the server uses every ``.pem`` file in them, so write permission to the directory suffices.
+    :param files: files that the server uses.  Write permission to a file's directory suffices, unless that directory is sticky.
     """
     lines = {}
     for path in directories:
         mode = _mode(path)
         if mode & _OTHERS:
-            lines[path] = f"{_group_or_everyone(mode)} can write to the directory of certificates {path}; take that away with chmod go-w"
+            lines[path] = (
+                f"{_group_or_everyone(mode)} can write to the directory of certificates {path}; remove that permission with chmod go-w"
+            )
     for path in files:
         directory = os.path.dirname(os.path.abspath(path))
         mode = _mode(directory)
@@ -33,12 +35,12 @@ def exposed(directories: Iterable[str], files: Iterable[str] = ()) -> list[str]:
             )
         mode = _mode(path)
         if mode & _OTHERS:
-            lines[path] = f"{_group_or_everyone(mode)} can write to {path}; take that away with chmod go-w"
+            lines[path] = f"{_group_or_everyone(mode)} can write to {path}; remove that permission with chmod go-w"
     return list(lines.values())
 
 
 def _mode(path: str) -> int:
-    """The permissions of ``path``; 0 where it cannot be written to by others, or is not there."""
+    """The permissions of ``path``; 0 where it is missing or on a read-only file system."""
     try:
         mode = os.stat(path).st_mode
         # Kubernetes mounts secrets with mode 1777, and read-only.

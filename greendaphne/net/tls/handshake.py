@@ -1,8 +1,7 @@
-"""From an accepted socket to a :class:`TLSTransport`, or to a closed socket and one line in the log.
+"""Turns an accepted socket into a :class:`TLSTransport`, or closes it and logs one line.
 
-The time limit counts from the call to the end of the handshake.  What is no TLS is recognised by its first byte before OpenSSL sees it, so
-a browser that speaks http to the port gets an answer it can show.  The memory of a TLS connection is allocated only once the client has
-sent something.
+The time limit covers the whole handshake.  The first byte shows plain HTTP before OpenSSL reads it, so a browser that uses http on the port
+gets an answer that it can display.  Memory for a TLS connection is allocated only after the client has sent a byte.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from .transport import TLSTransport
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a peer that is refused to read the reason.
+#: Seconds for a refused peer to read the reason.
 LINGER = 1.0
-#: The ALPN protocol of a certificate authority that checks who controls a host (RFC 8737).
+#: The ALPN protocol of a certificate authority that validates the control of a host (RFC 8737).
 ACME_TLS = "acme-tls/1"
 
 _PLAIN_HTTP_TEXT = b"This port speaks https, and the request came in plain http. Use a URL that begins with https://.\n"
 
 
 class HandshakeError(ClientDisconnected):
-    """No TLS connection came about; the socket is closed and the log has its line."""
+    """The TLS handshake failed; the socket is closed and the line is logged."""
 
 
 class HandshakeTimeout(HandshakeError):
@@ -43,20 +42,20 @@ class PlainHTTP(HandshakeError):
 
 
 class ChallengeAnswered(ClientDisconnected):
-    """The peer was a certificate authority; the handshake was all that it wanted (RFC 8737 section 3)."""
+    """The peer was a certificate authority, which validates by the handshake alone (RFC 8737 section 3)."""
 
 
 class HandshakeFailed(HandshakeError):
-    """The peer went away, or speaks nothing that the server does; it was sent an alert where OpenSSL has one."""
+    """The peer disconnected, or has no TLS parameters in common with the server; OpenSSL has sent an alert where it defines one."""
 
 
 def handshake(sock: _socket.socket, contexts: Contexts, *, timeout: float, send_timeout: float) -> TLSTransport:
-    """Do the server's side of the handshake on a connected socket.
+    """Perform the server's side of the handshake on a connected socket.
 
-    :param timeout: seconds for all of it.
-    :param send_timeout: of the transport returned.
-    :raises HandshakeError: one of the kinds above; the socket is closed then.
-    :raises ChallengeAnswered: as above, and likewise.
+    :param timeout: seconds for the whole handshake.
+    :param send_timeout: seconds, for the returned transport.
+    :raises HandshakeError: one of its subclasses; the socket is closed.
+    :raises ChallengeAnswered: after the handshake with a certificate authority; the socket is closed.
     """
     deadline = monotonic() + timeout
     transport: TLSTransport | None = None
@@ -80,7 +79,7 @@ def handshake(sock: _socket.socket, contexts: Contexts, *, timeout: float, send_
     except SSL.Error as error:
         _log(sock, f"failed: {reason(error)}")
         if transport is not None:
-            # Closing at once might overtake the alert with a reset.
+            # An immediate close could send a reset that overtakes the alert.
             lingering_close(transport, LINGER)
         raise HandshakeFailed from None
     except ChallengeAnswered:
@@ -97,7 +96,7 @@ def handshake(sock: _socket.socket, contexts: Contexts, *, timeout: float, send_
 
 
 def _await_client_hello(sock: _socket.socket, timeout: float) -> None:
-    """Wait for the first byte and look at it without taking it; refuse what cannot begin a TLS connection."""
+    """Wait for the first byte and inspect it without taking it; raises for plain HTTP and for a closed connection."""
     wait_read(sock.fileno(), timeout, TimeoutError)
     try:
         first = sock.recv(1, _socket.MSG_PEEK)
@@ -108,7 +107,7 @@ def _await_client_hello(sock: _socket.socket, timeout: float) -> None:
     if not first:
         raise HandshakeFailed
     if first.isalpha() and first.isascii():
-        # A method; records begin with 20 to 24 (RFC 8446 section 5.1), the hello of SSL 2 with 128 and more.
+        # The first letter of a method; TLS records begin with 20 to 24 (RFC 8446 section 5.1), SSL 2 hellos with 128 or more.
         raise PlainHTTP
 
 

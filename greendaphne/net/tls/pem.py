@@ -1,8 +1,8 @@
-"""Private keys and certificates read from PEM files, checked to belong together.
+"""Reads private keys and certificates from PEM files and checks that they match.
 
-:func:`read` takes a file apart, in whatever order it holds its key, certificate and chain; :func:`assemble` makes
-:class:`Credentials` of the parts: the certificate is the one that matches the key, the chain follows it issuer by issuer.  Whatever is
-wrong raises :class:`TLSError` with one line that names the file.  Nothing here knows OpenSSL's contexts.
+:func:`read` splits a file into keys and certificates, in any order.  :func:`assemble` makes :class:`Credentials` of them: the certificate
+that matches the key, followed by its chain, issuer by issuer.  Every error raises :class:`TLSError` with one line that names the
+file.  The module does not use OpenSSL's contexts.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-#: The key types that TLS 1.2 and 1.3 authenticate servers with.
+#: The types of server keys in TLS 1.2 and 1.3.
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
 
-#: The largest PEM file that is read, in bytes: a long chain takes 20 KiB, so a larger file is some other kind of file.
+#: The largest PEM file that is read, in bytes: a long chain takes 20 KiB, so a larger file is of another kind.
 MAX_PEM_SIZE = 1024 * 1024
 #: The smallest Diffie-Hellman group, in bits; smaller ones fall to precomputation (RFC 7919 section 1).
 MIN_DH_BITS = 2048
 
-#: The most private keys in one file; checking that a key is none that is broken takes milliseconds.
+#: The most private keys in one file; the check of each key takes milliseconds.
 _MAX_KEYS = 16
 _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
-#: What cryptography raises for an extension that is missing or cannot be read.
+#: The exceptions of cryptography for a missing or unreadable extension.
 NO_EXTENSION = (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError)
 _DH_BLOCK = re.compile(rb"-----BEGIN (?:X9\.42 )?DH PARAMETERS-----(.*?)-----END", re.DOTALL)
 _CERTIFICATES = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"})
 
 
 class TLSError(ValueError):
-    """TLS cannot be set up as asked; the text is one line for the operator and names the file or the option."""
+    """The TLS configuration is unusable; the text is one line and names the file or the option."""
 
 
-#: Returns the password of an encrypted private key, ``None`` where there is none.
+#: Returns the password of an encrypted private key, ``None`` for no password.
 Password = Callable[[], bytes | None]
 
-#: Tells one state of a file from another: modification time in nanoseconds, size in bytes, inode.
+#: The state of a file, to detect changes: modification time in nanoseconds, size in bytes, inode.
 Signature = tuple[int, int, int]
 
 
 class PemObjects(NamedTuple):
-    """What one file holds."""
+    """The keys and certificates in one file."""
 
     path: str
     keys: tuple[PrivateKey, ...]
@@ -64,7 +64,7 @@ class Credentials(NamedTuple):
 
 
 def signature(path: str) -> Signature | None:
-    """The state of the regular file ``path``, ``None`` where there is none."""
+    """The state of the regular file ``path``, ``None`` where it does not exist."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -73,9 +73,9 @@ def signature(path: str) -> Signature | None:
 
 
 def read_file(path: str, what: str) -> bytes:
-    """The bytes of the regular file ``path``; ``what`` says in the error what it was to be."""
+    """The bytes of the regular file ``path``; ``what`` names its purpose in errors."""
     try:
-        # A FIFO would block the process at open(2) already; O_NONBLOCK means nothing to a regular file.
+        # O_NONBLOCK, because open(2) of a FIFO would block the process; regular files ignore it.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
@@ -93,10 +93,11 @@ def read_file(path: str, what: str) -> bytes:
 
 
 def read(path: str, what: str = "PEM file", password: Password | None = None) -> PemObjects:
-    """Take the PEM file ``path`` apart; blocks other than keys and certificates (such as ``EC PARAMETERS``) are passed over.
+    """Read the keys and certificates of the PEM file ``path``; other blocks, such as ``EC PARAMETERS``, are skipped.
 
-    :param what: what the file was to be, for the error.
-    :param password: called for a key that is encrypted; may raise :class:`TLSError`.
+    :param what: the purpose of the file, for errors.
+    :param password: called for an encrypted key; may raise :class:`TLSError`.
+    :raises TLSError: for an unreadable file, a malformed block or an unsupported key.
     """
     keys: list[PrivateKey] = []
     certificates: list[x509.Certificate] = []
@@ -125,7 +126,7 @@ def _blocks(path: str, data: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _certificate(path: str, block: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_pem_x509_certificate(block)
-        # What cannot be read raises only when it is asked for.
+        # cryptography parses these fields on access, so malformed ones raise here and not later.
         for name in ("subject", "issuer", "not_valid_before_utc", "not_valid_after_utc", "serial_number"):
             getattr(certificate, name)
     except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
@@ -134,7 +135,7 @@ def _certificate(path: str, block: bytes) -> x509.Certificate:
 
 
 def _private_key(path: str, block: bytes, password: Password | None) -> PrivateKey:
-    # PKCS #8 has the word in its label (RFC 7468 section 11), the older form in a field "Proc-Type: 4,ENCRYPTED" (RFC 1421).
+    # PKCS #8 has ENCRYPTED in its label (RFC 7468 section 11), the older form in the field "Proc-Type: 4,ENCRYPTED" (RFC 1421).
     secret = password() if password is not None and b"ENCRYPTED" in block else None
     if secret is None and b"ENCRYPTED" in block:
         raise TLSError(
@@ -144,7 +145,7 @@ def _private_key(path: str, block: bytes, password: Password | None) -> PrivateK
     try:
         key = load_pem_private_key(block, password=secret)
     except (TypeError, ValueError, UnsupportedAlgorithm):
-        # OpenSSL cannot tell a wrong password from damage in every form.
+        # Not every format lets OpenSSL distinguish a wrong password from damage.
         problem = "is malformed" if secret is None else "cannot be decrypted: the password is wrong, or the key is malformed"
         raise TLSError(f"The private key in {path} {problem}") from None
     if not isinstance(key, PrivateKey):
@@ -153,16 +154,20 @@ def _private_key(path: str, block: bytes, password: Password | None) -> PrivateK
 
 
 def public_bytes(of: PrivateKey | x509.Certificate) -> bytes:
-    """The public key of a private key or a certificate, comparable; empty for a certificate of a kind of key that is unknown here."""
+    """The public key of a private key or a certificate, for comparison; empty for a certificate with an unsupported key."""
     try:
         return of.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except (ValueError, UnsupportedAlgorithm):
-        # It may be one of the chain all the same.
+        # Such a certificate may still be a part of the chain.
         return b""
 
 
 def assemble(key_file: PemObjects, certificate_file: PemObjects, extra: Sequence[PemObjects] = ()) -> Credentials:
-    """Find key, certificate and chain in the objects of the files; ``extra`` are files with further certificates of the chain."""
+    """Return the key, its certificate and the chain from the objects of the files.
+
+    :param extra: files with further certificates of the chain.
+    :raises TLSError: unless there is exactly one key with a matching certificate.
+    """
     if not key_file.keys:
         raise TLSError(f"There is no private key in {key_file.path}")
     if len(key_file.keys) > 1:
@@ -185,9 +190,9 @@ def assemble(key_file: PemObjects, certificate_file: PemObjects, extra: Sequence
 def in_order(
     certificate: x509.Certificate, others: Iterable[x509.Certificate], *, related_only: bool = False
 ) -> tuple[x509.Certificate, ...]:
-    """The chain behind ``certificate``: each certifies the one before it (RFC 8446 section 4.4.2).
+    """The chain of ``certificate``: each certificate certifies the one before it (RFC 8446 section 4.4.2).
 
-    Unrelated ones of ``others`` follow as given, or are left out where ``related_only``.
+    Unrelated certificates of ``others`` follow in their order; with ``related_only`` they are omitted.
     """
     left = [other for other in dict.fromkeys(others) if other != certificate]
     chain = []
@@ -200,7 +205,7 @@ def in_order(
 
 
 def read_dh_parameters(path: str) -> bytes:
-    """The PEM file ``path``; refused where it is no Diffie-Hellman group of at least :data:`MIN_DH_BITS` bits."""
+    """The content of the PEM file ``path``, which must have a Diffie-Hellman group of at least :data:`MIN_DH_BITS` bits."""
     data = read_file(path, "the Diffie-Hellman parameters")
     block = _DH_BLOCK.search(data)
     bits = 0
@@ -217,14 +222,14 @@ def read_dh_parameters(path: str) -> bytes:
 
 
 def _prime_bits(der: bytes) -> int:
-    """The size of p in ``SEQUENCE { p INTEGER, g INTEGER, … }`` (PKCS #3 section 9), read here because cryptography gives the group up."""
+    """The size of p in ``SEQUENCE { p INTEGER, g INTEGER, … }`` (PKCS #3 section 9); parsed here as cryptography deprecates such groups."""
     outside, inside = _der(der, 0x30)
     start, end = _der(der[outside:inside], 0x02)
     return int.from_bytes(der[outside:inside][start:end], "big").bit_length()
 
 
 def _der(data: bytes, tag: int) -> tuple[int, int]:
-    """Where the contents of the first element begin and end (X.690 section 8.1.3)."""
+    """Start and end of the first element's content (X.690 section 8.1.3)."""
     length, start = data[1], 2
     if length & 0x80:
         start += length & 0x7F
@@ -235,7 +240,7 @@ def _der(data: bytes, tag: int) -> tuple[int, int]:
 
 
 def dns_names(certificate: x509.Certificate) -> list[str]:
-    """The host names a certificate is for, lower-cased; the common name does not count (RFC 9525 section 2)."""
+    """The host names of a certificate, lower-cased; the common name does not count (RFC 9525 section 2)."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except NO_EXTENSION:

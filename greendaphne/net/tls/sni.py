@@ -1,8 +1,8 @@
 """Many certificates in one directory, chosen by the server name that the client sends (RFC 6066 section 3).
 
-:class:`HostDirectory` finds ``<host>.pem`` by its file name, as ``txsni:`` does; :class:`ScannedDirectory` reads every ``.pem`` below a
-directory and goes by the names inside the certificates, as ``tls:`` does.  Both notice new, changed and removed files while they serve.
-A server name comes from a stranger: only :func:`host_name` makes a file name of it.
+:class:`HostDirectory` finds ``<host>.pem`` by its file name, as ``txsni:`` does.  :class:`ScannedDirectory` reads every ``.pem`` file below
+a directory and uses the names inside the certificates, as ``tls:`` does.  Both detect new, changed and removed files while they
+serve.  A server name is untrusted input: only :func:`host_name` turns it into a file name.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from .pem import Credentials, PemObjects, Signature, TLSError
 
 logger = logging.getLogger(__name__)
 
-#: The file, without ``.pem``, for clients that send no server name or an unknown one.
+#: The name of the file, without ``.pem``, for clients that send no server name or an unknown one.
 DEFAULT = "DEFAULT"
 
 #: The longest host name (RFC 1035 section 2.3.4), in bytes.
 _MAX_HOST_NAME = 253
-#: RFC 1123 section 2.1; the underscore is no part of it but occurs in real host names.
+#: RFC 1123 section 2.1, plus the underscore, which occurs in real host names.
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)
 
 
 def host_name(server_name: bytes | None) -> str | None:
-    """``server_name`` in lower case where it is a host name, otherwise ``None``; safe as a file name, since no label is empty."""
+    """``server_name`` in lower case if it is a host name, otherwise ``None``; safe as a file name, because no label is empty."""
     if not server_name:
         return None
     try:
@@ -47,13 +47,13 @@ def host_name(server_name: bytes | None) -> str | None:
 
 
 def _wildcard_parent(host: str) -> str:
-    """What follows the first label, empty for a single label: ``*`` stands for exactly one label (RFC 9525 section 6.3)."""
+    """The part after the first label, empty for a single label: ``*`` stands for exactly one label (RFC 9525 section 6.3)."""
     return host.partition(".")[2]
 
 
 @dataclass(slots=True)
 class _Entry:
-    """A file of a :class:`HostDirectory`, and what is served for it."""
+    """A file of a :class:`HostDirectory` and its context."""
 
     seen: Signature
     checked: float
@@ -62,12 +62,12 @@ class _Entry:
 
 
 class HostDirectory(Contexts):
-    """Contexts from files called ``<host>.pem``, each with key, certificate and chain.
+    """Contexts from files named ``<host>.pem``, each with key, certificate and chain.
 
-    After the name itself ``*.<domain>.pem`` and ``_.<domain>.pem`` are tried, then ``DEFAULT.pem``; where there is none either, the
-    handshake is refused.  An empty file counts as absent.  There are never more entries than files.
+    The search goes from the name itself over ``*.<domain>.pem`` and ``_.<domain>.pem`` to ``DEFAULT.pem``; without any of them the
+    handshake is refused.  An empty file counts as absent.  There are at most as many entries as files.
 
-    :param directory: ``~`` at its beginning is expanded.
+    :param directory: a leading ``~`` is expanded.
     """
 
     def __init__(self, directory: str, options: TLSOptions | None = None) -> None:
@@ -116,11 +116,11 @@ class HostDirectory(Contexts):
         else:
             if replaced is not None:
                 self.pending_lines.append((logging.INFO, f"Certificate reloaded from {path}"))
-            self._tell_validity(credentials.certificate, path)
+            self._queue_validity(credentials.certificate, path)
         return entry.context
 
     def _served(self) -> list[tuple[str, x509.Certificate]]:
-        # As a client of that name would have it.
+        # Checks for changed files, as for a client.
         for name in list(self._entries):
             self._context(name)
         return [(self._path(name), entry.certificate) for name, entry in self._entries.items() if entry.certificate is not None]
@@ -132,7 +132,7 @@ class HostDirectory(Contexts):
         return os.path.join(self.directory, name + ".pem")
 
     def _load(self) -> None:
-        """Read every file, so that what is broken is known at once; one that works, or is yet to be filled, is enough to start."""
+        """Read every file to report broken ones at once; the server starts when at least one file is usable or empty."""
         usable = self._read_all()
         if not usable:
             raise TLSError(f"There is no .pem file in {self.directory}")
@@ -140,14 +140,14 @@ class HostDirectory(Contexts):
             raise TLSError(f"There is no usable certificate in {self.directory}")
 
     def _read_all(self) -> list[bool]:
-        """Read every file; tells of each whether it works or is yet to be filled."""
+        """Read every file; returns for each whether it is usable or still empty."""
         names = [name.removesuffix(".pem") for name in _list(self.directory) if name.endswith(".pem")]
         usable = [self._context(name) is not None or name not in self._entries for name in names]
         self.write_lines()
         return usable
 
     def _refresh(self, forced: bool) -> None:
-        # Entries look at their files themselves when they are asked for.
+        # Entries check their files themselves on access.
         if forced:
             for name in list(self._entries):
                 self._context(name, forced=True)
@@ -162,11 +162,11 @@ def _list(directory: str) -> list[str]:
 
 
 def _pem_files(path: str) -> Iterator[str]:
-    """The ``.pem`` files below ``path``, sorted within each directory, or ``path`` itself where it is a file."""
+    """The ``.pem`` files below ``path``, sorted within each directory; ``path`` itself if it is a file."""
     if os.path.isfile(path):
         yield path
         return
-    _list(path)  # os.walk would find nothing where there is nothing to read, and say nothing
+    _list(path)  # raises for an unreadable directory, which os.walk would skip without an error
     for directory, subdirectories, names in os.walk(path):
         subdirectories.sort()
         for name in sorted(names):
@@ -175,12 +175,12 @@ def _pem_files(path: str) -> Iterator[str]:
 
 
 class ScannedDirectory(Contexts):
-    """Contexts from all the keys and certificates in the ``.pem`` files below a directory, however they are spread over the files.
+    """Contexts from all keys and certificates in the ``.pem`` files below a directory; a key and its certificate may be in different files.
 
-    A certificate serves the DNS names it was issued for, wildcards included; of two for one name the one valid for longer counts.
-    Clients without a server name, or with one that no certificate is for, get the one in ``DEFAULT.pem``, or else the first.
+    A certificate serves its DNS names, wildcards included; of two certificates for a name, the one that expires later is used.  Clients
+    without a server name, or with an unknown one, get the certificate in ``DEFAULT.pem``, or else the first.
 
-    :param path: a directory, or a single file; ``~`` at its beginning is expanded.
+    :param path: a directory or a single file; a leading ``~`` is expanded.
     """
 
     def __init__(self, path: str, options: TLSOptions | None = None) -> None:
@@ -231,7 +231,7 @@ class ScannedDirectory(Contexts):
             return
         previous = self._contexts, self._by_name, self._default
         errors = self._read(forced)
-        # The options may have changed with the factory, so no context is kept.
+        # The options may have changed together with the factory, so no context is reused.
         if forced:
             self._contexts = {}
         errors += self._build()
@@ -241,13 +241,13 @@ class ScannedDirectory(Contexts):
         else:
             logger.info("Certificates reloaded from %s", self.path)
         for line in errors:
-            logger.error("%s; what was there before stays in service", line)
+            logger.error("%s; the previous content stays in service", line)
 
     def _signatures(self) -> dict[str, Signature]:
         return {path: state for path in _pem_files(self.path) if (state := pem.signature(path)) is not None and state[1]}
 
     def _read(self, forced: bool = False) -> list[str]:
-        """Read the files that changed; one that is broken now keeps what it held before.  Returns lines about those."""
+        """Read the changed files; a broken file keeps its previous content.  Returns one line per broken file."""
         errors = []
         seen = self._signatures()
         files: dict[str, PemObjects] = {}
@@ -266,7 +266,7 @@ class ScannedDirectory(Contexts):
         return errors
 
     def _build(self) -> list[str]:
-        """Make contexts of the files' contents; returns lines about keys and certificates that are of no use."""
+        """Create contexts from the files' contents; returns lines about unusable keys and certificates."""
         errors = []
         certificates = [(path, certificate) for path, file in self._files.items() for certificate in file.certificates]
         authorities = [certificate for _, certificate in certificates if _is_authority(certificate)]
@@ -291,7 +291,7 @@ class ScannedDirectory(Contexts):
                     continue
                 contexts[credentials] = context
                 if known is None:
-                    self._tell_validity(certificate, place)
+                    self._queue_validity(certificate, place)
                 for name in pem.dns_names(certificate):
                     rival = best.get(name)
                     if rival is None or rival.certificate.not_valid_after_utc < certificate.not_valid_after_utc:

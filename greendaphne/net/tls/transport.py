@@ -1,16 +1,16 @@
-"""A connected socket with TLS on it, as a cooperative byte stream.
+"""A connected socket with TLS, as a cooperative byte stream.
 
-:class:`TLSTransport` is a :class:`greendaphne.net.transport.Transport` whose bytes pass through OpenSSL: the same methods, waits and
-exceptions, and besides them what was negotiated.  pyOpenSSL works on the non-blocking socket itself; where it wants to read or write, the
-greenlet waits for that and calls it again.
+:class:`TLSTransport` is a :class:`greendaphne.net.transport.Transport` whose bytes pass through OpenSSL.  It has the same methods, waits
+and exceptions, and in addition the negotiated parameters.  pyOpenSSL works on the non-blocking socket itself; when OpenSSL wants to read or
+write, the greenlet waits for that event and repeats the call.
 
-The end of the stream is the peer's close_notify.  A connection that ends without one was cut off, perhaps by an attacker (RFC 8446
-section 6.1), and is a :class:`ClientDisconnected`, never a clean end.
+The end of the stream is the peer's close_notify.  A connection that ends without one is truncated, perhaps by an attacker (RFC 8446
+section 6.1), and raises :class:`ClientDisconnected`.
 
-One greenlet may read while one other writes.  OpenSSL calls do not switch greenlets, so calls on one connection never overlap; two rules
-keep the rest in order.  A write that stopped half-way in a record must be continued with the same bytes, so nothing else, not even a
-close_notify, is written in between, and when the writer is torn out of its wait the connection is of no use any more.  And as either
-direction may want either event (post-handshake messages, RFC 8446 section 4.6), a wait against the direction uses a watcher of its own.
+One greenlet may read while another writes.  OpenSSL calls do not switch greenlets, so calls on one connection never overlap.  Two rules
+order the rest.  First, a write that stopped within a record must be continued with the same bytes.  So nothing else, not even a
+close_notify, is written in between, and a connection whose writer is interrupted in its wait is unusable.  Second, either direction
+may need either event (post-handshake messages, RFC 8446 section 4.6), so a wait for the opposite direction's event uses its own watcher.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The most that one record carries (RFC 8446 section 5.1), and therefore the most that one read returns.
+#: The most bytes in one record (RFC 8446 section 5.1), and therefore the most that one read returns.
 MAX_RECORD = 16 * 1024
-#: The most that is handed to OpenSSL in one call, in bytes; a multiple of :data:`MAX_RECORD` so that all records are full.
+#: The most bytes given to OpenSSL in one call; a multiple of :data:`MAX_RECORD`, so that all records are full.
 SEND_SIZE = 4 * MAX_RECORD
 _MODE_AUTO_RETRY = 4
 
@@ -51,42 +51,42 @@ class TLSTransport(Transport):
     """The server's side of a TLS connection.
 
     :param sock: the connected socket.
-    :param context: the context that the connection starts on.
-    :param send_timeout: seconds without progress after which a send gives up.
+    :param context: the context on which the connection starts.
+    :param send_timeout: seconds without progress after which a send fails.
     """
 
-    __slots__ = ("_connection", "_context", "_ended", "_failed", "_said_goodbye", "_stalled", "alpn", "info", "server_name")
+    __slots__ = ("_close_notify_sent", "_connection", "_context", "_ended", "_failed", "_stalled", "alpn", "info", "server_name")
 
     can_sendfile: ClassVar[bool] = False
 
     def __init__(self, sock: _socket.socket, context: SSL.Context, send_timeout: float) -> None:
         super().__init__(sock, send_timeout)
-        connection = SSL.Connection(context, sock)  # type: ignore[arg-type]  # all it wants is fileno()
+        connection = SSL.Connection(context, sock)  # type: ignore[arg-type]  # it only uses fileno()
         connection.set_accept_state()
         _return_after_each_message(connection)
         self._connection = connection
-        # A Connection refers to its context's callbacks without keeping them; when the server name has moved it to another context,
-        # this is what keeps them.
+        # A Connection does not keep its context's callbacks alive.  After the server name has moved it to another context, this
+        # reference does.
         self._context = context
-        # The read side was shut down on this side.
+        # Whether shutdown_read() was called.
         self._ended = False
-        # OpenSSL reported an error, or a write was torn apart; only closing is left.
+        # OpenSSL reported an error, or a write was interrupted; the connection can only be closed.
         self._failed = False
-        self._said_goodbye = False
-        # A write waits in mid-record.
+        self._close_notify_sent = False
+        # A write waits in the middle of a record.
         self._stalled = False
         #: The protocol chosen with ALPN (RFC 7301), empty for none.
         self.alpn = ""
         self.info = TLSInfo("", "")
-        #: The host name that the client asked for (RFC 6066 section 3), as received; empty for none.
+        #: The requested host name (RFC 6066 section 3), as received; empty for none.
         self.server_name = ""
 
     def accept(self, deadline: float) -> None:
-        """Do the handshake.
+        """Perform the handshake.
 
-        :param deadline: on the monotonic clock; absolute so that a drip of bytes does not extend it.
+        :param deadline: on the monotonic clock; absolute, so that a slow trickle of bytes does not extend it.
         :raises TimeoutError: at the deadline.
-        :raises SSL.Error: where the handshake fails, with OpenSSL's reason.
+        :raises SSL.Error: when the handshake fails, with OpenSSL's reason.
         """
         connection = self._connection
         try:
@@ -107,7 +107,7 @@ class TLSTransport(Transport):
         self.server_name = (connection.get_servername() or b"").decode("ascii", "replace")
 
     def peer_certificate(self) -> x509.Certificate | None:
-        """The client's certificate, verified; ``None`` where it sent none."""
+        """The client's verified certificate; ``None`` where it sent none."""
         return self._connection.get_peer_certificate(as_cryptography=True)
 
     def wait_readable(self, timeout: float | None) -> None:
@@ -138,14 +138,14 @@ class TLSTransport(Transport):
                     return b""
             else:
                 self._reads += 1
-                # Less than asked for means that the record is used up, and a record that is not full is mostly the last for now.
+                # A short read has used up the record, and a record that is not full is usually the last one available.
                 self._drained = len(data) < n or (self._reads >= _READS_IN_A_ROW and not self._connection.pending())
                 return data
 
     def _wait_to_read(self, error: SSL.Error, deadline: float | None) -> bool:
-        """Wait for what ``error`` wants; true where it is the end of the stream instead.
+        """Wait for the event that ``error`` requests; returns true when ``error`` is the end of the stream.
 
-        The deadline is absolute: a drip of records that carry no data, or of parts of one, does not extend it.
+        The deadline is absolute, so that a slow trickle of records without data, or of parts of a record, does not extend it.
         """
         if isinstance(error, (SSL.WantReadError, SSL.WantWriteError)):
             timeout = None if deadline is None else deadline - monotonic()
@@ -161,9 +161,9 @@ class TLSTransport(Transport):
         raise self._broken(error) from None
 
     def _is_empty(self) -> bool:
-        """Whether nothing more can be read after :meth:`shutdown_read`.
+        """Whether no data remains after :meth:`shutdown_read`.
 
-        OpenSSL must not see that end: it would take it for a truncation, send an alert and refuse to write from then on.
+        OpenSSL must not read this end: it would treat it as a truncation, send an alert and refuse to write from then on.
         """
         if self._connection.pending():
             return False
@@ -241,7 +241,7 @@ class TLSTransport(Transport):
             else:
                 raise self._broken(error) from None
         except BaseException:
-            # The rest of the record will never come.
+            # The record stays incomplete.
             self._failed = True
             raise
         finally:
@@ -254,12 +254,12 @@ class TLSTransport(Transport):
         return ClientDisconnected()
 
     def shutdown_write(self) -> None:
-        """Send close_notify, then close the socket's sending side; waits, up to the send timeout, while the socket is full.
+        """Send close_notify, then close the socket's sending side; waits up to the send timeout while the socket's buffer is full.
 
-        What was sent before may end only with the close_notify, so it is worth waiting for.
+        The wait is worthwhile, because the client may take earlier bytes for complete only after the close_notify.
         """
         self.flush()
-        self._say_goodbye(wait=True)
+        self._send_close_notify(wait=True)
         super().shutdown_write()
 
     def shutdown_read(self) -> None:
@@ -267,20 +267,20 @@ class TLSTransport(Transport):
         super().shutdown_read()
 
     def close(self) -> None:
-        """Send close_notify where the socket takes it, and release the socket; never waits."""
+        """Send close_notify if the socket's buffer has room, and release the socket; never waits."""
         if not self.closed:
-            self._say_goodbye(wait=False)
+            self._send_close_notify(wait=False)
             super().close()
 
     def abort(self) -> None:
-        # A close_notify would tell the peer that what it has is complete.
+        # A close_notify would make the peer treat truncated data as complete.
         self._failed = True
         super().abort()
 
-    def _say_goodbye(self, *, wait: bool) -> None:
-        if self._said_goodbye or self._failed or self._stalled or self._flusher is not None or self.closed:
+    def _send_close_notify(self, *, wait: bool) -> None:
+        if self._close_notify_sent or self._failed or self._stalled or self._flusher is not None or self.closed:
             return
-        self._said_goodbye = True
+        self._close_notify_sent = True
         while True:
             try:
                 self._connection.shutdown()
@@ -299,9 +299,9 @@ class TLSTransport(Transport):
 
 
 class ConnectionTLS(TLSInfo):
-    """The TLS of a connection of this server; certificates are looked up in OpenSSL when they are asked for, and kept then.
+    """The TLS properties of a connection of this server; certificates are read from OpenSSL on first access and cached.
 
-    :param connection: after its handshake.
+    :param connection: the connection after its handshake.
     """
 
     __slots__ = ("_chain", "_connection", "_fingerprint", "_name", "_server")
@@ -309,7 +309,7 @@ class ConnectionTLS(TLSInfo):
     def __init__(self, connection: SSL.Connection) -> None:
         super().__init__(connection.get_protocol_version_name(), connection.get_cipher_name() or "")
         self._connection = connection
-        # Of what was not asked for yet there is no attribute.
+        # The attributes of cached values are missing until the first access.
 
     @property
     def server_certificate(self) -> str | None:
@@ -350,7 +350,7 @@ class ConnectionTLS(TLSInfo):
         chain = self._connection.get_verified_chain(as_cryptography=True)
         if chain:
             return chain
-        # A resumed session has the client's own alone.
+        # A resumed session has the client's own certificate only.
         certificate = self._connection.get_peer_certificate(as_cryptography=True)
         return () if certificate is None else (certificate,)
 
@@ -360,11 +360,11 @@ def _pem(certificate: x509.Certificate) -> str:
 
 
 def _return_after_each_message(connection: SSL.Connection) -> None:
-    """Have a read return, wanting to read, after a message that carries no data, such as a KeyUpdate.
+    """Make reads return, with WantReadError, after each message without data, such as a KeyUpdate.
 
-    pyOpenSSL sets SSL_MODE_AUTO_RETRY on every connection, and OpenSSL then goes on reading for as long as there is anything to read: a
-    peer that sends KeyUpdates as fast as they are processed would keep the process in that one call.  pyOpenSSL has no way to clear it,
-    so this uses its private members ``SSL._lib`` and ``Connection._ssl``; without them the connection works all the same, and a test fails.
+    pyOpenSSL sets SSL_MODE_AUTO_RETRY on every connection, and OpenSSL then reads on while input is available: a peer that sends
+    KeyUpdates as fast as OpenSSL processes them would block the process in one call.  pyOpenSSL cannot clear the mode, so this uses
+    the private members ``SSL._lib`` and ``Connection._ssl``.  Without them the connection still works, but a test fails.
     """
     clear_mode = getattr(getattr(SSL, "_lib", None), "SSL_clear_mode", None)
     ssl = getattr(connection, "_ssl", None)

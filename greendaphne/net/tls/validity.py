@@ -1,8 +1,8 @@
-"""Tells the operator, in the log, that a certificate is about to expire or has expired.
+"""Logs certificates that are about to expire or have expired.
 
-A certificate in service has a WARNING each day from 30 days before its end, or from the last third of a shorter lifetime, and an ERROR at
-its end and each day after that.  :class:`ValidityLog` decides what to say and when; :class:`ValidityWatch` asks it while the server runs,
-because certificates expire on idle servers too.
+A certificate in service gets a WARNING each day from 30 days before its end, or from the last third of a shorter lifetime, and an ERROR at
+its end and each day after it.  :class:`ValidityLog` decides which line is due; :class:`ValidityWatch` asks it periodically, because
+certificates expire on idle servers too.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DAY: Final = 86400.0
-#: Seconds before its end from which a certificate is reported, unless :data:`SHARE` of its lifetime is shorter.  30 days is when
-#: certificates of 90 days are to be renewed, and enough for one that is ordered by hand.
+#: Certificates are reported this many seconds before their end, or within :data:`SHARE` of their lifetime if that is shorter.  30 days
+#: is the usual renewal time of certificates of 90 days, and enough for a certificate that is ordered by hand.
 PERIOD: Final = 30 * DAY
 SHARE: Final = 1 / 3
 #: Seconds between two lines about one certificate.
 INTERVAL: Final = DAY
-#: Seconds between two looks at all certificates, at most.
+#: The most seconds between two checks of all certificates.
 LOOK: Final = 3600.0
 
 _EARLY, _ENDING, _EXPIRED = range(3)
@@ -41,20 +41,20 @@ class _Report(NamedTuple):
 
 
 class ValidityLog:
-    """What to say of certificates; it remembers what it has said.
+    """Decides which lines about certificates are due, and remembers those it has returned.
 
     :param clock: seconds since the epoch.
-    :param silent: never say anything, because another process says it.
+    :param silent: return no lines, because another process logs them.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, *, silent: bool = False) -> None:
         self._clock = clock
         self.silent = silent
-        # By file and serial number: endpoints notice a new file at different moments.
+        # By file and serial number, because endpoints detect a new file at different times.
         self._reports: dict[tuple[str, int], _Report] = {}
 
     def line(self, certificate: x509.Certificate, path: str) -> tuple[int, str] | None:
-        """The level and the text of a line that is due about the certificate in ``path``, ``None`` where none is."""
+        """The level and the text of the line that is due about the certificate in ``path``, ``None`` for none."""
         if self.silent:
             return None
         now = self._clock()
@@ -72,7 +72,7 @@ class ValidityLog:
         last = self._reports.get(key)
         if last is not None and last.state == state and last.at <= now < last.at + INTERVAL:
             return None
-        # The others are of certificates that are gone.
+        # Old reports are about certificates that are no longer in service.
         self._reports = {each: report for each, report in self._reports.items() if now < report.at + 2 * INTERVAL}
         self._reports[key] = _Report(state, now)
         if state == _EXPIRED:
@@ -82,7 +82,7 @@ class ValidityLog:
         return logging.WARNING, f"The certificate in {path} expires in {_left(left)}, on {_date(end)}; replace the file"
 
     def next_look(self, certificates: Sequence[x509.Certificate]) -> float:
-        """Seconds until something may be due: :data:`LOOK`, or the end of a certificate before that."""
+        """Seconds until a line may be due: :data:`LOOK`, or the time to the end of the first certificate that expires."""
         now = self._clock()
         left = (certificate.not_valid_after_utc.timestamp() - now for certificate in certificates)
         # A second more, because certificates are valid to the end of their last second (RFC 5280 section 4.1.2.5).
@@ -90,9 +90,9 @@ class ValidityLog:
 
 
 class ValidityWatch:
-    """Logs what :class:`ValidityLog` has to say about the certificates of several endpoints, in a greenlet.
+    """Logs the lines of a :class:`ValidityLog` about the certificates of several endpoints, in a greenlet.
 
-    :param contexts: those of the endpoints, which from now on share one log, so that a file on two endpoints has one line.
+    :param contexts: the contexts of the endpoints; they share one log, so that a file on two endpoints has one line.
     :param silent: as for :class:`ValidityLog`.
     """
 
@@ -104,13 +104,13 @@ class ValidityWatch:
             each.validity = self._log
 
     def start(self) -> None:
-        """Begin, in a greenlet of this thread's hub."""
+        """Start a greenlet in this thread's hub."""
         if self._log.silent:
             return
         self._greenlet = gevent.spawn(self._run)
 
     def stop(self) -> None:
-        """End; may be repeated."""
+        """Stop; idempotent."""
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
             greenlet.kill(block=False)
@@ -120,14 +120,14 @@ class ValidityWatch:
             gevent.sleep(min(LOOK, self.look()))
 
     def look(self) -> float:
-        """Log what is due; returns the seconds until the next look."""
+        """Log the lines that are due; returns the seconds until the next check."""
         found = []
         for each in self._contexts:
             try:
                 found += each.report_validity()
             except Exception:
-                # A look must not be the last.
-                logger.exception("Error in looking at certificates")
+                # Keep the greenlet running; the next check may succeed.
+                logger.exception("Error in the check of certificates")
         return self._log.next_look(found)
 
 

@@ -1,12 +1,12 @@
-"""What proxies in front say about the client: ``X-Forwarded-For``, ``-Port`` and ``-Proto``, or ``Forwarded`` (RFC 7239).
+"""The client's address and scheme as proxies report them: ``X-Forwarded-For``, ``-Port`` and ``-Proto``, or ``Forwarded`` (RFC 7239).
 
-There are two ways to read it.  :class:`Locator` is daphne's: everybody is believed and the leftmost address counts, so a proxy that sets
-the fields has to be the only way in.  :class:`TrustedLocator` believes only those on a list, hop by hop from the right.  Both take a
-request and return it with the client and scheme that the proxies report; neither raises an exception for anything a peer can send, and
-what cannot be understood changes nothing.
+There are two strategies.  :class:`Locator` is daphne's: it trusts every peer and uses the leftmost address, so a proxy that sets
+the fields has to be the only way to the server.  :class:`TrustedLocator` trusts only the listed proxies, hop by hop from the right.  Both
+take a request and return it with the reported client and scheme.  Neither raises an exception for any input, and input that is invalid
+changes nothing.
 
-``values`` reads addresses, ports and schemes; ``hops`` takes lists apart; :mod:`greendaphne.core.forwarded` names the fields that are read;
-``located`` puts what was found into the request.
+``values`` parses addresses, ports and schemes; ``hops`` splits lists; :mod:`greendaphne.core.forwarded` names the fields; ``located`` puts
+the result into the request.
 :func:`parse_x_forwarded_for` is for code written for ``daphne.utils``.
 """
 
@@ -36,12 +36,12 @@ __all__ = [
 def locator(
     trusted: AddressList | str | None, address_header: str | None, port_header: str | None, proto_header: str | None
 ) -> Callable[[Request], Request] | None:
-    """Return what puts the client and scheme that proxies report into requests; ``None`` where nobody is to be believed.
+    """Return the function that puts the client and scheme reported by proxies into requests; ``None`` where no peer is trusted.
 
-    :param trusted: the proxies that are believed; without a list it is everybody, in daphne's way.
+    :param trusted: the trusted proxies; ``None`` trusts every peer, as daphne does.
     :param address_header: name of the field with the client's address, likewise port and scheme.  With a list, and without this name,
         the three are ``X-Forwarded-For``, ``-Port`` and ``-Proto``; ``Forwarded`` is read in its own syntax.
-    :raises ValueError: for a wrong list.
+    :raises ValueError: for an invalid list.
     """
     if trusted is None:
         return Locator(address_header, port_header, proto_header) if address_header else None

@@ -1,8 +1,8 @@
-"""Takes ``X-Forwarded-For`` and ``Forwarded`` apart, from the right, where the nearest proxy wrote.
+"""Splits ``X-Forwarded-For`` and ``Forwarded`` from the right, where the nearest proxy appends.
 
-Each proxy appends to what it was given, so only the right end of a field is certain to be well-formed: what stands left of it may be
-anything, such as a quotation mark that is never closed.  Both functions give element after element from the right, and what an element is
-does not depend on anything left of it.  They are generators, so that nobody pays for elements that do not count.
+Each proxy appends to the value that it received, so only the right end of a field is certain to be well-formed.  The part to its left is
+arbitrary, for example a quotation mark that is never closed.  Both functions yield the elements from the right, and no element depends on
+the text to its left.  They are generators, so that unused elements cost nothing.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Final, NamedTuple
 
 from .values import EMPTY, parse_node
 
-#: What nginx writes for a client on a UNIX socket.
+#: The value that nginx writes for a client on a UNIX socket.
 _NGINX_UNIX: Final = b"unix:"
-#: Octets of one element of ``Forwarded``; a longer one is not understood.
+#: The longest element of ``Forwarded``, in octets; a longer one is invalid.
 MAX_ELEMENT: Final = 1024
 
-#: One parameter of an element (RFC 7239 section 4) and the semicolon behind it.  Values that should be quoted, such as ``[::1]``, are also
-#: taken without quotation marks, as some proxies write them.
+#: One parameter of an element (RFC 7239 section 4) and the semicolon after it.  Values that should be quoted, such as ``[::1]``, are also
+#: accepted without quotation marks, because some proxies write them so.
 _PARAMETER: Final = re.compile(
     rb"""(?: ([!#$%&'*+.^_`|~0-9A-Za-z-]+) = (?: ([^\s",;\\]+) | "((?:[^"\\]|\\.)*)" ) )? [ \t]* (?: ;[ \t]* | \Z )""",
     re.VERBOSE | re.DOTALL,
@@ -28,10 +28,10 @@ _ESCAPE: Final = re.compile(rb"\\(.)", re.DOTALL)
 
 
 class Hop(NamedTuple):
-    """What a proxy says about whoever it had the request from.
+    """A proxy's statement about the peer that it received the request from.
 
-    ``known`` tells whether it said who that is.  ``host`` is the address then, and ``None`` a UNIX socket; ``port`` is 0 where it is not
-    told.  ``proto`` is the scheme in the words of the proxy, ``b""`` where it is not told.
+    ``known`` tells whether the proxy named the peer.  ``host`` is then its address, or ``None`` for a UNIX socket; ``port`` is 0 where
+    unknown.  ``proto`` is the scheme as the proxy wrote it, ``b""`` where unknown.
     """
 
     known: bool
@@ -40,13 +40,13 @@ class Hop(NamedTuple):
     proto: bytes = b""
 
 
-#: ``unknown``, an obfuscated identifier, or what is not understood.
+#: For ``unknown``, an obfuscated identifier, and invalid elements.
 UNKNOWN: Final = Hop(False)
 _UNIX: Final = Hop(True)
 
 
 def x_forwarded_hops(value: bytes) -> Iterator[Hop]:
-    """The hops in one field ``X-Forwarded-For``, the last first; empty elements are none."""
+    """The hops in one field ``X-Forwarded-For``, the last first; empty elements are skipped."""
     end = len(value)
     while end > 0:
         comma = value.rfind(b",", 0, end)
@@ -59,14 +59,14 @@ def x_forwarded_hops(value: bytes) -> Iterator[Hop]:
 
 
 def forwarded_hops(value: bytes) -> Iterator[Hop]:
-    """The hops in one field ``Forwarded``, the last first; empty elements are none.  The first that is malformed ends it."""
+    """The hops in one field ``Forwarded``, the last first; empty elements are skipped.  A malformed element is the last one yielded."""
     end = position = len(value)
     while end > 0:
         start = max(0, end - MAX_ELEMENT)
         comma = value.rfind(b",", start, position)
         quote = value.rfind(b'"', start, position)
         if quote > comma:
-            # A quoted string ends here; commas in it separate nothing.
+            # A quoted string ends here; commas in it are not separators.
             position = _opening_quote(value, start, quote)
             if position < 0:
                 yield UNKNOWN
@@ -88,16 +88,16 @@ def forwarded_hops(value: bytes) -> Iterator[Hop]:
 
 
 def _skip_empty(value: bytes, end: int) -> int:
-    """The end of what is left of the empty elements that end at ``end``, all at once: there may be tens of thousands."""
+    """The end of the value without the empty elements that end at ``end``; removes all at once, because there may be ten thousands."""
     return len(value[:end].rstrip(EMPTY))
 
 
 def _opening_quote(value: bytes, start: int, closing: int) -> int:
-    """Where the quoted string begins that ends at ``closing``; -1 where it does not begin behind ``start``."""
+    """The position where the quoted string that ends at ``closing`` begins; -1 where it does not begin after ``start``."""
     position = closing
     while True:
         position = value.rfind(b'"', start, position)
-        # One behind an odd number of backslashes is escaped.
+        # A quotation mark after an odd number of backslashes is escaped.
         before = position
         while before > start and value[before - 1] == 0x5C:
             before -= 1
@@ -107,7 +107,7 @@ def _opening_quote(value: bytes, start: int, closing: int) -> int:
 
 
 def _forwarded_hop(element: bytes) -> Hop | None:
-    """What one element tells; ``None`` where it is malformed."""
+    """The hop of one element; ``None`` for a malformed one."""
     parameters: dict[bytes, bytes] = {}
     position = 0
     while position < len(element):

@@ -1,17 +1,17 @@
-"""daphne's way to read ``X-Forwarded-For``, ``-Port`` and ``-Proto``: everybody is believed, and the leftmost address is the client.
+"""daphne's strategy for ``X-Forwarded-For``, ``-Port`` and ``-Proto``: it trusts every peer, and the leftmost address is the client.
 
-These fields are only to be read so where a proxy that sets them is the only way in.  What cannot be understood changes nothing: the address
-of the connection stays.  :func:`client_and_scheme` is for the server, :func:`parse_x_forwarded_for` for code written for ``daphne.utils``.
-Neither raises an exception for anything a peer can send.
+This is only safe where a proxy that sets the fields is the only way to the server.  Invalid values change nothing: the address of the
+connection stays.  :func:`client_and_scheme` is for the server, :func:`parse_x_forwarded_for` for code written for ``daphne.utils``.
+Neither raises an exception for any input.
 
 Rules:
 
-* The port and the scheme count only where an address field is there, so that a client cannot set one of them alone through a proxy that
-  knows only the address.
-* Of several fields of one name the first counts, of a list its first non-empty element (RFC 9110 section 5.6.1.2).
-* An address is an IPv4 or IPv6 address, the latter also in brackets, either with a port behind it; that port wins over the port field,
-  which is about the same hop at best.  A missing or wrong port is 0.
-* A scheme is ``http``, ``https``, ``ws`` or ``wss`` in any case; a WebSocket is ``wss`` where the proxy says ``https``.
+* Port and scheme are used only together with an address field, so that a client cannot set one of them through a proxy that sets
+  only the address.
+* The first of several fields of one name is used, and the first non-empty element of a list (RFC 9110 section 5.6.1.2).
+* An address is an IPv4 or IPv6 address, the latter also in brackets, either one with an optional port.  That port takes precedence over
+  the port field.  A missing or invalid port is 0.
+* A scheme is ``http``, ``https``, ``ws`` or ``wss`` in any case; a WebSocket is ``wss`` where the proxy reports ``https``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .values import SCHEMES, first_element, parse_node, port_number, scheme_of
 
 
 class TwistedHeaders(Protocol):
-    """What of ``twisted.web.http_headers.Headers`` is used here."""
+    """The part of ``twisted.web.http_headers.Headers`` that this module uses."""
 
     def getAllRawHeaders(self) -> list[tuple[bytes, list[bytes]]]:  # noqa: N802 -- Twisted's name
         """Names with all their values."""
@@ -42,11 +42,11 @@ def client_and_scheme(
     """Return the client's address and the scheme as the proxy reports them.
 
     :param headers: a request's header section; names in lower case.
-    :param address_header: name of the address field, in lower case; likewise the two others, where ``None`` means not to look.
-    :param client: the connection's own peer, returned where there is no usable address.
-    :param scheme: the connection's own scheme; one of ``ws`` and ``wss`` asks for a WebSocket's.
+    :param address_header: name of the address field, in lower case; likewise the two others, where ``None`` means to read none.
+    :param client: the connection's own peer, returned where the fields have no valid address.
+    :param scheme: the connection's own scheme; with ``ws`` and ``wss`` the result is a WebSocket's scheme, too.
     """
-    # Built from the end, so that the first of several fields stays.
+    # Reversed, so that the first of several fields is kept.
     fields = dict(reversed(headers))
     value = fields.get(address_header)
     if value is None:
@@ -60,7 +60,7 @@ def client_and_scheme(
 
 
 def parse_address(value: bytes, port_value: bytes | None = None) -> list[object] | None:
-    """Return ``[host, port]`` for an address field and, where there is one, a port field; ``None`` where the address is none."""
+    """Return ``[host, port]`` from an address field and an optional port field; ``None`` for an invalid address."""
     node = parse_node(first_element(value))
     if node is None:
         return None
@@ -80,8 +80,8 @@ def parse_x_forwarded_for(
 
     :param headers: a mapping of names to values, each ``str``, ``bytes`` or a list of them, or Twisted's ``Headers``.
     :param address_header_name: where empty, the originals are returned; the other names may be empty, too.
-    :param original_addr: returned where the fields hold no address.
-    :param original_scheme: returned where they hold no scheme.
+    :param original_addr: returned where the fields have no valid address.
+    :param original_scheme: returned where the fields have no valid scheme.
     """
     if not address_header_name:
         return original_addr, original_scheme
@@ -100,12 +100,12 @@ def parse_x_forwarded_for(
 
 
 def as_bytes(value: object) -> bytes:
-    """Text as bytes; characters that no header field holds become ``?``."""
+    """Text as bytes; characters outside of Latin-1 become ``?``."""
     return value if isinstance(value, bytes) else str(value).encode("latin-1", "replace")
 
 
 def first_value(value: object) -> bytes:
-    """The first value of a name that may have several."""
+    """The first of the values of a name."""
     if isinstance(value, (list, tuple)):
         value = value[0] if value else b""
     return as_bytes(value)

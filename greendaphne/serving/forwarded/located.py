@@ -1,4 +1,4 @@
-"""A request as it is seen from where proxies say that it comes."""
+"""Puts the client and scheme that proxies report into a request."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from ...core.message import Address, Request
 
 
 def located(request: Request, client: Address, scheme: str) -> Request:
-    """Return ``request`` with another client and scheme; the connection keeps its own peer."""
+    """Return ``request`` with another client and scheme; ``peer`` keeps the socket's own address."""
     connection = request.connection
     if client == connection.client and scheme == connection.scheme:
         return request
     peer = connection.peer
     if peer is None:
-        # The application is told another one from here on.
+        # The application sees another client, so the socket's own is stored here.
         peer = connection.client or []
     return request._replace(connection=connection._replace(client=client, scheme=scheme, peer=peer))

@@ -1,12 +1,12 @@
-"""Believes proxies that are on a list, hop by hop: what ``--forwarded-allow-ips`` is for.
+"""Trusts the proxies on a list, hop by hop: the strategy of ``--forwarded-allow-ips``.
 
-A request has come along a chain: the socket's peer, the client in its PROXY header where there is one, and then what the address fields
-list, from right to left, since each proxy appends whoever it had the request from.  Whoever is on the list is believed about the next one.
-The first that is not is the client; where all are, the last one is.  So whatever a client writes into these fields stands left of its own
-address, and is never looked at.
+A request has come along a chain: the socket's peer, the client in its PROXY header if there is one, and the addresses in the
+address fields from right to left, because each proxy appends the address of its own peer.  A listed address is trusted to name the
+next one.  The first address that is not listed is the client; where all are listed, the last one is.  So addresses that a client writes
+into these fields are to the left of its own address, and are never used.
 
-The client in a PROXY header counts as a hop of its own because a proxy that sends one may pass bytes on without reading them: then the
-fields are the client's.
+The client in a PROXY header is a separate hop, because a proxy that sends such a header may forward bytes without reading them.  The
+fields are then the client's.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from .located import located
 from .values import last_element, port_number, scheme_of
 
 ROOT_PATH: Final = b"daphne-root-path"
-#: Hops looked at, a number.  There are never as many proxies; an endless list of trusted addresses ends here.
+#: At most this many hops are read, which also bounds a long list of trusted addresses.
 MAX_HOPS: Final = 100
 
-#: Of whoever is not believed, an application gets none of these: frameworks read them by settings of their own.
+#: Fields removed from requests of untrusted peers, because frameworks read them by settings of their own.
 _CLAIMS: Final = frozenset((ROOT_PATH, b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto"))
 
-#: Field values whose outcome is remembered, a number, and the longest of them in octets.
+#: The number of field values whose result is cached, and the longest of them in octets.
 _CACHE_SIZE: Final = 1024
 _CACHED_VALUE: Final = 256
 
 
 class _Found(NamedTuple):
-    """Who the client is.
+    """The client found in the hops.
 
-    ``host`` is ``None`` where no hop has an address.  ``nearest`` tells whether it is the hop that the nearest proxy named, ``proto`` what
-    was said about the scheme beside it, and ``final`` whether it is certain, whatever stands further left.
+    ``host`` is ``None`` where no hop has an address.  ``nearest`` tells whether the nearest proxy named this hop.  ``proto`` is the
+    scheme in the same element.  ``final`` tells whether elements further left cannot change the result.
     """
 
     host: str | None
@@ -49,10 +49,10 @@ class _Found(NamedTuple):
 
 
 class TrustedLocator:
-    """Puts the client and scheme that trusted proxies report into a request, and takes out what others report.
+    """Puts the client and scheme that trusted proxies report into a request, and removes such fields of untrusted peers.
 
-    :param trusted: who is believed.
-    :param fields: names of the fields that tell.  Where the address is that of ``Forwarded``, the two others have no meaning.
+    :param trusted: the trusted proxies.
+    :param fields: names of the fields to read.  With ``Forwarded`` as the address field, the other two are not used.
     """
 
     __slots__ = ("_address", "_claims", "_found", "_hops", "_port", "_proto", "_trusted")
@@ -65,7 +65,7 @@ class TrustedLocator:
         self._port = fields.port.lower().encode("latin-1") if fields.port and not standard else None
         self._proto = fields.proto.lower().encode("latin-1") if fields.proto and not standard else None
         self._claims = _CLAIMS.union(name for name in (self._address, self._port, self._proto) if name is not None)
-        # Outcomes by the value of the last address field, where they depend on nothing else.
+        # Results that depend only on the value of the last address field, by that value.
         self._found: dict[bytes, _Found] = {}
 
     def __call__(self, request: Request) -> Request:
@@ -74,7 +74,7 @@ class TrustedLocator:
         client, peer = connection.client, connection.peer
         if (None if client is None else client[0]) not in trusted or (peer is not None and (peer[0] if peer else None) not in trusted):
             return self._without_claims(request)
-        # Of several fields the last one counts, as it is the nearest proxy's.
+        # The last of several fields is used, because the nearest proxy wrote it.
         fields = dict(request.headers)
         value = fields.get(self._address)
         if value is None:
@@ -107,13 +107,13 @@ class TrustedLocator:
         return found
 
     def _all_hops(self, request: Request) -> Iterator[Hop]:
-        """The hops of all address fields, as if they were one; an element never goes on in the next field."""
+        """The hops of all address fields, like those of one field; an element never continues in the next field."""
         for name, value in reversed(request.headers):
             if name == self._address:
                 yield from self._hops(value)
 
     def _walk(self, hops: Iterator[Hop]) -> _Found:
-        """Go from hop to hop until one is not trusted or not understood; the client is the last one that has an address."""
+        """Follow the hops to the first that is untrusted or invalid; the client is the last hop with an address."""
         host, port, proto, nearest = None, 0, b"", True
         for index, hop in enumerate(islice(hops, MAX_HOPS)):
             proto = hop.proto

@@ -1,4 +1,4 @@
-"""Addresses, ports and schemes as header fields have them.  Nothing here raises an exception for any bytes."""
+"""Parses addresses, ports and schemes in header fields.  No function raises an exception for any bytes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Final
 SCHEMES: Final = frozenset((b"http", b"https", b"ws", b"wss"))
 SECURE_SCHEMES: Final = frozenset((b"https", b"wss"))
 MAX_PORT: Final = 65535
-#: No address is longer: IPv6 with IPv4 inside (45), brackets, a colon and five digits, and a zone such as ``%eth0``.
+#: The longest address in bytes: IPv6 with IPv4 inside (45), brackets, a colon and five digits, and a zone such as ``%eth0``.
 MAX_ADDRESS: Final = 100
 
-#: What empty elements of a list are made of: commas, and blanks as ``bytes.strip()`` understands them.
+#: The bytes of empty elements: commas, and blanks as ``bytes.strip()`` defines them.
 EMPTY: Final = b", \t\n\r\x0b\x0c"
 
-#: RFC 6874 section 2; a zone is repeated in messages and logs.
+#: RFC 6874 section 2.  Strict, because messages and logs contain the zone.
 _ZONE: Final = re.compile(r"[A-Za-z0-9._~-]+")
 
 
 def parse_node(text: bytes) -> tuple[str, int] | None:
-    """Return host and port for an address without surrounding blanks; ``None`` where it is none.
+    """Return host and port of an address without surrounding blanks; ``None`` for an invalid one.
 
-    It is an IPv4 or IPv6 address, the latter also in brackets, either with a port behind it.  A missing or wrong port is 0.
+    It is an IPv4 or IPv6 address, the latter also in brackets, either one with an optional port.  A missing or invalid port is 0.
     """
     if not text or len(text) > MAX_ADDRESS:
         return None
@@ -41,7 +41,7 @@ def parse_node(text: bytes) -> tuple[str, int] | None:
     try:
         name = number = host.decode("ascii")
         if family == AF_INET6 and "%" in name:
-            # A zone (RFC 4007 section 11) belongs to the text of an address, but not to its number.
+            # A zone (RFC 4007 section 11) is a part of an address's text, but not of its number.
             number, _, zone = name.partition("%")
             if not _ZONE.fullmatch(zone):
                 return None
@@ -52,7 +52,7 @@ def parse_node(text: bytes) -> tuple[str, int] | None:
 
 
 def port_number(digits: bytes) -> int:
-    """Return the port that ``digits`` are, 0 for anything else."""
+    """Return the port in ``digits``, 0 for an invalid one."""
     if not digits.isdigit() or len(digits) > len(str(MAX_PORT)):
         return 0
     port = int(digits)
@@ -60,9 +60,9 @@ def port_number(digits: bytes) -> int:
 
 
 def scheme_of(proto: bytes, scheme: str) -> str:
-    """Return the scheme that a proxy reports as ``proto``, and ``scheme`` where that is none.
+    """Return the scheme that a proxy reports as ``proto``, or ``scheme`` where that is invalid.
 
-    :param scheme: the connection's own; one of ``ws`` and ``wss`` asks for a WebSocket's.
+    :param scheme: the connection's own scheme; with ``ws`` and ``wss`` the result is a WebSocket's scheme, too.
     """
     proto = proto.lower()
     if proto not in SCHEMES:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from gevent import get_hub
 
-from greendaphne import server as server_module
+from greendaphne.applications.channels import application as server_module
 from greendaphne.config import Timeouts
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.redis import RedisChannelLayer

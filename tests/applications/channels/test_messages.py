@@ -224,7 +224,8 @@ NAME = TOKEN.filter(
 VALUE = st.binary(max_size=40).map(lambda raw: bytes(byte for byte in raw if byte >= 32 and byte != 127).strip(b" \t"))
 METHOD = st.sampled_from(["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "PROPFIND", "get", "X-y"])
 PATH = st.text(max_size=30).map(lambda text: "/" + text)
-QUERY = st.binary(max_size=30).map(lambda raw: bytes(byte for byte in raw if byte > 32 and byte != 127))
+# A fragment is no part of a request target.
+QUERY = st.binary(max_size=30).map(lambda raw: bytes(byte for byte in raw if byte > 32 and byte not in (ord("#"), 127)))
 BODY = st.binary(max_size=200)
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 

@@ -20,7 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 from greendaphne.config import ApplicationOptions, Limits, Timeouts
 from greendaphne.core.observer import Observer
 from greendaphne.websocket.handshake import accept_value
-from tests.conformance import test_websocket_conformance as conformance
+from tests.support import websocket_cases as conformance
 from tests.support.http2 import Peer
 from tests.support.server import PATIENCE
 from tests.support.websocket import BINARY, CLOSE, TEXT, close_payload, frame

@@ -1,4 +1,4 @@
-"""``manage.py demo``: everything the site needs to be tried out."""
+"""``manage.py demo``: creates the data to try the site."""
 
 from django.contrib.auth import get_user_model
 from django.core.management import call_command

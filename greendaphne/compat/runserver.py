@@ -1,0 +1,60 @@
+"""The server of Channels' ``manage.py runserver``: errors are one line and an exit code, and the project's options count.
+
+``runserver`` makes its server with keyword arguments of its own, also where the user gave none.  Those that have runserver's default give
+way to the options of the project (:mod:`greendaphne.settings.django`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, TypeVar
+
+from ..config import ConfigurationError
+from ..net.endpoints import EndpointError
+from ..net.urls import url
+from ..server import Server
+from ..settings.django import django_settings
+
+#: Keyword arguments that it always gives, the default that it gives them, and the option that counts before that.
+_DEFAULTS: Final = (("http_timeout", 60, "http-timeout"), ("root_path", "", "root-path"))
+
+Result = TypeVar("Result")
+
+
+class DevelopmentServer(Server):
+    """Serves ``runserver``."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        def make() -> None:
+            given = django_settings()
+            for name, default, option in _DEFAULTS:
+                if keywords.get(name) == default and option in given:
+                    del keywords[name]
+            super(DevelopmentServer, self).__init__(*args, **keywords)
+
+        _in_one_line(make)
+
+    def start(self) -> None:
+        _in_one_line(super().start)
+        # runserver has announced the address that it was given, as plain HTTP.
+        if any(listener.endpoint.tls is not None for listener in self.listeners):
+            for listener in self.listeners:
+                print(f"Serving at {url(listener.endpoint, listener.socket)}", flush=True)
+
+
+def _in_one_line(function: Callable[[], Result]) -> Result:
+    try:
+        return function()
+    except (EndpointError, ConfigurationError) as error:
+        _fail(str(error))
+
+
+def _fail(text: str) -> NoReturn:
+    """End the process with 1: under the reloader the server is in a thread, whose SystemExit would only end the thread."""
+    print(f"Error: {text}", file=sys.stderr, flush=True)
+    if threading.current_thread() is not threading.main_thread():
+        os._exit(1)
+    raise SystemExit(1)

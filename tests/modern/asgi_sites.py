@@ -264,9 +264,10 @@ def django_site() -> Any:
     import django
     from django.conf import settings
 
+    # channels_redis waits five seconds in Redis, which is also as long as redis-py waits for an answer unless it is told otherwise.
     redis = os.environ.get("REDIS")
     backend = (
-        {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [redis]}}
+        {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [{"address": redis, "socket_timeout": None}]}}
         if redis
         else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
     )

@@ -16,7 +16,7 @@ MODERN_TESTING := $(MODERN)/.stamp-testing
 ADDRESS := http://127.0.0.1:8000
 
 .DELETE_ON_ERROR:
-.PHONY: help run run-redis run-wsgi test test-modern soak lint bench clean
+.PHONY: help run run-redis run-wsgi test test-modern manual soak lint bench clean
 
 help:
 	@echo 'make run        serve the demo on $(ADDRESS)'
@@ -24,6 +24,7 @@ help:
 	@echo 'make run-wsgi   serve the Flask site with its chat'
 	@echo 'make test       run all tests; with ARGS="-k name" for pytest, those of the main environment'
 	@echo 'make test-modern  run the tests with Django 5 and asgiref 3; ARGS is passed to pytest'
+	@echo 'make manual     write the manual page and the completions for shells into build/share'
 	@echo 'make soak       reload and restart servers under load; takes hours (ARGS=--help)'
 	@echo 'make lint       check style and types'
 	@echo 'make bench      measure the server beside others'
@@ -51,6 +52,14 @@ run-wsgi: $(MODERN_TESTING)
 test-modern: $(MODERN_TESTING)
 	@echo '==> running the tests with applications of today'
 	@$(MODERN_PYTHON) -m pytest -c tests/modern/pytest.ini $(or $(ARGS),tests/modern)
+
+manual: $(RUNTIME)
+	@mkdir -p build/share/man/man1 build/share/bash-completion/completions build/share/zsh/site-functions build/share/fish/vendor_completions.d
+	@$(BIN)/python -m greendaphne.settings.man > build/share/man/man1/greendaphne.1
+	@$(BIN)/python -m greendaphne.settings.completions bash > build/share/bash-completion/completions/greendaphne
+	@$(BIN)/python -m greendaphne.settings.completions zsh > build/share/zsh/site-functions/_greendaphne
+	@$(BIN)/python -m greendaphne.settings.completions fish > build/share/fish/vendor_completions.d/greendaphne.fish
+	@echo '==> build/share is ready to be copied to /usr/local/share'
 
 soak: $(TESTING)
 	@sh .ci/packages

@@ -107,6 +107,9 @@ class _Tunnel:
     def gone(self, *, half_closed: bool) -> bool:
         return False
 
+    def delivery(self) -> tuple[int, int] | None:
+        return None
+
     def reset(self) -> None:
         self._transport.abort()
 

@@ -99,6 +99,9 @@ class Limits(Group):
     websocket_message: int = 1 * MIB
     #: Payload of one WebSocket frame; 1009 above it.  0 means no limit.
     websocket_frame: int = 1 * MIB
+    #: Compression contexts of all WebSockets, which ``WebSockets.keep_context`` allows; a WebSocket beyond it has none.  It is room for 180
+    #: with the largest windows.
+    websocket_contexts: int = 64 * MIB
     #: Open connections (a number); further ones wait in the listening socket's backlog.  0 means as many as file descriptors allow.
     connections: int = 0
 
@@ -301,6 +304,12 @@ class WebSockets(Group):
     protocols: tuple[str, ...] = ()
     #: Whether to accept permessage-deflate (RFC 7692).  Off, because it costs memory and processor time for every client.
     compression: bool = False
+    #: Whether compressed messages may refer to earlier ones (context takeover).  Off, because each connection then keeps up to 350 KiB,
+    #: see ``window_bits``; :attr:`Limits.websocket_contexts` bounds all of them.
+    keep_context: bool = False
+    #: Base-2 logarithm of the largest window for compression, 9 to 15.  15 is what clients use that do not know the parameter; 11 takes 16
+    #: KiB for sending in the place of 256.
+    window_bits: int = 15
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -241,6 +241,12 @@ class Stream(Protocol):
             end of a request's body says nothing.
         """
 
+    def delivery(self) -> tuple[int, int] | None:
+        """How many bytes of the connection the peer's system has taken so far, and how many wait for it.
+
+        ``None`` where that is not known.
+        """
+
     def reset(self) -> None:
         """Abort the stream, so that the peer does not treat a truncated response as complete."""
 

@@ -283,6 +283,9 @@ class Http1Stream:
         if gone:
             callback()
 
+    def delivery(self) -> tuple[int, int] | None:
+        return self._connection.transport.delivery()
+
     def reset(self) -> None:
         if not self.complete:
             self._connection.transport.abort()

@@ -222,6 +222,10 @@ class Http2Connection:
 
     # --- the end ---
 
+    def delivery(self) -> tuple[int, int] | None:
+        """As :class:`greendaphne.net.transport.ByteStream` says."""
+        return self._transport.delivery()
+
     def drain(self) -> None:
         """Let the peer finish what it has open, and end (RFC 9113 section 6.8); called from another greenlet.
 

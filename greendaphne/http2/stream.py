@@ -427,6 +427,10 @@ class Http2Stream(Outbound):
         self.status = 200
         self._tunnel = True
 
+    def delivery(self) -> tuple[int, int] | None:
+        # What waits for window waits inside of write().
+        return self._connection.delivery()
+
     def reset(self) -> None:
         if not self._gone and not self.complete:
             # RFC 8441 section 5: CANCEL is a tunnel's TCP reset.

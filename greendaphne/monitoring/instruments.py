@@ -58,6 +58,9 @@ class MeteredTransport:
     def observe(self, callback: Callable[[], None] | None) -> None:
         self._inner.observe(callback)
 
+    def delivery(self) -> tuple[int, int] | None:
+        return self._inner.delivery()
+
     def hung_up(self, *, half_closed: bool) -> bool:
         return self._inner.hung_up(half_closed=half_closed)
 

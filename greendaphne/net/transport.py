@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import _socket
 import errno
+import fcntl
 import os
 import select
 import struct
+import termios
 from collections.abc import Callable
 from math import inf
 from time import monotonic
@@ -28,6 +30,11 @@ from ..core.message import ClientDisconnected, ClientTooSlow
 
 #: Returns at once with a time limit of 0; gevent's does not know all events.
 _native_poll = get_original("select", "poll")
+#: tcpi_bytes_acked in struct tcp_info (linux/tcp.h), since Linux 4.1; SIOCOUTQ, which has the number of TIOCOUTQ, gives an int.
+_BYTES_ACKED: Final = struct.Struct("=Q")
+_ACKED_AT: Final = 120
+_TCP_INFO_SIZE: Final = 128
+_INT: Final = struct.Struct("=i")
 
 #: The most bytes that one ``recv`` requests: large enough for uploads, small enough to come from the allocator's free lists.
 RECV_SIZE = 64 * 1024
@@ -97,6 +104,9 @@ class ByteStream(Protocol):
         :param half_closed: whether a peer that has only stopped sending counts where it cannot be told from one that left: on TCP both have
             sent a FIN.  A UNIX socket tells them apart, and so does TLS where the peer only ended its TLS stream.
         """
+
+    def delivery(self) -> tuple[int, int] | None:
+        """How many bytes the peer's system has taken so far, and how many wait for it in this one; ``None`` where that is not known."""
 
     def shutdown_write(self) -> None:
         """Close the sending side, so that the peer sees the end of the stream; never raises."""
@@ -177,6 +187,16 @@ class Transport:
         if events & (select.POLLHUP | select.POLLERR):
             return True
         return half_closed and events & select.POLLRDHUP != 0 and self._sock.family != _socket.AF_UNIX
+
+    def delivery(self) -> tuple[int, int] | None:
+        if self.closed or self._sock.family == _socket.AF_UNIX:
+            return None
+        try:
+            (taken,) = _BYTES_ACKED.unpack_from(self._sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, _TCP_INFO_SIZE), _ACKED_AT)
+            (waiting,) = _INT.unpack(fcntl.ioctl(self._fd, termios.TIOCOUTQ, bytes(_INT.size)))
+        except (OSError, struct.error):
+            return None
+        return taken, waiting
 
     def fileno(self) -> int:
         """The descriptor, -1 once closed."""

@@ -27,6 +27,7 @@ from ..serving.localpages import LocalPages
 from ..serving.policy import RequestPolicy
 from ..serving.session import Sessions
 from ..websocket import WebSocket
+from ..websocket.deflate import Compression
 
 if TYPE_CHECKING:
     from ..acme import AcmeOptions
@@ -147,10 +148,23 @@ def websocket_maker(config: Config, limits: Limits, timeouts: Timeouts, metrics:
         limits=limits,
         timeouts=timeouts,
         protocols=config.websockets.protocols,
-        compression=config.websockets.compression,
+        compression=compression_for(config),
         server_name=None if config.no_server_name else config.server_name.encode("ascii") if config.server_name else b"Daphne",
         meter=meter,
     )
+
+
+def compression_for(config: Config) -> bool | Compression:
+    """What the server agrees to of permessage-deflate.
+
+    :raises ConfigurationError: for a window that zlib does not have.
+    """
+    websockets = config.websockets
+    if not 9 <= websockets.window_bits <= 15:
+        raise ConfigurationError(f"must be a number from 9 to 15, not {websockets.window_bits}", "websockets.window_bits")
+    if not websockets.compression:
+        return False
+    return Compression(keeps=websockets.keep_context, window_bits=websockets.window_bits, bound=config.limits.websocket_contexts)
 
 
 def timeouts_for(timeouts: Timeouts, channel_layer: Any) -> Timeouts:

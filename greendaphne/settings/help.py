@@ -50,7 +50,7 @@ Usage: greendaphne [options] module.path:attribute.path
 
 #: Columns where the output is no terminal, and bounds for those of a terminal.
 WIDTH: Final = 80
-_NARROWEST, _WIDEST = 72, 120
+_NARROWEST, _WIDEST = 80, 120
 #: Columns before an option's description.
 _INDENT: Final = 26
 

@@ -273,6 +273,11 @@ OPTIONS: Final = (
         help="For a message that has begun to come in completely; 0 is no limit."),
     option(WEBSOCKET, "--websocket-compression", to="websockets.compression",
         help="Compress messages for clients that offer it (permessage-deflate)."),
+    option(WEBSOCKET, "--websocket-keep-context", to="websockets.keep_context",
+        help="Let compressed messages refer to earlier ones (context takeover): fewer bytes where messages resemble each other, for up to "
+             "350 KiB of memory per connection, 64 MiB in all."),
+    option(WEBSOCKET, "--websocket-window-bits", to="websockets.window_bits", metavar="BITS", convert=whole_number(9, 15),
+        help="The largest window for compression, as a power of two; smaller ones take less memory."),
 
     option(BODIES, "--limit-request-body", to="limits.request_body", metavar="SIZE", convert=size,
         help="Refuse longer bodies with 413; 0 is no limit."),

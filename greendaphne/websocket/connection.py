@@ -25,7 +25,7 @@ from ..core import causes
 from ..core.message import ClientDisconnected, Headers, Request, ResponseError, Stream, header_values
 from ..core.turns import Turn
 from . import handshake
-from .deflate import SMALLEST, Deflate, negotiate
+from .deflate import SMALLEST, Compression, Deflate
 from .errors import MAX_REASON, CloseCode, ProtocolViolation, WebSocketClosed, may_be_sent
 from .frames import (
     BINARY,
@@ -51,6 +51,10 @@ _PING_SIZE: Final = 4
 _PONGS_LIMIT: Final = 16 * 127
 # When a time limit has passed, what the stream may hold already still counts, for the hub may have been busy; seconds to find out.
 _LAST_LOOK: Final = 0.02
+#: Seconds between looks whether a peer has come to a ping that waits behind other data.
+_DELIVERY_LOOK: Final = 1.0
+#: Without context takeover, for all connections.
+_COMPRESSION: Final = Compression()
 
 # What a violation stands for, where it is not the protocol's.
 _CAUSES: Final[dict[int, str]] = {CloseCode.MESSAGE_TOO_BIG: causes.LIMIT, CloseCode.POLICY_VIOLATION: causes.CLIENT_SLOW}
@@ -92,7 +96,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
     :param limits: ``websocket_message`` and ``websocket_frame`` are used.
     :param timeouts: ``ping_interval``, ``ping_timeout``, ``websocket_message`` and ``websocket_close`` are used.
     :param protocols: the subprotocols that the server speaks; the client's order decides.
-    :param compression: whether permessage-deflate is accepted where the client offers it.
+    :param compression: whether permessage-deflate is accepted where the client offers it; what of it, where it is no ``bool``.
     :param server_name: the ``Server`` field of the accepting answer; ``None`` for none.
     :param meter: counts messages; ``None`` for a server without metrics.
     """
@@ -103,6 +107,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         "_compression",
         "_deadline",
         "_deflate",
+        "_delivery",
         "_limits",
         "_lock",
         "_message_ends",
@@ -130,7 +135,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         timeouts: Timeouts,
         *,
         protocols: Sequence[str] = (),
-        compression: bool = False,
+        compression: bool | Compression = False,
         server_name: bytes | None = b"Daphne",
         meter: MessageMeter | None = None,
     ) -> None:
@@ -149,7 +154,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self._limits = limits
         self._timeouts = timeouts
         self._protocols = protocols
-        self._compression = compression
+        self._compression = _COMPRESSION if compression is True else compression or None
         self._server_name = server_name
         self._meter = meter
         self._deflate: Deflate | None = None
@@ -164,6 +169,9 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self._deadline = inf
         # Whether a ping was sent and nothing has come in since.
         self._pinged = False
+        # Where the ping may wait in the system's buffer: the byte of the connection at its end, the bytes that the peer has taken of it,
+        # and when it last took some.
+        self._delivery: tuple[int, int, float] | None = None
         # When the message that has begun must have ended, and ``inf`` where none has.
         self._message_ends = inf
         # Counts the frames of either kind.
@@ -248,11 +256,12 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
             subprotocol = next((protocol for protocol in offered if protocol in self._protocols), None)
         elif subprotocol not in offered:
             raise ResponseError(f"the subprotocol {subprotocol!r} was not offered by the client")
-        agreed = negotiate(handshake.extensions(request.headers)) if self._compression else None
+        compression = self._compression
+        agreed = compression.negotiate(handshake.extensions(request.headers)) if compression is not None else None
         extension, self._deflate = agreed or (None, None)
         self.stream.switch(handshake.response_headers(request, self._server_name, subprotocol, extension, headers))
         self.subprotocol = subprotocol
-        self._reader = MessageReader(self._limits, self._deflate is not None)
+        self._reader = MessageReader(self._limits, self._deflate is not None, None if self._deflate is None else self._deflate.inflater)
         self._turn = Turn()
         self._heard()
         self.state = _OPEN
@@ -387,19 +396,48 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         interval = self._timeouts.ping_interval
         self._deadline = monotonic() + interval if interval > 0 else inf
         self._pinged = False
+        self._delivery = None
 
     def _silence(self) -> None:
         """The deadline has passed without a byte: ping, or give up."""
         timeouts = self._timeouts
         if self._pinged and timeouts.ping_timeout > 0:
+            if self._delivery is not None and self._is_taking(self._delivery):
+                return
             reason = "ping timeout"
             self._because(causes.PING_TIMEOUT)
             self._send_close(encode_close(CloseCode.INTERNAL_ERROR, reason.encode()))
             self._finish(CloseCode.ABNORMAL_CLOSURE)
             raise WebSocketClosed(CloseCode.ABNORMAL_CLOSURE, reason)
         self._pinged = True
-        self._deadline = monotonic() + (timeouts.ping_timeout if timeouts.ping_timeout > 0 else timeouts.ping_interval)
+        before = self.stream.delivery()
         self._send_control(PING, os.urandom(_PING_SIZE))
+        # From here on, since it may have waited for a frame that the peer takes slowly.
+        now = monotonic()
+        self._deadline = now + (timeouts.ping_timeout if timeouts.ping_timeout > 0 else timeouts.ping_interval)
+        if before is not None and before[1] and timeouts.ping_timeout > 0 and (after := self.stream.delivery()) is not None:
+            # The peer sees the ping after what stands before it.
+            self._delivery = sum(after), after[0], now
+            self._deadline = now + min(timeouts.ping_timeout, _DELIVERY_LOOK)
+
+    def _is_taking(self, delivery: tuple[int, int, float]) -> bool:
+        """Whether the peer, which has not seen the ping yet, takes what was sent before it, or has just come to it: it has more time."""
+        end, taken, at = delivery
+        state = self.stream.delivery()
+        if state is None:
+            return False
+        now = monotonic()
+        patience = self._timeouts.ping_timeout
+        if state[0] >= end:
+            self._delivery = None
+            self._deadline = now + patience
+            return True
+        if state[0] > taken:
+            self._delivery = end, state[0], now
+        elif now - at >= patience:
+            return False
+        self._deadline = now + min(patience, _DELIVERY_LOOK)
+        return True
 
     def _control(self, frame: Control) -> None:
         opcode, payload = frame
@@ -464,19 +502,36 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
     def _send_frame(self, first: int, payload: bytes) -> None:
         if self.state is not _OPEN:
             self._refuse()
-        if self._deflate is not None and len(payload) >= SMALLEST:
-            first, payload = self._compressed(self._deflate, first, payload)
+        deflate = self._deflate
+        if deflate is not None and len(payload) >= SMALLEST:
+            if deflate.keeps:
+                self._write_compressed(deflate, first, payload)
+                return
+            first, payload = self._compressed(deflate, first, payload)
         header = encode_header(first, len(payload))
         if len(payload) > _JOIN_LIMIT:
             self._write(header, payload)
         else:
             self._write(header + payload)
 
+    def _write_compressed(self, deflate: Deflate, first: int, payload: bytes) -> None:
+        """Write a message that refers to earlier ones: it is compressed in its turn to be sent."""
+        with self._lock:
+            if self.state is not _OPEN:
+                self._refuse()
+            compressed = deflate.compress(payload)
+            self._put(encode_header(first | RSV1, len(compressed)) + compressed)
+            while self._pongs and self.state is _OPEN:
+                pongs, self._pongs = self._pongs, b""
+                self._put(pongs)
+        if self._rooms:
+            self._tell_of_room()
+
     @staticmethod
     def _compressed(deflate: Deflate, first: int, payload: bytes) -> tuple[int, bytes]:
-        """The first octet and the payload of a frame, compressed where that makes it shorter."""
+        """The first octet and the payload of a frame, compressed where that makes it shorter, or later messages refer to it."""
         compressed = deflate.compress(payload)
-        return (first | RSV1, compressed) if len(compressed) < len(payload) else (first, payload)
+        return (first | RSV1, compressed) if len(compressed) < len(payload) or deflate.keeps else (first, payload)
 
     def offer(self, message: str | bytes) -> bool:
         """Send one message as :meth:`send` does, without ever waiting.
@@ -640,6 +695,9 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self.closed = True  # type: ignore[misc]
         self.code = code
         self._reader = None
+        if self._deflate is not None:
+            self._deflate.release()
+            self._deflate = None
         self._wake()
         if self._rooms:
             self._tell_of_room()

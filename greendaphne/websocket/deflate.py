@@ -1,16 +1,20 @@
 """permessage-deflate (RFC 7692): negotiation, and compression and bounded inflation of one message at a time.
 
-Both directions are negotiated *without context takeover*: every message is compressed on its own, so a WebSocket that is silent holds
-neither a window nor a hash table.  With it, zlib would keep about 40 KiB for receiving and up to 256 KiB for sending per connection, to
-save some bytes where many small, similar messages follow each other.  RFC 7692 section 7.1.1 lets a server decide both, whatever the client
-offers.  The negotiation itself is that of the ``websockets`` package; its codec is not used, because it ends a message at the first block
-marked as final and has no limit left once a message has reached its limit exactly.
+By default both directions are negotiated *without context takeover*: every message is compressed on its own, so a WebSocket that is silent
+holds neither a window nor a hash table.  RFC 7692 section 7.1.1 lets a server decide both, whatever the client offers.  With context
+takeover (:class:`Compression`) zlib keeps up to 100 KiB for receiving and 256 KiB for sending per connection, and saves bytes where many
+small, similar messages follow each other.  What all connections keep is bounded: beyond it, a connection is negotiated without.
+
+The negotiation itself is that of the ``websockets`` package; its codec is not used, because it ends a message at the first block marked as
+final and has no limit left once a message has reached its limit exactly.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from websockets.exceptions import InvalidHandshake
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
@@ -32,34 +36,57 @@ _MAX_FINAL_BLOCKS = 16
 # Below this, one call with the tail appended costs less than two calls.
 _APPEND_TAIL = 2048
 
-_FACTORY = ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
+_NAME = "permessage-deflate"
+# What zlib's inflate takes besides its window, and Python's object.
+_INFLATE_STATE = 10 * 1024
 
 
 class Deflate:
     """Compresses outgoing messages under the parameters agreed on.
 
     :param window_bits: base-2 logarithm of the largest window that the peer can take, 9 to 15.
+    :param keeps: whether messages refer to earlier ones (context takeover); they must be compressed in the order of sending then, and
+        each one that is compressed must be sent so.
+    :param inflates: base-2 logarithm of the window of a peer whose messages refer to earlier ones; 0 where they do not.
     """
 
-    __slots__ = ("window_bits",)
+    __slots__ = ("_compressor", "inflater", "keeps", "release", "window_bits")
 
-    def __init__(self, window_bits: int = _MAX_WINDOW_BITS) -> None:
+    def __init__(self, window_bits: int = _MAX_WINDOW_BITS, *, keeps: bool = False, inflates: int = 0) -> None:
         self.window_bits = window_bits
+        self.keeps = keeps
+        #: Inflates all messages of the peer, where they refer to each other.
+        self.inflater = Inflater(keeps=True) if inflates else None
+        #: Gives back what the contexts took of the bound for all connections.
+        self.release: Callable[[], None] = _nothing
+        self._compressor: Any = None
 
     def compress(self, payload: bytes) -> bytes:
-        """The compressed message, or one that is not shorter than ``payload`` where compression does not help."""
+        """The compressed message, or, without context takeover, one that is not shorter than ``payload`` where compression is no help."""
+        if self.keeps:
+            if self._compressor is None:
+                self._compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -self.window_bits, self.window_bits - 7)
+            return (self._compressor.compress(payload) + self._compressor.flush(zlib.Z_SYNC_FLUSH))[: -len(_TAIL)]  # type: ignore[no-any-return]
         # A window beyond the message, and a hash table to match, would only be memory to clear.
         bits = min(self.window_bits, max(_MIN_WINDOW_BITS, len(payload).bit_length()))
         compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -bits, bits - 7)
         return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[: -len(_TAIL)]
 
 
+def _nothing() -> None:
+    """Have nothing to give back."""
+
+
 class Inflater:
-    """Inflates one message, frame by frame."""
+    """Inflates one message, frame by frame.
 
-    __slots__ = ("_final_blocks", "_history", "_zlib")
+    :param keeps: whether it inflates the messages that follow as well, which refer to earlier ones.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_final_blocks", "_history", "_keeps", "_zlib")
+
+    def __init__(self, *, keeps: bool = False) -> None:
+        self._keeps = keeps
         # The client may use the largest window unless it was told otherwise.
         self._zlib = zlib.decompressobj(-_MAX_WINDOW_BITS)
         # What was inflated last: at least the window, at most twice as much, so that it is cut once in a while and not with every frame.
@@ -77,17 +104,25 @@ class Inflater:
         try:
             if not final:
                 inflated = self._run(data, room)
-                history = self._history
-                history += inflated[-_WINDOW_SIZE:]
-                if len(history) > 2 * _WINDOW_SIZE:
-                    del history[:-_WINDOW_SIZE]
+                self._remember(inflated)
                 return inflated
             if len(data) < _APPEND_TAIL:
-                return self._run(data + _TAIL, room)
-            inflated = self._run(data, room)
-            return inflated + self._run(_TAIL, room - len(inflated))
+                inflated = self._run(data + _TAIL, room)
+            else:
+                inflated = self._run(data, room)
+                inflated += self._run(_TAIL, room - len(inflated))
+            if self._keeps:
+                self._remember(inflated)
+                self._final_blocks = 0
+            return inflated
         except zlib.error:
             raise ProtocolViolation(CloseCode.INVALID_PAYLOAD, "invalid compressed data") from None
+
+    def _remember(self, inflated: bytes) -> None:
+        history = self._history
+        history += inflated[-_WINDOW_SIZE:]
+        if len(history) > 2 * _WINDOW_SIZE:
+            del history[:-_WINDOW_SIZE]
 
     def _run(self, data: bytes, room: int) -> bytes:
         result = b""
@@ -110,20 +145,61 @@ class Inflater:
                 return result
 
 
-def negotiate(offers: Sequence[ExtensionHeader]) -> tuple[bytes, Deflate] | None:
-    """Accept the first acceptable offer of permessage-deflate.
+class Compression:
+    """What a server agrees to, for all its connections.
 
-    :param offers: the client's extensions, in its order of preference.
-    :returns: the value for ``Sec-WebSocket-Extensions`` and the compressor, or ``None``.
+    :param keeps: whether messages may refer to earlier ones (context takeover), in the directions in which the client agrees.
+    :param window_bits: base-2 logarithm of the largest window, 9 to 15; a client that does not know the parameter sends with 15.
+    :param bound: bytes that the contexts of all connections may take together; a connection beyond it has none.
     """
-    for name, parameters in offers:
-        if name != _FACTORY.name:
-            continue
-        try:
-            answer, extension = _FACTORY.process_request_params(parameters, [])
-        except InvalidHandshake:
-            continue  # RFC 7692 section 5.1: decline this offer, look at the next
-        if extension.local_max_window_bits < _MIN_WINDOW_BITS:
-            continue  # zlib does not compress with a window of 256 bytes; websockets before 17 accepts it all the same
-        return build_extension([(name, answer)]).encode("ascii"), Deflate(extension.local_max_window_bits)
-    return None
+
+    def __init__(self, *, keeps: bool = False, window_bits: int = _MAX_WINDOW_BITS, bound: int = 0) -> None:
+        bits = None if window_bits == _MAX_WINDOW_BITS else window_bits
+        self._without = ServerPerMessageDeflateFactory(True, True, bits, bits)
+        self._with = ServerPerMessageDeflateFactory(False, False, bits, bits) if keeps else None
+        self._bound = bound
+        #: Bytes that contexts take now.
+        self.held = 0
+
+    def negotiate(self, offers: Sequence[ExtensionHeader]) -> tuple[bytes, Deflate] | None:
+        """Accept the first acceptable offer of permessage-deflate.
+
+        :param offers: the client's extensions, in its order of preference.
+        :returns: the value for ``Sec-WebSocket-Extensions`` and the compressor, or ``None``.
+        """
+        for name, parameters in offers:
+            if name != _NAME:
+                continue
+            for factory in (self._with, self._without):
+                if factory is None:
+                    continue
+                try:
+                    answer, extension = factory.process_request_params(parameters, [])
+                except InvalidHandshake:
+                    break  # RFC 7692 section 5.1: decline this offer, look at the next
+                bits = extension.local_max_window_bits
+                if bits < _MIN_WINDOW_BITS:
+                    break  # zlib does not compress with a window of 256 bytes; websockets before 17 accepts it all the same
+                keeps = not extension.local_no_context_takeover
+                inflates = 0 if extension.remote_no_context_takeover else extension.remote_max_window_bits
+                size = context_size(bits if keeps else 0, inflates)
+                if self.held + size > self._bound and size:
+                    continue
+                deflate = Deflate(bits, keeps=keeps, inflates=inflates)
+                self.held += size
+                deflate.release = partial(self._release, size)
+                return build_extension([(name, answer)]).encode("ascii"), deflate
+        return None
+
+    def _release(self, size: int) -> None:
+        self.held -= size
+
+
+def context_size(deflates: int, inflates: int) -> int:
+    """Return the bytes that the contexts of one connection take at most.
+
+    :param deflates: base-2 logarithm of the window for sending, 0 for no context; likewise ``inflates`` for receiving.
+    """
+    # zconf.h: deflate takes (1 << (windowBits + 2)) + (1 << (memLevel + 9)) bytes; the history here is twice the largest window.
+    sending = (1 << (deflates + 2)) + (1 << (deflates + 2)) if deflates else 0
+    return sending + ((1 << inflates) + 2 * _WINDOW_SIZE + _INFLATE_STATE if inflates else 0)

@@ -139,6 +139,7 @@ class MessageReader:
 
     :param limits: ``websocket_message`` and ``websocket_frame`` are used.
     :param deflate: whether permessage-deflate was negotiated.
+    :param inflater: inflates all messages, where they refer to each other.
     """
 
     __slots__ = (
@@ -149,6 +150,7 @@ class MessageReader:
         "_fragments",
         "_frame_limit",
         "_inflater",
+        "_kept",
         "_largest",
         "_legal",
         "_mask",
@@ -162,7 +164,8 @@ class MessageReader:
         "_wire_size",
     )
 
-    def __init__(self, limits: Limits, deflate: bool = False) -> None:
+    def __init__(self, limits: Limits, deflate: bool = False, inflater: Inflater | None = None) -> None:
+        self._kept = inflater
         self._frame_limit = limits.websocket_frame or _UNLIMITED
         self._message_limit = limits.websocket_message or _UNLIMITED
         self._begin = _BEGIN_DEFLATE if deflate else _BEGIN
@@ -340,7 +343,7 @@ class MessageReader:
             self._opcode = opcode
             self._legal = _CONTINUE
             if first & RSV1:
-                self._inflater = Inflater()
+                self._inflater = self._kept or Inflater()
         self._wire_size += length
         self._fragments += 1
         if self._fragments > max(self._message_limit // _BYTES_PER_FRAGMENT, _MIN_FRAGMENTS):

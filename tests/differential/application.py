@@ -10,11 +10,11 @@ A thread takes all messages from asgiref's in-memory layer, writes each into the
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from asgiref.inmemory import ChannelLayer
@@ -106,7 +106,7 @@ def work() -> None:
             if channel in answer:
                 reply_channel = message["reply_channel"]
                 try:
-                    answer[channel](message, functools.partial(channel_layer.send, reply_channel))
+                    answer[channel](message, partial(channel_layer.send, reply_channel))
                 except Exception as error:  # noqa: BLE001 - a test reads it
                     record.write(f"{('error', {'reply_channel': reply_channel, 'text': repr(error)})!r}\n")
 

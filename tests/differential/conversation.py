@@ -176,8 +176,8 @@ def _websockets() -> list[Case]:
         add(f"client closes {code}", handshake("/ws/accept"), close(code))
     add("client closes with a reason", handshake("/ws/accept"), close(1000, b"bye"))
     add("client closes without a code", handshake("/ws/accept"), close(None))
-    for asked in ("", "1000", "4001"):
-        add(f"asks for close {asked}", handshake("/ws/accept"), frame(1, f"close{asked}".encode()), close(1000))
+    for text in ("", "1000", "4001"):
+        add(f"asks for close {text}", handshake("/ws/accept"), frame(1, f"close{text}".encode()), close(1000))
     add("empty reply", handshake("/ws/accept"), frame(1, b"empty"), close())
     add("path and query", handshake("/ws/accept?a=b"), close())
     add("cookies", handshake("/ws/accept", "Cookie: a=1", "Cookie: b=2"), close())

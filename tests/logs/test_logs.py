@@ -497,9 +497,10 @@ def test_signals_that_come_too_early_end_nothing(tmp_path: Path, number: signal.
         "import os\n"
         "from greendaphne.layers.memory import MemoryChannelLayer\n"
         "channel_layer = MemoryChannelLayer()\n"
+        "channel_layer.routes = {'http.request': print}\n"
         f"os.kill(os.getpid(), {int(number)})\n"
     )
-    command = [sys.executable, "-m", "greendaphne", "--check-config", "-v", "0", "early:channel_layer"]
+    command = [sys.executable, "-m", "greendaphne", "--check-config", "--inline-workers", "1", "-v", "0", "early:channel_layer"]
     environment = {**os.environ, "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{tmp_path}"}
     done = subprocess.run(command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")

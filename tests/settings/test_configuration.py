@@ -136,7 +136,10 @@ def test_every_target_exists_and_every_value_has_one_row_at_most() -> None:
 
 #: Bounds that no operator had a reason to change yet, and the protocols of TLS.
 PYTHON_ALONE = {
-    *(f"limits.{name}" for name in ("request_head", "body_chunk", "buffered_bodies", "spooled_bodies", "reply_queue")),
+    *(
+        f"limits.{name}"
+        for name in ("request_head", "body_chunk", "buffered_bodies", "spooled_bodies", "reply_queue", "websocket_contexts")
+    ),
     *(f"timeouts.{name}" for name in ("body_rate", "linger", "websocket_close")),
     *(f"http2.{name}" for name in ("upload_window_size", "upload_windows", "header_list_excess", "continuation_frames")),
     *(f"http2.{name}" for name in ("client_resets", "server_resets", "control_frames", "period", "write_buffer", "control_buffer")),

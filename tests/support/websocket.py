@@ -152,6 +152,9 @@ class SocketStream:
     def gone(self, *, half_closed: bool) -> bool:
         return self.transport.closed
 
+    def delivery(self) -> tuple[int, int] | None:
+        return self.transport.delivery()
+
     def reset(self) -> None:
         self.was_reset = True
         self.transport.abort()

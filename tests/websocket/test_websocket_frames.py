@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greendaphne.config import Limits
-from greendaphne.websocket.deflate import Deflate, Inflater, negotiate
+from greendaphne.websocket.deflate import Compression, Deflate, Inflater
 from greendaphne.websocket.errors import CloseCode, ProtocolViolation, WebSocketClosed, may_be_sent
 from greendaphne.websocket.frames import FRAGMENT, MessageReader, decode_close, encode_close, encode_header, encode_text
 from tests.support.websocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, frame
@@ -319,7 +319,7 @@ def test_history_goes_on_behind_a_final_block() -> None:
 
 
 def test_nothing_is_negotiated_without_an_offer() -> None:
-    assert negotiate([]) is None
+    assert Compression().negotiate([]) is None
 
 
 # -- encoding

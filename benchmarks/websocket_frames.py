@@ -84,6 +84,10 @@ class _Tunnel:
     def switch(self, headers: Headers) -> None:
         pass
 
+    @property
+    def begun(self) -> bool:
+        return self.status != 0
+
     def offer(self, data: bytes, *, last: bool = False, trailers: Headers = ()) -> bool:
         return self._transport.offer(data)
 

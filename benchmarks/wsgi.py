@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -84,9 +84,12 @@ def command(server: str, python: str, port: int, application: str) -> list[str]:
 
 
 @contextmanager
-def running(server: str, python: str, application: str, core: int) -> Iterator[Server]:
+def running(
+    server: str, python: str, application: str, core: int, command: Callable[[str, str, int, str], list[str]] = command
+) -> Iterator[Server]:
     """Run ``server`` on ``core`` while the block runs.
 
+    :param command: makes the command line.
     :raises BenchmarkError: where it does not come up.
     """
     with socket.socket() as probe:
@@ -155,13 +158,13 @@ def measure_once(server: Server, case: Case, plan: Plan, core: int) -> float:
     return done / (server.cpu() - before)
 
 
-def measure(case: Case, plan: Plan, python: str) -> dict[str, list[float]]:
+def measure(case: Case, plan: Plan, python: str, command: Callable[[str, str, int, str], list[str]] = command) -> dict[str, list[float]]:
     """The rounds of one case, by server."""
     samples: dict[str, list[float]] = defaultdict(list)
     cores = sorted(os.sched_getaffinity(0))
     for number in range(plan.rounds + 1):
         for name in (_OURS, *case.peers):
-            with running(name, python, case.application, cores[0]) as server:
+            with running(name, python, case.application, cores[0], command) as server:
                 measure_once(server, case, plan._replace(seconds=1.0), cores[-1])
                 rate = measure_once(server, case, plan, cores[-1])
             if number:

@@ -75,6 +75,8 @@ def _main(argv: Sequence[str] | None) -> int:
         return run_master(command, argv)
     if patches(command.config):
         patch()
+    else:
+        share_hub()
     try:
         return run(command)
     except KeyboardInterrupt:
@@ -94,6 +96,12 @@ def patch() -> None:
 
     monkey.patch_all()
     # Before there is a hub.  It imports asyncio, which has to come after the patches.
+    share_hub()
+
+
+def share_hub() -> None:
+    """Let asyncio share the hub of a process that is not patched."""
+    # Before there is a hub.
     from .aio import hub
 
     hub.install()

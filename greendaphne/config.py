@@ -23,6 +23,7 @@ __all__ = [
     "Acme",
     "AddressList",
     "ApplicationOptions",
+    "AsgiOptions",
     "Channels",
     "Config",
     "ConfigurationError",
@@ -286,6 +287,9 @@ class Proxies(Group):
     headers: bool = False
     #: Names of the header fields with the client's address, port and scheme.
     forwarded_headers: ForwardedFields = X_FORWARDED
+    #: Other names of the first and the second of them; daphne's options.
+    headers_host: str | None = None
+    headers_port: str | None = None
     #: The only proxies whose fields are trusted; with a list, ``headers`` is ignored.
     forwarded_allow_ips: AddressList | None = None
     #: Peers that may send PROXY headers, on endpoints with them.  By default only peers on this machine, because others may be clients.
@@ -356,6 +360,10 @@ class ApplicationOptions(Group):
     buffer_request_body: int = 0
     #: Names and strings in the environ of WSGI applications.
     environ: tuple[tuple[str, str], ...] = ()
+    #: Place of a second application, ``module.path:attribute``, that WebSockets go to; HTTP goes to the first.
+    websocket_app: str | None = None
+    #: Further applications by the path that they are mounted at: the path, percent-encoded, the place, and the interface or ``auto``.
+    mounts: tuple[tuple[str, str, str], ...] = ()
     #: Whether gevent patches the standard library in the command, in any case or in no case; by default unless ASGI is asked for.
     patch: bool = False
     no_patch: bool = False
@@ -364,6 +372,18 @@ class ApplicationOptions(Group):
     def asks_for_asgi(self) -> bool:
         """Whether the configuration, and not only the object, says that it is an ASGI application."""
         return self.asgi or self.interface in ("asgi2", "asgi3")
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AsgiOptions(Group):
+    """How ASGI applications are started and ended."""
+
+    #: ``auto``, ``on`` or ``off``: whether the application hears of start and end.  With ``on`` one that does not is an error.
+    lifespan: str = "auto"
+    #: Seconds for the application to start (``lifespan.startup``); 0 means no limit, as migrations and models take their time.
+    lifespan_timeout: float = 0
+    #: Seconds for tasks that go on after the last connection has ended, before they are cancelled; daphne's default.
+    close_timeout: float = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -456,6 +476,8 @@ class Config(Group):
     #: Value of the ``Server`` field.  By default HTTP responses have none, which tells attackers less, and WebSocket handshakes have
     #: ``Daphne``, as daphne's do.
     server_name: str | None = None
+    #: Whether WebSocket handshakes have no ``Server`` field either; counts before ``server_name``.
+    no_server_name: bool = False
     listening: Listening = Listening()
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
@@ -466,6 +488,7 @@ class Config(Group):
     proxies: Proxies = Proxies()
     channels: Channels = Channels()
     application: ApplicationOptions = ApplicationOptions()
+    asgi: AsgiOptions = AsgiOptions()
     monitoring: Monitoring = Monitoring()
     processes: Processes = Processes()
     logging: Logging = Logging()

@@ -37,6 +37,7 @@ SERVER_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
 
 _get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 _Handle = events.Handle
+_Task: Any = asyncio.Task
 
 
 class HubLoop(asyncio.SelectorEventLoop):
@@ -67,6 +68,8 @@ class HubLoop(asyncio.SelectorEventLoop):
         self._async: Any = self._hub.loop.async_(ref=False)
         self._async.start(self._hub_selector.wake)
         self._greenlet: Greenlet[..., Any] | None = None
+        # Whether first steps may run at once, in the way that costs least.
+        self._takes_first_steps = type(self._hub) is AsyncioHub and sys.version_info >= (3, 11)
         super().__init__(self._hub_selector)
         private.know_loop(self)
 
@@ -258,6 +261,18 @@ class HubLoop(asyncio.SelectorEventLoop):
         :raises RuntimeError: when the loop is closed.
         """
         ready = self._ready
+        if self._takes_first_steps and self._task_factory is None and not self._debug and get_running_loop() is None and not self._closed:
+            first: list[tuple[Callable[[], object], Context]] = []
+            # The task hands its first step to this function, which costs less than a handle.
+            self.call_soon = lambda callback, *args, context: first.append((callback, context))  # type: ignore[method-assign,assignment]
+            try:
+                task: asyncio.Task[T] = _Task(coroutine, loop=self, name=name, context=context)
+            finally:
+                del self.call_soon
+            begin, own = first[0]
+            if not self._hub_selector.step(begin, own, task, ready):
+                self.call_soon(begin, context=own)
+            return task
         before = len(ready)
         task = self.create_task_in(coroutine, name=name, context=context)
         if len(ready) <= before or get_running_loop() is not None or type(self._hub) is not AsyncioHub:

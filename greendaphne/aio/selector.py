@@ -7,16 +7,20 @@ until the next call of ``select``, otherwise the hub would call it again and aga
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import selectors
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection
+from contextvars import Context
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from gevent import get_hub, getcurrent
 
 from .hub import switch_to
+from .private import get_running_loop, set_running_loop
 
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
@@ -67,6 +71,10 @@ class HubSelector(_Base):  # type: ignore[misc]
         # The greenlet in select from its switch away until its return, whether it was called back or not.
         self._parked: Any = None
         self._visit: _Visit | None = None
+        # What step() has left for the greenlet, and the greenlet that called it.
+        self._first: tuple[Callable[[], object], Context, asyncio.Task[Any], Collection[Any]] | None = None
+        self._caller: Any = None
+        self._failure: BaseException | None = None
         self._woken = False
         # The callback that switches to the waiting greenlet.
         self._call: Any = None
@@ -213,12 +221,75 @@ class HubSelector(_Base):  # type: ignore[misc]
             raise visit.error
         return True
 
+    def step(self, step: Callable[[], object], context: Context, task: asyncio.Task[Any], ready: Collection[Any]) -> bool:
+        """As :meth:`visit` with the first step of a task, at less cost: each request of an ASGI application comes through here.
+
+        :param step: the step, which raises nothing.
+        :param ready: :meth:`select` returns soon where there is something in it after the step, or where the task has not ended.
+        """
+        parked = self._parked
+        caller = getcurrent()
+        if parked is None or caller is parked or sys.get_coroutine_origin_tracking_depth():
+            return False
+        self._first = (step, context, task, ready)
+        self._caller = caller
+        try:
+            parked.switch()
+        finally:
+            if self._caller is caller:
+                # The step waits cooperatively, and the caller is killed meanwhile: it must not be switched to.
+                self._caller = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        return True
+
+    def _run_first(self, greenlet: Any, hooks: Any) -> bool:
+        """Run the step that :meth:`step` has left, and go back to its caller; whether the greenlet waits on."""
+        assert self._first is not None
+        step, context, task, ready = self._first
+        self._first = None
+        caller = self._caller
+        self._parked = self.waiting = None
+        # Also the step may wait, and must not be called back for this wait.
+        woken = self._call is not None and self._stop_call()
+        try:
+            context.run(step)
+        except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are raised in the caller
+            self._failure = error
+        if self._caller is not caller:
+            return False
+        self._caller = None
+        self._parked = greenlet
+        if woken or ready or self._woken or self._fired or not task.done():
+            self._call = self._loop.run_callback(greenlet.switch)
+        else:
+            self.waiting = greenlet
+        # Outside of a task the state is that of a running loop, as the hub's switch would find it.
+        loop = get_running_loop()
+        sys.set_asyncgen_hooks(None, None)
+        set_running_loop(None)
+        try:
+            caller.switch()
+        finally:
+            set_running_loop(loop)
+            sys.set_asyncgen_hooks(*hooks)
+        return True
+
     def _wait(self) -> None:
         greenlet = getcurrent()
+        hooks = sys.get_asyncgen_hooks()
         self.waiting = self._parked = greenlet
         try:
             self._hub.switch()
-            while (visit := self._visit) is not None:
+            while True:
+                if self._first is not None:
+                    if self._run_first(greenlet, hooks):
+                        continue
+                    break
+                visit = self._visit
+                if visit is None:
+                    break
                 self._visit = self._parked = self.waiting = None
                 # Also the function may wait, and must not be called back for this wait.
                 woken = self._stop_call()

@@ -63,10 +63,20 @@ class Tasks:
         if task.done():
             self._ended(task)
         else:
-            self._tasks.add(task)
-            self._empty.clear()
-            task.add_done_callback(self._discard)
+            self._add(task)
         return task
+
+    def start(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> asyncio.Task[Any]:
+        """As :meth:`create` with ``first_step``, for callers that look at a task which has ended: no exception of it is reported then."""
+        task = self._loop.create_started_task(coroutine, context=context)
+        if not task.done():
+            self._add(task)
+        return task
+
+    def _add(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
+        self._empty.clear()
+        task.add_done_callback(self._discard)
 
     def cancel(self) -> int:
         """Ask all tasks to end; returns their number."""

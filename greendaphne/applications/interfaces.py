@@ -5,12 +5,15 @@ What a server does not serve is not imported.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ..config import Config, ConfigurationError
 from ..core.interfaces import ASGI2, ASGI3, CHANNELS, WSGI
 from .base import Application
 from .detection import detect
+from .loading import checked_layer, load
 
 
 def interface_of(target: Any, config: Config, name: str = "") -> str:
@@ -43,6 +46,35 @@ def make_application(target: Any, config: Config, name: str = "") -> Application
     return application
 
 
+def combined(main: Application, config: Config, serve_layer: Callable[[Any], Application]) -> Application:
+    """``main`` with the further applications of the configuration beside it: that for WebSockets, and those with a path of their own.
+
+    :param serve_layer: makes the application for a channel layer.
+    :raises ConfigurationError: as :func:`make_application` and :func:`.loading.load`.
+    :raises ApplicationError: as :func:`.loading.load`.
+    """
+    options = config.application
+    if options.websocket_app is not None:
+        from .dispatch import ByKind
+
+        main = ByKind(main, _further(options.websocket_app, "auto", config, serve_layer))
+    if options.mounts:
+        from .dispatch import Mounts
+
+        main = Mounts([(path, _further(place, said, config, serve_layer)) for path, place, said in options.mounts], main)
+    return main
+
+
+def _further(place: str, interface: str, config: Config, serve_layer: Callable[[Any], Application]) -> Application:
+    """The application at ``place``, which is never a factory."""
+    target = load(place, app_dir=config.application.app_dir)
+    found = detect(target, place) if interface == "auto" else interface
+    if found == CHANNELS:
+        return serve_layer(checked_layer(target, place))
+    options = replace(config.application, interface=found, wsgi=False, asgi=False)
+    return make_application(target, replace(config, application=options), place)
+
+
 def _wrapped(target: Any, config: Config, name: str) -> Application:
     interface = interface_of(target, config, name)
     options = config.application
@@ -59,9 +91,6 @@ def _wrapped(target: Any, config: Config, name: str) -> Application:
         )
     if interface == CHANNELS:
         raise ConfigurationError(f"{name or target!r} is a channel layer, not an application.")
-    try:
-        from .asgi import ASGIApplication  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise ConfigurationError(f"{name or repr(target)} is an ASGI application ({interface}), which is not served yet.") from None
-    made: Application = ASGIApplication(target, config, double_callable=interface == ASGI2)
-    return made
+    from .asgi import ASGIApplication
+
+    return ASGIApplication(target, config.asgi, double_callable=interface == ASGI2)

@@ -129,6 +129,30 @@ def environ_entry(text: str) -> tuple[str, str]:
     return name, value.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
+#: What the interface of a mount may be.
+_INTERFACES = ("auto", "channels", "asgi3", "asgi2", "wsgi")
+
+
+def mount(text: str) -> tuple[str, str, str]:
+    """A path, the place of an application and its interface, written ``/path=module.path:attribute,interface``."""
+    path, equals, rest = text.partition("=")
+    place, comma, interface = rest.partition(",")
+    if not equals or not place or (comma and interface not in _INTERFACES):
+        raise ValueError(f"must be written /path=module.path:attribute[,interface], the interface one of {', '.join(_INTERFACES)}")
+    url_path(path)
+    path = path.rstrip("/")
+    if not path:
+        raise ValueError("must have a path below /; the argument names the application at /")
+    return path, place, interface or "auto"
+
+
+def header_name(text: str) -> str:
+    """The name of a header field."""
+    if not text.isascii() or not text.replace("-", "").replace("_", "").isalnum():
+        raise ValueError("must be the name of a header field")
+    return text
+
+
 def url_path(text: str) -> str:
     """Return ``text`` when it is the path of a URL as a request carries it: percent-encoded, without a query."""
     if not text.startswith("/") or not text.isascii() or not text.isprintable() or any(letter in text for letter in ' ?#"<>\\^`{|}'):

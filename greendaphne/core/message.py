@@ -40,6 +40,8 @@ class ConnectionInfo(NamedTuple):
     server: Address
     tls: TLSInfo | None = None
     peer: Address = None
+    #: Path of the UNIX socket that the connection came to, ``""`` for other sockets.
+    socket_path: str = ""
 
     @property
     def socket_peer(self) -> Address:
@@ -146,6 +148,10 @@ class Stream(Protocol):
     @property
     def body_complete(self) -> bool:
         """Whether the request's body has been read to its end; may be false until :meth:`read` has returned ``b""``."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the response's head has left, so that no other can be sent."""
 
     def read(self, n: int, timeout: float | None = None) -> bytes:
         """Return 1 to ``n`` body bytes, ``b""`` at the end of the body; after :meth:`switch` tunnel bytes, ``b""`` at EOF.
@@ -255,7 +261,10 @@ def accepts_trailers(request: Request) -> bool:
     """Whether the client said that it takes trailers (``TE: trailers``, RFC 9110 section 10.1.4) in a version that has them."""
     if request.http_version == "1.0":
         return False
-    return any(element.strip().lower() == b"trailers" for value in header_values(request.headers, b"te") for element in value.split(b","))
+    for name, value in request.headers:
+        if name == b"te" and b"trailers" in [element.strip() for element in value.lower().split(b",")]:
+            return True
+    return False
 
 
 #: Fields that frame or route a message, or that recipients need before the body (RFC 9110 section 6.5.1).

@@ -94,6 +94,11 @@ class Http1Stream:
         """Whether the request's body has been read to its end."""
         return self._body is None or self._body.complete
 
+    @property
+    def begun(self) -> bool:
+        """Whether the response's head has left."""
+        return self.status != 0 and not self._head
+
     def read(self, n: int, timeout: float | None = None) -> bytes:
         if self._tunnel:
             source = self._connection.input
@@ -176,21 +181,21 @@ class Http1Stream:
 
     def offer(self, data: bytes, *, last: bool = False, trailers: Headers = ()) -> bool:
         transport = self._connection.transport
-        if not transport.has_room():
-            return False
         if self._tunnel:
             return transport.offer(data)
-        end = b""
-        if self._framing == LENGTH and len(data) > self._left:
-            # An error of the application's; whoever is told of it sees to the rest.
-            transport.offer(self._head + data[: self._left])
+        framing = self._framing
+        head, sent, left = self._head, self.sent, self._left
+        if framing == LENGTH and len(data) > left:
+            # An error of the application's: the peer gets the response that the head announced.
+            if not transport.offer(head + data[:left]):
+                return False
             self._head = b""
             self._over(len(data))
-        if last and self._framing == CHUNKED:
-            end = _last_chunk(trailers) if trailers else _LAST_CHUNK
+        end = b"" if not last or framing != CHUNKED else _last_chunk(trailers) if trailers else _LAST_CHUNK
         out = self._framed(data) + end
-        if out:
-            transport.offer(out)
+        if out and not transport.offer(out):
+            self._head, self.sent, self._left = head, sent, left
+            return False
         if last:
             if self._framing == LENGTH and self._left:
                 raise ResponseError(f"the body is {self._left} bytes shorter than its Content-Length")

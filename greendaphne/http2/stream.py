@@ -112,6 +112,11 @@ class Http2Stream(Outbound):
         """Whether the request's body has been read to its end."""
         return self._ended and not self._inbox
 
+    @property
+    def begun(self) -> bool:
+        """Whether the response's head has left."""
+        return self.status != 0 and self._head is None
+
     # --- the application's side: reading ---
 
     def read(self, n: int, timeout: float | None = None) -> bytes:

@@ -330,19 +330,18 @@ class Transport:
     def offer(self, data: bytes) -> bool:
         if self._flusher is not None:
             return False
-        sent = self._send_now(data)
-        if sent < len(data):
-            self._flusher = spawn(self._flush, memoryview(data)[sent:])
-        return True
-
-    def _send_now(self, data: bytes) -> int:
-        """Send what the socket takes at once; returns how many bytes."""
         try:
-            return self._sock.send(data)
+            sent = self._sock.send(data)
         except BlockingIOError:
-            return 0
+            sent = 0
         except OSError:
             raise ClientDisconnected from None
+        if sent < len(data):
+            self._flush_later(memoryview(data)[sent:])
+        return True
+
+    def _flush_later(self, rest: memoryview) -> None:
+        self._flusher = spawn(self._flush, rest)
 
     def _flush(self, view: memoryview) -> None:
         try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..applications.base import Application
-from ..applications.interfaces import make_application
+from ..applications.interfaces import combined, make_application
 from ..config import Acme, Config, ConfigurationError, Limits, Monitoring, Timeouts, Tls
 from ..core.message import Headers, Stream
 from ..core.observer import Observer, combine
@@ -84,10 +84,13 @@ def assemble(
     monitor = monitor_for(config.monitoring)
     metrics = None if monitor is None else monitor.metrics
     observer = combine([*observers, *(() if monitor is None else monitor.observers)])
-    if application is None:
-        application = channel_layer_application(channel_layer, limits, timeouts, config, on_exit, counted=metrics is not None)
-    else:
-        application = make_application(application, config)
+    counted = metrics is not None
+
+    def serve_layer(layer: Any) -> Application:
+        return channel_layer_application(layer, limits, timeouts, config, on_exit, counted=counted)
+
+    main = serve_layer(channel_layer) if application is None else make_application(application, config)
+    application = combined(main, config, serve_layer)
     certificates = certificates_for(endpoints, config.acme)
     pages = LocalPages(application)
     if certificates is not None:
@@ -144,7 +147,7 @@ def websocket_maker(config: Config, limits: Limits, timeouts: Timeouts, metrics:
         "timeouts": timeouts,
         "protocols": config.websockets.protocols,
         "compression": compression_for(config),
-        "server_name": config.server_name.encode("ascii") if config.server_name else b"Daphne",
+        "server_name": None if config.no_server_name else config.server_name.encode("ascii") if config.server_name else b"Daphne",
         "meter": meter,
     }
 
@@ -187,7 +190,8 @@ def policy(config: Config, *, compatible: bool = True) -> RequestPolicy:
 
     :param compatible: whether error pages are daphne's where daphne has them.
     """
-    extra: Headers = [(b"Server", config.server_name.encode("ascii"))] if config.server_name else ()
+    named = config.server_name and not config.no_server_name
+    extra: Headers = [(b"Server", config.server_name.encode("ascii"))] if config.server_name and named else ()
     listed = config.proxies.forwarded_allow_ips is not None
     return RequestPolicy(
         config.limits.request_body, config.root_path, locate(config), listed, extra, config.server_name or (None if compatible else "")
@@ -197,8 +201,11 @@ def policy(config: Config, *, compatible: bool = True) -> RequestPolicy:
 def locate(config: Config) -> Any:
     """The function that puts the client reported by proxies into requests; ``None`` where no proxy is trusted."""
     proxies = config.proxies
+    fields = proxies.forwarded_headers
+    if proxies.headers_host is not None or proxies.headers_port is not None:
+        fields = fields._replace(address=proxies.headers_host or fields.address, port=proxies.headers_port or fields.port)
     believed = proxies.headers or proxies.forwarded_allow_ips is not None
-    return locator(proxies.forwarded_allow_ips, *(proxies.forwarded_headers if believed else (None, None, None)))
+    return locator(proxies.forwarded_allow_ips, *(fields if believed else (None, None, None)))
 
 
 def http2_limits(config: Config) -> Http2Limits:

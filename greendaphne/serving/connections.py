@@ -119,11 +119,15 @@ class Connections:
         """
         client: Address = None
         server: Address = None
+        socket_path = ""
         if sock.family in _INTERNET:
             # Small responses must not wait for the acknowledgement of the previous one.
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             client = [address[0], address[1]]
             server = list(sock.getsockname()[:2])
+        else:
+            name = sock.getsockname()
+            socket_path = name if isinstance(name, str) else name.decode("utf-8", "replace")
         peer: Address = None
         client_tls: TLSInfo | None = None
         if endpoint.proxy_protocol:
@@ -137,10 +141,10 @@ class Connections:
             from ..net.tls import handshake
 
             secure = handshake(sock, endpoint.tls, timeout=self._patience(self._timeouts.tls_handshake), send_timeout=self._timeouts.send)
-            info = ConnectionInfo("https", client, server, secure.info, peer)
+            info = ConnectionInfo("https", client, server, secure.info, peer, socket_path)
             return self._http2(secure, info, b"") if secure.alpn == "h2" else self._http1(secure, info, b"")
         transport = Transport(sock, self._timeouts.send)
-        info = ConnectionInfo("http" if client_tls is None else "https", client, server, client_tls, peer)
+        info = ConnectionInfo("http" if client_tls is None else "https", client, server, client_tls, peer, socket_path)
         if not self._http2_cleartext:
             return self._http1(transport, info, b"")
         try:

@@ -105,8 +105,8 @@ class Exchange:
             self._observer.refused(stream, monotonic() - started, error.cause)
 
     def _answer(self, stream: Stream, error: HTTPError) -> None:
-        """Answer with ``error``; abort where a response has begun."""
-        if stream.status:
+        """Answer with ``error``, or abort where a response has begun."""
+        if stream.begun:
             stream.reset()
             return
         page = error_page(error.status, error.detail, self._policy.footer)

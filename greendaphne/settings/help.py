@@ -18,7 +18,8 @@ _SUMMARY: Final = (
 _USAGE: Final = """\
 Usage:
   greendaphne [options] [--endpoint=STRING]... [--ws-protocol=NAME]...
-              [--environ=VARIABLE]... [--] [<channel_layer>]
+              [--environ=VARIABLE]... [--mount=MOUNT]...
+              [--] [<channel_layer>]
   greendaphne (-h | --help)
   greendaphne --version
 """

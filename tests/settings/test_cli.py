@@ -284,7 +284,7 @@ def test_channel_layer_of_any_look(layer: str) -> None:
             ),
         ),
         ("--backlog 0 app:layer", "argument --backlog: must be a number from 1 to 2147483647, not '0'"),
-        ("--server-name= app:layer", "argument --server-name: must be printable ASCII characters, not ''"),
+        ("--server-name= app:layer", "argument -s/--server-name: must be printable ASCII characters, not ''"),
     ],
 )
 def test_refused(argv: str, message: str) -> None:

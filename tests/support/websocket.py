@@ -133,6 +133,10 @@ class SocketStream:
     def switch(self, headers: Headers) -> None:
         self.status, self.head = 101, list(headers)
 
+    @property
+    def begun(self) -> bool:
+        return self.status != 0
+
     def offer(self, data: bytes, *, last: bool = False, trailers: Headers = ()) -> bool:
         return self.transport.offer(data)
 

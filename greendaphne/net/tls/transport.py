@@ -209,7 +209,9 @@ class TLSTransport(Transport):
                     return
                 piece = memoryview(piece)[sent:]
 
-    def _send_now(self, data: bytes) -> int:
+    def offer(self, data: bytes) -> bool:
+        if self._flusher is not None:
+            return False
         connection = self._connection
         view = memoryview(data)
         sent = 0
@@ -222,7 +224,9 @@ class TLSTransport(Transport):
                 break
             except SSL.Error as error:
                 raise self._broken(error) from None
-        return sent
+        if sent < len(data):
+            self._flush_later(view[sent:])
+        return True
 
     def _send_rest(self, view: memoryview) -> None:
         self._send_pieces(view)

@@ -1,0 +1,87 @@
+"""Messages of HTTP applications beyond the plain ones: files, early hints, trailers (ASGI "extensions").
+
+Files are sent by the connection's greenlet, which may wait for the client; disks are waited for in a native thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from gevent import get_hub
+
+from ...core.message import ResponseError, Stream
+from .callables import Message
+from .values import as_headers
+
+if TYPE_CHECKING:
+    from .http import HTTPConversation
+
+#: Bytes of a file that are read at a time where the kernel cannot send it.
+_READ_SIZE: Final = 256 * 1024
+
+
+async def send(conversation: HTTPConversation, stream: Stream, kind: str, message: Message) -> None:
+    """Do what a message that is no ``http.response.start`` or ``.body`` says.
+
+    :raises RuntimeError: for a message out of order.
+    :raises ValueError: for an unknown one.
+    """
+    if kind == "http.response.pathsend":
+        _require_body(conversation, kind)
+        # Before the head leaves: the application may answer something else.
+        descriptor = await asyncio.get_running_loop().run_in_executor(None, _open, message["path"])
+        try:
+            await conversation.whole_body(lambda: _send_file(stream, descriptor, 0, os.fstat(descriptor).st_size))
+        finally:
+            os.close(descriptor)
+    elif kind == "http.response.zerocopysend":
+        _require_body(conversation, kind)
+        await _zero_copy(conversation, stream, message)
+    elif kind == "http.response.early_hint":
+        links = [(b"link", bytes(link)) for link in message.get("links", ())]
+        await conversation.interim(lambda: stream.inform(103, links))
+    elif kind == "http.response.trailers":
+        await conversation.trailers(as_headers(message.get("headers") or ()), more=bool(message.get("more_trailers", False)))
+    else:
+        raise ValueError(f"the message type {kind!r} is not known")
+
+
+def _require_body(conversation: HTTPConversation, kind: str) -> None:
+    if not conversation.in_body:
+        raise RuntimeError(f"{kind} is sent before http.response.start or after the body")
+
+
+def _open(path: Any) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+async def _zero_copy(conversation: HTTPConversation, stream: Stream, message: Message) -> None:
+    file = message["file"]
+    # The descriptor stays the application's, which may close it as soon as this returns.
+    descriptor = file if isinstance(file, int) else file.fileno()
+    offset = message.get("offset")
+    count = message.get("count")
+    position = None
+    if offset is None:
+        position = offset = os.lseek(descriptor, 0, os.SEEK_CUR)
+    if count is None:
+        count = max(os.fstat(descriptor).st_size - offset, 0)
+    await conversation.part_of_body(lambda: _send_file(stream, descriptor, offset, count), last=not message.get("more_body", False))
+    if position is not None:
+        os.lseek(descriptor, position + count, os.SEEK_SET)
+
+
+def _send_file(stream: Stream, descriptor: int, offset: int, count: int) -> None:
+    """Send a part of a file as body bytes; runs in the connection's greenlet."""
+    if stream.sendfile(descriptor, offset, count):
+        return
+    pool = get_hub().threadpool
+    while count:
+        data = pool.apply(os.pread, (descriptor, min(count, _READ_SIZE), offset))
+        if not data:
+            raise ResponseError(f"the file is {count} bytes shorter than it was")
+        stream.write(data)
+        offset += len(data)
+        count -= len(data)

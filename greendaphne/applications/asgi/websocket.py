@@ -1,0 +1,323 @@
+"""One WebSocket of an ASGI application.
+
+The greenlet of the connection, the session's owner, receives messages into an inbox that the application's task takes them from; an inbox
+that is full keeps it from reading.  The task sends by ``offer``, so one client that reads slowly keeps no other task waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import gevent
+
+from ...aio.loop import HubLoop
+from ...config import KIB
+from ...core import causes
+from ...core.message import ClientDisconnected, HTTPError, ResponseError
+from ...serving.session import Session
+from ...websocket import CloseCode, WebSocketClosed
+from ...websocket.errors import MAX_REASON, may_be_sent
+from .callables import Message
+from .conversation import Conversation
+from .errors import ClientGone, is_quiet
+from .values import as_bytes, as_headers
+
+logger = logging.getLogger("daphne.ws_protocol")
+
+#: What the inbox holds at most: messages, and bytes beside the latest message.
+INBOX_MESSAGES: Final = 32
+INBOX_BYTES: Final = 256 * KIB
+
+# Before an answer; the answer is on its way, and what it is: accepted, rejected, or an ordinary response that has begun or ended; over.
+_CONNECTING, _OPEN, _DENYING, _OVER = range(4)
+
+
+class WebSocketConversation(Conversation):
+    """See the module.
+
+    :param session: the WebSocket, which is not accepted yet.
+    """
+
+    __slots__ = ("_connected", "_denial", "_denied", "_disconnect", "_inbox", "_leaving", "_phase", "_session", "_size")
+
+    def __init__(self, loop: HubLoop, session: Session) -> None:
+        Conversation.__init__(self, loop)
+        self._session = session
+        self._phase = _CONNECTING
+        # Whether the application was told of the opening handshake.
+        self._connected = False
+        self._inbox: deque[str | bytes] = deque()
+        self._size = 0
+        # The last event, once it is over.
+        self._disconnect: dict[str, Any] | None = None
+        # Whether the server ends it because of a drain.
+        self._leaving = False
+        # The start of a response in the place of the handshake's, and whether that has been sent.
+        self._denial: tuple[int, list[tuple[bytes, bytes]]] | None = None
+        self._denied = False
+
+    # ---- for the application
+
+    async def receive(self) -> dict[str, Any]:
+        """ASGI's ``receive``."""
+        if not self._connected:
+            self._connected = True
+            return {"type": "websocket.connect"}
+        while not self._inbox:
+            if self._disconnect is not None:
+                return self._disconnect.copy()
+            await self._signal()
+        message = self._inbox.popleft()
+        self._size -= len(message)
+        if self._waiter is not None:
+            self._call()
+        if isinstance(message, str):
+            return {"type": "websocket.receive", "text": message}
+        return {"type": "websocket.receive", "bytes": message}
+
+    async def send(self, message: Message) -> None:
+        """ASGI's ``send``.
+
+        :raises ClientGone: when the WebSocket is over.
+        """
+        kind = message["type"]
+        if self._phase == _OVER:
+            raise ClientGone
+        if kind == "websocket.send":
+            if self._phase != _OPEN:
+                raise RuntimeError("websocket.send is sent before websocket.accept")
+            data = _payload(message)
+            try:
+                if self._queued or not self._session.offer_message(data):
+                    await self._in_turn(lambda: self._session.offer_message(data), self._session.has_room)
+            except (WebSocketClosed, ClientDisconnected):
+                raise ClientGone from None
+        elif kind == "websocket.close":
+            await self._close(message)
+        elif self._phase == _OPEN:
+            raise RuntimeError(f"{kind} is sent after websocket.accept")
+        elif kind == "websocket.accept":
+            if self._denial is not None:
+                raise RuntimeError("websocket.accept is sent after websocket.http.response.start")
+            await self._accept(message)
+        elif kind == "websocket.http.response.start":
+            self._start_denial(message)
+        elif kind == "websocket.http.response.body":
+            await self._deny(message)
+        else:
+            raise ValueError(f"the message type {kind!r} is not known")
+
+    async def _accept(self, message: Message) -> None:
+        subprotocol = message.get("subprotocol")
+        headers = as_headers(message.get("headers") or ())
+        if any(name.lower() == b"sec-websocket-protocol" for name, _ in headers):
+            raise ValueError("the subprotocol of websocket.accept belongs into its key subprotocol, not into its headers")
+        await self._answer(lambda: self._session.accept(subprotocol, headers), _OPEN)
+
+    async def _close(self, message: Message) -> None:
+        code = message.get("code", CloseCode.NORMAL_CLOSURE)
+        code = int(CloseCode.NORMAL_CLOSURE if code is None else code)
+        if self._phase == _CONNECTING and self._denial is None:
+            await self._answer(self._session.reject, _OVER)
+            return
+        if self._phase != _OPEN:
+            raise RuntimeError("websocket.close is sent after websocket.http.response.start")
+        if not may_be_sent(code):
+            raise ValueError(f"the close code {code} must not be sent")
+        reason = (message.get("reason") or "").encode()[:MAX_REASON].decode("utf-8", "ignore")
+        self._phase = _OVER
+        await self._in_greenlet(lambda: self._session.close(code, reason))
+
+    def _start_denial(self, message: Message) -> None:
+        if self._denial is not None:
+            raise RuntimeError("websocket.http.response.start is sent a second time")
+        status = message["status"]
+        if not isinstance(status, int) or isinstance(status, bool):
+            raise TypeError(f"the status of websocket.http.response.start is {type(status).__name__}, not int")
+        headers = as_headers(message.get("headers") or ())
+        if not self._session.request.by_extended_connect:
+            # What the client sends after its handshake may be frames.
+            headers = [*(field for field in headers if field[0].lower() != b"connection"), (b"connection", b"close")]
+        self._denial = (int(status), headers)
+
+    async def _deny(self, message: Message) -> None:
+        if self._denial is None:
+            raise RuntimeError("websocket.http.response.body is sent before websocket.http.response.start")
+        data = as_bytes(message.get("body", b""))
+        last = not message.get("more_body", False)
+        status, headers = self._denial
+        session = self._session
+        stream = session.stream
+        if not self._denied:
+            await self._answer(lambda: session.deny(lambda: stream.start(status, headers)), _DENYING)
+            self._denied = True
+        try:
+            await self._errand(lambda: stream.finish(data) if last else stream.write(data))
+        except ClientDisconnected:
+            raise ClientGone from None
+        if last:
+            self._phase = _OVER
+            self._call()
+
+    async def _answer(self, answer: Callable[[], None], phase: int) -> None:
+        """Have the greenlet answer the opening handshake by ``answer``."""
+
+        def answered() -> None:
+            answer()
+            # Before the greenlet looks what to do next.
+            self._phase = phase
+
+        try:
+            await self._errand(answered)
+        except (WebSocketClosed, ClientDisconnected):
+            raise ClientGone from None
+
+    async def _in_greenlet(self, function: Callable[[], None]) -> None:
+        """Call ``function``, which may wait, in a greenlet of its own, since the owner waits for the client."""
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def run() -> None:
+            try:
+                function()
+            except (WebSocketClosed, ClientDisconnected):
+                pass
+            finally:
+                if not future.done():
+                    future.set_result(None)
+
+        gevent.spawn(run)
+        await future
+
+    # ---- the end
+
+    def _over(self, code: int, reason: str = "") -> None:
+        """Tell the application that it is over."""
+        if self._disconnect is None:
+            self._disconnect = {"type": "websocket.disconnect", "code": code, "reason": reason}
+        self._phase = _OVER
+        self.gone = True
+        self._wake_receivers()
+
+    def _on_end(self) -> None:
+        # The session has ended before it was accepted; runs in the hub or in another greenlet.
+        self._over(CloseCode.ABNORMAL_CLOSURE)
+        self._call()
+
+    def _on_leave(self, cause: str) -> None:
+        self._leaving = True
+        gevent.spawn(self._leave, cause)
+
+    def _leave(self, cause: str) -> None:
+        session = self._session
+        try:
+            if session.connecting:
+                session.reject(503, "Service Unavailable", cause=cause)
+                self._on_end()
+            else:
+                session.close(CloseCode.SERVICE_RESTART, cause=cause)
+        except (WebSocketClosed, ClientDisconnected):
+            pass
+
+    def on_task_end(self, task: asyncio.Task[None]) -> None:
+        """The application has returned or raised."""
+        if self._session.websocket.was_open and not self._session.closed:
+            failed = not task.cancelled() and task.exception() is not None and not is_quiet(task.exception())
+            if failed:
+                gevent.spawn(self._close_by_itself, CloseCode.INTERNAL_ERROR, causes.ERROR)
+            elif task.cancelled():
+                gevent.spawn(self._close_by_itself, CloseCode.SERVICE_RESTART, causes.DRAINING)
+            else:
+                gevent.spawn(self._close_by_itself, CloseCode.NORMAL_CLOSURE, causes.NONE)
+        self._call()
+
+    def _close_by_itself(self, code: int, cause: str) -> None:
+        try:
+            self._session.close(code, cause=cause)
+        except (WebSocketClosed, ClientDisconnected):
+            pass
+
+    # ---- for the greenlet
+
+    def serve(self, task: asyncio.Task[None]) -> BaseException | None:
+        """Serve the session to its end; the task may go on.  Returns the exception of an application that has not accepted it."""
+        session = self._session
+        session.on_end = self._on_end
+        session.on_leave = self._on_leave
+        task.add_done_callback(self.on_task_end)
+        try:
+            error = self._open(task)
+            if self._phase == _OPEN:
+                self._receive(task)
+            return error
+        finally:
+            self.left = True
+            self._refuse_errands()
+            if self._disconnect is None:
+                self._over(CloseCode.ABNORMAL_CLOSURE if not session.websocket.was_open else session.code)
+
+    def _open(self, task: asyncio.Task[None]) -> BaseException | None:
+        """Do errands until the handshake is answered; returns the error where the application does not answer it."""
+        while self._phase in (_CONNECTING, _DENYING):
+            if self._errands:
+                self._run_errand()
+            elif task.done():
+                return self._unanswered(task)
+            else:
+                self._wait()
+        return None
+
+    def _unanswered(self, task: asyncio.Task[None]) -> BaseException | None:
+        error = None if task.cancelled() else task.exception()
+        session = self._session
+        if self._denied:
+            session.stream.reset()
+        elif task.cancelled():
+            return HTTPError(503, "The server is about to end.", cause=causes.DRAINING)
+        if error is not None:
+            return None if self.gone and is_quiet(error) else error
+        if self._denied:
+            return ResponseError("the application returned before its response was complete")
+        session.reject()
+        return None
+
+    def _receive(self, task: asyncio.Task[None]) -> None:
+        """Receive messages until it is over."""
+        session = self._session
+        inbox = self._inbox
+        try:
+            while True:
+                message = session.receive()
+                if task.done():
+                    continue
+                inbox.append(message)
+                self._size += len(message)
+                if self._receivers is not None:
+                    self._wake_receivers()
+                while (len(inbox) >= INBOX_MESSAGES or self._size > INBOX_BYTES) and not task.done() and not session.closed:
+                    self._wait()
+        except WebSocketClosed as closed:
+            self._over(CloseCode.SERVICE_RESTART if self._leaving else int(closed.code), closed.reason)
+            if task.done() and not task.cancelled():
+                error = task.exception()
+                if error is not None and not is_quiet(error):
+                    logger.error("Error in the application of WebSocket %s", session.name, exc_info=error)
+
+
+def _payload(message: Message) -> str | bytes:
+    """The text or the bytes of a ``websocket.send``.
+
+    :raises ValueError: unless it has one of them.
+    :raises TypeError: for another type.
+    """
+    text, data = message.get("text"), message.get("bytes")
+    if (text is None) == (data is None):
+        raise ValueError("websocket.send needs either text or bytes")
+    if text is None:
+        return as_bytes(data)
+    if not isinstance(text, str):
+        raise TypeError(f"the text of websocket.send is {type(text).__name__}, not str")
+    return text

@@ -1,0 +1,173 @@
+"""Files, early hints and trailers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h2.events
+import pytest
+
+from tests.support.asgi import Recorder, serve_asgi
+from tests.support.http2 import GET, Peer
+
+START = {"type": "http.response.start", "status": 200, "headers": []}
+
+
+@pytest.fixture
+def seen() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Path:
+    path = tmp_path / "big"
+    path.write_bytes(os.urandom(1_500_000))
+    return path
+
+
+@pytest.mark.parametrize("length", [False, True])
+@pytest.mark.parametrize("http2", [False, True])
+def test_pathsend(big: Path, length: bool, http2: bool) -> None:
+    content = big.read_bytes()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        assert "http.response.pathsend" in scope["extensions"]
+        headers = [(b"content-length", b"%d" % len(content))] if length else []
+        await send({**START, "headers": headers})
+        await send({"type": "http.response.pathsend", "path": str(big)})
+
+    with serve_asgi(application, http2_cleartext=True) as server:
+        if http2:
+            with Peer(server) as peer:
+                assert peer.get()[2] == content
+        else:
+            with server.connect() as client:
+                for _ in range(2):
+                    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                    assert client.read_response().body == content
+                client.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert client.read_response("HEAD").status == 200
+                assert client.read_response().body == content
+
+
+def test_file_that_is_missing(tmp_path: Path) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await send(START)
+            await send({"type": "http.response.pathsend", "path": str(tmp_path / "missing")})
+        except FileNotFoundError:
+            await send({"type": "http.response.body", "body": b"instead"})
+
+    with serve_asgi(application) as server:
+        assert server.get().body == b"instead"
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_zerocopysend(big: Path, http2: bool) -> None:
+    content = big.read_bytes()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        with big.open("rb") as file:
+            await send(START)
+            await send({"type": "http.response.zerocopysend", "file": file, "offset": 10, "count": 20, "more_body": True})
+            await send({"type": "http.response.body", "body": b"|", "more_body": True})
+            file.seek(100)
+            await send({"type": "http.response.zerocopysend", "file": file.fileno()})
+
+    with serve_asgi(application, http2_cleartext=True) as server:
+        expected = content[10:30] + b"|" + content[100:]
+        if http2:
+            with Peer(server) as peer:
+                assert peer.get()[2] == expected
+        else:
+            assert server.get().body == expected
+
+
+async def hinting(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.early_hint", "links": [b"</a.css>; rel=preload"]})
+    await send(START)
+    await send({"type": "http.response.early_hint", "links": [b"</b.css>; rel=preload"]})
+    await send({"type": "http.response.body", "body": b"page"})
+
+
+def test_early_hints() -> None:
+    with serve_asgi(hinting, http2_cleartext=True) as server:
+        with server.connect() as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            for link in ("</a.css>; rel=preload", "</b.css>; rel=preload"):
+                hint = client.read_head()
+                assert (hint.status, hint.header("Link")) == (103, link)
+            assert client.read_response().body == b"page"
+        assert server.get().status == 103
+        with Peer(server) as peer:
+            stream = peer.request()
+            assert (b":status", b"103") in (peer.wait(h2.events.InformationalResponseReceived).headers or ())
+            assert peer.response(stream)[2] == b"page"
+
+
+async def trailing(scope: Any, receive: Any, send: Any) -> None:
+    await send({**START, "trailers": True})
+    await send({"type": "http.response.body", "body": b"part", "more_body": True})
+    await send({"type": "http.response.body", "body": b"end"})
+    await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")], "more_trailers": True})
+    await send({"type": "http.response.trailers", "headers": [(b"x-digest", b"1")]})
+
+
+def test_trailers() -> None:
+    with serve_asgi(trailing, http2_cleartext=True) as server:
+        with server.connect() as client:
+            for _ in range(2):
+                client.send(b"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\n\r\n")
+                client.read_head()
+                assert [client.read_chunk(), client.read_chunk()] == [b"part", b"end"]
+                assert client.read_until(b"\r\n\r\n").lower() == b"0\r\ngrpc-status: 0\r\nx-digest: 1\r\n\r\n"
+        with server.connect() as client:
+            client.send(b"GET / HTTP/1.0\r\n\r\n")
+            assert client.read_response().body == b"partend"
+        with Peer(server) as peer:
+            stream = peer.request([*GET, (b"te", b"trailers")])
+            trailers = peer.wait(h2.events.TrailersReceived)
+            assert trailers.headers == [(b"grpc-status", b"0"), (b"x-digest", b"1")]
+            assert peer.response(stream)[2] == b"partend"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"type": "http.response.trailers"}],
+        [START, {"type": "http.response.trailers"}],
+        [{**START, "trailers": True}, {"type": "http.response.trailers"}],
+        [{"type": "http.response.pathsend", "path": "/etc/hostname"}],
+        [{"type": "http.response.zerocopysend", "file": 0}],
+    ],
+)
+def test_wrong_order(seen: Recorder, messages: list[Any]) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            for message in messages:
+                await send(message)
+        except RuntimeError as error:
+            seen(error)
+            raise
+
+    with serve_asgi(application) as server:
+        assert server.get().status == 500
+    assert isinstance(seen.next(), RuntimeError)
+
+
+def test_fields_that_are_no_trailers(seen: Recorder) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({**START, "trailers": True})
+        await send({"type": "http.response.body", "body": b"x"})
+        try:
+            await send({"type": "http.response.trailers", "headers": [(b"content-length", b"1")]})
+        except Exception as error:
+            seen(error)
+            raise
+
+    with serve_asgi(application) as server, server.connect() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n")
+        client.read_head()
+        assert "cannot be a trailer" in str(seen.next())

@@ -69,18 +69,27 @@ class Limits:
     inline_body: int = 1 * MIB
     #: One message on a ``body_channel``.  The channel layer specification asks layers to take 1 MB "as JSON".
     body_chunk: int = 256 * KIB
-    #: Bodies held in memory by the process; over it 503.
+    #: ``--max-memory``: what the process occupies at most, as far as that is in the hands of clients; see
+    #: :mod:`greendaphne.serving.overload`.  What it occupies at its start is taken off, and 32 MiB are for clients in any case.  0 means one
+    #: half of the memory of the machine or of the control group, divided by the number of worker processes: the other half is for the
+    #: application, the kernel's buffers and the page cache.
+    memory: int = 0
+    #: Part of that for request bodies; what is beyond goes to disk.
     buffered_bodies: int = 256 * MIB
-    #: Bodies spooled to disk by the process; over it 503.
+    #: Bodies and replies on disk of the process, as far as nine tenths of the free room reach.
     spooled_bodies: int = 16 * GIB
-    #: Replies waiting for one client that reads slowly; over it the client is dropped (WebSocket: 1013).
+    #: What one connection may hold in memory of replies and request bodies; what is beyond goes to disk (WebSocket: 1013).
     reply_queue: int = 4 * MIB
     #: One WebSocket message; over it 1009.  0 means none.  A channel layer need not take more than 1 MB.
     websocket_message: int = 1 * MIB
     #: One WebSocket frame's payload; over it 1009.  0 means none.
     websocket_frame: int = 1 * MIB
-    #: Connections at a time (a number); further ones wait in the listening socket's backlog.  0 means as many as file descriptors allow.
+    #: Connections at a time (a number); above it the connection that has been idle for longest is closed for the next client.  0 means what
+    #: RLIMIT_NOFILE allows, without an eighth (32 to 1024) for the files of the server and of the application.
     connections: int = 0
+    #: Connections at a time of one client address (a number), of a network of 64 bits for IPv6; further ones are closed.  0 means any number,
+    #: because many people may share the address of a gateway.
+    connections_per_address: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from . import causes
+from .accounts import FREE, Account
 from .tlsinfo import TLSInfo
 
 #: A header section: lower-case names, values without surrounding blanks, order and duplicates kept (RFC 9110 section 5.2).
@@ -31,7 +32,8 @@ class ConnectionInfo(NamedTuple):
     """What is the same for every request of a connection.
 
     ``client`` and ``server`` are the addresses that the application is told: the socket's own, or those of a PROXY header.  ``peer`` is the
-    socket's own peer where that is not the client: its address, or ``[]`` for a UNIX socket; otherwise ``None``.
+    socket's own peer where that is not the client: its address, or ``[]`` for a UNIX socket; otherwise ``None``.  ``account`` is told of the
+    bytes that are held for the connection.
     """
 
     scheme: str
@@ -39,6 +41,7 @@ class ConnectionInfo(NamedTuple):
     server: Address
     tls: TLSInfo | None = None
     peer: Address = None
+    account: Account = FREE
 
     @property
     def socket_peer(self) -> Address:

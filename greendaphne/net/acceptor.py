@@ -22,6 +22,8 @@ logger = logging.getLogger("daphne.server")
 
 #: Seconds to leave new connections alone when there is nothing left to hold one with.
 PAUSE = 0.5
+#: Seconds between looks for a connection that can make room, while there are as many as there may be.
+ROOM_PAUSE = 0.25
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 Address = Any
@@ -37,6 +39,9 @@ class ConnectionHandler(Protocol):
     def handler(self, endpoint: Endpoint) -> Handler:
         """Return the function to call with each connection that ``endpoint`` accepted."""
 
+    def make_room(self) -> bool:
+        """End some connections that are idle, for clients that wait; returns whether there were any."""
+
 
 class Acceptor(StreamServer):
     """Accepts for one listening socket.
@@ -45,14 +50,34 @@ class Acceptor(StreamServer):
     :param handle: called in a greenlet of its own with the accepted socket, which it has to close, and the peer's address.
     :param pool: where the greenlets run; while it is full nothing is accepted.
     :param shared: whether other processes accept on the same socket.
+    :param make_room: called when the pool is full; ends what another client can do without.
     """
 
-    def __init__(self, listener: socket, handle: Handler, pool: Pool, shared: bool) -> None:
+    def __init__(
+        self, listener: socket, handle: Handler, pool: Pool, shared: bool, make_room: Callable[[], object] | None = None
+    ) -> None:
         self.shared = shared
+        self._make_room = make_room
         # Where a socket is shared, taking many connections at a wake-up leaves the other processes empty-handed.
         self.max_accept = 1 if shared else 100
         self._starved = False
         super().__init__(listener, handle, spawn=pool)
+        if make_room is not None:
+            # The superclass asks the pool.
+            self.full = self._full
+
+    def _do_read(self) -> None:
+        super()._do_read()
+        if self._make_room is not None and self._watcher is None and self._timer is None and self.started:
+            # It accepts again as soon as a connection ends, and looks again for one that has come to be idle.
+            self._timer = self.loop.timer(ROOM_PAUSE)
+            self._timer.start(self._resume)
+
+    def _full(self) -> bool:
+        """Whether there is no room for a client that waits; some may be there soon."""
+        if self.pool.full() and self._make_room is not None:
+            self._make_room()
+        return bool(self.pool.full())
 
     def do_read(self) -> tuple[Any, Address] | None:  # type: ignore[override]  # the superclass takes None as well
         listener: Any = self.socket
@@ -81,7 +106,7 @@ class Acceptor(StreamServer):
     def take_waiting(self) -> None:
         """Accept what has connected already, as far as there is room, and no more: closing the socket would reset it."""
         self.stop_accepting()
-        while not self.full() and (accepted := self.do_read()) is not None:
+        while not self.pool.full() and (accepted := self.do_read()) is not None:
             self.do_handle(*accepted)
 
     def _resume(self) -> None:

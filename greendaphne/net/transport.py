@@ -19,6 +19,7 @@ from gevent.exceptions import ConcurrentObjectUseError
 from gevent.hub import Waiter
 from gevent.socket import wait
 
+from ..core.accounts import FREE, Account
 from ..core.message import ClientDisconnected, ClientTooSlow
 
 #: The most that one ``recv`` asks for; large enough for uploads, small enough to come from the allocator's free lists.
@@ -87,6 +88,7 @@ class Transport:
         "_waiter",
         "_watching",
         "_writer",
+        "account",
         "closed",
     )
 
@@ -108,6 +110,8 @@ class Transport:
         self._drained = False
         self._reads = 0
         self.closed = False
+        #: Is told of what waits to be sent.
+        self.account: Account = FREE
 
     def fileno(self) -> int:
         """The descriptor, -1 once closed."""
@@ -193,15 +197,22 @@ class Transport:
             raise ClientDisconnected from None
         if sent == len(data):
             return
-        view = memoryview(data)[sent:]
-        while view:
-            self._wait_writable()
-            try:
-                view = view[self._sock.send(view) :]
-            except BlockingIOError:
-                continue
-            except OSError:
-                raise ClientDisconnected from None
+        # All of it stays in memory until the last byte is sent.
+        size = len(data)
+        account = self.account
+        account.take(size)
+        try:
+            view = memoryview(data)[sent:]
+            while view:
+                self._wait_writable()
+                try:
+                    view = view[self._sock.send(view) :]
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    raise ClientDisconnected from None
+        finally:
+            account.give(size)
 
     def _wait_writable(self) -> None:
         if self.closed:

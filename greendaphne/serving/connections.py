@@ -5,13 +5,17 @@ from __future__ import annotations
 import _socket
 import logging
 from collections.abc import Callable
+from functools import partial
+from heapq import nsmallest
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from gevent import Greenlet, spawn_later
 from gevent.pool import Pool
 
 from ..config import Limits, Timeouts
+from ..core.accounts import Account
+from ..core.addresses import AddressList
 from ..core.message import Address, ClientDisconnected, ConnectionInfo
 from ..core.tlsinfo import TLSInfo
 from ..http1.connection import DRAIN_MOMENT, Http1Connection
@@ -19,7 +23,9 @@ from ..http2 import PREFACE, Http2Connection, Http2Limits
 from ..net.endpoints import Endpoint
 from ..net.proxy_protocol import HeaderReader, ProxyProtocol
 from ..net.transport import RECV_SIZE, ByteStream, Transport
+from .addresses import AddressCounts
 from .exchange import Exchange
+from .overload import HTTP2, TLS, Overload
 
 logger = logging.getLogger("daphne.server")
 
@@ -38,6 +44,16 @@ class Connection(Protocol):
     def end_if_idle(self) -> None:
         """End where nothing has come in the moment since :meth:`drain`."""
 
+    @property
+    def idle_since(self) -> float:
+        """When it began to wait for a request, on the monotonic clock; 0 while it serves one."""
+
+    def make_room(self) -> None:
+        """End now: it is idle, and another client waits."""
+
+    def evict(self) -> None:
+        """End at once: it holds what others need."""
+
 
 class ConnectionMeter(Protocol):
     """Hooks for what metrics count about connections."""
@@ -49,6 +65,12 @@ class ConnectionMeter(Protocol):
         """A connection speaks ``protocol``; returns the byte stream to use in the place of ``transport``."""
 
 
+#: Seconds that a connection must have been idle to make room for another.
+IDLE_LEAST: Final = 1.0
+#: Connections that make room at a time, of those that are idle for longest.
+ROOM: Final = 16
+
+
 class Connections:
     """The open connections of one server.
 
@@ -56,6 +78,8 @@ class Connections:
     :param http2_cleartext: whether a plain connection may begin with HTTP/2's preface (RFC 9113 section 3.3).
     :param proxy_protocol: takes PROXY headers, on endpoints that have them.
     :param meter: counts connections; ``None`` for a server without metrics.
+    :param overload: the memory, disk and descriptors for clients; by default its own.
+    :param proxies: peers whose connections are those of many clients, for ``limits.connections_per_address``.
     """
 
     def __init__(
@@ -67,6 +91,8 @@ class Connections:
         http2_cleartext: bool = False,
         proxy_protocol: ProxyProtocol | None = None,
         meter: ConnectionMeter | None = None,
+        overload: Overload | None = None,
+        proxies: AddressList | None = None,
     ) -> None:
         self._exchange = exchange
         self._limits = limits
@@ -76,45 +102,76 @@ class Connections:
         self._proxy_protocol = proxy_protocol or ProxyProtocol()
         self._meter = meter
         self._open: set[Connection] = set()
-        # The sockets of those that have not said yet which protocol they speak.
-        self._undecided: set[_socket.socket] = set()
+        # The sockets of those that have not said yet which protocol they speak, and since when.
+        self._undecided: dict[_socket.socket, float] = {}
         self._draining = False
         # Sends away, a moment after the drain began, who is silent then.
         self._moment: Greenlet[..., None] | None = None
+        self.overload = overload or Overload(limits)
+        #: Counts the connections of each client address; ``None`` where their number has no bound.
+        self.addresses = AddressCounts(limits.connections_per_address, proxies) if limits.connections_per_address else None
         #: The greenlets of all connections.
-        self.pool = Pool(limits.connections or None)
+        self.pool = Pool(self.overload.connections or None)
 
     def handler(self, endpoint: Endpoint) -> Callable[[_socket.socket, Any], None]:
         """What serves the connections that ``endpoint`` accepts."""
 
         def handle(sock: _socket.socket, address: Any) -> None:
-            self._undecided.add(sock)
+            overload = self.overload
+            account = overload.open()
+            cost = 0
+            host = None
             try:
-                connection = self._connect(sock, address, endpoint)
-            except (ClientDisconnected, OSError) as error:
-                if self._meter is not None:
-                    self._meter.failed(error, encrypted=endpoint.tls is not None)
-                sock.close()
-                return
+                self._undecided[sock] = monotonic()
+                try:
+                    connection, host = self._connect(sock, address, endpoint, account)
+                except (ClientDisconnected, OSError) as error:
+                    if self._meter is not None:
+                        self._meter.failed(error, encrypted=endpoint.tls is not None)
+                    sock.close()
+                    return
+                finally:
+                    del self._undecided[sock]
+                cost = (TLS if endpoint.tls is not None else 0) + (HTTP2 if isinstance(connection, Http2Connection) else 0)
+                if cost:
+                    overload.charge(cost)
+                account.close = connection.evict
+                if self._draining:
+                    connection.drain()
+                self._open.add(connection)
+                try:
+                    connection.run()
+                except Exception:
+                    logger.exception("Error in a connection")
+                finally:
+                    self._open.discard(connection)
             finally:
-                self._undecided.discard(sock)
-            if self._draining:
-                connection.drain()
-            self._open.add(connection)
-            try:
-                connection.run()
-            except Exception:
-                logger.exception("Error in a connection")
-            finally:
-                self._open.discard(connection)
+                overload.closed(account, cost)
+                if host is not None and self.addresses is not None:
+                    self.addresses.leave(host)
 
         return handle
 
-    def _connect(self, sock: _socket.socket, address: Any, endpoint: Endpoint) -> Connection:
-        """Find out what the peer speaks.
+    def _connect(self, sock: _socket.socket, address: Any, endpoint: Endpoint, account: Account) -> tuple[Connection, str | None]:
+        """Find out what the peer speaks; returns also what :attr:`addresses` counts it under.
 
-        :raises ClientDisconnected: when the peer leaves before that is known; also for a failed handshake.
+        :raises ClientDisconnected: when the peer leaves before that is known; also for a failed handshake, and where there are too many
+            connections of its address.
         """
+        client, server, client_tls, peer = self._addresses(sock, address, endpoint)
+        host = None
+        if self.addresses is not None:
+            # As early as it can be known: a handshake of TLS costs more than all that came before.
+            host = self.addresses.enter(client)
+        try:
+            return self._speak(sock, endpoint, account, ConnectionInfo("http", client, server, client_tls, peer, account)), host
+        except BaseException:
+            if host is not None and self.addresses is not None:
+                self.addresses.leave(host)
+            raise
+
+    def _addresses(self, sock: _socket.socket, address: Any, endpoint: Endpoint) -> tuple[Address, Address, TLSInfo | None, Address]:
+        """The client's and the server's address, the client's TLS and the socket's peer, where a proxy tells them."""
         client: Address = None
         server: Address = None
         if sock.family in _INTERNET:
@@ -130,15 +187,22 @@ class Connections:
             if header is not None:
                 peer = client or []
                 client, server, client_tls = header
+        return client, server, client_tls, peer
+
+    def _speak(self, sock: _socket.socket, endpoint: Endpoint, account: Account, info: ConnectionInfo) -> Connection:
+        """Do the handshake of TLS where there is one, and find out the protocol."""
         if endpoint.tls is not None:
             # The import brings OpenSSL in, which a server without TLS can do without.
             from ..net.tls import handshake
 
             secure = handshake(sock, endpoint.tls, timeout=self._patience(self._timeouts.tls_handshake), send_timeout=self._timeouts.send)
-            info = ConnectionInfo("https", client, server, secure.info, peer)
+            secure.account = account
+            info = info._replace(scheme="https", tls=secure.info)
             return self._http2(secure, info, b"") if secure.alpn == "h2" else self._http1(secure, info, b"")
         transport = Transport(sock, self._timeouts.send)
-        info = ConnectionInfo("http" if client_tls is None else "https", client, server, client_tls, peer)
+        transport.account = account
+        if info.tls is not None:
+            info = info._replace(scheme="https")
         if not self._http2_cleartext:
             return self._http1(transport, info, b"")
         try:
@@ -200,16 +264,34 @@ class Connections:
             self._moment = None
         self.pool.kill(timeout=timeout)
 
+    def make_room(self) -> bool:
+        """End some of the connections that have been idle for longest; returns whether there were any.
+
+        For an acceptor that may open no more.  A client whose connection ends between two requests connects anew, as after the keep-alive
+        timeout; one that cannot connect has no such way.  Connections that have not said what they speak, or have not sent a whole head,
+        count as idle.
+        """
+        latest = monotonic() - IDLE_LEAST
+        idle: list[tuple[float, Callable[[], None]]] = []
+        for connection in self._open:
+            since = connection.idle_since
+            if 0 < since < latest:
+                idle.append((since, connection.make_room))
+        for sock, since in self._undecided.items():
+            if since < latest:
+                idle.append((since, partial(_end_reading, sock)))
+        chosen = nsmallest(min(ROOM, max(len(idle) // 8, 1)), idle, key=_since)
+        for _, end in chosen:
+            end()
+        self.overload.displaced += len(chosen)
+        return bool(chosen)
+
     def _end_silent(self, connections: list[Connection], socks: list[_socket.socket]) -> None:
         for connection in self._open.intersection(connections):
             connection.end_if_idle()
         # No request of theirs is lost: whoever has not got through a handshake yet has sent none.
-        for sock in self._undecided.intersection(socks):
-            try:
-                # Whatever reads from it sees the end.
-                sock.shutdown(_socket.SHUT_RD)
-            except OSError:
-                pass  # the peer was quicker
+        for sock in self._undecided.keys() & set(socks):
+            _end_reading(sock)
 
     def census(self) -> tuple[int, int, int]:
         """The open connections that speak HTTP/1 and HTTP/2, and the streams of the latter."""
@@ -218,3 +300,15 @@ class Connections:
 
     def __len__(self) -> int:
         return len(self.pool)
+
+
+def _since(candidate: tuple[float, Callable[[], None]]) -> float:
+    return candidate[0]
+
+
+def _end_reading(sock: _socket.socket) -> None:
+    """Have whatever reads from ``sock`` see the end."""
+    try:
+        sock.shutdown(_socket.SHUT_RD)
+    except OSError:
+        pass  # the peer was quicker

@@ -21,6 +21,7 @@ except ImportError:  # pragma: no cover - a build without the extension
     from websockets.utils import apply_mask
 
 from ..config import KIB, Limits
+from ..core.accounts import FREE, Account
 from .deflate import Inflater
 from .errors import CloseCode, ProtocolViolation, may_be_sent
 
@@ -139,15 +140,18 @@ class MessageReader:
 
     :param limits: ``websocket_message`` and ``websocket_frame`` are used.
     :param deflate: whether permessage-deflate was negotiated.
+    :param account: is asked for what an incomplete message holds.
     """
 
     __slots__ = (
+        "_account",
         "_begin",
-        "_binary",
         "_buffer",
+        "_content",
         "_first",
         "_fragments",
         "_frame_limit",
+        "_held",
         "_inflater",
         "_largest",
         "_legal",
@@ -157,12 +161,13 @@ class MessageReader:
         "_opcode",
         "_position",
         "_size",
-        "_text",
         "_undecoded",
         "_wire_size",
     )
 
-    def __init__(self, limits: Limits, deflate: bool = False) -> None:
+    def __init__(self, limits: Limits, deflate: bool = False, account: Account = FREE) -> None:
+        self._account = account
+        self._held = 0
         self._frame_limit = limits.websocket_frame or _UNLIMITED
         self._message_limit = limits.websocket_message or _UNLIMITED
         self._begin = _BEGIN_DEFLATE if deflate else _BEGIN

@@ -176,9 +176,14 @@ class TLSTransport(Transport):
             if size:
                 self._send(data)
             return
-        view = memoryview(data)
-        for start in range(0, size, SEND_SIZE):
-            self._send(view[start : start + SEND_SIZE])
+        account = self.account
+        account.take(size)
+        try:
+            view = memoryview(data)
+            for start in range(0, size, SEND_SIZE):
+                self._send(view[start : start + SEND_SIZE])
+        finally:
+            account.give(size)
 
     def _send(self, piece: bytes | bytearray | memoryview) -> None:
         connection = self._connection
@@ -188,14 +193,16 @@ class TLSTransport(Transport):
             try:
                 sent = connection.send(piece)
             except SSL.Error as error:
-                self._wait_to_write(error)
+                self._wait_to_write(error, len(piece))
             else:
                 if sent == len(piece):
                     return
                 piece = memoryview(piece)[sent:]
 
-    def _wait_to_write(self, error: SSL.Error) -> None:
+    def _wait_to_write(self, error: SSL.Error, size: int) -> None:
         self._stalled = True
+        account = self.account
+        account.take(size)
         try:
             if isinstance(error, SSL.WantWriteError):
                 self._wait_writable()
@@ -208,6 +215,7 @@ class TLSTransport(Transport):
             self._failed = True
             raise
         finally:
+            account.give(size)
             self._stalled = False
 
     def _broken(self, error: SSL.Error) -> ClientDisconnected:

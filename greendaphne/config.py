@@ -17,6 +17,7 @@ from .core.addresses import LOCAL, AddressList
 from .core.configuration import ConfigurationError
 from .core.converters import field_value
 from .core.forwarded import X_FORWARDED, ForwardedFields
+from .core.origins import HostList, OriginList
 
 __all__ = [
     "COMMAND",
@@ -26,11 +27,13 @@ __all__ = [
     "Config",
     "ConfigurationError",
     "ForwardedFields",
+    "HostList",
     "Http2",
     "Limits",
     "Listening",
     "Logging",
     "Monitoring",
+    "OriginList",
     "Processes",
     "Proxies",
     "Timeouts",
@@ -70,9 +73,9 @@ class Limits:
     #: One message on a ``body_channel``.  The channel layer specification asks layers to take 1 MB "as JSON".
     body_chunk: int = 256 * KIB
     #: ``--max-memory``: what the process occupies at most, as far as that is in the hands of clients; see
-    #: :mod:`greendaphne.serving.overload`.  What it occupies at its start is taken off, and 32 MiB are for clients in any case.  0 means one
-    #: half of the memory of the machine or of the control group, divided by the number of worker processes: the other half is for the
-    #: application, the kernel's buffers and the page cache.
+    #: :mod:`greendaphne.serving.overload`.  What it occupies at its start is taken off, and 32 MiB are for clients in any case.  0 means
+    #: one half of the memory of the machine or of the control group, divided by the number of worker processes: the other half is for
+    #: the application, the kernel's buffers and the page cache.
     memory: int = 0
     #: Part of that for request bodies; what is beyond goes to disk.
     buffered_bodies: int = 256 * MIB
@@ -87,8 +90,8 @@ class Limits:
     #: Connections at a time (a number); above it the connection that has been idle for longest is closed for the next client.  0 means what
     #: RLIMIT_NOFILE allows, without an eighth (32 to 1024) for the files of the server and of the application.
     connections: int = 0
-    #: Connections at a time of one client address (a number), of a network of 64 bits for IPv6; further ones are closed.  0 means any number,
-    #: because many people may share the address of a gateway.
+    #: Connections at a time of one client address (a number), of a network of 64 bits for IPv6; further ones are closed.  0 means any
+    #: number, because many people may share the address of a gateway.
     connections_per_address: int = 0
 
 
@@ -286,6 +289,9 @@ class WebSockets:
 
     #: Subprotocols that the server accepts, the preferred first.
     protocols: tuple[str, ...] = ()
+    #: Pages that browsers may open WebSockets from; others are answered with 403.  ``None`` means all: an application may check origins
+    #: itself, and cookies with ``SameSite`` are not sent from other sites.
+    allow_origin: OriginList | None = None
     #: Whether to agree to permessage-deflate (RFC 7692).  Off, because it costs memory and processor time for every client.
     compression: bool = False
 
@@ -374,6 +380,9 @@ class Config:
     #: Value of the ``Server`` field.  Without it HTTP responses have none, which tells attackers less, and WebSocket handshakes say
     #: ``Daphne``, as daphne's did.
     server_name: str | None = None
+    #: Hosts that requests may be for; others are answered with 421.  ``None`` means any, because applications (Django's
+    #: ``ALLOWED_HOSTS``) and proxies check it.
+    allowed_hosts: HostList | None = None
     listening: Listening = Listening()
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()

@@ -32,8 +32,8 @@ class ConnectionInfo(NamedTuple):
     """What is the same for every request of a connection.
 
     ``client`` and ``server`` are the addresses that the application is told: the socket's own, or those of a PROXY header.  ``peer`` is the
-    socket's own peer where that is not the client: its address, or ``[]`` for a UNIX socket; otherwise ``None``.  ``account`` is told of the
-    bytes that are held for the connection.
+    socket's own peer where that is not the client: its address, or ``[]`` for a UNIX socket; otherwise ``None``.  ``account`` is
+    told of the bytes that are held for the connection.
     """
 
     scheme: str

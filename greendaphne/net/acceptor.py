@@ -53,31 +53,40 @@ class Acceptor(StreamServer):
     :param make_room: called when the pool is full; ends what another client can do without.
     """
 
-    def __init__(
-        self, listener: socket, handle: Handler, pool: Pool, shared: bool, make_room: Callable[[], object] | None = None
-    ) -> None:
+    def __init__(self, listener: socket, handle: Handler, pool: Pool, shared: bool, make_room: Callable[[], object] | None = None) -> None:
         self.shared = shared
+        # Looks for room while there is none.
+        self._look: Any = None
         self._make_room = make_room
         # Where a socket is shared, taking many connections at a wake-up leaves the other processes empty-handed.
         self.max_accept = 1 if shared else 100
         self._starved = False
         super().__init__(listener, handle, spawn=pool)
-        if make_room is not None:
-            # The superclass asks the pool.
-            self.full = self._full
-
-    def _do_read(self) -> None:
-        super()._do_read()
-        if self._make_room is not None and self._watcher is None and self._timer is None and self.started:
-            # It accepts again as soon as a connection ends, and looks again for one that has come to be idle.
-            self._timer = self.loop.timer(ROOM_PAUSE)
-            self._timer.start(self._resume)
+        self._connections = pool
+        # The superclass asks the pool.
+        self.full = self._full  # type: ignore[method-assign]
 
     def _full(self) -> bool:
-        """Whether there is no room for a client that waits; some may be there soon."""
-        if self.pool.full() and self._make_room is not None:
+        """Whether there is no room for a client that waits; there may be some soon."""
+        full: bool = self._connections.full()
+        if full and self._make_room is not None:
             self._make_room()
-        return bool(self.pool.full())
+            # It accepts again as soon as a connection ends, and looks again for one that has come to be idle.
+            self._stop_looking()
+            self._look = self.loop.timer(ROOM_PAUSE)
+            self._look.start(self._resume)
+        return full
+
+    def _stop_looking(self) -> None:
+        look, self._look = self._look, None
+        if look is not None:
+            look.stop()
+            look.close()
+
+    def close(self) -> None:
+        """Close the socket and accept nothing more."""
+        self._stop_looking()
+        super().close()
 
     def do_read(self) -> tuple[Any, Address] | None:  # type: ignore[override]  # the superclass takes None as well
         listener: Any = self.socket
@@ -106,7 +115,7 @@ class Acceptor(StreamServer):
     def take_waiting(self) -> None:
         """Accept what has connected already, as far as there is room, and no more: closing the socket would reset it."""
         self.stop_accepting()
-        while not self.pool.full() and (accepted := self.do_read()) is not None:
+        while not self._connections.full() and (accepted := self.do_read()) is not None:
             self.do_handle(*accepted)
 
     def _resume(self) -> None:

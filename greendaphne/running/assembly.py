@@ -11,17 +11,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..applications.base import Application
-from ..config import Acme, Config, ConfigurationError, Limits, Monitoring, Timeouts, Tls
+from ..config import DEFAULT_HOST, Acme, Config, ConfigurationError, Limits, Monitoring, Timeouts, Tls
 from ..core.message import Headers, Stream
 from ..core.observer import Observer, combine
 from ..http2 import Http2Limits
-from ..net.endpoints import Endpoint, EndpointError, parse
+from ..net.endpoints import Endpoint, EndpointError, innermost, parse
 from ..net.endpoints.descriptions import listening_options
+from ..net.endpoints.tcp import TCPEndpoint
 from ..net.proxy_protocol import ProxyProtocol
 from ..serving.connections import Connections
-from ..serving.exchange import Exchange
+from ..serving.exchange import Exchange, Handler
 from ..serving.forwarded import locator
+from ..serving.hosts import AllowedHosts
 from ..serving.localpages import LocalPages
+from ..serving.overload import Overload
 from ..serving.policy import RequestPolicy
 from ..serving.session import Sessions
 from ..websocket import WebSocket
@@ -46,6 +49,8 @@ class Assembly:
     sessions: Sessions
     exchange: Exchange
     connections: Connections
+    #: Its memory, disk and descriptors for clients.
+    overload: Overload
     #: What watches it; ``None`` where nothing is to.
     monitor: Monitor | None
     #: What obtains certificates from an authority; ``None`` where no endpoint asks for it.
@@ -80,16 +85,18 @@ def assemble(
     monitor = monitor_for(config.monitoring)
     metrics = None if monitor is None else monitor.metrics
     observer = combine([*observers, *(() if monitor is None else monitor.observers)])
+    overload = Overload(limits, config.processes.workers)
     if application is None:
-        application = channel_layer_application(channel_layer, limits, timeouts, config, on_exit, counted=metrics is not None)
+        application = channel_layer_application(channel_layer, limits, timeouts, config, on_exit, overload, counted=metrics is not None)
     certificates = certificates_for(endpoints, config.acme)
-    pages = LocalPages(application)
+    handler: Handler = AllowedHosts(application, config.allowed_hosts) if config.allowed_hosts else application
+    pages = LocalPages(handler)
     if certificates is not None:
         certificates.add_pages(pages)
     if monitor is not None:
         monitor.add_pages(pages, application.health)
-    sessions = Sessions(websocket_maker(config, limits, timeouts, metrics), timeouts, observer)
-    exchange = Exchange(pages or application, sessions, policy(config, compatible=channel_layer is not None), observer)
+    sessions = Sessions(websocket_maker(config, limits, timeouts, metrics), timeouts, observer, config.websockets.allow_origin)
+    exchange = Exchange(pages or handler, sessions, policy(config, compatible=channel_layer is not None), observer)
     connection_meter = None
     if metrics is not None:
         from ..monitoring.instruments import ConnectionMeter, metered_serve
@@ -98,20 +105,23 @@ def assemble(
         exchange.serve = metered_serve(metrics, exchange.serve)  # type: ignore[assignment,method-assign]
     http2 = http2_limits(config)
     proxy_protocol = ProxyProtocol(config.proxies.allow_from)
-    connections = Connections(exchange, limits, timeouts, http2, http2.cleartext, proxy_protocol, connection_meter)
+    connections = Connections(
+        exchange, limits, timeouts, http2, http2.cleartext, proxy_protocol, connection_meter, overload, config.proxies.forwarded_allow_ips
+    )
     if monitor is not None and metrics is not None:
         monitor.watch(connections, endpoints)
         metrics.add_source(application.metric_families)
         if certificates is not None:
             metrics.add_source(certificates.families)
-    return Assembly(endpoints, timeouts, application, sessions, exchange, connections, monitor, certificates, http2.cleartext)
+    return Assembly(endpoints, timeouts, application, sessions, exchange, connections, overload, monitor, certificates, http2.cleartext)
 
 
 def channel_layer_application(
-    layer: Any, limits: Limits, timeouts: Timeouts, config: Config, on_exit: Callable[[], None], *, counted: bool
+    layer: Any, limits: Limits, timeouts: Timeouts, config: Config, on_exit: Callable[[], None], overload: Overload, *, counted: bool
 ) -> Application:
     """The application that answers from ``layer``.
 
+    :param overload: the server's memory and disk for clients.
     :param counted: whether there are metrics.
     """
     from ..applications.channels.application import ChannelLayerApplication
@@ -121,7 +131,7 @@ def channel_layer_application(
         from ..applications.channels.meter import LayerMeter
 
         meter = LayerMeter()
-    return ChannelLayerApplication(layer, limits, timeouts, config.channels, on_exit=on_exit, meter=meter)
+    return ChannelLayerApplication(layer, limits, timeouts, config.channels, on_exit=on_exit, meter=meter, overload=overload)
 
 
 def websocket_maker(config: Config, limits: Limits, timeouts: Timeouts, metrics: Metrics | None) -> Callable[[Stream], WebSocket]:
@@ -193,13 +203,24 @@ def monitor_for(monitoring: Monitoring) -> Monitor | None:
         return None
     from ..monitoring.monitor import Monitor
 
-    metrics = None if monitoring.metrics is None else parse(monitoring.metrics)
+    metrics = None if monitoring.metrics is None else on_loopback(parse(monitoring.metrics))
     if metrics is not None or monitoring.metrics_path is not None:
         try:
             from ..monitoring import exposition  # noqa: F401 - what it imports may be missing
         except ImportError as error:
             raise ConfigurationError(str(error)) from None
     return Monitor(monitoring.health_path, monitoring.metrics_path, metrics, monitoring.watchdog)
+
+
+def on_loopback(endpoint: Endpoint) -> Endpoint:
+    """``endpoint``, on loopback where it is a TCP port without an interface: metrics tell much, and are not for everybody.
+
+    ``interface=0.0.0.0`` and ``interface=::`` are every interface.
+    """
+    inner = innermost(endpoint)
+    if isinstance(inner, TCPEndpoint) and not inner.interface:
+        inner.interface = DEFAULT_HOST
+    return endpoint
 
 
 def with_tls(endpoints: list[Endpoint], tls: Tls) -> list[Endpoint]:

@@ -120,18 +120,19 @@ class Connections:
             overload = self.overload
             account = overload.open()
             cost = 0
-            host = None
+            host: str | None = None
             try:
                 self._undecided[sock] = monotonic()
                 try:
-                    connection, host = self._connect(sock, address, endpoint, account)
+                    try:
+                        connection, host = self._connect(sock, address, endpoint, account)
+                    finally:
+                        del self._undecided[sock]
                 except (ClientDisconnected, OSError) as error:
                     if self._meter is not None:
                         self._meter.failed(error, encrypted=endpoint.tls is not None)
                     sock.close()
                     return
-                finally:
-                    del self._undecided[sock]
                 cost = (TLS if endpoint.tls is not None else 0) + (HTTP2 if isinstance(connection, Http2Connection) else 0)
                 if cost:
                     overload.charge(cost)

@@ -218,6 +218,7 @@ class Spooled:
         start = self.size
         self.size += n
         missing = max(-(-self.size // BLOCK) - len(self._blocks), 0)
+        error: Exception | None = None
         for attempt in range(_ATTEMPTS):
             fresh = file.allot(missing)
             self._blocks.extend(fresh)
@@ -232,6 +233,7 @@ class Spooled:
             gevent.sleep(_PAUSE)
             if self._closed:
                 break
+        assert error is not None
         disk_log.failed(error)
         raise error if isinstance(error, OSError) else OSError(errno.EBADF, os.strerror(errno.EBADF))
 

@@ -229,12 +229,11 @@ class Bodies:
             roomy = body.roomy(len(data))
             body.hold_memory(len(data))
             buffer += data
-            if large or body.spooling or not roomy:
-                # Pieces large enough to be worth a write.
-                if len(buffer) >= (chunk if roomy else min(chunk, _LEAST_WRITE)):
-                    body.spool(buffer)
-                    body.release_memory()
-                    buffer = bytearray()
+            # In pieces that are worth a write.
+            if (large or body.spooling or not roomy) and len(buffer) >= (chunk if roomy else min(chunk, _LEAST_WRITE)):
+                body.spool(buffer)
+                body.release_memory()
+                buffer = bytearray()
             data = body.read(stream, chunk)
         if large or body.spooling:
             if buffer:

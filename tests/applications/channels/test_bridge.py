@@ -12,10 +12,12 @@ from typing import Any
 import asgiref.inmemory
 import pytest
 
-from greendaphne.applications.channels.mailbox import Allowance, Mailbox, Overflow
+from greendaphne.applications.channels.mailbox import Mailbox, Overflow
 from greendaphne.applications.channels.names import ReplyChannels
+from greendaphne.core.accounts import Allowance
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.wake import Wake
+from greendaphne.serving.spool import Spool
 from tests.support.server import RunningServer, serve
 
 GET = b"GET /p%20q HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -332,7 +334,7 @@ def test_names_are_uniform_letters() -> None:
 
 def test_mailbox_spills_to_disk_and_gives_back() -> None:
     disk = Allowance(10_000)
-    box = Mailbox(2_000, disk)
+    box = Mailbox(2_000, Spool(disk))
     for n in range(5):
         box.put({"content": bytes([n]) * 1_500, "n": n})
     assert disk.left < disk.size

@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from greendaphne.applications.channels.mailbox import Allowance, Mailbox, Overflow
+from greendaphne.applications.channels.mailbox import Mailbox, Overflow
 from greendaphne.applications.channels.router import ReplyRouter
 from greendaphne.applications.channels.watch import LayerWatch
 from greendaphne.config import Limits
+from greendaphne.core.accounts import Allowance
 from greendaphne.core.message import ClientDisconnected
 from greendaphne.layers.memory import MemoryChannelLayer
+from greendaphne.serving.spool import Spool
 from tests.support.redis_server import in_hub
 from tests.support.server import PATIENCE, serve
 
@@ -54,7 +56,7 @@ def piece(number: int, size: int = 1_500) -> dict[str, Any]:
 def while_writing(disk: SlowDisk, meanwhile: Callable[[Mailbox], None]) -> tuple[Mailbox, Allowance]:
     """Fill a mailbox until the disk is asked, do something else as long as that takes, and let the disk go on."""
     allowance = Allowance(1_000_000)
-    box = Mailbox(2_000, allowance)
+    box = Mailbox(2_000, Spool(allowance))
 
     def fill() -> None:
         for number in range(4):
@@ -138,7 +140,7 @@ def test_a_write_that_fails_late_is_an_overflow(monkeypatch: pytest.MonkeyPatch)
 
     def run() -> None:
         allowance = Allowance(1_000_000)
-        box = Mailbox(2_000, allowance)
+        box = Mailbox(2_000, Spool(allowance))
         for number in range(4):
             box.put(piece(number))
         assert [box.get(0)["number"] for _ in range(2)] == [0, 1]
@@ -159,7 +161,7 @@ def test_whatever_is_put_and_taken_comes_in_order(steps: list[int | None]) -> No
     def run() -> None:
         nonlocal wanted, found
         allowance = Allowance(1_000_000)
-        box = Mailbox(4_000, allowance)
+        box = Mailbox(4_000, Spool(allowance))
         for number, size in enumerate(steps):
             if size is None:
                 found += (box.poll() or {}).get("content", b"")

@@ -124,15 +124,15 @@ class Connections:
             try:
                 self._undecided[sock] = monotonic()
                 try:
-                    try:
-                        connection, host = self._connect(sock, address, endpoint, account)
-                    finally:
-                        del self._undecided[sock]
+                    found = self._connect(sock, address, endpoint, account)
                 except (ClientDisconnected, OSError) as error:
                     if self._meter is not None:
                         self._meter.failed(error, encrypted=endpoint.tls is not None)
                     sock.close()
                     return
+                finally:
+                    del self._undecided[sock]
+                connection, host = found
                 cost = (TLS if endpoint.tls is not None else 0) + (HTTP2 if isinstance(connection, Http2Connection) else 0)
                 if cost:
                     overload.charge(cost)

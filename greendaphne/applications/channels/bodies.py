@@ -203,7 +203,7 @@ class Bodies:
         if not body.spooling:
             return
         if not inline or body.stored <= inline:
-            if body.stored > limits.buffered_bodies:
+            if not inline and body.stored > limits.buffered_bodies:
                 raise body_too_large()
             body.first = body.whole()
             return

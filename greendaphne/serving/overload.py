@@ -25,6 +25,7 @@ from tempfile import gettempdir
 from time import monotonic
 from typing import Any, Final
 
+import gevent
 from gevent import get_hub
 
 from ..config import KIB, MIB, Limits
@@ -171,6 +172,11 @@ class Shortage:
             _evict(each, now)
         self._coming = coming
         return coming >= missing
+
+
+def _trim_in_thread() -> None:
+    # A greenlet of its own, since a pool that is busy makes its caller wait.
+    get_hub().threadpool.apply(trim)
 
 
 def _score(candidate: tuple[float, int, Account]) -> float:
@@ -363,4 +369,4 @@ class Overload:
         self._low = inf
         self._trimmed = monotonic()
         self.trims += 1
-        get_hub().threadpool.spawn(trim)
+        gevent.spawn(_trim_in_thread)

@@ -35,6 +35,8 @@ BLOCK: Final = 64 * 1024
 #: A file of at least this many blocks of which most are free is not used for new items.
 _LARGE: Final = 4096
 _MOSTLY_FREE: Final = 4
+#: Bytes that one job of a native thread writes at most.
+_JOB: Final = 1024 * 1024
 #: Times that a write to a full disk is tried while others let go of their room, and seconds in between.
 _ATTEMPTS: Final = 20
 _PAUSE: Final = 0.05
@@ -143,6 +145,10 @@ class _File:
             self.file.close()
 
 
+def _close(file: _File) -> None:
+    get_hub().threadpool.apply(file.close)
+
+
 class Spool:
     """The temporary file of one process.
 
@@ -178,7 +184,7 @@ class Spool:
             if file is self._current:
                 self._current = None
             # Others shall not wait until the file system has freed its room.
-            get_hub().threadpool.spawn(file.close)
+            gevent.spawn(_close, file)
 
 
 class Spooled:
@@ -204,6 +210,14 @@ class Spooled:
         :raises NoRoom: where the allowance does not reach.
         :raises OSError: where the disk fails, or has no room.
         """
+        if len(data) <= _JOB:
+            self._append(data)
+            return
+        view = memoryview(data)
+        for start in range(0, len(data), _JOB):
+            self._append(view[start : start + _JOB])
+
+    def _append(self, data: bytes | bytearray | memoryview) -> None:
         n = len(data)
         account = self._account
         if not self._spool.allowance.take(n, account):

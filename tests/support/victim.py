@@ -26,40 +26,48 @@ limit = int(sys.argv[2])
 if limit:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-layer = MemoryChannelLayer(capacity=1000)
+layer = MemoryChannelLayer()
 layer.unserved = False
 config = eval(sys.argv[1])
 server = Server(layer, endpoints=["tcp:0:interface=127.0.0.1"], signal_handlers=False, config=config)
 server.start()
 
+def send(channel, message):
+    while True:
+        try:
+            layer.send(channel, message)
+            return
+        except layer.ChannelFull:
+            gevent.sleep(0.01)
+
 def stream(channel, size):
     # As a worker does that reads a file: as fast as the layer takes it.
     while size > 0:
         size -= 262144
-        while True:
-            try:
-                layer.send(channel, {"content": bytes(262144), "more_content": size > 0})
-                break
-            except layer.ChannelFull:
-                gevent.sleep(0.01)
+        send(channel, {"content": b"x" * 262144, "more_content": size > 0})
 
 def work():
     while True:
-        for channel, message in layer.receive_batch(["http.request", "websocket.connect", "websocket.receive"], 50, None):
+        for channel, message in layer.receive_batch(["http.request", "websocket.connect", "websocket.receive"], 1, None):
             reply = message["reply_channel"]
             if channel == "websocket.connect":
-                layer.send(reply, {"accept": True})
+                send(reply, {"accept": True})
             elif channel == "websocket.receive":
-                layer.send(reply, {"text": str(len(message.get("text") or message.get("bytes")))})
+                send(reply, {"text": str(len(message.get("text") or message.get("bytes")))})
+            elif message["path"] == "/state":
+                overload = server._parts.overload
+                state = [overload.memory.held, overload.disk.held, len(overload.accounts), overload.trims, overload.displaced]
+                send(reply, {"status": 200, "headers": [], "content": repr(state).encode()})
             elif message["path"] == "/large":
-                layer.send(reply, {"status": 200, "headers": [], "content": bytes(4_000_000)})
+                send(reply, {"status": 200, "headers": [], "content": b"x" * 4_000_000})
             elif message["path"] == "/many":
-                layer.send(reply, {"status": 200, "headers": [], "content": b"", "more_content": True})
+                send(reply, {"status": 200, "headers": [], "content": b"", "more_content": True})
                 gevent.spawn(stream, reply, 4_000_000)
             else:
-                layer.send(reply, {"status": 200, "headers": [], "content": b"%d" % len(message["body"])})
+                send(reply, {"status": 200, "headers": [], "content": b"%d" % len(message["body"])})
 
-gevent.spawn(work)
+for _ in range(4):
+    gevent.spawn(work)
 print(server.port, flush=True)
 server.serve_forever()
 """
@@ -105,6 +113,13 @@ class Victim:
             response = client.read_response()
         assert response.status != 200 or response.body == b"%d" % size
         return response.status, monotonic() - begun
+
+    def state(self) -> list[int]:
+        """Bytes of memory and disk that clients hold, connections, times that memory was given back, and connections that made room."""
+        with self.connect() as client:
+            client.send(b"GET /state HTTP/1.1\r\nHost: a\r\n\r\n")
+            numbers = client.read_response().body.strip(b"[]").split(b",")
+        return [int(number) for number in numbers]
 
     def settles(self, within: float, below: int) -> float:
         """Wait until it has no more than ``below`` bytes; returns how many seconds that took, and fails after ``within``."""

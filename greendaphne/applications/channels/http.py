@@ -211,11 +211,21 @@ class HTTPBridge:
     def _send_from_disk(self, stream: Stream, message: dict[str, Any]) -> None:
         """Store the content of ``message``, and send it piece by piece as the client takes it."""
         content: bytes = message.pop("content")
-        item: Spooled = self._spool.item(REPLIES, stream.request.connection.account)
+        account = stream.request.connection.account
+        item: Spooled = self._spool.item(REPLIES, account)
         try:
             try:
-                item.append(content)
-                del content
+                size = len(content)
+                storing = _Storing()
+                account.enter(storing)
+                account.take(size)
+                try:
+                    item.append(content)
+                finally:
+                    del content
+                    account.give(size)
+                    storing.end()
+                    account.leave(storing)
                 left = item.size
                 for piece in item.pieces(_PIECE):
                     left -= len(piece)
@@ -224,8 +234,7 @@ class HTTPBridge:
                     else:
                         stream.finish(piece)
             except (NoRoom, OSError):
-                text = "the client reads too slowly, and there is no room on disk for what waits for it"
-                raise ResponseError(text, cause=causes.NO_ROOM) from None
+                raise _no_room_for_reply() from None
         finally:
             item.close()
 
@@ -272,6 +281,33 @@ class HTTPBridge:
                 raise HTTPError(413, "The request is larger than the channel layer accepts.", close=True) from None
             gevent.sleep(pause)
             pause = min(pause * 2, _LAST_PAUSE)
+
+
+class _Storing:
+    """A reply on its way to disk: it is in memory until it is there, and ends where others need that."""
+
+    __slots__ = ("_greenlet",)
+
+    def __init__(self) -> None:
+        self._greenlet: Any = gevent.getcurrent()
+
+    def evict(self) -> None:
+        """See :class:`greendaphne.core.accounts.Holder`."""
+        gevent.get_hub().loop.run_callback(self._interrupt)
+
+    def _interrupt(self) -> None:
+        greenlet = self._greenlet
+        if greenlet is not None:
+            self._greenlet = None
+            greenlet.throw(_no_room_for_reply())
+
+    def end(self) -> None:
+        """It is there."""
+        self._greenlet = None
+
+
+def _no_room_for_reply() -> ResponseError:
+    return ResponseError("the client reads too slowly, and there is no room for what waits for it", cause=causes.NO_ROOM)
 
 
 def _out_of_reach() -> HTTPError:

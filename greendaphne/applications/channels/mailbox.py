@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 from gevent import get_hub
 from gevent.hub import Waiter
 
@@ -69,6 +70,7 @@ class Mailbox:
 
     __slots__ = (
         "_account",
+        "_backlog",
         "_bytes",
         "_closed",
         "_error",
@@ -91,6 +93,8 @@ class Mailbox:
         # None while it is empty, which most mailboxes are most of the time.
         self._messages: deque[Message | _Spilled] | None = None
         self._bytes = 0
+        # What came while the disk is written to, by a greenlet that exists as long; None otherwise.
+        self._backlog: deque[Message] | None = None
         # The last spilled message, as long as it is in memory; the only one that is.
         self._tail: _Spilled | None = None
         self._closed = False
@@ -108,7 +112,17 @@ class Mailbox:
         return self._bytes
 
     def put(self, message: Message) -> None:
-        """Add a reply; never raises, and waits for the disk alone.  After an overflow everything further is dropped."""
+        """Add a reply; never raises and never waits.  After an overflow everything further is dropped."""
+        if self._backlog is not None and not self._closed:
+            size = _weight(message)
+            self._account.take(size)
+            self._bytes += size
+            self._backlog.append(message)
+        else:
+            self._put(message)
+
+    def _put(self, message: Message) -> None:
+        """The same, except that it waits for the disk in a greenlet of its own."""
         if self._error is not None or self._closed:
             return
         waiter = self._waiter
@@ -204,6 +218,8 @@ class Mailbox:
         """Forget everything."""
         self._closed = True
         messages, self._messages = self._messages, None
+        if self._backlog:
+            self._backlog.clear()
         # An error that was raised refers to those who wait here, and they to this.
         self._error = None
         self._tail = None
@@ -253,9 +269,12 @@ class Mailbox:
         if piece and tail is not None and tail is messages[-1]:
             joined = bool(tail.message.get("more_content")) and tail.size + len(content) <= _JOINED
         if tail is not None and not joined:
-            if self._write(tail):
+            if self._backlog is None:
+                # The caller is the router, which others wait for.
+                self._start_writing(message)
+            elif self._write(tail):
                 # Anything may have happened meanwhile.
-                self.put(message)
+                self._put(message)
             else:
                 self.fail(Overflow())
             return
@@ -273,7 +292,27 @@ class Mailbox:
         self._wake()
         if tail.size >= _JOINED:
             # Nothing can be joined to it.  Where that fails it stays in memory, and the next one finds out.
+            if self._backlog is None:
+                self._start_writing(None)
+            else:
+                self._write(tail)
+
+    def _start_writing(self, message: Message | None) -> None:
+        """Have the tail written, and then ``message`` added."""
+        self._backlog = deque()
+        if message is not None:
+            self.put(message)
+        gevent.spawn(self._write_backlog)
+
+    def _write_backlog(self) -> None:
+        tail = self._tail
+        if tail is not None and tail.size >= _JOINED:
             self._write(tail)
+        while self._backlog:
+            message = self._backlog.popleft()
+            self._release(_weight(message))
+            self._put(message)
+        self._backlog = None
 
     def _write(self, tail: _Spilled) -> bool:
         """Write the tail to disk, during which others go on; whether that succeeded, or there is no need any more."""

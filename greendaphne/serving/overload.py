@@ -6,7 +6,7 @@ The rules, in the order in which they apply; ``docs/operations.rst`` has them as
 2. When half of the memory is taken, everything that can be stored on disk is: replies that wait, request bodies that are coming in.
 3. When memory or disk is used up, the connections that hold most for longest are told to let go of it: an upload is answered with 503, a
    WebSocket closed with 1013, any other connection closed.  Those that hold least are served on: what a connection needs for a request
-   of ordinary size comes from a reserve.
+   of ordinary size (64 KiB) is always granted.
 4. What can still be refused, and for which nothing can be freed, is: 503 with ``Retry-After``, 1013.
 5. When all descriptors for connections are taken, the connection that has been idle for longest is closed for the next client; see
    :meth:`greendaphne.serving.connections.Connections.make_room`.
@@ -45,10 +45,14 @@ HTTP2: Final = 64 * KIB
 SHARE: Final = 1 / 2
 #: Bytes for clients at least, however large the process is without them.
 LEAST: Final = 32 * MIB
-#: Bytes that one connection may hold when memory is short, taken from the reserve: a request of ordinary size.
+#: Bytes that each connection may hold whatever is left: a request of ordinary size.
 SMALL: Final = 64 * KIB
-#: Part of the memory that the reserve has.
-RESERVE: Final = 1 / 16
+#: Part of the allowance by which it may be exceeded before the grace below ends, and connections that hold little have to let go too.
+MARGIN: Final = 1 / 32
+#: What these hold at least, in bytes.
+LEAST_HELD: Final = 4 * KIB
+#: Seconds between two looks for connections that have to let go.
+LOOK: Final = 0.005
 #: Part of the free room on the disk that is used at most.
 DISK_SHARE: Final = 0.9
 #: Seconds for which a connection may hold as much as it got, memory and disk, before others come first: an upload in progress is not to be
@@ -101,16 +105,38 @@ def _open_descriptors() -> int:
 class Shortage:
     """One resource and the connections that hold it."""
 
-    __slots__ = ("_accounts", "_coming", "_grace", "_look", "_on_short", "_reserve", "allowance", "evicted", "last", "name", "refused")
+    __slots__ = (
+        "_accounts",
+        "_coming",
+        "_grace",
+        "_look",
+        "_margin",
+        "_on_short",
+        "_small",
+        "allowance",
+        "evicted",
+        "last",
+        "name",
+        "refused",
+    )
 
     def __init__(
-        self, name: str, allowance: Allowance, accounts: set[Account], grace: float, reserve: float, on_short: Callable[[Shortage], None]
+        self,
+        name: str,
+        allowance: Allowance,
+        accounts: set[Account],
+        *,
+        grace: float,
+        small: int,
+        margin: float,
+        on_short: Callable[[Shortage], None],
     ) -> None:
         self.name = name
         self.allowance = allowance
         self._accounts = accounts
         self._grace = grace
-        self._reserve = reserve
+        self._small = small
+        self._margin = margin
         self._on_short = on_short
         # Bytes that those who were told to let go still hold, until when they have time for it, and when to look for others.
         self._coming = 0
@@ -132,31 +158,31 @@ class Shortage:
         self.last = now
         self._on_short(self)
         own = 0 if account is None else self._held(account)[0]
-        reserve = int(allowance.size * self._reserve)
-        if n and own + n <= SMALL and allowance.left - n >= -reserve:
-            self._make_room(account, n, now)
+        if n and own + n <= self._small:
+            self._make_room(n, now)
             return True
-        if self._make_room(account, n, now) and (account is None or now - account.evicted >= PATIENCE):
+        if self._make_room(n, now) and (account is None or now - account.evicted >= PATIENCE):
             return True
         if n:
             self.refused += 1
         return False
 
-    def _make_room(self, account: Account | None, n: int, now: float) -> bool:
+    def _make_room(self, n: int, now: float) -> bool:
         """Have the connections that hold most for longest let go; returns whether there will be room."""
         allowance = self.allowance
         missing = n - allowance.left
         if now < self._look:
             return self._coming >= missing
-        self._look = now + PATIENCE / 10
         # More than is missing, so that not each request has to look again.
         wanted = missing + allowance.size // 16
-        grace = self._grace if allowance.left >= -int(allowance.size * self._reserve) // 2 else 0.0
+        deep = allowance.left < -int(allowance.size * self._margin)
+        grace = 0.0 if deep and self._small else self._grace
+        least = LEAST_HELD if deep else NOTABLE
         candidates = []
         coming = 0
         for each in self._accounts:
             held, since = self._held(each)
-            if held < NOTABLE:
+            if held < least:
                 continue
             age = now - since
             if now - each.evicted < PATIENCE:
@@ -171,6 +197,8 @@ class Shortage:
             self.evicted += 1
             _evict(each, now)
         self._coming = coming
+        # A look must not cost more than a part of the time; where it found too little, others will not find more at once.
+        self._look = monotonic() + max((monotonic() - now) * 10, LOOK if coming >= missing else PATIENCE / 10)
         return coming >= missing
 
 
@@ -212,8 +240,8 @@ class Overload:
         #: Where to store what does not fit in memory.
         self.spool = Spool(self.disk)
         self._shortages = (
-            Shortage("memory", self.memory, self.accounts, MEMORY_GRACE, RESERVE, self._short),
-            Shortage("disk", self.disk, self.accounts, DISK_GRACE, 0.0, self._short),
+            Shortage("memory", self.memory, self.accounts, grace=MEMORY_GRACE, small=SMALL, margin=MARGIN, on_short=self._short),
+            Shortage("disk", self.disk, self.accounts, grace=DISK_GRACE, small=0, margin=MARGIN, on_short=self._short),
         )
         #: How often an overload has begun, and since when there is one; 0 where there is none.
         self.number = 0

@@ -33,9 +33,8 @@ from greendaphne.server import Server
 from greendaphne.serving import spool
 from greendaphne.serving.spool import Spool
 from greendaphne.websocket import WebSocket
-from tests.support.settling import settle
 from tests.support.server import PATIENCE, Application, Client, RunningServer, serve
-from tests.support.settling import settle
+from tests.support.settling import settle_mailbox
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -119,7 +118,7 @@ def test_pieces_are_joined_on_disk_only_where_nothing_is_lost() -> None:
     for piece in pieces:
         box.put(piece)
     box.put({"content": b"end"})
-    settle(box)
+    settle_mailbox(box)
     received: list[dict[str, Any]] = []
     while not received or received[-1].get("more_content"):
         received.append(box.get(0))
@@ -135,7 +134,7 @@ def test_mailbox_gives_back_what_it_could_not_write(monkeypatch: pytest.MonkeyPa
     box = Mailbox(1_000, Spool(disk))
     for _ in range(3):
         box.put({"content": b"x" * 900})
-    settle(box)
+    settle_mailbox(box)
     box.close()
     assert disk.left == disk.size
 

@@ -50,6 +50,7 @@ def work():
     while True:
         for channel, message in layer.receive_batch(["http.request", "websocket.connect", "websocket.receive"], 1, None):
             reply = message["reply_channel"]
+            gevent.sleep(0.001)
             if channel == "websocket.connect":
                 send(reply, {"accept": True})
             elif channel == "websocket.receive":

@@ -23,6 +23,7 @@ from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.serving.spool import Spool
 from tests.support.redis_server import in_hub
 from tests.support.server import PATIENCE, serve
+from tests.support.settling import settle_mailbox
 
 LAST_CHUNK = b"0\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -69,14 +70,8 @@ def while_writing(disk: SlowDisk, meanwhile: Callable[[Mailbox], None]) -> tuple
     assert router.ready()
     meanwhile(box)
     disk.go_on.set()
-    settle(box)
+    settle_mailbox(box)
     return box, allowance
-
-
-def settle(box: Mailbox) -> None:
-    """Wait until nothing is on its way to disk."""
-    while box._backlog is not None:
-        gevent.sleep(0.001)
 
 
 def test_a_slow_disk_keeps_the_order(disk: SlowDisk) -> None:
@@ -150,7 +145,7 @@ def test_a_write_that_fails_late_is_an_overflow(monkeypatch: pytest.MonkeyPatch)
         box = Mailbox(2_000, Spool(allowance))
         for number in range(4):
             box.put(piece(number))
-        settle(box)
+        settle_mailbox(box)
         assert [box.get(0)["number"] for _ in range(2)] == [0, 1]
         with pytest.raises(Overflow):
             box.get(0)
@@ -172,13 +167,13 @@ def test_whatever_is_put_and_taken_comes_in_order(steps: list[int | None]) -> No
         box = Mailbox(4_000, Spool(allowance))
         for number, size in enumerate(steps):
             if size is None:
-                settle(box)
+                settle_mailbox(box)
                 found += (box.poll() or {}).get("content", b"")
             else:
                 content = bytes([number]) * size
                 wanted += content
                 box.put({"content": content, "more_content": True})
-        settle(box)
+        settle_mailbox(box)
         while (message := box.poll()) is not None:
             found += message["content"]
         assert allowance.left == allowance.size

@@ -154,7 +154,6 @@ class Shortage:
     def short(self, account: Account | None, n: int) -> bool:
         """Make room for ``n`` bytes more for ``account``, or for what was taken already where ``n`` is 0; returns whether it gets them."""
         now = monotonic()
-        allowance = self.allowance
         self.last = now
         self._on_short(self)
         own = 0 if account is None else self._held(account)[0]

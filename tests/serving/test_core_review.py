@@ -34,7 +34,7 @@ from greendaphne.serving import spool
 from greendaphne.serving.spool import Spool
 from greendaphne.websocket import WebSocket
 from tests.support.server import PATIENCE, Application, Client, RunningServer, serve
-from tests.support.settling import settle_mailbox
+from tests.support.settling import settle, settle_mailbox
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -26,7 +26,7 @@ limit = int(sys.argv[2])
 if limit:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-layer = MemoryChannelLayer()
+layer = MemoryChannelLayer(channel_capacity={"http.request": 5000})
 layer.unserved = False
 config = eval(sys.argv[1])
 server = Server(layer, endpoints=["tcp:0:interface=127.0.0.1"], signal_handlers=False, config=config)
@@ -50,7 +50,7 @@ def work():
     while True:
         for channel, message in layer.receive_batch(["http.request", "websocket.connect", "websocket.receive"], 1, None):
             reply = message["reply_channel"]
-            gevent.sleep(0.001)
+            gevent.sleep(0.02 if message.get("path") == "/large" else 0)
             if channel == "websocket.connect":
                 send(reply, {"accept": True})
             elif channel == "websocket.receive":
@@ -59,6 +59,10 @@ def work():
                 overload = server._parts.overload
                 state = [overload.memory.held, overload.disk.held, len(overload.accounts), overload.trims, overload.displaced]
                 send(reply, {"status": 200, "headers": [], "content": repr(state).encode()})
+            elif message["path"] == "/gc":
+                import gc
+                n = gc.collect()
+                send(reply, {"status": 200, "headers": [], "content": b"%d" % n})
             elif message["path"] == "/large":
                 send(reply, {"status": 200, "headers": [], "content": b"x" * 4_000_000})
             elif message["path"] == "/many":

@@ -16,6 +16,7 @@ The log has one line when an overload begins and one when it is over.  Memory th
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -43,6 +44,9 @@ HTTP2: Final = 64 * KIB
 
 #: Part of the machine's or the container's memory that all processes of one server may have, unless ``limits.memory`` says it.
 SHARE: Final = 1 / 2
+#: Part of the memory that is shared out: the rest is for what is not counted, such as copies on their way, replies that the channel layer
+#: has, and the allocator's rounding.
+COUNTED: Final = 3 / 4
 #: Bytes for clients at least, however large the process is without them.
 LEAST: Final = 32 * MIB
 #: Bytes that each connection may hold whatever is left: a request of ordinary size.
@@ -257,7 +261,7 @@ class Overload:
         self._trimmed = -inf
         self._settled = 0.0
         self._dirty = False
-        self._set_memory(self._total)
+        self._set_memory(int(self._total * COUNTED))
         self.memory.on_alert = self._alerted
         self.memory.on_returned = self._returned
 
@@ -265,7 +269,7 @@ class Overload:
 
     def start(self) -> None:
         """Measure what there is; called once the application has been loaded, in the server's hub."""
-        self._set_memory(self._total - resident())
+        self._set_memory(int((self._total - resident()) * COUNTED))
         self._measure_disk()
 
     def stop(self) -> None:
@@ -378,8 +382,10 @@ class Overload:
         elif not self._settled:
             self._settled = now
         elif now - self._settled >= SETTLED:
-            # What is left of the peak.
+            # What is left of the peak.  Connections that were cut short leave cycles of greenlets and exceptions, which Python would
+            # collect only once it has made many more objects.
             if self._dirty:
+                gc.collect()
                 self._trim()
             self._dirty = False
             self.stop()

@@ -62,6 +62,8 @@ def work():
             elif message["path"] == "/gc":
                 import gc
                 n = gc.collect()
+                from greendaphne.serving.memory import trim
+                trim()
                 send(reply, {"status": 200, "headers": [], "content": b"%d" % n})
             elif message["path"] == "/large":
                 send(reply, {"status": 200, "headers": [], "content": b"x" * 4_000_000})
@@ -118,6 +120,15 @@ class Victim:
             response = client.read_response()
         assert response.status != 200 or response.body == b"%d" % size
         return response.status, monotonic() - begun
+
+    def post_large(self, size: int) -> int:
+        """The status of a body of ``size`` bytes that travels through the body channel."""
+        with self.connect() as client:
+            try:
+                client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+            except OSError:
+                pass  # it was refused while it was sent
+            return client.read_response().status
 
     def state(self) -> list[int]:
         """Bytes of memory and disk that clients hold, connections, times that memory was given back, and connections that made room."""

@@ -72,7 +72,9 @@ TICK: Final = 0.25
 #: Seconds without shortage after which an overload is over.
 CALM: Final = 5.0
 #: Bytes that clients may hold before that is watched.
-WATCHED: Final = 16 * MIB
+WATCHED: Final = 4 * MIB
+#: Bytes by which the process must have grown since it held little for clients, for that to be worth the time.
+GROWN: Final = 8 * MIB
 #: Bytes that come back before the system is given what is free, and seconds between two such times.
 TRIM_STEP: Final = 32 * MIB
 TRIM_INTERVAL: Final = 1.0
@@ -261,6 +263,9 @@ class Overload:
         self._trimmed = -inf
         self._settled = 0.0
         self._dirty = False
+        # What the process occupied at the start, and how many connections had been evicted when Python collected cycles last.
+        self._resident = 0
+        self._collected = 0
         self._set_memory(int(self._total * COUNTED))
         self.memory.on_alert = self._alerted
         self.memory.on_returned = self._returned
@@ -269,7 +274,8 @@ class Overload:
 
     def start(self) -> None:
         """Measure what there is; called once the application has been loaded, in the server's hub."""
-        self._set_memory(int((self._total - resident()) * COUNTED))
+        self._resident = resident()
+        self._set_memory(int((self._total - self._resident) * COUNTED))
         self._measure_disk()
 
     def stop(self) -> None:
@@ -382,16 +388,23 @@ class Overload:
         elif not self._settled:
             self._settled = now
         elif now - self._settled >= SETTLED:
-            # What is left of the peak.  Connections that were cut short leave cycles of greenlets and exceptions, which Python would
-            # collect only once it has made many more objects.
-            if self._dirty:
-                gc.collect()
-                self._trim()
-            self._dirty = False
+            self._clean_up()
             self.stop()
             self._low = inf
             memory.returned = inf
             memory.alert = memory.size - min(WATCHED, memory.size // 4)
+
+    def _clean_up(self) -> None:
+        """Give back what is left of a peak."""
+        if self._dirty and resident() > self._resident + GROWN:
+            evicted = sum(each.evicted for each in self._shortages)
+            if evicted != self._collected:
+                # Connections that were cut short leave cycles of greenlets and exceptions, which Python would collect only once it has made
+                # many more objects.
+                self._collected = evicted
+                gc.collect()
+            self._trim()
+        self._dirty = False
 
     def _returned(self) -> None:
         self._trim()

@@ -310,7 +310,12 @@ class Spooled:
 
     def _in_thread(self, call: Callable[[Any], Any], argument: Any) -> Any:
         self._busy += 1
-        result = get_hub().threadpool.spawn(call, argument)
+        try:
+            result = get_hub().threadpool.spawn(call, argument)
+        except BaseException:
+            # Killed while it waited for a thread.
+            self._done(None)
+            raise
         # The thread goes on where the greenlet is killed meanwhile.
         result.rawlink(self._done)
         return result.get()

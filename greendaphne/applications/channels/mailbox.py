@@ -16,7 +16,7 @@ from gevent import get_hub
 from gevent.hub import Waiter
 
 from ...config import KIB
-from ...core.accounts import Account
+from ...core.accounts import NOTABLE, Account
 from ...core.message import ClientDisconnected
 from ...serving.spool import REPLIES, NoRoom, Spool, Spooled
 
@@ -73,6 +73,7 @@ class Mailbox:
         "_backlog",
         "_bytes",
         "_closed",
+        "_entered",
         "_error",
         "_given",
         "_limit",
@@ -80,6 +81,7 @@ class Mailbox:
         "_spool",
         "_tail",
         "_waiter",
+        "_writer",
         "notify",
         "since",
     )
@@ -98,6 +100,10 @@ class Mailbox:
         # The last spilled message, as long as it is in memory; the only one that is.
         self._tail: _Spilled | None = None
         self._closed = False
+        # The greenlet that writes to disk.
+        self._writer: Any = None
+        # Whether the account can have it let go of what it holds.
+        self._entered = False
         self._waiter: Waiter[bool] | None = None
         self._error: BaseException | None = None
         self.notify = notify
@@ -152,6 +158,8 @@ class Mailbox:
             account.take(size)
         self._bytes += size
         messages.append(message)
+        if self._bytes >= NOTABLE and not self._entered and self._spool is not None:
+            self._enter()
         self._wake()
 
     def abandon(self) -> None:
@@ -214,12 +222,32 @@ class Mailbox:
             raise self._error
         return None
 
+    def _enter(self) -> None:
+        self._entered = True
+        self._account.enter(self)
+
+    def evict(self) -> None:
+        """Drop everything at once, and end the connection, whose client does not read: others need the memory."""
+        self._drop()
+        self.fail(Overflow())
+        close = self._account.close
+        if close is not None:
+            get_hub().loop.run_callback(close)
+
     def close(self) -> None:
         """Forget everything."""
         self._closed = True
+        if self._entered:
+            self._account.leave(self)
+        self._drop()
+
+    def _drop(self) -> None:
         messages, self._messages = self._messages, None
         if self._backlog:
             self._backlog.clear()
+        if self._writer is not None:
+            # What it is at is in memory as long as it waits for the disk.
+            self._writer.kill(block=False)
         # An error that was raised refers to those who wait here, and they to this.
         self._error = None
         self._tail = None
@@ -300,9 +328,12 @@ class Mailbox:
     def _start_writing(self, message: Message | None) -> None:
         """Have the tail written, and then ``message`` added."""
         self._backlog = deque()
+        if not self._entered:
+            self._enter()
         if message is not None:
             self.put(message)
-        gevent.spawn(self._write_backlog)
+        self._writer = gevent.spawn(self._write_backlog)
+        self._writer.rawlink(self._written)
 
     def _write_backlog(self) -> None:
         tail = self._tail
@@ -312,7 +343,13 @@ class Mailbox:
             message = self._backlog.popleft()
             self._release(_weight(message))
             self._put(message)
-        self._backlog = None
+        # What comes from here on need not wait for the hub to tell that this has ended.
+        self._backlog = self._writer = None
+
+    def _written(self, writer: object) -> None:
+        if writer is self._writer:
+            # It was killed.
+            self._backlog = self._writer = None
 
     def _write(self, tail: _Spilled) -> bool:
         """Write the tail to disk, during which others go on; whether that succeeded, or there is no need any more."""
@@ -326,6 +363,9 @@ class Mailbox:
             failed = False
         except (NoRoom, OSError):
             failed = True
+        except BaseException:
+            item.close()
+            raise
         if failed or tail is not self._tail:
             # A reply that was taken meanwhile was in memory still.
             item.close()

@@ -9,9 +9,11 @@ from __future__ import annotations
 import _socket
 import errno
 import logging
+import select
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from gevent.monkey import get_original
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gevent.socket import socket
@@ -22,6 +24,8 @@ logger = logging.getLogger("daphne.server")
 
 #: Seconds to leave new connections alone when there is nothing left to hold one with.
 PAUSE = 0.5
+#: Not gevent's, which would wait in the hub.
+_poll = get_original("select", "poll")
 #: Seconds between looks for a connection that can make room, while there are as many as there may be.
 ROOM_PAUSE = 0.25
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
@@ -70,12 +74,19 @@ class Acceptor(StreamServer):
         """Whether there is no room for a client that waits; there may be some soon."""
         full: bool = self._connections.full()
         if full and self._make_room is not None:
-            self._make_room()
+            if self._client_waits():
+                self._make_room()
             # It accepts again as soon as a connection ends, and looks again for one that has come to be idle.
             self._stop_looking()
             self._look = self.loop.timer(ROOM_PAUSE)
             self._look.start(self._resume)
         return full
+
+    def _client_waits(self) -> bool:
+        """Whether a connection can be accepted; does not wait."""
+        poll = _poll()
+        poll.register(self.socket.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def _stop_looking(self) -> None:
         look, self._look = self._look, None

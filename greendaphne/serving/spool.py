@@ -122,6 +122,9 @@ class _File:
                     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except (OSError, ValueError) as error:
             return error
+        finally:
+            # A thread that waits for its next job still refers to the arguments of the last one.
+            parts.clear()
         return None
 
     def read(self, parts: list[tuple[int, int]]) -> bytes | Exception:

@@ -17,6 +17,7 @@ from .core.addresses import LOCAL, AddressList
 from .core.configuration import ConfigurationError
 from .core.converters import field_value
 from .core.forwarded import X_FORWARDED, ForwardedFields
+from .core.origins import HostList, OriginList
 
 __all__ = [
     "COMMAND",
@@ -28,11 +29,13 @@ __all__ = [
     "Config",
     "ConfigurationError",
     "ForwardedFields",
+    "HostList",
     "Http2",
     "Limits",
     "Listening",
     "Logging",
     "Monitoring",
+    "OriginList",
     "Processes",
     "Proxies",
     "Timeouts",
@@ -89,11 +92,16 @@ class Limits(Group):
     inline_body: int = 1 * MIB
     #: One message on a ``body_channel``.  The channel layer specification asks layers to take 1 MB "as JSON".
     body_chunk: int = 256 * KIB
-    #: Bodies held in memory by the process; 503 above it.
+    #: ``--max-memory``: what the process occupies at most, as far as that is in the hands of clients; see
+    #: :mod:`greendaphne.serving.overload`.  What it occupies at its start is taken off, and 32 MiB are for clients in any case.  0 means
+    #: one half of the memory of the machine or of the control group, divided by the number of worker processes: the other half is for
+    #: the application, the kernel's buffers and the page cache.
+    memory: int = 0
+    #: Part of that for request bodies; what is beyond goes to disk.
     buffered_bodies: int = 256 * MIB
-    #: Bodies stored on disk by the process; 503 above it.
+    #: Bodies and replies on disk of the process, as far as nine tenths of the free room reach.
     spooled_bodies: int = 16 * GIB
-    #: Replies queued for a client that reads slowly; the client is disconnected above it (WebSocket: 1013).
+    #: What one connection may hold in memory of replies and request bodies; the rest goes to disk (WebSocket: 1013).
     reply_queue: int = 4 * MIB
     #: One WebSocket message; 1009 above it.  0 means no limit.  A channel layer need not take more than 1 MB.
     websocket_message: int = 1 * MIB
@@ -102,8 +110,12 @@ class Limits(Group):
     #: Compression contexts of all WebSockets, which ``WebSockets.keep_context`` allows; a WebSocket beyond it has none.  It is room for 180
     #: with the largest windows.
     websocket_contexts: int = 64 * MIB
-    #: Open connections (a number); further ones wait in the listening socket's backlog.  0 means as many as file descriptors allow.
+    #: Connections at a time (a number); above it the connection that has been idle for longest is closed for the next client.  0 means what
+    #: RLIMIT_NOFILE allows, without an eighth (32 to 1024) for the files of the server and of the application.
     connections: int = 0
+    #: Connections at a time of one client address (a number), of a network of 64 bits for IPv6; further ones are closed.  0 means any
+    #: number, because many people may share the address of a gateway.
+    connections_per_address: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -302,6 +314,9 @@ class WebSockets(Group):
 
     #: Subprotocols that the server accepts, in order of preference.
     protocols: tuple[str, ...] = ()
+    #: Pages that browsers may open WebSockets from; others are answered with 403.  ``None`` means all: an application may check origins
+    #: itself, and cookies with ``SameSite`` are not sent from other sites.
+    allow_origin: OriginList | None = None
     #: Whether to accept permessage-deflate (RFC 7692).  Off, because it costs memory and processor time for every client.
     compression: bool = False
     #: Whether compressed messages may refer to earlier ones (context takeover).  Off, because each connection then keeps up to 350 KiB,
@@ -478,6 +493,9 @@ class Config(Group):
     server_name: str | None = None
     #: Whether WebSocket handshakes have no ``Server`` field either; counts before ``server_name``.
     no_server_name: bool = False
+    #: Hosts that requests may be for; others are answered with 421.  ``None`` means any, because applications (Django's
+    #: ``ALLOWED_HOSTS``) and proxies check it.
+    allowed_hosts: HostList | None = None
     listening: Listening = Listening()
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()

@@ -37,7 +37,7 @@ CAUSES: Final[dict[str, str]] = {
     LAYER_FULL: "The channel layer took no more messages: there are too few workers for the load, or none.",
     LAYER_DOWN: "The channel layer was out of reach.",
     WORKER_TIMEOUT: "No worker sent the first reply, or the next one, within --http-timeout.",
-    NO_ROOM: "The server's memory or disk for request bodies was used up.",
+    NO_ROOM: "The server's memory or disk for clients was used up.",
     DRAINING: "The server was stopping.",
     CLIENT_GONE: "The client disconnected before the end.",
     CLIENT_SLOW: "The client sent or took too little within a time limit, or its queue of replies was full.",

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from . import causes
+from .accounts import FREE, Account
 from .tlsinfo import TLSInfo
 
 #: A header section: lower-case names, values without surrounding blanks, order and duplicates kept (RFC 9110 section 5.2).
@@ -32,7 +33,7 @@ class ConnectionInfo(NamedTuple):
 
     ``client`` and ``server`` are the addresses that the application sees: the socket's own, or those of a PROXY header.  ``peer`` is the
     address of the socket's peer where the client is another host, such as behind a proxy: ``[]`` for a UNIX socket.  Otherwise it is
-    ``None``.
+    ``None``.  ``account`` counts the bytes that the server holds for the connection.
     """
 
     scheme: str
@@ -42,6 +43,7 @@ class ConnectionInfo(NamedTuple):
     peer: Address = None
     #: Path of the UNIX socket that the connection came to, ``""`` for other sockets.
     socket_path: str = ""
+    account: Account = FREE
 
     @property
     def socket_peer(self) -> Address:

@@ -307,7 +307,20 @@ class Http1Connection:
     :param initial: bytes that were received already.
     """
 
-    __slots__ = ("_head", "_info", "_patience", "_refuse", "_serve", "draining", "idle", "input", "limits", "timeouts", "transport")
+    __slots__ = (
+        "_head",
+        "_info",
+        "_patience",
+        "_refuse",
+        "_serve",
+        "draining",
+        "idle",
+        "idle_since",
+        "input",
+        "limits",
+        "timeouts",
+        "transport",
+    )
 
     def __init__(
         self,
@@ -326,6 +339,8 @@ class Http1Connection:
         self.draining = False
         #: Whether the connection waits for a request, so that nothing is lost when it is closed.
         self.idle = False
+        #: Since when it waits for a whole head, on the monotonic clock; 0 while it serves a request.
+        self.idle_since = 0.0
         self._info = info
         # How long to wait for a request; one that was connected for has not been idle yet.
         self._patience = max(timeouts.keep_alive, timeouts.header)
@@ -356,8 +371,10 @@ class Http1Connection:
             head = self._read_head()
             if not head:
                 return None
+            self.idle_since = 0.0
             request = self._head.parse(head)
         except HTTPError as error:
+            self.idle_since = 0.0
             stream = Http1Stream(self, self._unread_request(), close=error.close, expect_continue=False)
             self._refuse(stream, error)
             return stream
@@ -381,6 +398,14 @@ class Http1Connection:
         if self.idle:
             self.transport.shutdown_read()
 
+    def make_room(self) -> None:
+        """End: it waits for a request, and another client waits for a connection; called from another greenlet."""
+        self.transport.shutdown_read()
+
+    def evict(self) -> None:
+        """End at once: it holds what others need; called from any greenlet."""
+        self.transport.abort()
+
     def _unread_request(self) -> Request:
         """Stands for a request whose head could not be read."""
         return Request("GET", b"", b"/", b"", "1.1", [], 0, b"", self._info)
@@ -390,6 +415,7 @@ class Http1Connection:
         source = self.input
         if source.empty:
             self.idle = True
+            self.idle_since = monotonic()
             try:
                 # In a drain this is the request behind a response that began before and did not say that it is the last one: a client must
                 # not lose what it was allowed to send.
@@ -403,6 +429,7 @@ class Http1Connection:
         else:
             # Answers that need no worker wait for nothing where the peer sends ahead and reads fast; other connections want their turn.
             source.turn.spend(_REQUEST_WORK)
+            self.idle_since = monotonic()
         buffer = source.buffer
         start = source.position
         end = buffer.find(b"\r\n\r\n", start)

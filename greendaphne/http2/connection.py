@@ -17,7 +17,7 @@ from gevent import GreenletExit
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 
-from ..config import Limits, Timeouts
+from ..config import KIB, Limits, Timeouts
 from ..core import greenlets
 from ..core.greenlets import Greenlets
 from ..core.message import ClientDisconnected, ConnectionInfo, HTTPError, Request
@@ -40,6 +40,11 @@ GOAWAY_DELAY = 1.0
 #: Seconds for which an early answer stands before the request is reset, unless ``timeouts.linger`` is shorter.
 EARLY_ANSWER_DELAY = 0.5
 _GOAWAY_PING = b"goaway\0\0"
+
+#: Bytes in the engine's buffers that the account is not told of: its base covers them.
+_UNCHARGED = 32 * KIB
+#: The same for a connection that is closed to make room, in seconds.
+_HURRY = 0.1
 
 _SERVING, _WARNED, _FINAL = range(3)
 
@@ -68,7 +73,11 @@ class Http2Connection:
         self.timeouts = timeouts
         self.http2_limits = http2_limits
         self.engine = Engine(http2_limits, self, limits.request_field_size)
-        self.writer = Writer(self.engine, transport, http2_limits)
+        #: Is told of what is held for the connection.
+        self.account = info.account
+        #: Bytes that the connection may hold before its streams wait for the client with each piece.
+        self.share = limits.reply_queue
+        self.writer = Writer(self.engine, transport, http2_limits, self.account)
         self._transport = transport
         self._info = info
         self._limits = limits
@@ -90,6 +99,10 @@ class Http2Connection:
         self._peer_leaves = False
         self._ending = False
         self._killed = False
+        # Seconds for the peer to see why the connection ends.
+        self._linger = timeouts.linger
+        # What the account was told of the buffers of the engine.
+        self._charged = 0
         self._started = self._idle_since = monotonic()
         # When the frame or header section that has begun and not ended was first seen, and how far the engine was then.
         self._midway_since: float | None = None
@@ -128,8 +141,8 @@ class Http2Connection:
             self._cancel_streams()
             if graceful and not self.writer.failed:
                 # What explains the end has to arrive before it; a peer that does not read is not waited for long.
-                self.writer.close(self.timeouts.linger)
-                lingering_close(self._transport, self.timeouts.linger)
+                self.writer.close(self._linger)
+                lingering_close(self._transport, self._linger)
         except GreenletExit:
             self._killed = True
             raise
@@ -137,6 +150,7 @@ class Http2Connection:
             self._cancel_streams()
             self._transport.close()
             self.writer.close(0)
+            self._charge(0)
             self._end_streams()
 
     def _serve_until_end(self) -> bool:
@@ -165,6 +179,9 @@ class Http2Connection:
                     if self._ending:
                         break
                 self.writer.flush()
+                held = engine.held
+                if held > _UNCHARGED or self._charged:
+                    self._charge(held if held > _UNCHARGED else 0)
             if self._ending:
                 return True
             patience = self._patience()
@@ -178,6 +195,12 @@ class Http2Connection:
                 continue
             if not data:
                 return self._ending
+
+    def _charge(self, held: int) -> None:
+        """``held`` bytes are in the engine's buffers."""
+        self.account.give(self._charged)
+        self._charged = held
+        self.account.take(held)
 
     def _patience(self) -> float:
         """Seconds to wait for the peer's next bytes; 0 or less where the connection has to end."""
@@ -257,6 +280,31 @@ class Http2Connection:
 
     def end_if_idle(self) -> None:
         """Do nothing: the final GOAWAY sees to it."""
+
+    @property
+    def idle_since(self) -> float:
+        """Since when it serves no request, on the monotonic clock; 0 while it does."""
+        return 0.0 if self._streams else self._idle_since
+
+    def make_room(self) -> None:
+        """End: it serves no request, and another client waits for a connection; called from another greenlet."""
+        if not self._ending:
+            self._linger = _HURRY
+            self._goaway = _WARNED
+            self._send_final_goaway()
+
+    def evict(self) -> None:
+        """End at once, since it holds what others need; called from the hub.
+
+        The peer is told ENHANCE_YOUR_CALM (RFC 9113 section 7).  Where it takes not even that in time, the connection is reset.
+        """
+        if self._ending:
+            self._transport.abort()
+            return
+        self.engine.fail(ErrorCodes.ENHANCE_YOUR_CALM, b"out of memory")
+        self._cancel_streams()
+        self.writer.flush()
+        self._transport.shutdown_read()
 
     def _send_final_goaway(self) -> None:
         if self._goaway == _WARNED and not self._ending:

@@ -229,6 +229,16 @@ class Engine(H2Connection):
         self._turn.look()
         self._judging = True
 
+    @property
+    def held(self) -> int:
+        """Bytes in the buffers: input that is not complete, and output that has not been taken."""
+        return len(self._input) + len(self._fragment) + len(self._data_to_send)
+
+    def fail(self, code: int, reason: bytes) -> None:
+        """End the connection with an error of the server's own; only what is in the buffer is still sent."""
+        if not self.failed:
+            self._fail(code, reason)
+
     def _fail(self, code: int, reason: bytes) -> None:
         self.failed = True
         self.close_connection(code, reason or None)

@@ -16,6 +16,7 @@ from gevent.event import Event
 from h2.errors import ErrorCodes
 from h2.stream import H2Stream
 
+from ..core import causes
 from ..core.greenlets import Task
 from ..core.message import ClientDisconnected, ClientTooSlow, Headers, HTTPError, Request, ResponseError, body_too_large
 from ..core.rates import Patience
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .connection import Http2Connection
 
 _CONTINUE: list[Field] = [(b":status", b"100")]
+_RETRY_LATER = [(b"Retry-After", b"10")]
 
 
 class Http2Stream(Outbound):
@@ -49,6 +51,7 @@ class Http2Stream(Outbound):
         "_inbox",
         "_left",
         "_no_body",
+        "_no_room",
         "_patience",
         "_read_event",
         "_received",
@@ -89,6 +92,8 @@ class Http2Stream(Outbound):
         # How long the body is waited for, made with the first wait, and the bytes that have come since the last.
         self._patience: Patience | None = None
         self._received = 0
+        # Whether what arrived could not be held.
+        self._no_room = False
         # The window as it was opened for the peer, and bytes read that have not been given back to it.
         self._window = connection.http2_limits.initial_window_size
         self._credit = 0
@@ -121,6 +126,8 @@ class Http2Stream(Outbound):
 
     def read(self, n: int, timeout: float | None = None) -> bytes:
         inbox = self._await_input(timeout)
+        if self._no_room:
+            raise HTTPError(503, "The server has no room for the request body.", _RETRY_LATER, close=True, cause=causes.NO_ROOM)
         if self.body_limit and self._received > self.body_limit and not self._tunnel:
             raise body_too_large()
         if inbox is None:
@@ -131,6 +138,7 @@ class Http2Stream(Outbound):
         else:
             data = bytes(memoryview(inbox)[:n])
             del inbox[:n]
+        self._connection.account.give(len(data))
         self._give_back(len(data))
         return data
 
@@ -148,7 +156,7 @@ class Http2Stream(Outbound):
             inbox = self._inbox
             if inbox:
                 return inbox
-            if self._ended:
+            if self._ended or self._no_room:
                 return None
             self._wait_readable(timeout)
 
@@ -371,7 +379,9 @@ class Http2Stream(Outbound):
         """Send body bytes; returns when the connection can take more from this stream, or has taken all where it is the end."""
         if self._connection.writer.send(self, data, end_stream=end_stream):
             return
-        limit = 0 if end_stream else self._connection.http2_limits.write_buffer
+        connection = self._connection
+        # A client for which much waits already gets no piece more until this one is on its way.
+        limit = 0 if end_stream or connection.account.memory > connection.share else connection.http2_limits.write_buffer
         while self.queued > limit or self.ending:
             self._wait_writable()
             if self._gone:
@@ -458,7 +468,7 @@ class Http2Stream(Outbound):
 
     def feed(self, data: bytes) -> bool:
         """Body bytes have arrived; false where they are more than the request announced."""
-        if self._gone or self.complete:
+        if self._gone or self.complete or self._no_room:
             self._connection.engine.consumed(len(data))
             return True
         size = len(data)
@@ -468,6 +478,15 @@ class Http2Stream(Outbound):
                 self._connection.engine.consumed(size)
                 return False
         self._received += size
+        if not self._connection.account.ask(size):
+            self._connection.engine.consumed(size)
+            if self._tunnel:
+                self.reset()
+            self._no_room = True
+            self.release()
+            if self._read_event is not None:
+                self._read_event.set()
+            return True
         if self._inbox is None:
             self._inbox = bytearray()
         self._inbox += data
@@ -514,6 +533,7 @@ class Http2Stream(Outbound):
         """Drop what was received and not read; the connection may receive as much again."""
         inbox = self._inbox
         if inbox:
+            self._connection.account.give(len(inbox))
             self._connection.engine.consumed(len(inbox))
             self._inbox = None
 

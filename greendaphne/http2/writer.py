@@ -16,6 +16,7 @@ import gevent
 from gevent.event import Event
 from h2.stream import H2Stream
 
+from ..core.accounts import FREE, Account
 from ..core.message import ClientDisconnected
 from ..net.transport import ByteStream
 from .compression import Field
@@ -81,9 +82,11 @@ class Writer:
     """Sends what the engine has for the peer.
 
     :param transport: aborted when sending fails, so that the reader learns of it.
+    :param account: is told of what is queued.
     """
 
     __slots__ = (
+        "_account",
         "_blocked",
         "_closing",
         "_engine",
@@ -98,7 +101,8 @@ class Writer:
         "failed",
     )
 
-    def __init__(self, engine: Engine, transport: ByteStream, limits: Http2Limits) -> None:
+    def __init__(self, engine: Engine, transport: ByteStream, limits: Http2Limits, account: Account = FREE) -> None:
+        self._account = account
         self._engine = engine
         self._transport = transport
         self._limits = limits
@@ -184,6 +188,7 @@ class Writer:
             return True
         if size:
             stream.put(data)
+            self._account.take(size)
         stream.ending = end_stream
         if stream.h2.stream_id not in self._blocked:
             self._scheduler.add(stream)
@@ -207,6 +212,8 @@ class Writer:
         """Forget what a stream has queued."""
         self._scheduler.remove(stream)
         self._blocked.pop(stream.h2.stream_id, None)
+        if stream.queued:
+            self._account.give(stream.queued)
         stream.discard()
 
     def on_window(self, stream_id: int) -> None:
@@ -263,7 +270,10 @@ class Writer:
                     scheduler.remove(stream)
                     self._blocked[stream.h2.stream_id] = stream
                     continue
-            data = stream.get(size) if size else b""
+            data: bytes | memoryview = b""
+            if size:
+                data = stream.get(size)
+                self._account.give(len(data))
             last = not stream.queued
             if stream.trailers is not None and last and stream.ending:
                 if size:

@@ -13,7 +13,7 @@ from typing import Final
 from ..logs.sink import lost_lines
 from ..net.endpoints import Endpoint
 from ..serving.connections import Connections
-from .families import Family, counters, gauge, gauges
+from .families import Family, counter, counters, gauge, gauges
 
 logger = logging.getLogger("greendaphne.monitoring")
 
@@ -34,6 +34,7 @@ class State:
         """All families."""
         yield gauge("greendaphne_draining", "1 while the server is draining.", self.draining)
         yield from self._open()
+        yield from self._overload()
         yield from self._certificates()
 
     def _open(self) -> Iterable[Family]:
@@ -45,6 +46,26 @@ class State:
         # Each connection of either protocol has one greenlet; HTTP/2 has another for writing.
         greenlets = {("connection",): len(self._connections), ("http2-writer",): http2, ("http2-stream",): streams}
         yield gauges("greendaphne_greenlets", "The server's greenlets by purpose.", ("purpose",), greenlets)
+
+    def _overload(self) -> Iterable[Family]:
+        overload = self._connections.overload
+        yield gauge("greendaphne_overload", "1 while memory or disk for clients is used up.", bool(overload.since))
+        yield counter("greendaphne_overloads", "Times that an overload began.", overload.number)
+        shortages = overload.shortages()
+        resources = ("resource",)
+        held = {(each.name,): each.allowance.held for each in shortages}
+        yield gauges("greendaphne_clients_bytes", "Bytes that are held for clients.", resources, held)
+        sizes = {(each.name,): each.allowance.size for each in shortages}
+        yield gauges("greendaphne_clients_limit_bytes", "Bytes that may be held for clients.", resources, sizes)
+        evicted = {(each.name,): each.evicted for each in shortages}
+        yield counters("greendaphne_clients_evicted", "Times that a connection had to let go of what it held.", resources, evicted)
+        refused = {(each.name,): each.refused for each in shortages}
+        yield counters("greendaphne_clients_refused", "Bodies and messages that were refused in an overload.", resources, refused)
+        yield gauge("greendaphne_connections_limit", "The greatest number of connections; 0 for no limit.", overload.connections)
+        yield counter("greendaphne_connections_displaced", "Idle connections that were closed for new ones.", overload.displaced)
+        addresses = self._connections.addresses
+        refusals = 0 if addresses is None else addresses.refused
+        yield counter("greendaphne_connections_refused", "Connections beyond --limit-connections-per-address.", refusals)
 
     def _certificates(self) -> Iterable[Family]:
         # Only base names, because directories and endpoint strings would show readers of metrics where keys are.

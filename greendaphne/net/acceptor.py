@@ -10,9 +10,11 @@ from __future__ import annotations
 import _socket
 import errno
 import logging
+import select
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from gevent.monkey import get_original
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gevent.socket import socket
@@ -23,6 +25,10 @@ logger = logging.getLogger("daphne.server")
 
 #: Seconds without accepting after the process has run out of descriptors or memory.
 PAUSE = 0.5
+#: Not gevent's, which would wait in the hub.
+_poll = get_original("select", "poll")
+#: Seconds between looks for a connection that can make room, while there are as many as there may be.
+ROOM_PAUSE = 0.25
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 Address = Any
@@ -38,6 +44,9 @@ class ConnectionHandler(Protocol):
     def handler(self, endpoint: Endpoint) -> Handler:
         """Return the function that serves each connection accepted on ``endpoint``."""
 
+    def make_room(self) -> bool:
+        """End some connections that are idle, for clients that wait; returns whether there were any."""
+
 
 class Acceptor(StreamServer):
     """Accepts connections on one listening socket.
@@ -46,14 +55,50 @@ class Acceptor(StreamServer):
     :param handle: called in a new greenlet with the accepted socket and the peer's address; must close the socket.
     :param pool: runs the greenlets; the acceptor accepts nothing while it is full.
     :param shared: whether other processes accept on the same socket.
+    :param make_room: called when the pool is full; ends what another client can do without.
     """
 
-    def __init__(self, listener: socket, handle: Handler, pool: Pool, shared: bool) -> None:
+    def __init__(self, listener: socket, handle: Handler, pool: Pool, shared: bool, make_room: Callable[[], object] | None = None) -> None:
         self.shared = shared
+        # The watcher that looks for room while the pool is full.
+        self._look: Any = None
+        self._make_room = make_room
         # On a shared socket, one connection per wake-up: a process that takes more leaves none for the others.
         self.max_accept = 1 if shared else 100
         self._starved = False
         super().__init__(listener, handle, spawn=pool)
+        self._connections = pool
+        # The superclass asks the pool.
+        self.full = self._full  # type: ignore[method-assign]
+
+    def _full(self) -> bool:
+        """Whether there is no room for a client that waits; there may be some soon."""
+        full: bool = self._connections.full()
+        if full and self._make_room is not None:
+            if self._client_waits():
+                self._make_room()
+            # It accepts again as soon as a connection ends, and looks again for one that has come to be idle.
+            self._stop_looking()
+            self._look = self.loop.timer(ROOM_PAUSE)
+            self._look.start(self._resume)
+        return full
+
+    def _client_waits(self) -> bool:
+        """Whether a connection can be accepted; does not wait."""
+        poll = _poll()
+        poll.register(self.socket.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _stop_looking(self) -> None:
+        look, self._look = self._look, None
+        if look is not None:
+            look.stop()
+            look.close()
+
+    def close(self) -> None:
+        """Close the socket and accept nothing more."""
+        self._stop_looking()
+        super().close()
 
     def do_read(self) -> tuple[Any, Address] | None:  # type: ignore[override]  # the superclass takes None as well
         listener: Any = self.socket
@@ -82,7 +127,7 @@ class Acceptor(StreamServer):
     def take_waiting(self) -> None:
         """Accept the connections that wait in the backlog, as far as the pool has room; closing the socket would reset them."""
         self.stop_accepting()
-        while not self.full() and (accepted := self.do_read()) is not None:
+        while not self._connections.full() and (accepted := self.do_read()) is not None:
             self.do_handle(*accepted)
 
     def _resume(self) -> None:

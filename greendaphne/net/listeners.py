@@ -87,7 +87,7 @@ class Listeners:
         """Start to accept; ``connections`` serves the connections."""
         for listener in self.opened:
             endpoint = listener.endpoint
-            acceptor = Acceptor(listener.socket, connections.handler(endpoint), connections.pool, endpoint.shared)
+            acceptor = Acceptor(listener.socket, connections.handler(endpoint), connections.pool, endpoint.shared, connections.make_room)
             self._acceptors.append(acceptor)
             acceptor.start()
         if self._validity is not None:

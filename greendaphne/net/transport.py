@@ -26,6 +26,7 @@ from gevent.hub import Waiter
 from gevent.monkey import get_original
 from gevent.socket import wait
 
+from ..core.accounts import FREE, Account
 from ..core.message import ClientDisconnected, ClientTooSlow
 
 #: Returns at once with a time limit of 0; gevent's does not know all events.
@@ -148,6 +149,7 @@ class Transport:
         "_waiter",
         "_watching",
         "_writer",
+        "account",
         "closed",
     )
 
@@ -177,6 +179,8 @@ class Transport:
         self._flusher: Any = None
         self._rooms: list[Callable[[], None]] | None = None
         self.closed = False
+        #: Is told of what waits to be sent.
+        self.account: Account = FREE
 
     def hung_up(self, *, half_closed: bool) -> bool:
         if self.closed:
@@ -305,14 +309,21 @@ class Transport:
         self._send_rest(memoryview(data)[sent:])
 
     def _send_rest(self, view: memoryview) -> None:
-        while view:
-            self._wait_writable()
-            try:
-                view = view[self._sock.send(view) :]
-            except BlockingIOError:
-                continue
-            except OSError:
-                raise ClientDisconnected from None
+        # All of it stays in memory until the last byte is sent.
+        size = view.nbytes
+        account = self.account
+        account.take(size)
+        try:
+            while view:
+                self._wait_writable()
+                try:
+                    view = view[self._sock.send(view) :]
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    raise ClientDisconnected from None
+        finally:
+            account.give(size)
 
     def _wait_writable(self) -> None:
         if self.closed:

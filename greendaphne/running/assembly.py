@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..applications.base import Application
 from ..applications.interfaces import combined, make_application
-from ..config import Acme, Config, ConfigurationError, Limits, Monitoring, Timeouts, Tls
+from ..config import DEFAULT_HOST, Acme, Config, ConfigurationError, Limits, Monitoring, Timeouts, Tls
 from ..core.message import Headers, Stream
 from ..core.observer import Observer, combine
 from ..http2 import Http2Limits
-from ..net.endpoints import Endpoint, EndpointError, parse
+from ..net.endpoints import Endpoint, EndpointError, innermost, parse
 from ..net.endpoints.descriptions import listening_options
+from ..net.endpoints.tcp import TCPEndpoint
 from ..net.proxy_protocol import ProxyProtocol
 from ..serving.connections import Connections
 from ..serving.exchange import Exchange, Handler
 from ..serving.failurepage import FailureNotice
 from ..serving.forwarded import locator
+from ..serving.hosts import AllowedHosts
 from ..serving.localpages import LocalPages
+from ..serving.overload import Overload
 from ..serving.policy import RequestPolicy
 from ..serving.session import Sessions
 
@@ -48,6 +51,8 @@ class Assembly:
     sessions: Sessions
     exchange: Exchange
     connections: Connections
+    #: The bounds on memory, disk and descriptors that clients take.
+    overload: Overload
     #: Health checks, metrics and the watchdog; ``None`` without them.
     monitor: Monitor | None
     #: Obtains certificates from an authority; ``None`` without an endpoint that requests them.
@@ -84,23 +89,24 @@ def assemble(
     monitor = monitor_for(config.monitoring)
     metrics = None if monitor is None else monitor.metrics
     observer = combine([*observers, *(() if monitor is None else monitor.observers)])
+    overload = Overload(limits, config.processes.workers)
     counted = metrics is not None
 
     def serve_layer(layer: Any) -> Application:
-        return channel_layer_application(layer, limits, timeouts, config, on_exit, counted=counted)
+        return channel_layer_application(layer, limits, timeouts, config, on_exit, overload, counted=counted)
 
     main = serve_layer(channel_layer) if application is None else make_application(application, config)
     application = combined(main, config, serve_layer)
     certificates = certificates_for(endpoints, config.acme)
-    pages = LocalPages(application)
+    handler: Handler = AllowedHosts(application, config.allowed_hosts) if config.allowed_hosts else application
+    pages = LocalPages(handler)
     if certificates is not None:
         certificates.add_pages(pages)
     if monitor is not None:
         monitor.add_pages(pages, application.health)
-    sessions = Sessions(websocket_maker(config, limits, timeouts, metrics), timeouts, observer)
-    handler: Handler = pages or application
-    notice = FailureNotice(handler) if config.processes.reload else None
-    exchange = Exchange(notice or handler, sessions, policy(config, compatible=channel_layer is not None), observer)
+    sessions = Sessions(websocket_maker(config, limits, timeouts, metrics), timeouts, observer, config.websockets.allow_origin)
+    notice = FailureNotice(pages or handler) if config.processes.reload else None
+    exchange = Exchange(notice or pages or handler, sessions, policy(config, compatible=channel_layer is not None), observer)
     connection_meter = None
     if metrics is not None:
         from ..monitoring.instruments import ConnectionMeter, metered_serve
@@ -109,20 +115,25 @@ def assemble(
         exchange.serve = metered_serve(metrics, exchange.serve)  # type: ignore[assignment,method-assign]
     http2 = http2_limits(config)
     proxy_protocol = ProxyProtocol(config.proxies.allow_from)
-    connections = Connections(exchange, limits, timeouts, http2, http2.cleartext, proxy_protocol, connection_meter)
+    connections = Connections(
+        exchange, limits, timeouts, http2, http2.cleartext, proxy_protocol, connection_meter, overload, config.proxies.forwarded_allow_ips
+    )
     if monitor is not None and metrics is not None:
         monitor.watch(connections, endpoints)
         metrics.add_source(application.metric_families)
         if certificates is not None:
             metrics.add_source(certificates.families)
-    return Assembly(endpoints, timeouts, application, sessions, exchange, connections, monitor, certificates, http2.cleartext, notice)
+    return Assembly(
+        endpoints, timeouts, application, sessions, exchange, connections, overload, monitor, certificates, http2.cleartext, notice
+    )
 
 
 def channel_layer_application(
-    layer: Any, limits: Limits, timeouts: Timeouts, config: Config, on_exit: Callable[[], None], *, counted: bool
+    layer: Any, limits: Limits, timeouts: Timeouts, config: Config, on_exit: Callable[[], None], overload: Overload, *, counted: bool
 ) -> Application:
     """The application that serves requests from ``layer``.
 
+    :param overload: the server's memory and disk for clients.
     :param counted: whether there are metrics.
     """
     from ..applications.channels.application import ChannelLayerApplication
@@ -132,7 +143,7 @@ def channel_layer_application(
         from ..applications.channels.meter import LayerMeter
 
         meter = LayerMeter()
-    return ChannelLayerApplication(layer, limits, timeouts, config.channels, on_exit=on_exit, meter=meter)
+    return ChannelLayerApplication(layer, limits, timeouts, config.channels, on_exit=on_exit, meter=meter, overload=overload)
 
 
 def websocket_maker(config: Config, limits: Limits, timeouts: Timeouts, metrics: Metrics | None) -> Callable[[Stream], WebSocket]:
@@ -230,13 +241,24 @@ def monitor_for(monitoring: Monitoring) -> Monitor | None:
         return None
     from ..monitoring.monitor import Monitor
 
-    metrics = None if monitoring.metrics is None else parse(monitoring.metrics)
+    metrics = None if monitoring.metrics is None else on_loopback(parse(monitoring.metrics))
     if metrics is not None or monitoring.metrics_path is not None:
         try:
             from ..monitoring import exposition  # noqa: F401 - what it imports may be missing
         except ImportError as error:
             raise ConfigurationError(str(error)) from None
     return Monitor(monitoring.health_path, monitoring.metrics_path, metrics, monitoring.watchdog)
+
+
+def on_loopback(endpoint: Endpoint) -> Endpoint:
+    """``endpoint``, on loopback where it is a TCP port without an interface: metrics tell much, and are not for everybody.
+
+    ``interface=0.0.0.0`` and ``interface=::`` are every interface.
+    """
+    inner = innermost(endpoint)
+    if isinstance(inner, TCPEndpoint) and not inner.interface:
+        inner.interface = DEFAULT_HOST
+    return endpoint
 
 
 def with_tls(endpoints: list[Endpoint], tls: Tls) -> list[Endpoint]:

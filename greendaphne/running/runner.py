@@ -109,6 +109,7 @@ class Runner:
             if self._monitor is not None:
                 self._monitor.start()
             self._application.start()
+            self._parts.overload.start()
             self._parts.sessions.start()
             self._connections.start()
             self._listeners.accept(self._connections)
@@ -284,5 +285,6 @@ class Runner:
         patience = 0 if self._cut_short else max(self._deadline - monotonic(), 0)
         self._application.stop(patience, at_once=self._at_once)
         self._parts.exchange.troubles.close()
+        self._parts.overload.stop()
         if self._monitor is not None:
             self._monitor.stop(at_once=self._at_once or self._cut_short)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import _socket
 import logging
 from collections.abc import Callable
+from functools import partial
+from heapq import nsmallest
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from gevent import Greenlet, spawn_later
 from gevent.pool import Pool
 
 from ..config import Limits, Timeouts
+from ..core.accounts import Account
+from ..core.addresses import AddressList
 from ..core.message import Address, ClientDisconnected, ConnectionInfo
 from ..core.tlsinfo import TLSInfo
 from ..http1.connection import DRAIN_MOMENT, Http1Connection
@@ -19,7 +23,9 @@ from ..http2 import PREFACE, Http2Limits
 from ..net.endpoints import Endpoint
 from ..net.proxy_protocol import HeaderReader, ProxyProtocol
 from ..net.transport import RECV_SIZE, ByteStream, Transport
+from .addresses import AddressCounts
 from .exchange import Exchange
+from .overload import HTTP2, TLS, Overload
 
 logger = logging.getLogger("daphne.server")
 
@@ -38,6 +44,16 @@ class Connection(Protocol):
     def end_if_idle(self) -> None:
         """End the connection if it has been idle since :meth:`drain`."""
 
+    @property
+    def idle_since(self) -> float:
+        """When it began to wait for a request, on the monotonic clock; 0 while it serves one."""
+
+    def make_room(self) -> None:
+        """End now: it is idle, and another client waits."""
+
+    def evict(self) -> None:
+        """End at once: it holds what others need."""
+
 
 class ConnectionMeter(Protocol):
     """Hooks for the metrics of connections."""
@@ -49,6 +65,12 @@ class ConnectionMeter(Protocol):
         """A connection's protocol is known; returns the byte stream that replaces ``transport``."""
 
 
+#: Seconds that a connection must have been idle to make room for another.
+IDLE_LEAST: Final = 1.0
+#: Connections that make room at a time, of those that are idle for longest.
+ROOM: Final = 16
+
+
 class Connections:
     """The open connections of one server.
 
@@ -56,6 +78,8 @@ class Connections:
     :param http2_cleartext: whether a plain connection may begin with HTTP/2's preface (RFC 9113 section 3.3).
     :param proxy_protocol: reads PROXY headers, on endpoints with them.
     :param meter: counts connections; ``None`` without metrics.
+    :param overload: the memory, disk and descriptors for clients; by default its own.
+    :param proxies: peers whose connections are those of many clients, for ``limits.connections_per_address``.
     """
 
     def __init__(
@@ -67,6 +91,8 @@ class Connections:
         http2_cleartext: bool = False,
         proxy_protocol: ProxyProtocol | None = None,
         meter: ConnectionMeter | None = None,
+        overload: Overload | None = None,
+        proxies: AddressList | None = None,
     ) -> None:
         self._exchange = exchange
         self._limits = limits
@@ -76,13 +102,16 @@ class Connections:
         self._proxy_protocol = proxy_protocol or ProxyProtocol()
         self._meter = meter
         self._open: set[Connection] = set()
-        # The sockets of connections whose protocol is not known yet.
-        self._undecided: set[_socket.socket] = set()
+        # The sockets of connections whose protocol is not known yet, and since when.
+        self._undecided: dict[_socket.socket, float] = {}
         self._draining = False
         # Closes idle connections DRAIN_MOMENT after the drain starts.
         self._closer: Greenlet[..., None] | None = None
+        self.overload = overload or Overload(limits)
+        #: Counts the connections of each client address; ``None`` where their number has no bound.
+        self.addresses = AddressCounts(limits.connections_per_address, proxies) if limits.connections_per_address else None
         #: The greenlets of all connections.
-        self.pool = Pool(limits.connections or None)
+        self.pool = Pool(self.overload.connections or None)
 
     def handler(self, endpoint: Endpoint) -> Callable[[_socket.socket, Any], None]:
         """The function that serves the connections accepted on ``endpoint``."""
@@ -90,33 +119,62 @@ class Connections:
             _import_http2()
 
         def handle(sock: _socket.socket, address: Any) -> None:
-            self._undecided.add(sock)
+            overload = self.overload
+            account = overload.open()
+            cost = 0
+            host: str | None = None
             try:
-                connection = self._connect(sock, address, endpoint)
-            except (ClientDisconnected, OSError) as error:
-                if self._meter is not None:
-                    self._meter.failed(error, encrypted=endpoint.tls is not None)
-                sock.close()
-                return
+                self._undecided[sock] = monotonic()
+                try:
+                    found = self._connect(sock, address, endpoint, account)
+                except (ClientDisconnected, OSError) as error:
+                    if self._meter is not None:
+                        self._meter.failed(error, encrypted=endpoint.tls is not None)
+                    sock.close()
+                    return
+                finally:
+                    del self._undecided[sock]
+                connection, host = found
+                cost = (TLS if endpoint.tls is not None else 0) + (HTTP2 if hasattr(connection, "serving") else 0)
+                if cost:
+                    overload.charge(cost)
+                account.close = connection.evict
+                if self._draining:
+                    connection.drain()
+                self._open.add(connection)
+                try:
+                    connection.run()
+                except Exception:
+                    logger.exception("Error in a connection")
+                finally:
+                    self._open.discard(connection)
             finally:
-                self._undecided.discard(sock)
-            if self._draining:
-                connection.drain()
-            self._open.add(connection)
-            try:
-                connection.run()
-            except Exception:
-                logger.exception("Error in a connection")
-            finally:
-                self._open.discard(connection)
+                overload.closed(account, cost)
+                if host is not None and self.addresses is not None:
+                    self.addresses.leave(host)
 
         return handle
 
-    def _connect(self, sock: _socket.socket, address: Any, endpoint: Endpoint) -> Connection:
-        """Determine the protocol of the connection.
+    def _connect(self, sock: _socket.socket, address: Any, endpoint: Endpoint, account: Account) -> tuple[Connection, str | None]:
+        """Find out what the peer speaks; returns also what :attr:`addresses` counts it under.
 
-        :raises ClientDisconnected: when the peer leaves before that, and for a failed handshake.
+        :raises ClientDisconnected: when the peer leaves before that is known; also for a failed handshake, and where there are too many
+            connections of its address.
         """
+        info = self._origin(sock, address, endpoint, account)
+        host = None
+        if self.addresses is not None:
+            # As early as it can be known: a handshake of TLS costs more than all that came before.
+            host = self.addresses.enter(info.client)
+        try:
+            return self._speak(sock, endpoint, account, info), host
+        except BaseException:
+            if host is not None and self.addresses is not None:
+                self.addresses.leave(host)
+            raise
+
+    def _origin(self, sock: _socket.socket, address: Any, endpoint: Endpoint, account: Account) -> ConnectionInfo:
+        """The addresses of the client and of the server, those of a PROXY header where one is due."""
         client: Address = None
         server: Address = None
         socket_path = ""
@@ -136,15 +194,22 @@ class Connections:
             if header is not None:
                 peer = client or []
                 client, server, client_tls = header
+        return ConnectionInfo("http", client, server, client_tls, peer, socket_path, account)
+
+    def _speak(self, sock: _socket.socket, endpoint: Endpoint, account: Account, info: ConnectionInfo) -> Connection:
+        """Do the handshake of TLS where there is one, and find out the protocol."""
         if endpoint.tls is not None:
             # Imported here, because it imports OpenSSL, which a server without TLS does not need.
             from ..net.tls import handshake
 
             secure = handshake(sock, endpoint.tls, timeout=self._patience(self._timeouts.tls_handshake), send_timeout=self._timeouts.send)
-            info = ConnectionInfo("https", client, server, secure.info, peer, socket_path)
+            secure.account = account
+            info = info._replace(scheme="https", tls=secure.info)
             return self._http2(secure, info, b"") if secure.alpn == "h2" else self._http1(secure, info, b"")
         transport = Transport(sock, self._timeouts.send)
-        info = ConnectionInfo("http" if client_tls is None else "https", client, server, client_tls, peer, socket_path)
+        transport.account = account
+        if info.tls is not None:
+            info = info._replace(scheme="https")
         if not self._http2_cleartext:
             return self._http1(transport, info, b"")
         try:
@@ -209,16 +274,34 @@ class Connections:
             self._closer = None
         self.pool.kill(timeout=timeout)
 
+    def make_room(self) -> bool:
+        """End some of the connections that have been idle for longest; returns whether there were any.
+
+        For an acceptor that may open no more.  A client whose connection ends between two requests connects anew, as after the keep-alive
+        timeout; one that cannot connect has no such way.  Connections that have not said what they speak, or have not sent a whole head,
+        count as idle.
+        """
+        latest = monotonic() - IDLE_LEAST
+        idle: list[tuple[float, Callable[[], None]]] = []
+        for connection in self._open:
+            since = connection.idle_since
+            if 0 < since < latest:
+                idle.append((since, connection.make_room))
+        for sock, since in self._undecided.items():
+            if since < latest:
+                idle.append((since, partial(_end_reading, sock)))
+        chosen = nsmallest(min(ROOM, max(len(idle) // 8, 1)), idle, key=_since)
+        for _, end in chosen:
+            end()
+        self.overload.displaced += len(chosen)
+        return bool(chosen)
+
     def _end_idle(self, connections: list[Connection], socks: list[_socket.socket]) -> None:
         for connection in self._open.intersection(connections):
             connection.end_if_idle()
         # No request is lost: a connection within its handshake has sent none.
-        for sock in self._undecided.intersection(socks):
-            try:
-                # A waiting reader sees the end of the stream.
-                sock.shutdown(_socket.SHUT_RD)
-            except OSError:
-                pass  # the peer closed the connection first
+        for sock in self._undecided.keys() & set(socks):
+            _end_reading(sock)
 
     def census(self) -> tuple[int, int, int]:
         """The numbers of open HTTP/1 connections, of open HTTP/2 connections, and of the latter's streams."""
@@ -233,3 +316,15 @@ class Connections:
 def _import_http2() -> None:
     """Import what takes 40 ms now, rather than while the first connection waits and all others with it."""
     from ..http2 import connection  # noqa: F401
+
+
+def _since(candidate: tuple[float, Callable[[], None]]) -> float:
+    return candidate[0]
+
+
+def _end_reading(sock: _socket.socket) -> None:
+    """Have whatever reads from ``sock`` see the end."""
+    try:
+        sock.shutdown(_socket.SHUT_RD)
+    except OSError:
+        pass  # the peer was quicker

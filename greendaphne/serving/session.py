@@ -19,6 +19,7 @@ from ..config import Timeouts
 from ..core import causes
 from ..core.message import ClientDisconnected, Headers, HTTPError, Request, ResponseError, Stream
 from ..core.observer import Observer
+from ..core.origins import OriginList
 from ..websocket import CloseCode
 
 logger = logging.getLogger("daphne.ws_protocol")
@@ -341,10 +342,18 @@ class Sessions:
     :param make: makes the WebSocket of a stream that asks for one.
     :param timeouts: ``websocket_connect``, ``websocket`` and ``graceful`` are used.
     :param observer: told of every change of a WebSocket's state, or ``None``.
+    :param origins: pages that browsers may open WebSockets from; ``None`` for all.
     """
 
-    def __init__(self, make: Callable[[Stream], protocol.WebSocket], timeouts: Timeouts, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        make: Callable[[Stream], protocol.WebSocket],
+        timeouts: Timeouts,
+        observer: Observer | None = None,
+        origins: OriginList | None = None,
+    ) -> None:
         self._make = make
+        self._origins = origins
         self._open: set[Session] = set()
         self.timeouts = timeouts
         self.observer = observer
@@ -363,6 +372,8 @@ class Sessions:
         except HTTPError:
             _http_logger.debug("Connection %s did not get successful WS handshake.", stream.request.connection.client)
             raise
+        if self._origins is not None and not self._origins.allow(request):
+            raise HTTPError(403, "WebSockets may not be opened from this origin.", cause=causes.REJECTED)
         session = Session(self, websocket)
         self._open.add(session)
         session.begin()

@@ -66,6 +66,10 @@ def check_options(config: Config) -> None:
     proxies, tls, monitoring = config.proxies, config.tls, config.monitoring
     if proxies.forwarded_headers.address == FORWARDED and proxies.forwarded_allow_ips is None:
         raise ConfigurationError("--forwarded-headers=forwarded needs --forwarded-allow-ips, the list of trusted proxies.")
+    if config.limits.connections_per_address and proxies.headers and proxies.forwarded_allow_ips is None:
+        raise ConfigurationError(
+            "--limit-connections-per-address with --proxy-headers needs --forwarded-allow-ips: a proxy has the connections of all clients."
+        )
     if monitoring.metrics is not None or monitoring.metrics_path is not None:
         health = monitoring.health_path or (HEALTH_PATH if monitoring.metrics is not None else None)
         if health == (monitoring.metrics_path or METRICS_PATH):

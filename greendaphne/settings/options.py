@@ -30,6 +30,7 @@ from ..core.converters import (
     whole_number,
 )
 from ..core.forwarded import forwarded_fields
+from ..core.origins import HostList, OriginList
 from .option import Takes, option
 
 CONFIGURATION: Final = "Configuration"
@@ -222,6 +223,8 @@ OPTIONS: Final = (
         help="The PROXY header that every connection has to begin with: v1, v2, auto for either, or off; haproxy: endpoints are auto."),
     option(PROXIES, "--proxy-allow-from", to="proxies.allow_from", metavar="LIST", convert=AddressList,
         help="Who may send PROXY headers: addresses, networks, unix for UNIX sockets, * for everybody; other connections are closed."),
+    option(PROXIES, "--allowed-hosts", to="allowed_hosts", metavar="LIST", convert=HostList,
+        help="Answer 421 to requests for other hosts than these, with commas between them; .example.com is a host and its subdomains."),
     option(PROXIES, "-s --server-name", to="server_name", metavar="NAME", convert=field_value,
         help="Send this as the Server header; without it only WebSocket handshakes have one, Daphne."),
     option(PROXIES, "--no-server-name", to="no_server_name",
@@ -265,6 +268,9 @@ OPTIONS: Final = (
         help="For the answer to a ping, before the connection is closed; 0 is no limit."),
     option(WEBSOCKET, "--ws-protocol", to="websockets.protocols", metavar="NAME", takes=Takes.MANY, legacy=True, known_as="ws_protocols",
         help="The subprotocols to offer, one or several names; write -- or another option behind the last of them."),
+    option(WEBSOCKET, "--ws-allow-origin", to="websockets.allow_origin", metavar="LIST", convert=OriginList,
+        help="Answer 403 to browsers with pages of other origins than these: https://example.com, https://*.example.com or same-host, "
+             "with commas between them."),
     option(WEBSOCKET, "--websocket-max-message-size", to="limits.websocket_message", metavar="SIZE", convert=size,
         help="The longest message; 0 is no limit."),
     option(WEBSOCKET, "--websocket-max-frame-size", to="limits.websocket_frame", metavar="SIZE", convert=size,
@@ -293,7 +299,13 @@ OPTIONS: Final = (
     option(LIMITS, "--limit-request-field-size", to="limits.request_field_size", metavar="SIZE", convert=size_above_zero,
         help="The longest header field; 431 above it."),
     option(LIMITS, "--limit-connections", to="limits.connections", metavar="NUMBER", convert=whole_number(0),
-        help="The greatest number of open connections, further ones wait; 0 is as many as there are descriptors."),
+        help="The greatest number of open connections, above which those that are idle for longest are closed for new ones; 0 is as many "
+             "as file descriptors allow."),
+    option(LIMITS, "--limit-connections-per-address", to="limits.connections_per_address", metavar="NUMBER", convert=whole_number(0),
+        help="The greatest number of connections of one client address, or IPv6 network of 64 bits; more are closed, and 0 is no limit."),
+    option(LIMITS, "--max-memory", to="limits.memory", metavar="SIZE", convert=size,
+        help="Memory of a process above which clients that hold most of it are closed; 0 is half of what the machine or the container "
+             "has, shared by all worker processes."),
 
     option(SHUTDOWN, "--graceful-timeout", to="timeouts.graceful", metavar="SECONDS", convert=seconds_or_zero,
         everyday=True,

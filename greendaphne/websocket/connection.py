@@ -16,7 +16,7 @@ from math import inf
 from time import monotonic
 from typing import Any, Final, NoReturn, Protocol
 
-from gevent import Timeout, get_hub, getcurrent
+from gevent import Timeout, get_hub, getcurrent, spawn
 from gevent.lock import Semaphore
 from geventwebsocket.websocket import WebSocket as _GeventWebSocket  # type: ignore[import-untyped]
 
@@ -58,7 +58,11 @@ _DELIVERY_LOOK: Final = 1.0
 _COMPRESSION: Final = Compression()
 
 # What a violation stands for, where it is not the protocol's.
-_CAUSES: Final[dict[int, str]] = {CloseCode.MESSAGE_TOO_BIG: causes.LIMIT, CloseCode.POLICY_VIOLATION: causes.CLIENT_SLOW}
+_CAUSES: Final[dict[int, str]] = {
+    CloseCode.MESSAGE_TOO_BIG: causes.LIMIT,
+    CloseCode.POLICY_VIOLATION: causes.CLIENT_SLOW,
+    CloseCode.TRY_AGAIN_LATER: causes.NO_ROOM,
+}
 
 _TEXT_FRAME: Final = FIN | TEXT
 _BINARY_FRAME: Final = FIN | BINARY
@@ -262,7 +266,10 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         extension, self._deflate = agreed or (None, None)
         self.stream.switch(handshake.response_headers(request, self._server_name, subprotocol, extension, headers))
         self.subprotocol = subprotocol
-        self._reader = MessageReader(self._limits, self._deflate is not None, None if self._deflate is None else self._deflate.inflater)
+        account = request.connection.account
+        inflater = None if self._deflate is None else self._deflate.inflater
+        self._reader = MessageReader(self._limits, self._deflate is not None, inflater, account)
+        account.enter(self)
         self._turn = Turn()
         self._heard()
         self.state = _OPEN
@@ -643,6 +650,17 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
             self._send_close(encode_close(code, encoded))
             self._wake()
 
+    def evict(self) -> None:
+        """Close with 1013 and end, soon: others need the memory that it holds; does not wait."""
+        spawn(self._let_go)
+
+    def _let_go(self) -> None:
+        if self.state is _OPEN:
+            self._because(causes.NO_ROOM)
+            self._send_close(encode_close(CloseCode.TRY_AGAIN_LATER, b"out of memory"))
+            # The message that the client was at must not be held until its close frame comes.
+            self._finish(CloseCode.TRY_AGAIN_LATER)
+
     def _send_close(self, payload: bytes) -> None:
         """Enter CLOSING and send a close frame, both within the time for the closing handshake."""
         seconds = self._timeouts.websocket_close
@@ -695,7 +713,10 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self._stop_alarm()
         self.closed = True  # type: ignore[misc]
         self.code = code
-        self._reader = None
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.release()
+            self.request.connection.account.leave(self)
         if self._deflate is not None:
             self._deflate.release()
             self._deflate = None

@@ -134,7 +134,7 @@ def test_worker_that_says_nothing_or_no_more() -> None:
 
 
 def test_no_room_for_a_body() -> None:
-    with observed(limits=Limits(buffered_bodies=10)) as (server, recorder), server.connect() as client:
+    with observed(limits=Limits(inline_body=10, body_chunk=10, spooled_bodies=10)) as (server, recorder), server.connect() as client:
         client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n" + b"x" * 100)
         assert client.read_response().status == 503
         assert recorder.next() == ("completed", 503, causes.NO_ROOM, None)

@@ -17,21 +17,24 @@ from typing import Any
 import gevent
 import pytest
 
-from greendaphne.applications.channels import bodies, http, mailbox
+from greendaphne.applications.channels import http
 from greendaphne.applications.channels.bodies import Body
 from greendaphne.applications.channels.gate import Gate
-from greendaphne.applications.channels.mailbox import Allowance, Mailbox
+from greendaphne.applications.channels.mailbox import Mailbox
 from greendaphne.applications.channels.notifier import Notifier
 from greendaphne.applications.channels.watch import LayerWatch
 from greendaphne.applications.channels.websocket import Conversation
 from greendaphne.config import Limits, Timeouts
+from greendaphne.core.accounts import Allowance
 from greendaphne.http1.connection import Http1Connection, Http1Stream
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.net.transport import Transport
 from greendaphne.server import Server
+from greendaphne.serving import spool
+from greendaphne.serving.spool import Spool
 from greendaphne.websocket import WebSocket
 from tests.support.server import PATIENCE, Application, Client, RunningServer, serve
-from tests.support.settling import settle
+from tests.support.settling import settle, settle_mailbox
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -71,7 +74,7 @@ def test_reply_that_is_no_message_disturbs_nobody(nonsense: object) -> None:
 
 
 def test_no_room_for_replies_on_disk_costs_one_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailbox, "TemporaryFile", no_file)
+    monkeypatch.setattr(spool, "TemporaryFile", no_file)
     with serve(limits=Limits(reply_queue=1000)) as server, server.connect() as slow, server.connect() as other:
         slow.send(GET)
         message = server.app.request()
@@ -109,12 +112,13 @@ def test_many_small_pieces_for_a_client_that_reads_slowly() -> None:
 
 def test_pieces_are_joined_on_disk_only_where_nothing_is_lost() -> None:
     disk = Allowance(10_000_000)
-    box = Mailbox(1_500, disk)
+    box = Mailbox(1_500, Spool(disk))
     box.put({"status": 200, "content": b"a" * 1_000, "more_content": True})
     pieces: list[dict[str, Any]] = [{"content": b"%d," % n * 100, "more_content": True} for n in range(2_000)]
     for piece in pieces:
         box.put(piece)
     box.put({"content": b"end"})
+    settle_mailbox(box)
     received: list[dict[str, Any]] = []
     while not received or received[-1].get("more_content"):
         received.append(box.get(0))
@@ -125,11 +129,12 @@ def test_pieces_are_joined_on_disk_only_where_nothing_is_lost() -> None:
 
 
 def test_mailbox_gives_back_what_it_could_not_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailbox, "TemporaryFile", no_file)
+    monkeypatch.setattr(spool, "TemporaryFile", no_file)
     disk = Allowance(10_000)
-    box = Mailbox(1_000, disk)
+    box = Mailbox(1_000, Spool(disk))
     for _ in range(3):
         box.put({"content": b"x" * 900})
+    settle_mailbox(box)
     box.close()
     assert disk.left == disk.size
 
@@ -138,7 +143,7 @@ def test_mailbox_gives_back_what_it_could_not_write(monkeypatch: pytest.MonkeyPa
 
 
 def test_no_file_for_a_body(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(bodies, "TemporaryFile", no_file)
+    monkeypatch.setattr(spool, "TemporaryFile", no_file)
     with serve(limits=Limits(inline_body=10, body_chunk=4)) as server, server.connect() as client:
         client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n" + b"x" * 20)
         assert client.read_response().status == 503
@@ -442,7 +447,7 @@ def test_budgets_are_given_back_on_every_way_out() -> None:
     )
     with serve(limits=limits, http_timeout=0.2, timeouts=Timeouts(graceful=2, body=0.2)) as server:
         application: Any = server.channels
-        budgets = [application.bodies.memory, application.bodies.disk, application.replies_on_disk]
+        budgets = [application.bodies.memory, application.bodies.spool.allowance]
         for number in range(60):
             with server.connect() as client:
                 # Some send everything, some stop in the middle, some break the rules.

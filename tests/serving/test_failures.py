@@ -148,7 +148,7 @@ def shell(script: str) -> tuple[str, ...]:
 
 def test_no_descriptors_left(tmp_path: Path) -> None:
     """Open connections are served, further ones wait, and what needs a file is refused; all of it ends when there is room again."""
-    with command(tmp_path, "--limit-inline-body=64K", wrapper=shell("ulimit -n 48")) as server:
+    with command(tmp_path, "--limit-inline-body=64K", "--limit-connections=1000", wrapper=shell("ulimit -n 48")) as server:
         first = server.connect()
         first.send(head("/"))
         assert first.read_response().body == b"0"

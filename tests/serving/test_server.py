@@ -135,7 +135,7 @@ def test_hangup_does_not_end_it(tmp_path: Path) -> None:
 
 def test_out_of_file_descriptors(tmp_path: Path) -> None:
     """Connections wait until there is room again; one line says so, and nothing spins."""
-    with command(tmp_path, limit_files=40) as process:
+    with command(tmp_path, "--limit-connections", "1000", limit_files=40) as process:
         clients = [connect(tmp_path) for _ in range(60)]
         assert process.stderr is not None
         for line in process.stderr:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+import gevent
+
+from greendaphne.applications.channels.mailbox import Mailbox
 from greendaphne.server import Server
 from tests.support.server import PATIENCE
 
@@ -14,3 +17,9 @@ def settle(server: Server) -> None:
     while server.connections and time.monotonic() < deadline:
         time.sleep(0.005)
     assert server.connections == 0
+
+
+def settle_mailbox(box: Mailbox) -> None:
+    """Wait, in the hub of ``box``, until nothing of it is on its way to disk."""
+    while box._backlog is not None:
+        gevent.sleep(0.001)

@@ -33,7 +33,7 @@ def is_empty(reader: MessageReader) -> bool:
     """Whether it holds nothing of the peer's."""
     state = {name: getattr(reader, name) for name in MessageReader.__slots__}
     fresh = MessageReader(Limits())
-    changing = ("_buffer", "_position", "_missing", "_inflater", "_binary", "_text", "_undecoded", "_size", "_fragments", "_wire_size")
+    changing = ("_buffer", "_position", "_missing", "_inflater", "_content", "_held", "_undecoded", "_size", "_fragments", "_wire_size")
     return all(state[name] == getattr(fresh, name) for name in changing)
 
 

@@ -12,6 +12,7 @@ from ...config import Channels, Limits, Timeouts
 from ...core.message import Request, Stream
 from ...layers.sharing import is_local
 from ...layers.tally import tally_of
+from ...serving.overload import Overload
 from ...serving.session import Session
 from ..base import Application
 from .bodies import Bodies
@@ -44,6 +45,7 @@ class ChannelLayerApplication(Application):
     :param config: how the layer is used.
     :param on_exit: called where the loss of the layer is to end the server; must not wait.
     :param meter: counts messages; ``None`` for a server without metrics.
+    :param overload: the server's memory and disk for clients; by default its own.
     """
 
     interface = "channels"
@@ -57,6 +59,7 @@ class ChannelLayerApplication(Application):
         *,
         on_exit: Callable[[], None] | None = None,
         meter: LayerMeter | None = None,
+        overload: Overload | None = None,
     ) -> None:
         self.layer = layer
         self._on_layer_loss = OnLayerLoss(config.on_layer_loss)
@@ -72,7 +75,7 @@ class ChannelLayerApplication(Application):
             meter.attach(gate, self.router)
         self.meter = meter
         messages = RequestMessages(tls_info=getattr(layer, "tls_info", False))
-        self.bodies = Bodies(limits, config.stream_request_body)
+        self.bodies = Bodies(limits, (overload or Overload(limits)).spool, config.stream_request_body)
         patience = min(OUTAGE_PATIENCE, getattr(layer, "group_expiry", None) or OUTAGE_PATIENCE)
         self.notifier = Notifier(gate, patience, self.supervisor)
         self._http = HTTPBridge(
@@ -89,8 +92,6 @@ class ChannelLayerApplication(Application):
         self._websocket = WebSocketBridge(
             gate, self.router, self.notifier, messages, limits, timeouts, self._on_layer_loss, self.tally, self.supervisor
         )
-        #: What slow clients' replies may hold on disk.
-        self.replies_on_disk = self._http.disk
         # The bridges' own methods, so that a request costs no call more.
         self.http: Callable[[Request, Stream], None] = self._http.serve  # type: ignore[assignment]
         self.websocket: Callable[[Request, Session], None] = self._websocket.serve  # type: ignore[assignment]

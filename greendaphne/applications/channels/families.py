@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...layers.tally import REPLY
 from ...monitoring.families import Family, counter, counters, gauge
+from ...serving.spool import BODIES, REPLIES
 
 if TYPE_CHECKING:
     from .application import ChannelLayerApplication
@@ -34,15 +35,14 @@ def _waiting(application: ChannelLayerApplication) -> Iterable[Family]:
     held = [client.held for client in clients]
     yield gauge("greendaphne_replies_waiting_bytes", "Memory of replies that wait for their clients.", sum(held))
     yield gauge("greendaphne_replies_waiting_max_bytes", "Memory of the replies that wait for one client, at most.", max(held, default=0))
-    replies = application.replies_on_disk
-    yield gauge("greendaphne_replies_disk_bytes", "Disk of replies that wait for slow clients.", replies.size - replies.left)
+    spool = application.bodies.spool
+    yield gauge("greendaphne_replies_disk_bytes", "Disk of replies that wait for slow clients.", spool.held[REPLIES])
     yield gauge("greendaphne_disconnects_waiting", "Disconnect messages that the layer has not taken yet.", len(application.notifier))
-    for name, what, allowance in (
-        ("memory", "Memory", application.bodies.memory),
-        ("disk", "Disk", application.bodies.disk),
-    ):
-        yield gauge(f"greendaphne_bodies_{name}_bytes", f"{what} that request bodies hold.", allowance.size - allowance.left)
-        yield gauge(f"greendaphne_bodies_{name}_limit_bytes", f"{what} that they may hold.", allowance.size)
+    bodies = application.bodies.memory
+    yield gauge("greendaphne_bodies_memory_bytes", "Memory that request bodies hold.", bodies.held)
+    yield gauge("greendaphne_bodies_memory_limit_bytes", "Memory that they may hold before they are stored on disk.", bodies.size)
+    yield gauge("greendaphne_bodies_disk_bytes", "Disk that request bodies hold.", spool.held[BODIES])
+    yield gauge("greendaphne_bodies_disk_limit_bytes", "Disk that bodies and replies may hold.", spool.allowance.size)
 
 
 def _kinds(numbers: Mapping[str, int]) -> dict[tuple[str], int]:

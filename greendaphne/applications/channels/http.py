@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 import gevent
 
-from ...config import Limits, Timeouts
+from ...config import KIB, Limits, Timeouts
 from ...core import causes
 from ...core.message import ClientDisconnected, HTTPError, Request, ResponseError, Stream
 from ...layers.tally import Tally
+from ...serving.spool import REPLIES, NoRoom, Spooled
 from .bodies import Bodies, Body
 from .gate import Gate, LayerDown
-from .mailbox import Allowance, Mailbox, Overflow
+from .mailbox import Mailbox, Overflow
 from .notifier import Notifier
 from .requests import RequestMessages, decode_path
 from .router import ReplyRouter
@@ -30,6 +31,8 @@ _server_logger = logging.getLogger("daphne.server")
 _FIRST_PAUSE, _LAST_PAUSE = 0.002, 0.05
 #: Seconds for which a worker is told again that a body's client went away.
 _CLOSED_PATIENCE = 5.0
+#: Content of this many bytes is sent whole, whatever the allowances say; larger content in pieces of this size where it is on disk.
+_PIECE: Final = 64 * KIB
 #: Seconds between looks whether the client of a slow request is still there.  On TCP a client that only stopped sending looks like one that
 #: left, so it has so long for its answer at least, and is given up at the second look: within a second.
 _LOOK = 0.45
@@ -72,13 +75,12 @@ class HTTPBridge:
         self._timeouts = timeouts
         self._limits = limits
         self._tally = Tally() if tally is None else tally
-        #: Where replies go that wait for slow clients beyond the memory for each.
-        self.disk = Allowance(limits.spooled_bodies)
+        self._spool = bodies.spool
 
     def serve(self, request: Request, stream: Stream) -> None:
         """Answer ``request``; errors as :class:`greendaphne.serving.exchange.Exchange` translates them."""
         body = None if request.content_length == 0 else self._bodies.collect(stream)
-        mailbox = Mailbox(self._limits.reply_queue, self.disk)
+        mailbox = Mailbox(self._limits.reply_queue, self._spool, None, request.connection.account)
         stream.watch(mailbox.abandon)
         channel = self._router.register(mailbox)
         try:
@@ -153,7 +155,7 @@ class HTTPBridge:
                     raise ResponseError(text, cause=causes.WORKER_TIMEOUT) from None
                 raise _worker_timeout() from None
             except Overflow:
-                text = f"the client reads too slowly, more than {self._limits.reply_queue} bytes wait for it"
+                text = f"the client reads too slowly, more than {self._limits.reply_queue} bytes wait for it and there is no room on disk"
                 raise ResponseError(text, cause=causes.CLIENT_SLOW) from None
             try:
                 complete = self._reply(stream, message, channel)
@@ -193,11 +195,54 @@ class HTTPBridge:
             raise MalformedReply(f"Got multiple Response messages for {channel}!")
         else:
             content = _content(message)
-        if message.get("more_content"):
+        more = bool(message.get("more_content"))
+        if len(content) > _PIECE and self._belongs_on_disk(stream, len(content)):
+            del content
+            self._send_from_disk(stream, message)
+            return not more
+        if more:
             stream.write(content)
             return False
         stream.finish(content)
         return True
+
+    def _belongs_on_disk(self, stream: Stream, size: int) -> bool:
+        """Whether large content waits on disk for its client: memory is short, or more waits for the client already than it may hold.
+
+        Otherwise it is handed to the stream whole, for most clients take it at once.
+        """
+        account = stream.request.connection.account
+        return not account.roomy(size, self._limits.reply_queue) and (account.memory >= _PIECE or account.short)
+
+    def _send_from_disk(self, stream: Stream, message: dict[str, Any]) -> None:
+        """Store the content of ``message``, and send it piece by piece as the client takes it."""
+        content: bytes = message.pop("content")
+        account = stream.request.connection.account
+        item: Spooled = self._spool.item(REPLIES, account)
+        try:
+            try:
+                size = len(content)
+                storing = _Storing()
+                account.enter(storing)
+                account.take(size)
+                try:
+                    item.append(content)
+                finally:
+                    del content
+                    account.give(size)
+                    storing.end()
+                    account.leave(storing)
+                left = item.size
+                for piece in item.pieces(_PIECE):
+                    left -= len(piece)
+                    if left or message.get("more_content"):
+                        stream.write(piece)
+                    else:
+                        stream.finish(piece)
+            except (NoRoom, OSError):
+                raise _no_room_for_reply() from None
+        finally:
+            item.close()
 
     # ---- the rest of a large body
 
@@ -242,6 +287,33 @@ class HTTPBridge:
                 raise HTTPError(413, "The request is larger than the channel layer accepts.", close=True) from None
             gevent.sleep(pause)
             pause = min(pause * 2, _LAST_PAUSE)
+
+
+class _Storing:
+    """A reply on its way to disk: it is in memory until it is there, and ends where others need that."""
+
+    __slots__ = ("_greenlet",)
+
+    def __init__(self) -> None:
+        self._greenlet: Any = gevent.getcurrent()
+
+    def evict(self) -> None:
+        """See :class:`greendaphne.core.accounts.Holder`."""
+        gevent.get_hub().loop.run_callback(self._interrupt)
+
+    def _interrupt(self) -> None:
+        greenlet = self._greenlet
+        if greenlet is not None:
+            self._greenlet = None
+            greenlet.throw(_no_room_for_reply())
+
+    def end(self) -> None:
+        """It is there."""
+        self._greenlet = None
+
+
+def _no_room_for_reply() -> ResponseError:
+    return ResponseError("the client reads too slowly, and there is no room for what waits for it", cause=causes.NO_ROOM)
 
 
 def _out_of_reach() -> HTTPError:

@@ -1,25 +1,24 @@
 """Replies on their way to one client: put in by the router, which never waits, and taken out at the client's speed.
 
-What waits in memory is bounded in bytes.  A response body that comes faster than its client reads goes on to disk beyond that bound, as
-far as the process' allowance reaches, because the channel layer has no way to tell a worker to slow down and dropping a download for it
-would break what works today.  Whoever has no such second store is told that the mailbox overflowed.
+What waits in memory is bounded in bytes, for each connection and for the process.  A response body that comes faster than its client reads
+goes on to disk beyond these bounds, as far as the process' allowance reaches, because the channel layer has no way to tell a worker to slow
+down and dropping a download for it would break what works today.  A mailbox without such a second store overflows.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 from collections import deque
 from collections.abc import Callable
-from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import Any
 
+import gevent
 from gevent import get_hub
 from gevent.hub import Waiter
 
 from ...config import KIB
+from ...core.accounts import NOTABLE, Account
 from ...core.message import ClientDisconnected
-from .disk import disk_log
+from ...serving.spool import REPLIES, NoRoom, Spool, Spooled
 
 Message = dict[str, Any]
 
@@ -46,39 +45,15 @@ class Overflow(Exception):
     """More replies wait than the client may have."""
 
 
-class Allowance:
-    """A number of bytes that many share; :meth:`take` says whether there is still room."""
-
-    __slots__ = ("left", "size")
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.left = size
-
-    def take(self, n: int) -> bool:
-        if n > self.left:
-            return False
-        self.left -= n
-        return True
-
-    def give(self, n: int) -> None:
-        self.left += n
-
-
-def close_temporary(file: IO[bytes]) -> None:
-    """Close a file without a name; a gigabyte takes the file system a tenth of a second to free, which others shall not wait for."""
-    get_hub().threadpool.spawn(file.close)
-
-
 class _Spilled:
-    """A message beyond the bound of memory: its content is in ``pieces`` until they are written to the overflow file."""
+    """A message beyond the bound of memory: its content is in ``pieces`` until they are on disk as ``item``."""
 
-    __slots__ = ("message", "offset", "pieces", "size")
+    __slots__ = ("item", "message", "pieces", "size")
 
     def __init__(self, message: Message, content: bytes) -> None:
         self.message = message
         self.pieces: list[bytes] | None = [content]
-        self.offset = 0
+        self.item: Spooled | None = None
         self.size = len(content)
 
 
@@ -87,46 +62,48 @@ class Mailbox:
 
     The router, one greenlet, calls :meth:`put`; one other of the same hub calls :meth:`get`, or :meth:`poll` after ``notify`` was called.
 
-    :param limit: bytes that may wait in memory.
-    :param disk: where content beyond the limit may go, or ``None``.
+    :param limit: bytes that may wait in memory for the connection.
+    :param spool: where content beyond the limit goes, or ``None``.
     :param notify: called for a message that nobody waits for in :meth:`get`.
+    :param account: that of the client's connection; by default one of its own.
     """
 
     __slots__ = (
+        "_account",
+        "_backlog",
         "_bytes",
         "_closed",
-        "_disk",
-        "_end",
+        "_entered",
         "_error",
-        "_file",
         "_given",
         "_limit",
         "_messages",
-        "_stored",
+        "_spool",
         "_tail",
-        "_taken",
         "_waiter",
-        "_writing",
+        "_writer",
         "notify",
         "since",
     )
 
-    def __init__(self, limit: int, disk: Allowance | None = None, notify: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, limit: int, spool: Spool | None = None, notify: Callable[[], None] | None = None, account: Account | None = None
+    ) -> None:
         self._limit = limit
-        self._disk = disk
+        self._spool = spool
+        self._account = Account() if account is None else account
         # None while it is empty, which most mailboxes are most of the time.
         self._messages: deque[Message | _Spilled] | None = None
         self._bytes = 0
-        self._file: IO[bytes] | None = None
-        # Where the file ends, messages that have their content there, and bytes of the disk's allowance.
-        self._end = 0
-        self._stored = 0
-        self._taken = 0
+        # What came while the disk is written to, by a greenlet that exists as long; None otherwise.
+        self._backlog: deque[Message] | None = None
         # The last spilled message, as long as it is in memory; the only one that is.
         self._tail: _Spilled | None = None
-        # Whether a thread writes to the file, which has to stay as long.
-        self._writing = False
         self._closed = False
+        # The greenlet that writes to disk.
+        self._writer: Any = None
+        # Whether the account can have it let go of what it holds.
+        self._entered = False
         self._waiter: Waiter[bool] | None = None
         self._error: BaseException | None = None
         self.notify = notify
@@ -138,10 +115,20 @@ class Mailbox:
     @property
     def held(self) -> int:
         """Bytes of memory that the replies which wait are taken to hold."""
-        return self._bytes if self._tail is None else self._bytes + self._tail.size
+        return self._bytes
 
     def put(self, message: Message) -> None:
-        """Add a reply; never raises, and waits for the disk alone.  After an overflow everything further is dropped."""
+        """Add a reply; never raises and never waits.  After an overflow everything further is dropped."""
+        if self._backlog is not None and not self._closed:
+            size = _weight(message)
+            self._account.take(size)
+            self._bytes += size
+            self._backlog.append(message)
+        else:
+            self._put(message)
+
+    def _put(self, message: Message) -> None:
+        """The same, except that it waits for the disk in a greenlet of its own."""
         if self._error is not None or self._closed:
             return
         waiter = self._waiter
@@ -155,11 +142,24 @@ class Mailbox:
         messages = self._messages
         if messages is None:
             messages = self._messages = deque()
-        if self._bytes + size > self._limit and messages:
-            self._spill(message, messages)
-            return
+        account = self._account
+        if self._spool is None:
+            if (messages and account.memory + size > self._limit) or not account.ask(size):
+                self._messages = messages or None
+                self.fail(Overflow())
+                return
+        elif self._tail is not None or not account.roomy(size, self._limit):
+            # An empty mailbox takes a message of any size where the memory of the process is not short: it is on its way out.
+            if messages or account.short:
+                self._spill(message, messages)
+                return
+            account.take(size)
+        else:
+            account.take(size)
         self._bytes += size
         messages.append(message)
+        if self._bytes >= NOTABLE and not self._entered and self._spool is not None:
+            self._enter()
         self._wake()
 
     def offer(self, message: Message) -> bool:
@@ -231,41 +231,74 @@ class Mailbox:
             raise self._error
         return None
 
+    def _enter(self) -> None:
+        self._entered = True
+        self._account.enter(self)
+
+    def evict(self) -> None:
+        """Drop everything at once, and end the connection, whose client does not read: others need the memory."""
+        self._drop()
+        self.fail(Overflow())
+        close = self._account.close
+        if close is not None:
+            get_hub().loop.run_callback(close)
+
     def close(self) -> None:
         """Forget everything."""
         self._closed = True
-        self._messages = None
+        if self._entered:
+            self._account.leave(self)
+        self._drop()
+
+    def _drop(self) -> None:
+        messages, self._messages = self._messages, None
+        if self._backlog:
+            self._backlog.clear()
+        if self._writer is not None:
+            # What it is at is in memory as long as it waits for the disk.
+            self._writer.kill(block=False)
         # An error that was raised refers to those who wait here, and they to this.
         self._error = None
-        self._stored = 0
         self._tail = None
-        self._release()
+        self._release(self._bytes)
+        for item in messages or ():
+            if isinstance(item, _Spilled) and item.item is not None:
+                item.item.close()
+
+    def _release(self, n: int) -> None:
+        """``n`` bytes of memory are not held any more."""
+        self._bytes -= n
+        self._account.give(n)
 
     def _next(self, messages: deque[Message | _Spilled]) -> Message:
         item = messages.popleft()
         if not messages:
             self._messages = None
         if not isinstance(item, _Spilled):
-            self._bytes -= _weight(item)
+            self._release(_weight(item))
             return item
         if item is self._tail:
             self._tail = None
         if item.pieces is not None:
             content = b"".join(item.pieces)
+            self._release(_OVERHEAD + item.size)
         else:
-            assert self._file is not None
-            # A disk may be slow; other greenlets go on meanwhile.
-            content = get_hub().threadpool.apply(os.pread, (self._file.fileno(), item.size, item.offset))
-            self._stored -= 1
-        self._release()
+            stored = item.item
+            assert stored is not None
+            self._release(_OVERHEAD)
+            try:
+                # Other greenlets go on while the disk is read.
+                content = stored.read(0, item.size)
+            finally:
+                stored.close()
         return {**item.message, "content": content}
 
     def _spill(self, message: Message, messages: deque[Message | _Spilled]) -> None:
-        """Add ``message`` as the tail, whose content goes to disk when the next one comes that cannot be joined to it."""
+        """Add ``message`` as the tail, whose content goes to disk when it is large, or when one comes that cannot be joined to it."""
         content = message.get("content") or b""
-        disk = self._disk
         piece = _PIECE.issuperset(message)
-        if disk is None or not isinstance(content, bytes) or not (piece or len(content) > _OVERHEAD):
+        if not isinstance(content, bytes) or not (piece or len(content) > _OVERHEAD):
+            self._messages = messages or None
             self.fail(Overflow())
             return
         tail = self._tail
@@ -273,16 +306,18 @@ class Mailbox:
         if piece and tail is not None and tail is messages[-1]:
             joined = bool(tail.message.get("more_content")) and tail.size + len(content) <= _JOINED
         if tail is not None and not joined:
-            if self._write(tail):
+            if self._backlog is None:
+                # The caller is the router, which others wait for.
+                self._start_writing(message)
+            elif self._write(tail):
                 # Anything may have happened meanwhile.
-                self.put(message)
+                self._put(message)
             else:
                 self.fail(Overflow())
             return
-        if not disk.take(len(content)):
-            self.fail(Overflow())
-            return
-        self._taken += len(content)
+        size = len(content) if joined else _OVERHEAD + len(content)
+        self._account.take(size)
+        self._bytes += size
         if tail is None:
             tail = self._tail = _Spilled({**message, "content": b""}, content)
             messages.append(tail)
@@ -292,46 +327,59 @@ class Mailbox:
             tail.size += len(content)
             tail.message["more_content"] = message.get("more_content", False)
         self._wake()
+        if tail.size >= _JOINED:
+            # Nothing can be joined to it.  Where that fails it stays in memory, and the next one finds out.
+            if self._backlog is None:
+                self._start_writing(None)
+            else:
+                self._write(tail)
+
+    def _start_writing(self, message: Message | None) -> None:
+        """Have the tail written, and then ``message`` added."""
+        self._backlog = deque()
+        if not self._entered:
+            self._enter()
+        if message is not None:
+            self.put(message)
+        self._writer = gevent.spawn(self._write_backlog)
+        self._writer.rawlink(self._written)
+
+    def _write_backlog(self) -> None:
+        tail = self._tail
+        if tail is not None and tail.size >= _JOINED:
+            self._write(tail)
+        while self._backlog:
+            message = self._backlog.popleft()
+            self._release(_weight(message))
+            self._put(message)
+        # What comes from here on need not wait for the hub to tell that this has ended.
+        self._backlog = self._writer = None
+
+    def _written(self, writer: object) -> None:
+        if writer is self._writer:
+            # It was killed.
+            self._backlog = self._writer = None
 
     def _write(self, tail: _Spilled) -> bool:
-        """Write the tail to the file in a native thread, since a disk may be slow; whether that succeeded, or there is no need any more."""
+        """Write the tail to disk, during which others go on; whether that succeeded, or there is no need any more."""
         assert tail.pieces is not None
+        assert self._spool is not None
         content = b"".join(tail.pieces)
         tail.pieces = [content]
-        offset = self._end
-        self._end += len(content)
-        self._writing = True
+        item = self._spool.item(REPLIES, self._account)
         try:
-            error: Exception | None = get_hub().threadpool.apply(self._write_in_thread, (content, offset))
-        finally:
-            self._writing = False
-            self._release()
-        if error is not None and not self._closed:
-            disk_log.failed(error)
-        if tail is self._tail:
-            if error is not None:
-                return False
-            self._tail = tail.pieces = None
-            tail.offset = offset
-            self._stored += 1
+            item.append(content)
+            failed = False
+        except (NoRoom, OSError):
+            failed = True
+        except BaseException:
+            item.close()
+            raise
+        if failed or tail is not self._tail:
+            # A reply that was taken meanwhile was in memory still.
+            item.close()
+            return not (failed and tail is self._tail)
+        self._tail = tail.pieces = None
+        tail.item = item
+        self._release(tail.size)
         return True
-
-    def _write_in_thread(self, content: bytes, offset: int) -> Exception | None:
-        try:
-            if self._file is None:
-                self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - _release() closes it
-            written = os.pwrite(self._file.fileno(), content, offset)
-            return None if written == len(content) else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except (OSError, ValueError) as error:
-            return error
-
-    def _release(self) -> None:
-        """Give the file and its place on disk back when nothing is in there any more."""
-        if self._stored or self._writing or self._tail is not None or not self._taken:
-            return
-        if self._disk is not None:
-            self._disk.give(self._taken)
-        self._end = self._taken = 0
-        file, self._file = self._file, None
-        if file is not None:
-            close_temporary(file)

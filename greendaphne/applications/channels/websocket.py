@@ -96,7 +96,7 @@ class WebSocketBridge:
 
     def serve(self, request: Request, session: Session) -> None:
         """Serve one WebSocket whose opening handshake is sound; errors as :class:`~greendaphne.serving.exchange.Exchange` says."""
-        mailbox = Mailbox(self._limits.reply_queue)
+        mailbox = Mailbox(self._limits.reply_queue, account=request.connection.account)
         session.stream.watch(mailbox.abandon)
         channel = self._router.register(mailbox)
         session.name = channel

@@ -191,9 +191,14 @@ class TLSTransport(Transport):
             if size:
                 self._send(data)
             return
-        view = memoryview(data)
-        for start in range(0, size, SEND_SIZE):
-            self._send(view[start : start + SEND_SIZE])
+        account = self.account
+        account.take(size)
+        try:
+            view = memoryview(data)
+            for start in range(0, size, SEND_SIZE):
+                self._send(view[start : start + SEND_SIZE])
+        finally:
+            account.give(size)
 
     def _send(self, piece: bytes | bytearray | memoryview) -> None:
         connection = self._connection
@@ -203,7 +208,7 @@ class TLSTransport(Transport):
             try:
                 sent = connection.send(piece)
             except SSL.Error as error:
-                self._wait_to_write(error)
+                self._wait_to_write(error, len(piece))
             else:
                 if sent == len(piece):
                     return
@@ -231,8 +236,10 @@ class TLSTransport(Transport):
     def _send_rest(self, view: memoryview) -> None:
         self._send_pieces(view)
 
-    def _wait_to_write(self, error: SSL.Error) -> None:
+    def _wait_to_write(self, error: SSL.Error, size: int) -> None:
         self._stalled = True
+        account = self.account
+        account.take(size)
         try:
             if isinstance(error, SSL.WantWriteError):
                 self._wait_writable()
@@ -245,6 +252,7 @@ class TLSTransport(Transport):
             self._failed = True
             raise
         finally:
+            account.give(size)
             self._stalled = False
 
     def _broken(self, error: SSL.Error) -> ClientDisconnected:

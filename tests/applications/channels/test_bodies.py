@@ -143,9 +143,17 @@ def test_too_large_a_body_is_refused_while_the_client_still_sends() -> None:
         sender.join()
 
 
-@pytest.mark.parametrize("limits", [Limits(buffered_bodies=1000), Limits(inline_body=100, spooled_bodies=1000, body_chunk=100)])
-def test_process_wide_bounds(limits: Limits) -> None:
-    with serve(limits=limits) as server:
+def test_bodies_go_to_disk_where_they_have_no_room_in_memory() -> None:
+    with serve(limits=Limits(buffered_bodies=1000)) as server, server.connect() as client:
+        body = bytes(range(256)) * 400
+        client.send(head(len(body)) + body)
+        assert server.app.answer(b"ok")["body"] == body
+        assert client.read_response().status == 200
+        assert server.channels.bodies.memory.left == 1000
+
+
+def test_process_wide_bounds() -> None:
+    with serve(limits=Limits(inline_body=100, spooled_bodies=1000, body_chunk=100)) as server:
         for _ in range(3):
             with server.connect() as client:
                 client.send(head(1001) + b"x" * 1001)

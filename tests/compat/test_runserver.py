@@ -73,7 +73,10 @@ def test_tls_and_limits_of_the_development_server(tmp_path: Path) -> None:
     (tmp_path / "chat.sqlite3").write_bytes(legacy._prepared())
     environment = {
         **legacy.environment(tmp_path, "memory"),
-        "GREENDAPHNE_TLS_DEV": "1", "GREENDAPHNE_LIMIT_REQUEST_BODY": "10", "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path),
+        "GREENDAPHNE_TLS_DEV": "1",
+        "GREENDAPHNE_LIMIT_REQUEST_BODY": "10",
+        "HOME": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path),
     }
     server = legacy.Process([*legacy.MANAGE, "runserver", "127.0.0.1:0", "--noreload"], tmp_path / "log", environment)
     try:
@@ -142,7 +145,7 @@ def test_the_end_of_its_terminal_ends_the_development_server(tmp_path: Path) -> 
         os.close(terminal)
         deadline = time.monotonic() + legacy.PATIENCE
         while not ended and time.monotonic() < deadline:
-            ended, status = os.waitpid(number, os.WNOHANG)
+            ended, _ = os.waitpid(number, os.WNOHANG)
             time.sleep(0.02)
         assert ended
     finally:

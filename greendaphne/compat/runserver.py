@@ -54,7 +54,9 @@ def _in_one_line(function: Callable[[], Result]) -> Result:
 
 def _fail(text: str) -> NoReturn:
     """End the process with 1: under the reloader the server is in a thread, whose SystemExit would only end the thread."""
-    print(f"Error: {text}", file=sys.stderr, flush=True)
+    # In one piece: other threads log.
+    sys.stderr.write(f"Error: {text}\n")
+    sys.stderr.flush()
     if threading.current_thread() is not threading.main_thread():
         os._exit(1)
     raise SystemExit(1)

@@ -78,7 +78,7 @@ def circus(tmp_path: Path) -> Iterator[tuple[Process, Circus, int]]:
         )
     )
     with running([sys.executable, "-c", "from circus.circusd import main; main()", str(settings)]) as process:
-        process.until(lambda: process.count("Listening on channels") >= 4, "both servers listen")
+        process.until(lambda: process.count("Listening on channels") >= 2, "both servers listen")
         manager = Circus(tmp_path, process)
         port = re.search(r'"port": (\d+)', manager.control("--json", "listsockets"))
         assert port is not None

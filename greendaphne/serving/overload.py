@@ -46,7 +46,7 @@ HTTP2: Final = 64 * KIB
 SHARE: Final = 1 / 2
 #: Part of the memory that is shared out: the rest is for what is not counted, such as copies on their way, replies that the channel layer
 #: has, and the allocator's rounding.
-COUNTED: Final = 2 / 3
+COUNTED: Final = 1 / 2
 #: Bytes for clients at least, however large the process is without them.
 LEAST: Final = 32 * MIB
 #: Bytes that each connection may hold whatever is left: a request of ordinary size.

@@ -81,13 +81,15 @@ DIFFERENCES: Final = (
     Difference('Empty messages are messages: ``{"text": ""}``', r"websocket empty reply", ("data",)),
     Difference("A message above 1 MiB is refused with 1009", r"websocket too large", ("data", "end", "messages", "access")),
     Difference("Frames in the same segment as the handshake are not lost", r"websocket early frame", ("data", "messages")),
-    Difference("Only version 13 of the protocol is spoken", r"websocket version.*", _REFUSED),
+    Difference("The server speaks only version 13 of the protocol", r"websocket version.*", _REFUSED),
     Difference("A refused handshake has a page", r"websocket (bad key|post|version 99)", _REFUSED),
     Difference("A rejected handshake has ``Content-Length: 0`` and ``Connection: close``", r"websocket reject.*", ("data",)),
 )  # fmt: skip
 
 #: Entries of "What is different" that this conversation cannot show, by their first words, and where they are shown.
 ELSEWHERE: Final = {
+    "``--metrics tcp:9100`` listens on 127.0.0.1": "tests/monitoring/test_health.py",
+    "Memory, disk and descriptors for clients are bounded": "tests/serving/test_overload.py",
     "``--fd 0`` listens on that descriptor alone": "tests/settings/test_cli.py",
     "SIGTERM and SIGINT let open requests finish": "tests/processes/test_signals.py",
     "``haproxy:`` endpoints take PROXY headers from this machine alone": "tests/net/test_proxy_protocol.py",
@@ -100,7 +102,7 @@ ELSEWHERE: Final = {
     "A client that closes its sending half": "tests/http1/test_leaving.py",
     "A response that stays away longer": "tests/applications/channels/test_bridge.py",
     "Error pages that daphne has too": "tests/serving/test_failures.py",
-    "``http.disconnect`` is sent once": "tests/applications/channels/test_bridge.py",
+    "The server sends ``http.disconnect`` once": "tests/applications/channels/test_bridge.py",
     "A reply with both ``text`` and ``bytes``": "tests/applications/channels/test_websocket_bridge.py",
     "A client that does not answer a ping": "tests/websocket/test_websocket_connection.py",
 }
@@ -160,8 +162,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Outcom
 
 
 def entries() -> list[str]:
-    """The entries of "What is different" in docs/upgrading.rst, each in one line."""
-    _, _, text = UPGRADING.read_text(encoding="utf-8").partition("\nWhat is different\n")
+    """The entries of "Changed" in docs/upgrading.rst, each in one line."""
+    _, _, text = UPGRADING.read_text(encoding="utf-8").partition("\nChanged\n-------\n")
     text, _, _ = text.partition("\nBehind a proxy\n")
     found = re.findall(r"^\* (.*?)(?=\n\n|\n\* |\Z)", text, re.MULTILINE | re.DOTALL)
     return [" ".join(entry.split()) for entry in found]

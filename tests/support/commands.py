@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -12,6 +11,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from tests.support.readiness import readable
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 30.0
@@ -147,8 +148,7 @@ class Command:
         deadline = time.monotonic() + PATIENCE
         descriptor = self.process.stderr.fileno()
         while text not in self.output:
-            ready, _, _ = select.select([descriptor], [], [], max(deadline - time.monotonic(), 0))
-            data = os.read(descriptor, 65536) if ready else b""
+            data = os.read(descriptor, 65536) if readable(descriptor, deadline - time.monotonic()) else b""
             assert data, f"{text!r} did not come:\n{self.output}"
             self.output += data.decode(errors="replace")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import select
 import shutil
 import socket
 import ssl
@@ -22,6 +21,7 @@ from gevent.event import Event
 
 from greendaphne.net.tls import Contexts, TLSTransport, handshake
 from tests.support.certificates import Authority
+from tests.support.readiness import readable
 
 #: Seconds after which a test's own waiting is an error.
 PATIENCE = 20.0
@@ -212,8 +212,7 @@ def s_client_talk(server: EchoServer, *arguments: str) -> str:
         output = b""
         deadline = time.monotonic() + PATIENCE
         while b"marco polo\n" not in output:
-            ready, _, _ = select.select([process.stdout], [], [], deadline - time.monotonic())
-            assert ready, output
+            assert readable(process.stdout.fileno(), deadline - time.monotonic()), output
             chunk = os.read(process.stdout.fileno(), 65536)
             assert chunk, output
             output += chunk
@@ -258,7 +257,7 @@ def pump(tls: ssl.SSLSocket, data: bytes, size: int) -> bytes:
             except ssl.SSLWantReadError:
                 pass
         if not busy:
-            assert any(select.select([tls], [tls] if wants_write else [], [], PATIENCE)), "nothing moves any more"
+            assert readable(tls.fileno(), PATIENCE, or_writable=wants_write), "nothing moves any more"
     tls.settimeout(PATIENCE)
     return bytes(received)
 
@@ -280,8 +279,7 @@ def s_client_pipes(server: EchoServer, *arguments: str) -> Iterator[tuple[Callab
         os.write(stdin, data)
 
     def read_some() -> bytes:
-        ready, _, _ = select.select([stdout], [], [], PATIENCE)
-        assert ready, "nothing comes any more"
+        assert readable(stdout, PATIENCE), "nothing comes any more"
         return os.read(stdout, 4096)
 
     try:

@@ -166,7 +166,9 @@ class Mailbox:
         """Add a reply where that needs no disk; false where only :meth:`put` can.  Never switches."""
         if self._error is not None or self._closed:
             return True
-        if self._waiter is None and self._messages is not None and self._bytes + _weight(message) > self._limit:
+        if self._waiter is None and (
+            self._backlog is not None or self._tail is not None or not self._account.roomy(_weight(message), self._limit)
+        ):
             return False
         self.put(message)
         return True

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import gevent
+
 from greendaphne.applications.channels.application import ChannelLayerApplication
 from greendaphne.config import Timeouts
 from greendaphne.layers.memory import MemoryChannelLayer
@@ -120,7 +122,13 @@ def serve(layer: Any = None, endpoints: list[str] | None = None, **options: Any)
             raise
         finally:
             started.set()
-        server.serve_forever()
+        try:
+            server.serve_forever()
+        finally:
+            # Its threads would keep the hub, and the hub its descriptors, for as long as the tests run.
+            hub = gevent.get_hub()
+            hub.threadpool.kill()
+            hub.destroy(destroy_loop=True)
 
     thread = threading.Thread(target=run, name="server", daemon=True)
     thread.start()

@@ -81,7 +81,8 @@ def test_one_process_tells_of_its_life(tmp_path: Path, abstract: bool) -> None:
         assert int(reloading["MONOTONIC_USEC"]) > 0
         assert told.receive()["READY"] == "1"
         process.send(signal.SIGTERM)
-        assert told.receive() == {"STOPPING": "1", "STATUS": "Stopping; 0 connections are open"}
+        # The server may not have read yet that the client of the request above has closed its connection.
+        assert told.receive() in [{"STOPPING": "1", "STATUS": f"Stopping; {number} connections are open"} for number in (0, 1)]
         assert process.wait() == 0
 
 

@@ -103,9 +103,10 @@ def test_concurrency() -> None:
 
 
 def test_queue() -> None:
-    release = threading.Event()
+    entered, release = threading.Event(), threading.Event()
 
     def application(environ: Environ, start_response: Any) -> list[bytes]:
+        entered.set()
         while not release.is_set():
             gevent.sleep(0.005)
         start_response("200 OK", [("Content-Type", "text/plain")])
@@ -114,6 +115,8 @@ def test_queue() -> None:
     options = ApplicationOptions(interface="wsgi", concurrency=1, queue=0.05)
     with serve_wsgi(application, options=options) as server, server.connect() as first, server.connect() as second:
         first.send(GET)
+        # The requests of two connections have no order of their own.
+        assert entered.wait(PATIENCE)
         second.send(GET)
         answer = second.read_response()
         assert (answer.status, answer.header("Retry-After")) == (503, "1")

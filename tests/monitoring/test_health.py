@@ -113,6 +113,11 @@ def test_in_a_drain_open_connections_learn_of_it(monkeypatch: pytest.MonkeyPatch
         assert busy.read_response().body == b"done"
 
 
+def test_an_endpoint_without_an_interface_is_on_loopback() -> None:
+    with serve(metrics="tcp:0") as server:
+        assert endpoint(server)[0] == "127.0.0.1"
+
+
 def test_in_a_drain_the_endpoint_of_its_own_stays_open() -> None:
     with serve(metrics="tcp:0:interface=127.0.0.1", timeouts=Timeouts(graceful=PATIENCE, linger=0.1)) as server:
         place = endpoint(server)

@@ -234,7 +234,7 @@ class Stream(Protocol):
     def watch(self, callback: Callable[[], None] | None, *, half_closed: bool = False) -> None:
         """Register ``callback`` to be called once when the peer abandons the stream; ``None`` ends that.
 
-        For a greenlet blocked elsewhere, such as on its mailbox, that would otherwise miss the disconnect.  The callback must neither
+        For a greenlet blocked elsewhere, such as on its reply_queue, that would otherwise miss the disconnect.  The callback must neither
         wait nor raise.  HTTP/1 keeps reading meanwhile: it keeps a bounded number of bytes that the client sends ahead for the next
         request, and cannot detect the disconnect after that.
 

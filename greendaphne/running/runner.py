@@ -284,7 +284,7 @@ class Runner:
             logger.warning("%d connections did not end", self.connections)
         patience = 0 if self._cut_short else max(self._deadline - monotonic(), 0)
         self._application.stop(patience, at_once=self._at_once)
-        self._parts.exchange.troubles.close()
+        self._parts.exchange.failure_log.close()
         self._parts.overload.stop()
         if self._monitor is not None:
             self._monitor.stop(at_once=self._at_once or self._cut_short)

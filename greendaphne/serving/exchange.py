@@ -16,9 +16,9 @@ from ..core import causes
 from ..core.errors import CONTENT_TYPE, error_page
 from ..core.message import ClientDisconnected, HTTPError, Request, ResponseError, Stream, Unreported
 from ..core.observer import Observer
+from .failure_log import FailureLog
 from .policy import RequestPolicy
 from .session import Session, Sessions
-from .troubles import Troubles
 
 logger = logging.getLogger("daphne.http_protocol")
 
@@ -51,7 +51,7 @@ class Exchange:
         self._policy = policy
         self._observer = observer
         #: Logs requests that fail because of the server; the owner closes it.
-        self.troubles = Troubles()
+        self.failure_log = FailureLog()
 
     def serve(self, stream: Stream) -> None:
         """Answer ``stream``; errors of the peer and the application are handled here."""
@@ -69,7 +69,7 @@ class Exchange:
             cause = error.cause
         except HTTPError as error:
             cause = error.cause
-            self.troubles.count(cause)
+            self.failure_log.count(cause)
             self._answer(stream, error)
             if stream.request.upgrade == b"websocket" and self._observer is not None:
                 self._observer.refused(stream, monotonic() - started, cause)
@@ -79,7 +79,7 @@ class Exchange:
                 logger.error("Bad response to %s: %s", _name(stream), error)
             else:
                 logger.debug("Response to %s is cut short: %s", _name(stream), error)
-                self.troubles.count(cause)
+                self.failure_log.count(cause)
             self._answer(stream, HTTPError(500, PROCESSING_ERROR))
         except Exception:
             cause = causes.ERROR

@@ -19,7 +19,7 @@ from greendaphne.core import causes
 from greendaphne.core.message import ClientDisconnected, HTTPError, ResponseError, Stream
 from greendaphne.core.observer import Observer, combine
 from greendaphne.layers.memory import MemoryChannelLayer
-from greendaphne.serving.troubles import Troubles
+from greendaphne.serving.failure_log import FailureLog
 from tests.support.server import PATIENCE, Client, RunningServer, serve
 from tests.support.websocket import frame
 
@@ -451,19 +451,19 @@ def test_trouble_is_told_when_it_begins_when_it_goes_on_and_when_it_is_over(capl
         "Requests fail (layer-full): 2 more until the end",
     ]
     caplog.clear()
-    troubles = Troubles(interval=0.02)
-    troubles.count(causes.CLIENT_GONE)
+    failure_log = FailureLog(interval=0.02)
+    failure_log.count(causes.CLIENT_GONE)
     assert not caplog.records
-    troubles.count(causes.NO_ROOM)
-    troubles.count(causes.NO_ROOM)
-    greenlet = troubles._greenlet
+    failure_log.count(causes.NO_ROOM)
+    failure_log.count(causes.NO_ROOM)
+    greenlet = failure_log._greenlet
     greenlet.join(PATIENCE)
     assert [record.getMessage() for record in caplog.records] == [
         f"Requests fail (no-room): {causes.CAUSES['no-room']}",
         "Requests fail (no-room): 1 more in the last 0.02 seconds",
         "Requests no longer fail (no-room)",
     ]
-    troubles.count(causes.NO_ROOM)
+    failure_log.count(causes.NO_ROOM)
     assert len(caplog.records) == 4
-    troubles.close()
+    failure_log.close()
     assert len(caplog.records) == 4

@@ -10,7 +10,7 @@ import gevent
 import pytest
 from gevent.hub import get_hub
 
-from greendaphne.applications.channels.mailbox import Mailbox
+from greendaphne.applications.channels.reply_queue import ReplyQueue
 from greendaphne.applications.channels.router import ReplyRouter
 from greendaphne.applications.channels.watch import LayerWatch
 from greendaphne.core.message import ClientDisconnected
@@ -152,20 +152,20 @@ def router(layer: MemoryChannelLayer) -> Any:
     router.stop()
 
 
-def test_replies_reach_the_mailbox_without_a_turn_of_the_hub(layer: MemoryChannelLayer, router: ReplyRouter) -> None:
-    mailbox = Mailbox(10_000)
-    channel = router.register(mailbox)
+def test_replies_reach_the_reply_queue_without_a_turn_of_the_hub(layer: MemoryChannelLayer, router: ReplyRouter) -> None:
+    reply_queue = ReplyQueue(10_000)
+    channel = router.register(reply_queue)
     counted: list[int] = []
     router.on_batch = counted.append
     for n in range(2):
         layer.send(channel, {"n": n})
-    assert [mailbox.poll(), mailbox.poll(), mailbox.poll()] == [{"n": 0}, {"n": 1}, None]
+    assert [reply_queue.poll(), reply_queue.poll(), reply_queue.poll()] == [{"n": 0}, {"n": 1}, None]
     assert counted == [1, 1]
 
 
 def test_order_with_replies_of_another_thread(layer: MemoryChannelLayer, router: ReplyRouter) -> None:
-    mailbox = Mailbox(100_000)
-    channel = router.register(mailbox)
+    reply_queue = ReplyQueue(100_000)
+    channel = router.register(reply_queue)
     expected = list(range(100))
     for n in range(0, 100, 2):
         thread = threading.Thread(target=layer.send, args=(channel, {"n": n}))
@@ -176,23 +176,23 @@ def test_order_with_replies_of_another_thread(layer: MemoryChannelLayer, router:
         gevent.sleep(0.001 * (n % 3))
         while layer._channels[router.channels.prefixes[0]].queue:
             gevent.sleep(0)
-    got = [mailbox.get(PATIENCE)["n"] for _ in expected]
+    got = [reply_queue.get(PATIENCE)["n"] for _ in expected]
     assert got == expected
 
 
 def test_what_needs_the_disk_or_comes_too_late(layer: MemoryChannelLayer, router: ReplyRouter) -> None:
-    mailbox = Mailbox(2000)
-    channel = router.register(mailbox)
+    reply_queue = ReplyQueue(2000)
+    channel = router.register(reply_queue)
     for n in range(3):
         layer.send(channel, {"content": b"x" * 1000, "n": n})
     assert layer._channels[router.channels.prefixes[0]].queue
-    mailbox.abandon()
+    reply_queue.abandon()
     layer.send(channel, {"n": 9})
     router.unregister(channel)
     layer.send(channel, {"n": 10})
     gevent.sleep(0.01)
     assert not layer._channels[router.channels.prefixes[0]].queue
-    failed = Mailbox(2000)
+    failed = ReplyQueue(2000)
     name = router.register(failed)
     failed.abandon()
     layer.send(name, {"n": 1})
@@ -200,13 +200,13 @@ def test_what_needs_the_disk_or_comes_too_late(layer: MemoryChannelLayer, router
         failed.get(1)
 
 
-def test_a_mailbox_that_fails_is_not_the_senders_fault(layer: MemoryChannelLayer, router: ReplyRouter) -> None:
+def test_a_reply_queue_that_fails_is_not_the_senders_fault(layer: MemoryChannelLayer, router: ReplyRouter) -> None:
     def fail() -> None:
         raise LookupError("notify")
 
-    mailbox = Mailbox(1000, notify=fail)
-    layer.send(router.register(mailbox), {"n": 1})
-    assert mailbox.poll() == {"n": 1}
+    reply_queue = ReplyQueue(1000, notify=fail)
+    layer.send(router.register(reply_queue), {"n": 1})
+    assert reply_queue.poll() == {"n": 1}
 
 
 # ---- lasting receivers

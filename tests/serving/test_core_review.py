@@ -19,9 +19,9 @@ import pytest
 
 from greendaphne.applications.channels import http
 from greendaphne.applications.channels.bodies import Body
-from greendaphne.applications.channels.gate import Gate
-from greendaphne.applications.channels.mailbox import Mailbox
+from greendaphne.applications.channels.layer_client import LayerClient
 from greendaphne.applications.channels.notifier import Notifier
+from greendaphne.applications.channels.reply_queue import ReplyQueue
 from greendaphne.applications.channels.watch import LayerWatch
 from greendaphne.applications.channels.websocket import Conversation
 from greendaphne.config import Limits, Timeouts
@@ -34,7 +34,7 @@ from greendaphne.serving import spool
 from greendaphne.serving.spool import Spool
 from greendaphne.websocket import WebSocket
 from tests.support.server import PATIENCE, Application, Client, RunningServer, serve
-from tests.support.settling import settle, settle_mailbox
+from tests.support.settling import settle, settle_reply_queue
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -112,13 +112,13 @@ def test_many_small_pieces_for_a_client_that_reads_slowly() -> None:
 
 def test_pieces_are_joined_on_disk_only_where_nothing_is_lost() -> None:
     disk = Allowance(10_000_000)
-    box = Mailbox(1_500, Spool(disk))
+    box = ReplyQueue(1_500, Spool(disk))
     box.put({"status": 200, "content": b"a" * 1_000, "more_content": True})
     pieces: list[dict[str, Any]] = [{"content": b"%d," % n * 100, "more_content": True} for n in range(2_000)]
     for piece in pieces:
         box.put(piece)
     box.put({"content": b"end"})
-    settle_mailbox(box)
+    settle_reply_queue(box)
     received: list[dict[str, Any]] = []
     while not received or received[-1].get("more_content"):
         received.append(box.get(0))
@@ -128,13 +128,13 @@ def test_pieces_are_joined_on_disk_only_where_nothing_is_lost() -> None:
     assert disk.left == disk.size
 
 
-def test_mailbox_gives_back_what_it_could_not_write(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reply_queue_gives_back_what_it_could_not_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "TemporaryFile", no_file)
     disk = Allowance(10_000)
-    box = Mailbox(1_000, Spool(disk))
+    box = ReplyQueue(1_000, Spool(disk))
     for _ in range(3):
         box.put({"content": b"x" * 900})
-    settle_mailbox(box)
+    settle_reply_queue(box)
     box.close()
     assert disk.left == disk.size
 
@@ -472,7 +472,7 @@ def test_nothing_waits_for_the_garbage_collector(caplog: pytest.LogCaptureFixtur
     """Reference counting frees all there is of a connection, whatever its end."""
     # A record that is kept keeps the error that it tells of, and all that was going on then.
     caplog.set_level(logging.CRITICAL, "daphne")
-    kinds = (Http1Connection, Http1Stream, Transport, Mailbox, WebSocket, Body, Conversation)
+    kinds = (Http1Connection, Http1Stream, Transport, ReplyQueue, WebSocket, Body, Conversation)
 
     def count() -> dict[str, int]:
         found = dict.fromkeys((kind.__name__ for kind in kinds), 0)
@@ -532,7 +532,7 @@ class SlowLayer(MemoryChannelLayer):
 
 def test_notices_in_the_middle_of_being_sent_are_not_lost_at_the_end() -> None:
     layer = SlowLayer()
-    notifier = Notifier(Gate(layer, LayerWatch(layer, lambda: None)))
+    notifier = Notifier(LayerClient(layer, LayerWatch(layer, lambda: None)))
     notifier.start()
     for n in range(10):
         notifier.add("http.disconnect", {"n": n})

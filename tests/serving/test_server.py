@@ -413,7 +413,7 @@ def test_slow_clients_do_not_delay_a_quick_one() -> None:
 
 
 def test_nothing_is_left_of_clients_that_came_and_went() -> None:
-    """Aborted uploads, half heads, vanished readers: no descriptor, no greenlet, no mailbox stays."""
+    """Aborted uploads, half heads, vanished readers: no descriptor, no greenlet, no reply queue stays."""
     with serve() as server:
 
         def visit() -> None:

@@ -6,7 +6,7 @@ import time
 
 import gevent
 
-from greendaphne.applications.channels.mailbox import Mailbox
+from greendaphne.applications.channels.reply_queue import ReplyQueue
 from greendaphne.server import Server
 from tests.support.server import PATIENCE
 
@@ -19,7 +19,7 @@ def settle(server: Server) -> None:
     assert server.connections == 0
 
 
-def settle_mailbox(box: Mailbox) -> None:
+def settle_reply_queue(box: ReplyQueue) -> None:
     """Wait, in the hub of ``box``, until nothing of it is on its way to disk."""
     while box._backlog is not None:
         gevent.sleep(0.001)

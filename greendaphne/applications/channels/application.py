@@ -16,9 +16,9 @@ from ...serving.overload import Overload
 from ...serving.session import Session
 from ..base import Application
 from .bodies import Bodies
-from .gate import Gate
 from .http import HTTPBridge
 from .inline import STOP_TIMEOUT, InlineWorkers, check_workers
+from .layer_client import LayerClient
 from .notifier import OUTAGE_PATIENCE, Notifier
 from .probe import LayerProbe
 from .requests import RequestMessages
@@ -69,17 +69,17 @@ class ChannelLayerApplication(Application):
         #: The messages that the layer lost.
         self.tally = tally_of(layer)
         self.watch = LayerWatch(layer, self._layer_lost, self.supervisor)
-        gate = Gate(layer, self.watch)
+        layer_client = LayerClient(layer, self.watch)
         self.router = ReplyRouter(layer, self.watch, config.force_sync, config.reply_channels, self.supervisor)
         if meter is not None:
-            meter.attach(gate, self.router)
+            meter.attach(layer_client, self.router)
         self.meter = meter
         messages = RequestMessages(tls_info=getattr(layer, "tls_info", False))
         self.bodies = Bodies(limits, (overload or Overload(limits)).spool, config.stream_request_body)
         patience = min(OUTAGE_PATIENCE, getattr(layer, "group_expiry", None) or OUTAGE_PATIENCE)
-        self.notifier = Notifier(gate, patience, self.supervisor)
+        self.notifier = Notifier(layer_client, patience, self.supervisor)
         self._http = HTTPBridge(
-            gate,
+            layer_client,
             self.router,
             self.notifier,
             messages,
@@ -90,7 +90,7 @@ class ChannelLayerApplication(Application):
             answer_half_closed=config.answer_half_closed,
         )
         self._websocket = WebSocketBridge(
-            gate, self.router, self.notifier, messages, limits, timeouts, self._on_layer_loss, self.tally, self.supervisor
+            layer_client, self.router, self.notifier, messages, limits, timeouts, self._on_layer_loss, self.tally, self.supervisor
         )
         # The bridges' own methods, so that a request costs no call more.
         self.http: Callable[[Request, Stream], None] = self._http.serve  # type: ignore[assignment]

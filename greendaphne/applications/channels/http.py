@@ -1,6 +1,6 @@
 """One HTTP request through the channel layer: ``http.request`` out, the response's messages back, ``http.disconnect`` at the end.
 
-The request's greenlet waits on its own mailbox.  Only a body that travels through ``body_channel`` has a second greenlet, because an
+The request's greenlet waits on its own reply queue.  Only a body that travels through ``body_channel`` has a second greenlet, because an
 application may begin to answer while the body still comes.
 """
 
@@ -18,9 +18,9 @@ from ...core.message import ClientDisconnected, HTTPError, Request, ResponseErro
 from ...layers.tally import Tally
 from ...serving.spool import REPLIES, NoRoom, Spooled
 from .bodies import Bodies, Body
-from .gate import Gate, LayerDown
-from .mailbox import Mailbox, Overflow
+from .layer_client import LayerClient, LayerDown
 from .notifier import Notifier
+from .reply_queue import Overflow, ReplyQueue
 from .requests import RequestMessages, decode_path
 from .router import ReplyRouter
 
@@ -53,7 +53,7 @@ class HTTPBridge:
 
     def __init__(
         self,
-        gate: Gate,
+        layer_client: LayerClient,
         router: ReplyRouter,
         notifier: Notifier,
         messages: RequestMessages,
@@ -64,12 +64,12 @@ class HTTPBridge:
         *,
         answer_half_closed: bool = False,
     ) -> None:
-        self._gate = gate
+        self._layer_client = layer_client
         self._give_up_half_closed = not answer_half_closed
         self._router = router
         self._notifier = notifier
         # A layer that can sends it along with other messages.
-        self._notify = gate.post if gate.can_post else notifier.add
+        self._notify = layer_client.post if layer_client.can_post else notifier.add
         self._messages = messages
         self._bodies = bodies
         self._timeouts = timeouts
@@ -80,9 +80,9 @@ class HTTPBridge:
     def serve(self, request: Request, stream: Stream) -> None:
         """Answer ``request``; errors as :class:`greendaphne.serving.exchange.Exchange` translates them."""
         body = None if request.content_length == 0 else self._bodies.collect(stream)
-        mailbox = Mailbox(self._limits.reply_queue, self._spool, None, request.connection.account)
-        stream.watch(mailbox.abandon)
-        channel = self._router.register(mailbox)
+        reply_queue = ReplyQueue(self._limits.reply_queue, self._spool, None, request.connection.account)
+        stream.watch(reply_queue.abandon)
+        channel = self._router.register(reply_queue)
         try:
             debug = logger.isEnabledFor(logging.DEBUG)
             if debug:
@@ -101,8 +101,8 @@ class HTTPBridge:
             sender = None
             try:
                 if body is not None and rest_channel is not None:
-                    sender = gevent.spawn(self._send_rest, body, rest_channel, mailbox)
-                self._respond(stream, mailbox, channel, debug)
+                    sender = gevent.spawn(self._send_rest, body, rest_channel, reply_queue)
+                self._respond(stream, reply_queue, channel, debug)
             except ClientDisconnected:
                 logger.debug("HTTP disconnect for %s", channel)
                 raise
@@ -119,30 +119,30 @@ class HTTPBridge:
 
     def _make_body_channel(self) -> str:
         try:
-            return self._gate.new_channel("http.request.body?")
+            return self._layer_client.new_channel("http.request.body?")
         except LayerDown as error:
             raise _out_of_reach() from error
 
     def _send_request(self, message: dict[str, Any]) -> None:
-        gate = self._gate
+        layer_client = self._layer_client
         try:
-            gate.send("http.request", message)
-        except gate.channel_full:
+            layer_client.send("http.request", message)
+        except layer_client.channel_full:
             raise HTTPError(503, "Request queue full.", _RETRY_SOON, close=True, cause=causes.LAYER_FULL) from None
-        except gate.message_too_large:
+        except layer_client.message_too_large:
             raise HTTPError(413, "The request is larger than the channel layer accepts.", close=True) from None
         except LayerDown as error:
             raise _out_of_reach() from error
 
     # ---- the response
 
-    def _respond(self, stream: Stream, mailbox: Mailbox, channel: str, debug: bool) -> None:
+    def _respond(self, stream: Stream, reply_queue: ReplyQueue, channel: str, debug: bool) -> None:
         timeout = self._timeouts.http
         deadline = monotonic() + timeout
         silent = False
         while True:
             try:
-                message = mailbox.get(min(timeout, _LOOK))
+                message = reply_queue.get(min(timeout, _LOOK))
             except TimeoutError:
                 timeout = deadline - monotonic()
                 if timeout > 0:
@@ -246,7 +246,7 @@ class HTTPBridge:
 
     # ---- the rest of a large body
 
-    def _send_rest(self, body: Body, channel: str, mailbox: Mailbox) -> None:
+    def _send_rest(self, body: Body, channel: str, reply_queue: ReplyQueue) -> None:
         """Pass the body on, piece by piece, at the worker's speed; runs in its own greenlet, which ends with the response."""
         assert body.rest is not None
         whole = False
@@ -255,14 +255,14 @@ class HTTPBridge:
                 self._send_piece(channel, {"content": content, "more_content": more})
             whole = True
         except (ClientDisconnected, HTTPError) as error:
-            mailbox.fail(error)
+            reply_queue.fail(error)
         except LayerDown:
-            mailbox.fail(_out_of_reach())
+            reply_queue.fail(_out_of_reach())
         except TimeoutError:
-            mailbox.fail(_worker_timeout(close=True))
+            reply_queue.fail(_worker_timeout(close=True))
         except OSError as error:
             _server_logger.error("Cannot read a request body back from disk: %s", error)
-            mailbox.fail(HTTPError(503, "The server cannot read the request body back.", _RETRY_SOON, close=True, cause=causes.NO_ROOM))
+            reply_queue.fail(HTTPError(503, "The server cannot read the request body back.", _RETRY_SOON, close=True, cause=causes.NO_ROOM))
         finally:
             if not whole:
                 # The worker must not take what it has for the whole body, nor wait for the rest.
@@ -273,17 +273,17 @@ class HTTPBridge:
 
         :raises TimeoutError: when no worker took anything for as long as one may take to answer.
         """
-        gate = self._gate
+        layer_client = self._layer_client
         pause = _FIRST_PAUSE
         deadline = monotonic() + self._timeouts.http
         while True:
             try:
-                gate.send(channel, message)
+                layer_client.send(channel, message)
                 return
-            except gate.channel_full:
+            except layer_client.channel_full:
                 if monotonic() > deadline:
                     raise TimeoutError from None
-            except gate.message_too_large:
+            except layer_client.message_too_large:
                 raise HTTPError(413, "The request is larger than the channel layer accepts.", close=True) from None
             gevent.sleep(pause)
             pause = min(pause * 2, _LAST_PAUSE)

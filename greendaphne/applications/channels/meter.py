@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from ...monitoring.families import LATENCY_BUCKETS, Family, Histogram, counter, counters, histogram
-from .gate import Gate, LayerDown
+from .layer_client import LayerClient, LayerDown
 from .router import ReplyRouter
 
 #: Counted from the start, at 0: a counter that appears with its first event shows no increase.
@@ -30,18 +30,18 @@ class LayerMeter:
         self.received = 0
         self.send_seconds = Histogram(LATENCY_BUCKETS)
 
-    def attach(self, gate: Gate, router: ReplyRouter) -> None:
-        """Count what ``gate`` sends and ``router`` receives."""
-        plain_send, plain_post = gate.send, gate.post
+    def attach(self, layer_client: LayerClient, router: ReplyRouter) -> None:
+        """Count what ``layer_client`` sends and ``router`` receives."""
+        plain_send, plain_post = layer_client.send, layer_client.post
 
         def send(channel: str, message: dict[str, Any]) -> None:
             started = perf_counter()
             try:
                 plain_send(channel, message)
-            except gate.channel_full:
+            except layer_client.channel_full:
                 _count(self.full, channel)
                 raise
-            except (gate.message_too_large, LayerDown):
+            except (layer_client.message_too_large, LayerDown):
                 _count(self.failed, channel)
                 raise
             self.send_seconds.observe(perf_counter() - started)
@@ -55,8 +55,8 @@ class LayerMeter:
         def on_batch(number: int) -> None:
             self.received += number
 
-        gate.send = send  # type: ignore[method-assign]
-        gate.post = post  # type: ignore[method-assign]
+        layer_client.send = send  # type: ignore[method-assign]
+        layer_client.post = post  # type: ignore[method-assign]
         router.on_batch = on_batch
 
     def families(self) -> Iterable[Family]:

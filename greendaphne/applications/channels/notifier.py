@@ -14,8 +14,8 @@ from typing import Final
 import gevent
 from gevent.event import Event
 
-from .gate import Gate, LayerDown
-from .mailbox import Message
+from .layer_client import LayerClient, LayerDown
+from .reply_queue import Message
 from .supervisor import Part, Supervisor
 
 logger = logging.getLogger("daphne.server")
@@ -50,8 +50,8 @@ class Notifier:
     :param supervisor: restarts the notifier should it ever end; by default one of its own.
     """
 
-    def __init__(self, gate: Gate, outage_patience: float = OUTAGE_PATIENCE, supervisor: Supervisor | None = None) -> None:
-        self._gate = gate
+    def __init__(self, layer_client: LayerClient, outage_patience: float = OUTAGE_PATIENCE, supervisor: Supervisor | None = None) -> None:
+        self._layer_client = layer_client
         self._outage_patience = outage_patience
         self._pending: deque[_Notice] = deque()
         self._wanted = Event()
@@ -98,7 +98,7 @@ class Notifier:
 
     def _offer(self) -> bool:
         """Offer everything that waits once; whether something has to be offered again."""
-        gate = self._gate
+        layer_client = self._layer_client
         again: list[_Notice] = []
         # A layer that fails and a channel that is full are not asked for every single notice.
         down = False
@@ -113,14 +113,14 @@ class Notifier:
                         again.append(notice)
                     continue
                 try:
-                    gate.send(notice.channel, notice.message)
-                except gate.channel_full:
+                    layer_client.send(notice.channel, notice.message)
+                except layer_client.channel_full:
                     full.add(notice.channel)
                     if not notice.full_deadline:
                         notice.full_deadline = monotonic() + notice.patience
                     if monotonic() < notice.full_deadline:
                         again.append(notice)
-                except gate.message_too_large:
+                except layer_client.message_too_large:
                     logger.error("A message on %s is larger than the channel layer accepts", notice.channel)
                 except LayerDown as error:
                     if error.maybe_stored:

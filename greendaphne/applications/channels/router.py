@@ -1,4 +1,4 @@
-"""The one greenlet that waits on the process' reply channels and hands each reply to its client's mailbox.
+"""The one greenlet that waits on the process' reply channels and hands each reply to its client's reply queue.
 
 All clients of a process share one list in the channel layer, or a few, with a small capacity, so the router only ever moves messages: it
 takes them in batches, touches no socket and waits for no client.
@@ -17,8 +17,8 @@ from ...layers.capabilities import Ending, beside
 from ...layers.reader import Reader
 from ...layers.tally import tally_of
 from ...layers.unreadable import LIMIT, describe, is_unreadable
-from .mailbox import Mailbox
 from .names import ReplyChannels
+from .reply_queue import ReplyQueue
 from .supervisor import Part, Supervisor
 from .watch import LayerWatch
 
@@ -50,8 +50,8 @@ class ReplyRouter:
         self, layer: Any, watch: LayerWatch, force_sync: bool = False, channels: int = 1, supervisor: Supervisor | None = None
     ) -> None:
         self.channels = ReplyChannels(channels)
-        #: Mailboxes by reply channel.
-        self.clients: dict[str, Mailbox] = {}
+        #: Reply queues by reply channel.
+        self.clients: dict[str, ReplyQueue] = {}
         self._reader = Reader(layer, self.channels.prefixes, force_sync=force_sync)
         self._gathers: bool = getattr(layer, "receives_remotely", False)
         # The layer has commands gather likewise.
@@ -92,19 +92,19 @@ class ReplyRouter:
             part.stop()
             self._reader.close()
 
-    def register(self, mailbox: Mailbox) -> str:
-        """Give ``mailbox`` a reply channel of its own."""
+    def register(self, reply_queue: ReplyQueue) -> str:
+        """Give ``reply_queue`` a reply channel of its own."""
         channel = self.channels.new()
         if self._gathers:
-            mailbox.since = monotonic()
-        self.clients[channel] = mailbox
+            reply_queue.since = monotonic()
+        self.clients[channel] = reply_queue
         return channel
 
     def unregister(self, channel: str) -> None:
         """Later replies to ``channel`` are dropped."""
-        mailbox = self.clients.pop(channel, None)
-        if mailbox is not None:
-            mailbox.close()
+        reply_queue = self.clients.pop(channel, None)
+        if reply_queue is not None:
+            reply_queue.close()
 
     def _run(self) -> None:
         pause = 0.0
@@ -142,11 +142,11 @@ class ReplyRouter:
 
     def _take(self, channel: str, message: Any) -> bool:
         """Hand over one reply that has not been in the layer's queue; false where it has to take that way.  Never switches."""
-        mailbox = self.clients.get(channel)
-        if mailbox is None or self._routing:
+        reply_queue = self.clients.get(channel)
+        if reply_queue is None or self._routing:
             return False
         try:
-            if not mailbox.offer(message):
+            if not reply_queue.offer(message):
                 return False
         except Exception:
             # The sender has done nothing wrong.
@@ -167,19 +167,19 @@ class ReplyRouter:
         finally:
             self._routing = False
 
-    def _route_all(self, clients: dict[str, Mailbox], replies: Iterator[tuple[str, Any]], now: float) -> None:
+    def _route_all(self, clients: dict[str, ReplyQueue], replies: Iterator[tuple[str, Any]], now: float) -> None:
         while True:
             # An entry of any shape may come from a layer; the loop goes on after the one that raised.  Good ones pay nothing for it.
             try:
                 for channel, message in replies:
-                    mailbox = clients.get(channel)
-                    if mailbox is None:
+                    reply_queue = clients.get(channel)
+                    if reply_queue is None:
                         self._unknown(channel)
                     elif isinstance(message, dict):
-                        if mailbox.since:
-                            self._usual *= _LONGER if now - mailbox.since > self._usual else _SHORTER
-                            mailbox.since = 0.0
-                        mailbox.put(message)
+                        if reply_queue.since:
+                            self._usual *= _LONGER if now - reply_queue.since > self._usual else _SHORTER
+                            reply_queue.since = 0.0
+                        reply_queue.put(message)
                     else:
                         self._tally.bad_message(channel, f"it is {_type(message)}, not a dict")
                 return

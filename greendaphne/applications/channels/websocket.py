@@ -17,12 +17,12 @@ from ...config import Limits, Timeouts
 from ...core import causes
 from ...core.message import ClientDisconnected, HTTPError, Request, ResponseError
 from ...layers.tally import Tally
+from ...serving.failure_log import FailureLog
 from ...serving.session import Session, leave
-from ...serving.troubles import Troubles
 from ...websocket import CloseCode
-from .gate import Gate, LayerDown
-from .mailbox import Mailbox, Message, Overflow
+from .layer_client import LayerClient, LayerDown
 from .notifier import Notifier
+from .reply_queue import Message, Overflow, ReplyQueue
 from .requests import RequestMessages, decode_path
 from .router import ReplyRouter
 from .supervisor import Supervisor
@@ -67,7 +67,7 @@ class WebSocketBridge:
 
     def __init__(
         self,
-        gate: Gate,
+        layer_client: LayerClient,
         router: ReplyRouter,
         notifier: Notifier,
         messages: RequestMessages,
@@ -79,7 +79,7 @@ class WebSocketBridge:
     ) -> None:
         #: Whether WebSockets outlive a loss of messages.
         self.keeps = on_loss is OnLayerLoss.KEEP
-        self.gate = gate
+        self.layer_client = layer_client
         self.timeouts = timeouts
         self._router = router
         self._notifier = notifier
@@ -90,18 +90,18 @@ class WebSocketBridge:
         self._sessions: set[Session] = set()
         self.writers = Writers(self._writing_failed)
         #: Tells of WebSockets that fail because the layer is full, so that not each of them has a line.
-        self.troubles = Troubles("WebSockets")
+        self.failure_log = FailureLog("WebSockets")
         #: How many times messages may have been lost.
         self.losses = 0
 
     def serve(self, request: Request, session: Session) -> None:
         """Serve one WebSocket whose opening handshake is sound; errors as :class:`~greendaphne.serving.exchange.Exchange` says."""
-        mailbox = Mailbox(self._limits.reply_queue, account=request.connection.account)
-        session.stream.watch(mailbox.abandon)
-        channel = self._router.register(mailbox)
+        reply_queue = ReplyQueue(self._limits.reply_queue, account=request.connection.account)
+        session.stream.watch(reply_queue.abandon)
+        channel = self._router.register(reply_queue)
         session.name = channel
-        session.on_end = mailbox.abandon
-        session.on_leave = lambda cause: mailbox.fail(Leaving(cause))
+        session.on_end = reply_queue.abandon
+        session.on_leave = lambda cause: reply_queue.fail(Leaving(cause))
         self._sessions.add(session)
         if _http_logger.isEnabledFor(logging.DEBUG):
             # An upgraded request has no reply channel of its own here; daphne's line names one all the same.
@@ -111,7 +111,7 @@ class WebSocketBridge:
                 path = decode_path(request.path)
                 # Little of it is needed after the handshake, and a WebSocket may live for a day.
                 del request
-                self._converse(session, mailbox, channel, path)
+                self._converse(session, reply_queue, channel, path)
         finally:
             self._sessions.discard(session)
             self._router.unregister(channel)
@@ -123,7 +123,7 @@ class WebSocketBridge:
 
     def level_of_full_layer(self) -> int:
         """The level to log at that a WebSocket fails because the layer is full: the first of many counts."""
-        return logging.WARNING if self.troubles.count(causes.LAYER_FULL) else logging.DEBUG
+        return logging.WARNING if self.failure_log.count(causes.LAYER_FULL) else logging.DEBUG
 
     def start(self) -> None:
         """Take WebSockets, again after :meth:`stop`."""
@@ -135,7 +135,7 @@ class WebSocketBridge:
     def stop(self) -> None:
         """Release what was kept for replies."""
         self.writers.close()
-        self.troubles.close()
+        self.failure_log.close()
 
     def shed(self) -> int:
         """Close every WebSocket that is open now with 1012, an active one at once; refuse those that wait to be accepted.
@@ -147,14 +147,14 @@ class WebSocketBridge:
 
     def _connect(self, request: Request, session: Session, channel: str) -> bool:
         """Tell the application; whether it was told."""
-        gate = self.gate
+        layer_client = self.layer_client
         try:
-            gate.send("websocket.connect", self._messages.websocket(request, channel))
-        except gate.channel_full:
+            layer_client.send("websocket.connect", self._messages.websocket(request, channel))
+        except layer_client.channel_full:
             logger.log(self.level_of_full_layer(), "WebSocket force closed for %s due to connect backpressure", channel)
             session.refuse(503, "Connection queue at capacity", causes.LAYER_FULL)
             return False
-        except gate.message_too_large:
+        except layer_client.message_too_large:
             raise HTTPError(431, "The request is larger than the channel layer accepts.", close=True) from None
         except LayerDown as error:
             if error.maybe_stored:
@@ -163,9 +163,9 @@ class WebSocketBridge:
             raise HTTPError(503, "The channel layer is out of reach.", _RETRY_SOON, close=True, cause=causes.LAYER_DOWN) from error
         return True
 
-    def _converse(self, session: Session, mailbox: Mailbox, channel: str, path: str) -> None:
+    def _converse(self, session: Session, reply_queue: ReplyQueue, channel: str, path: str) -> None:
         session.offer()
-        conversation = Conversation(self, session, mailbox, channel, path)
+        conversation = Conversation(self, session, reply_queue, channel, path)
         try:
             if conversation.connecting():
                 conversation.open()
@@ -182,13 +182,13 @@ def disconnect_message(channel: str, path: str, order: int = 1, code: int = Clos
 class Conversation:
     """One WebSocket between its connect and its disconnect message."""
 
-    __slots__ = ("_bridge", "_channel", "_losses", "_mailbox", "_order", "_path", "_session", "_websocket", "_writing")
+    __slots__ = ("_bridge", "_channel", "_losses", "_order", "_path", "_reply_queue", "_session", "_websocket", "_writing")
 
-    def __init__(self, bridge: WebSocketBridge, session: Session, mailbox: Mailbox, channel: str, path: str) -> None:
+    def __init__(self, bridge: WebSocketBridge, session: Session, reply_queue: ReplyQueue, channel: str, path: str) -> None:
         self._bridge = bridge
         self._session = session
         self._websocket = session.websocket
-        self._mailbox = mailbox
+        self._reply_queue = reply_queue
         self._channel = channel
         self._path = path
         self._order = 0
@@ -210,7 +210,7 @@ class Conversation:
         session = self._session
         while True:
             try:
-                message = self._mailbox.get(None)
+                message = self._reply_queue.get(None)
                 self._check(message)
             except Leaving as leaving:
                 session.reject(503, "Service Unavailable", cause=leaving.cause)
@@ -246,8 +246,8 @@ class Conversation:
     def open(self) -> None:
         """Pass frames on until the WebSocket is over."""
         logger.debug("WebSocket %s open and established", self._channel)
-        mailbox = self._mailbox
-        mailbox.notify = self._on_reply
+        reply_queue = self._reply_queue
+        reply_queue.notify = self._on_reply
         self._on_reply()
         session = self._session
         try:
@@ -256,12 +256,12 @@ class Conversation:
         except protocol.WebSocketClosed:
             pass
         finally:
-            mailbox.notify = None
+            reply_queue.notify = None
 
     def _receive(self, data: str | bytes) -> None:
         """Send one message from the client to the application; closes the WebSocket where that is not possible."""
         bridge = self._bridge
-        gate = bridge.gate
+        layer_client = bridge.layer_client
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("WebSocket incoming frame on %s", self._channel)
         message = {
@@ -278,12 +278,12 @@ class Conversation:
                 self._websocket.close(CloseCode.SERVICE_RESTART, cause=causes.SHED)
                 return
             try:
-                gate.send("websocket.receive", message)
-            except gate.message_too_large:
+                layer_client.send("websocket.receive", message)
+            except layer_client.message_too_large:
                 logger.warning("WebSocket force closed for %s: a message is larger than the channel layer accepts", self._channel)
                 self._websocket.close(CloseCode.MESSAGE_TOO_BIG, cause=causes.LIMIT)
                 return
-            except (gate.channel_full, LayerDown) as error:
+            except (layer_client.channel_full, LayerDown) as error:
                 if isinstance(error, LayerDown) and error.maybe_stored:
                     # At most once.
                     self._give_up()
@@ -325,7 +325,7 @@ class Conversation:
 
     def _write_replies(self) -> None:
         try:
-            while (message := self._mailbox.poll()) is not None:
+            while (message := self._reply_queue.poll()) is not None:
                 self._try_reply(message)
         except Leaving as leaving:
             self._websocket.close(CloseCode.SERVICE_RESTART, cause=leaving.cause)

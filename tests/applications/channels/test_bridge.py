@@ -12,14 +12,14 @@ from typing import Any
 import asgiref.inmemory
 import pytest
 
-from greendaphne.applications.channels.mailbox import Mailbox, Overflow
 from greendaphne.applications.channels.names import ReplyChannels
+from greendaphne.applications.channels.reply_queue import Overflow, ReplyQueue
 from greendaphne.core.accounts import Allowance
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.wake import Wake
 from greendaphne.serving.spool import Spool
 from tests.support.server import RunningServer, serve
-from tests.support.settling import settle_mailbox
+from tests.support.settling import settle_reply_queue
 
 GET = b"GET /p%20q HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -333,18 +333,18 @@ def test_names_are_uniform_letters() -> None:
     assert all(400 < count < 760 for count in counts.values())
 
 
-def test_mailbox_spills_to_disk_and_gives_back() -> None:
+def test_reply_queue_spills_to_disk_and_gives_back() -> None:
     disk = Allowance(10_000)
-    box = Mailbox(2_000, Spool(disk))
+    box = ReplyQueue(2_000, Spool(disk))
     for n in range(5):
         box.put({"content": bytes([n]) * 1_500, "n": n})
-    settle_mailbox(box)
+    settle_reply_queue(box)
     assert disk.left < disk.size
     assert [(box.get(0), n)[0]["content"] for n in range(5)] == [bytes([n]) * 1_500 for n in range(5)]
     assert disk.left == disk.size
     for _ in range(20):
         box.put({"content": b"x" * 1_500})
-    settle_mailbox(box)
+    settle_reply_queue(box)
     # What was there is still delivered; then the overflow is told.
     assert [len(box.get(0)["content"]) for _ in range(8)] == [1_500] * 8
     with pytest.raises(Overflow):
@@ -353,8 +353,8 @@ def test_mailbox_spills_to_disk_and_gives_back() -> None:
     assert disk.left == disk.size
 
 
-def test_mailbox_without_disk_overflows() -> None:
-    box = Mailbox(1_000)
+def test_reply_queue_without_disk_overflows() -> None:
+    box = ReplyQueue(1_000)
     box.put({"text": "x" * 5_000})
     box.put({"text": "y" * 5_000})
     assert box.poll() == {"text": "x" * 5_000}

@@ -153,7 +153,7 @@ def test_a_part_that_is_stopped_stays_so(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_a_reply_that_cannot_be_handed_over_costs_itself(layer: MemoryChannelLayer, caplog: pytest.LogCaptureFixture) -> None:
-    class Mailbox:
+    class ReplyQueue:
         since = 0.0
         held = 0
 
@@ -163,7 +163,7 @@ def test_a_reply_that_cannot_be_handed_over_costs_itself(layer: MemoryChannelLay
     with serve(layer, inline_workers=1, **MONITORING) as server:
         application = server.channels
         name = application.router.channels.new()
-        application.router.clients[name] = Mailbox()  # type: ignore[assignment]
+        application.router.clients[name] = ReplyQueue()  # type: ignore[assignment]
         layer.send(name, {"text": "x"})
         exchange(server)
         assert scrape(server)("part_failures_total", part="reply-router") == 1

@@ -8,7 +8,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from greendaphne.applications.channels.gate import Gate
+from greendaphne.applications.channels.layer_client import LayerClient
 from greendaphne.applications.channels.watch import LayerWatch
 from greendaphne.applications.channels.writers import Writers
 from greendaphne.layers.memory import MemoryChannelLayer
@@ -95,7 +95,7 @@ class Loud(MemoryChannelLayer):
 def test_messages_of_the_bridge_are_not_copied_where_the_layer_allows_it() -> None:
     layer = MemoryChannelLayer()
     message = {"list": [1]}
-    Gate(layer, LayerWatch(layer, lambda: None)).send("a", message)
+    LayerClient(layer, LayerWatch(layer, lambda: None)).send("a", message)
     assert layer.receive(["a"])[1] is message
     layer.send("a", message)
     assert layer.receive(["a"])[1] is not message
@@ -104,7 +104,7 @@ def test_messages_of_the_bridge_are_not_copied_where_the_layer_allows_it() -> No
 def test_a_layer_that_overrides_send_is_asked() -> None:
     layer = Loud()
     with pytest.raises(Exception, match=r"^$"):
-        Gate(layer, LayerWatch(layer, lambda: None)).send("a", {})
+        LayerClient(layer, LayerWatch(layer, lambda: None)).send("a", {})
     assert layer.receive(["a"]) == (None, None)
 
 

@@ -46,7 +46,7 @@ class _Stuck(Exception):
         self.maybe_stored = maybe_stored
 
 
-class Gate:
+class LayerClient:
     """Sends through one channel layer.
 
     :param layer: the channel layer; ``ChannelFull`` and ``MessageTooLarge`` are taken from it.

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from greendaphne.applications.channels.mailbox import Mailbox, Overflow
+from greendaphne.applications.channels.reply_queue import Overflow, ReplyQueue
 from greendaphne.applications.channels.router import ReplyRouter
 from greendaphne.applications.channels.watch import LayerWatch
 from greendaphne.config import Limits
@@ -23,7 +23,7 @@ from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.serving.spool import Spool
 from tests.support.redis_server import in_hub
 from tests.support.server import PATIENCE, serve
-from tests.support.settling import settle_mailbox
+from tests.support.settling import settle_reply_queue
 
 LAST_CHUNK = b"0\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -54,10 +54,10 @@ def piece(number: int, size: int = 1_500) -> dict[str, Any]:
     return {"content": bytes([number]) * size, "number": number}
 
 
-def while_writing(disk: SlowDisk, meanwhile: Callable[[Mailbox], None]) -> tuple[Mailbox, Allowance]:
-    """Fill a mailbox until the disk is asked, do something else as long as that takes, and let the disk go on."""
+def while_writing(disk: SlowDisk, meanwhile: Callable[[ReplyQueue], None]) -> tuple[ReplyQueue, Allowance]:
+    """Fill a reply queue until the disk is asked, do something else as long as that takes, and let the disk go on."""
     allowance = Allowance(1_000_000)
-    box = Mailbox(2_000, Spool(allowance))
+    box = ReplyQueue(2_000, Spool(allowance))
 
     def fill() -> None:
         for number in range(4):
@@ -70,7 +70,7 @@ def while_writing(disk: SlowDisk, meanwhile: Callable[[Mailbox], None]) -> tuple
     assert router.ready()
     meanwhile(box)
     disk.go_on.set()
-    settle_mailbox(box)
+    settle_reply_queue(box)
     return box, allowance
 
 
@@ -101,7 +101,7 @@ def test_a_client_waits_while_its_reply_is_written(disk: SlowDisk) -> None:
         received: list[Any] = []
         waiting: list[gevent.Greenlet[..., None]] = []
 
-        def take(box: Mailbox) -> None:
+        def take(box: ReplyQueue) -> None:
             def take_all() -> None:
                 received.extend(box.get(PATIENCE) for _ in range(4))
 
@@ -142,10 +142,10 @@ def test_a_write_that_fails_late_is_an_overflow(monkeypatch: pytest.MonkeyPatch)
 
     def run() -> None:
         allowance = Allowance(1_000_000)
-        box = Mailbox(2_000, Spool(allowance))
+        box = ReplyQueue(2_000, Spool(allowance))
         for number in range(4):
             box.put(piece(number))
-        settle_mailbox(box)
+        settle_reply_queue(box)
         assert [box.get(0)["number"] for _ in range(2)] == [0, 1]
         with pytest.raises(Overflow):
             box.get(0)
@@ -164,16 +164,16 @@ def test_whatever_is_put_and_taken_comes_in_order(steps: list[int | None]) -> No
     def run() -> None:
         nonlocal wanted, found
         allowance = Allowance(1_000_000)
-        box = Mailbox(4_000, Spool(allowance))
+        box = ReplyQueue(4_000, Spool(allowance))
         for number, size in enumerate(steps):
             if size is None:
-                settle_mailbox(box)
+                settle_reply_queue(box)
                 found += (box.poll() or {}).get("content", b"")
             else:
                 content = bytes([number]) * size
                 wanted += content
                 box.put({"content": content, "more_content": True})
-        settle_mailbox(box)
+        settle_reply_queue(box)
         while (message := box.poll()) is not None:
             found += message["content"]
         assert allowance.left == allowance.size
@@ -239,7 +239,7 @@ def test_replies_gather_for_a_part_of_the_usual_time(seconds: float) -> None:
         layer = Remote()
         router = ReplyRouter(layer, LayerWatch(layer, lambda: None))
         for number in range(1_000):
-            box = Mailbox(1_000)
+            box = ReplyQueue(1_000)
             channel = router.register(box)
             box.since = monotonic() - (10 * seconds if number % 10 == 0 else seconds)
             router._route([(channel, {}), (channel, {})])
@@ -254,7 +254,7 @@ def test_the_layer_learns_how_long_its_commands_may_gather() -> None:
         layer = Remote()
         router = ReplyRouter(layer, LayerWatch(layer, lambda: None))
         router.start()
-        box = Mailbox(1_000)
+        box = ReplyQueue(1_000)
         channel = router.register(box)
         layer.send(channel, {"text": "here"})
         assert box.get(PATIENCE) == {"text": "here"}
@@ -268,7 +268,7 @@ def test_the_layer_learns_how_long_its_commands_may_gather() -> None:
 def test_nobody_asks_the_time_where_nothing_is_to_gather() -> None:
     def run() -> None:
         layer = MemoryChannelLayer()
-        box = Mailbox(1_000)
+        box = ReplyQueue(1_000)
         ReplyRouter(layer, LayerWatch(layer, lambda: None)).register(box)
         assert box.since == 0
 

@@ -2,7 +2,7 @@
 
 What waits in memory is bounded in bytes, for each connection and for the process.  A response body that comes faster than its client reads
 goes on to disk beyond these bounds, as far as the process' allowance reaches, because the channel layer has no way to tell a worker to slow
-down and dropping a download for it would break what works today.  A mailbox without such a second store overflows.
+down and dropping a download for it would break what works today.  A reply queue without such a second store overflows.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Spilled:
         self.size = len(content)
 
 
-class Mailbox:
+class ReplyQueue:
     """Replies for one client, in order.
 
     The router, one greenlet, calls :meth:`put`; one other of the same hub calls :meth:`get`, or :meth:`poll` after ``notify`` was called.
@@ -92,7 +92,7 @@ class Mailbox:
         self._limit = limit
         self._spool = spool
         self._account = Account() if account is None else account
-        # None while it is empty, which most mailboxes are most of the time.
+        # None while it is empty, which most reply queues are most of the time.
         self._messages: deque[Message | _Spilled] | None = None
         self._bytes = 0
         # What came while the disk is written to, by a greenlet that exists as long; None otherwise.
@@ -149,7 +149,7 @@ class Mailbox:
                 self.fail(Overflow())
                 return
         elif self._tail is not None or not account.roomy(size, self._limit):
-            # An empty mailbox takes a message of any size where the memory of the process is not short: it is on its way out.
+            # An empty reply queue takes a message of any size where the memory of the process is not short: it is on its way out.
             if messages or account.short:
                 self._spill(message, messages)
                 return

@@ -1,6 +1,6 @@
 """Rate-limited logging of server failures: start, count per minute, end.
 
-An overload may refuse thousands of requests a second.  :class:`Troubles` logs each cause when it begins, a count while it continues,
+An overload may refuse thousands of requests a second.  :class:`FailureLog` logs each cause when it begins, a count while it continues,
 and its end.  It ignores faults of clients and applications.  It also ignores outages of the channel layer, which the layer's own
 supervision logs.
 """
@@ -22,7 +22,7 @@ TOLD: Final = frozenset((LAYER_FULL, WORKER_TIMEOUT, NO_ROOM, APP_BUSY, APP_TIME
 INTERVAL: Final = 60.0
 
 
-class Troubles:
+class FailureLog:
     """Counts failures and logs them.
 
     :param what: the subject of the log lines, such as ``"Requests"``.

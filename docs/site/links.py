@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,19 @@ def resolve(app: Sphinx, document: nodes.document, docname: str) -> None:
         node["internal"] = True
 
 
+def dedent(app: Sphinx, document: nodes.document) -> None:
+    """A block of code stands one column further in than the options of its directive."""
+    for node in document.findall(nodes.literal_block):
+        text = textwrap.dedent(node.astext())
+        if text != node.rawsource:
+            # Highlighted only while both are the same.
+            node.rawsource = text
+            node.children = []
+            node += nodes.Text(text)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", read_pages)
+    app.connect("doctree-read", dedent)
     app.connect("doctree-resolved", resolve)
     return {"parallel_read_safe": True, "parallel_write_safe": False}

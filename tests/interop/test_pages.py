@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.pages import DOCS, ROOT, commands, output_of, run_on_a_machine, why_no_machine
+from tests.support.tutorials import follow
 
 #: Commands that are not run, by the reason.
 NOT_HERE = {
@@ -181,6 +182,13 @@ def test_the_chat_on_redis_from_nothing() -> None:
     assert "200" in result.stdout
     assert "9.9.9.9:0 - -" in result.stdout
     assert "Traceback" not in result.stdout
+
+
+@machine
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Django 2.2 ends with Python 3.11")
+def test_the_tutorial_for_channels_1() -> None:
+    """Those for WSGI and ASGI are in ``tests/modern``."""
+    follow("tutorials/channels1.rst")
 
 
 # ---- The container

@@ -13,10 +13,14 @@ MODERN := .venv-modern
 MODERN_PYTHON := $(MODERN)/bin/python
 MODERN_PIP := $(MODERN_PYTHON) -m pip --quiet --quiet --disable-pip-version-check --no-input
 MODERN_TESTING := $(MODERN)/.stamp-testing
+# The documentation site needs nothing of the tests.
+DOCS := .venv-docs
+DOCS_PYTHON := $(DOCS)/bin/python
+DOCS_READY := $(DOCS)/.stamp-docs
 ADDRESS := http://127.0.0.1:8000
 
 .DELETE_ON_ERROR:
-.PHONY: help run run-redis run-wsgi test test-modern manual soak lint bench clean
+.PHONY: help run run-redis run-wsgi test test-modern manual docs soak lint bench clean
 
 help:
 	@echo 'make run        serve the demo on $(ADDRESS)'
@@ -25,6 +29,7 @@ help:
 	@echo 'make test       run all tests; with ARGS="-k name" for pytest, those of the main environment'
 	@echo 'make test-modern  run the tests with Django 5 and asgiref 3; ARGS is passed to pytest'
 	@echo 'make manual     write the manual page and the completions for shells into build/share'
+	@echo 'make docs       build the documentation site into build/site; a warning is an error'
 	@echo 'make soak       reload and restart servers under load; takes hours (ARGS=--help)'
 	@echo 'make lint       check style and types'
 	@echo 'make bench      measure the server beside others'
@@ -62,6 +67,11 @@ manual: $(RUNTIME)
 	@$(BIN)/python -m greendaphne.settings.completions fish > build/share/fish/vendor_completions.d/greendaphne.fish
 	@echo '==> build/share is ready to be copied to /usr/local/share'
 
+docs: $(DOCS_READY)
+	@echo '==> building the documentation'
+	@$(DOCS_PYTHON) docs/site/build.py
+	@echo '==> the start page is build/site/index.html'
+
 soak: $(TESTING)
 	@sh .ci/packages
 	@$(BIN)/python -m tests.soak $(ARGS)
@@ -81,7 +91,7 @@ bench-check: $(TESTING)
 	@$(BIN)/python -m benchmarks.check --base $(BASE) $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(MODERN) .cache build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache artefacts
+	rm -rf $(VENV) $(MODERN) $(DOCS) .cache build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache artefacts
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment that is there is taken over, however it was made.
@@ -90,6 +100,9 @@ $(BIN)/python:
 
 $(MODERN_PYTHON):
 	@$(call make-environment,$(MODERN))
+
+$(DOCS_PYTHON):
+	@$(call make-environment,$(DOCS))
 
 define make-environment
 $(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' \
@@ -125,4 +138,9 @@ $(MODERN_TESTING): setup.py pyproject.toml requirements-modern.txt | $(MODERN_PY
 	@$(MODERN_PIP) install --requirement requirements-modern.txt
 	@rm -rf $(MODERN)/src
 	@$(MODERN_PIP) download --no-deps --no-binary asgiref --dest $(MODERN)/src asgiref==$$($(MODERN_PYTHON) -c 'from importlib import metadata; print(metadata.version("asgiref"))')
+	@touch $@
+
+$(DOCS_READY): setup.py pyproject.toml requirements-docs.txt | $(DOCS_PYTHON)
+	@echo '==> installing what builds the documentation'
+	@$(DOCS_PYTHON) -m pip --quiet --quiet --disable-pip-version-check --no-input install --requirement requirements-docs.txt
 	@touch $@

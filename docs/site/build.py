@@ -79,10 +79,7 @@ def layout() -> dict[str, str]:
     kept = set()
     for path in sorted((ROOT / "docs").rglob("*.rst")):
         relative = path.relative_to(ROOT / "docs").as_posix()
-        if relative == "index.rst":
-            target = "pages.rst"
-        else:
-            target = relative.removeprefix("site/")
+        target = "pages.rst" if relative == "index.rst" else relative.removeprefix("site/")
         page(target, path.read_text(encoding="utf-8"), f"docs/{relative}")
         kept.add(target)
     for target, origin in OTHERS.items():
@@ -112,7 +109,7 @@ def main() -> int:
     SOURCE.mkdir(parents=True, exist_ok=True)
     origins = ROOT / "build" / "docs" / "pages.json"
     origins.write_text(json.dumps(layout()), encoding="utf-8")
-    strict = ["--fail-on-warning", "--keep-going", "--nitpicky", "--quiet"]
+    strict = ["--fail-on-warning", "--keep-going", "--nitpicky", "--quiet", "--write-all"]
     return sphinx_build([*strict, "-b", "html", "-c", str(SITE), "-d", str(DOCTREES), str(SOURCE), str(OUTPUT), *sys.argv[1:]])
 
 

@@ -48,7 +48,9 @@ def test_a_query_is_about_metrics_and_labels_that_exist(query: str, samples: set
     names = set(re.findall(NAME, query))
     assert names
     assert names <= samples
-    labels = set(re.findall(r"(\w+)(?:=~|!=|!~|=)\"", query)) | {each for by in re.findall(r"by \((.+?)\)", query) for each in by.split(", ")}
+    labels = set(re.findall(r"(\w+)(?:=~|!=|!~|=)\"", query)) | {
+        each for by in re.findall(r"by \((.+?)\)", query) for each in by.split(", ")
+    }
     known = documented_labels()
     for name in names:
         assert labels - ADDED <= known.get(re.sub("_bucket$", "", name), set()), (name, labels)

@@ -40,7 +40,7 @@ _Handle = events.Handle
 _Task: Any = asyncio.Task
 #: No context, and what a call of ``call_soon`` that makes no handle returns; the new task, which has made it, drops that.
 _NO_CONTEXT: Final = object()
-_NO_HANDLE: Any = None
+_NO_HANDLE: Final = cast(events.Handle, None)
 
 
 class HubLoop(asyncio.SelectorEventLoop):

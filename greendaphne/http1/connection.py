@@ -185,6 +185,16 @@ class Http1Stream:
             return transport.offer(data)
         framing = self._framing
         head, sent, left = self._head, self.sent, self._left
+        if last and framing == LENGTH and len(data) == left:
+            # What most responses are.
+            if left or head:
+                if not transport.offer(head + data):
+                    return False
+                self._head = b""
+                self._left = 0
+                self.sent = sent + left
+            self.complete = True
+            return True
         if framing == LENGTH and len(data) > left:
             # An error of the application's: the peer gets the response that the head announced.
             if not transport.offer(head + data[:left]):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from gevent import get_hub, getcurrent
 
-from .hub import switch_to
+from .isolation import switch_to
 from .private import get_running_loop, set_running_loop
 
 if TYPE_CHECKING:

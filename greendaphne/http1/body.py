@@ -218,7 +218,7 @@ class ChunkedBody:
         return self._state is _COMPLETE
 
     def may_be_whole(self, limit: int) -> bool:
-        """Whether what has been received seems to have the last chunk within ``limit`` bytes.  It may as well be data that looks like one."""
+        """Whether the last chunk seems to be within the next ``limit`` bytes that were received; it may be data that looks like one."""
         source = self._source
         start = source.position
         if self._state is _SIZE_LINE and source.buffer.startswith(b"0\r\n\r\n", start):

@@ -195,7 +195,7 @@ class Http1Stream:
         return body.may_be_whole(SKIPPED)
 
     def skip_body(self) -> bool:
-        """Read what is left of the body, :data:`SKIPPED` bytes at most, in ``Timeouts.linger`` seconds at most; return whether that was all.
+        """Read the rest of the body, :data:`SKIPPED` bytes in ``Timeouts.linger`` seconds at most; return whether that was all.
 
         Called once the response is complete.
 

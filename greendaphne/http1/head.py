@@ -26,7 +26,7 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^?]*)?(?:\?|\Z)", re.IGNORECASE)
 _TRAILING_BLANKS = re.compile(rb"(?<=[!-~\x80-\xff])[ \t]+(?=\r\n)")
 
 #: Field sections of requests that announce nothing (no body, no upgrade, no expectation), with what parsing them gave: clients repeat
-#: theirs, and to look one up costs a fifth.  Their number and the length of each are bounded; forgotten all together when there are too many.
+#: theirs, and to look one up costs a fifth.  Number and length are bounded; all are forgotten together when there are too many.
 _REMEMBERED_SECTIONS, _REMEMBERED_SIZE = 256, 1024
 _sections: dict[bytes, tuple[list[tuple[bytes, bytes]], bool]] = {}
 _new_request = partial(tuple.__new__, Request)

@@ -6,7 +6,11 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
+#: Puts the directory with the stand-in for a missing daphne at the end of ``sys.path``, see ``greendaphne/compat``.
+PATH_FILE = "greendaphne-names.pth"
+NAMES = Path("greendaphne", "compat", "names")
 HERE = Path(__file__).resolve().parent
 
 
@@ -23,6 +27,18 @@ def description() -> str:
     """The README, where there is one."""
     readme = HERE / "README.rst"
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+class BuildWithPathFile(build_py):  # type: ignore[misc]
+    """Builds the package, and the file that adds its directory of names to Python's path."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            target, place = self.get_finalized_command("install").install_purelib, HERE / NAMES
+        else:
+            target, place = self.build_lib, NAMES
+        Path(target, PATH_FILE).write_text(f"{place.as_posix()}\n", encoding="utf-8")
 
 
 # A bound is the first version with the security fixes, or the interface, that the server relies on.
@@ -74,6 +90,7 @@ setup(
     long_description_content_type="text/x-rst",
     license="BSD-3-Clause",
     license_files=["LICENSE"],
+    cmdclass={"build_py": BuildWithPathFile},
     packages=find_packages(include=["greendaphne", "greendaphne.*"]),
     package_data={"": ["py.typed", "static/*", "templates/*"]},
     python_requires=">=3.10,<3.15",

@@ -36,7 +36,13 @@ def make_application(target: Any, config: Config, name: str = "") -> Application
     :raises ConfigurationError: where the interface is not known, or is that of a channel layer.
     """
     application = target if isinstance(target, Application) else _wrapped(target, config, name)
-    application.check()
+    try:
+        application.check()
+    except ConfigurationError as error:
+        # Of several applications, the line names the wrong one.
+        if not name or error.target:
+            raise
+        raise ConfigurationError(f"{name}: {error}") from None
     options = config.application
     if options.concurrency or options.request_timeout:
         from .concurrency import Bounded

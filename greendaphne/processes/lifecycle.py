@@ -14,7 +14,7 @@ class RunningServer(Protocol):
 
     timeouts: Any
     #: The channel layers that it serves.
-    channel_layers: Sequence[Any]
+    channel_layers: list[Any]
 
     @property
     def connections(self) -> int:

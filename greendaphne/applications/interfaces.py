@@ -99,4 +99,5 @@ def _wrapped(target: Any, config: Config, name: str) -> Application:
         raise ConfigurationError(f"{name or target!r} is a channel layer, not an application.")
     from .asgi import ASGIApplication
 
-    return ASGIApplication(target, config.asgi, double_callable=interface == ASGI2)
+    measured = config.monitoring.metrics is not None or config.monitoring.metrics_path is not None
+    return ASGIApplication(target, config.asgi, double_callable=interface == ASGI2, measured=measured)

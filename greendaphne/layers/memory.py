@@ -25,8 +25,10 @@ from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
 
+from ..core.accounts import Allowance
 from .base import BaseChannelLayer
 from .groups import GROUP_HEADROOM, Groups, headroom
+from .ledger import SMALL, Ledger, message_weight
 from .receiver import Receiver
 from .tally import Tally
 from .values import copy_message, message_size
@@ -73,8 +75,8 @@ class _Channel:
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
         self.capacity = capacity
-        #: (monotonic time of sending, full name, message), oldest first.
-        self.queue: deque[tuple[float, str, _Message]] = deque()
+        #: (monotonic time of sending, full name, message, its weight), oldest first.
+        self.queue: deque[tuple[float, str, _Message, int]] = deque()
         #: A dict for its order and its removal in constant time.
         self.waiters: dict[_Waiter, None] = {}
         #: A name of ``new_channel``, used for one exchange: forgotten as soon as it is empty.
@@ -128,6 +130,8 @@ class MemoryChannelLayer(BaseChannelLayer):
         # What channels that are gone have counted.
         self._sent_before = 0
         self._refused_before = 0
+        #: What counts the bytes of messages that wait, in the hub of a server that serves the layer.
+        self._ledger = Ledger()
         self.max_message_size = max_message_size
         self.group_headroom = headroom(group_headroom)
         #: The messages that were lost.
@@ -160,8 +164,11 @@ class MemoryChannelLayer(BaseChannelLayer):
         """
         name = self._reader_name(channel)
         copy = self._copy(message)
+        weight = message_weight(copy)
+        if weight > SMALL and not self._ledger.grants(channel, weight):
+            raise self.ChannelFull(channel)
         with self._lock:
-            if not self._put(name, channel, copy, 0):
+            if not self._put(name, channel, copy, 0, weight):
                 raise self.ChannelFull(channel)
 
     def send_owned(self, channel: str, message: _Message) -> None:
@@ -172,8 +179,11 @@ class MemoryChannelLayer(BaseChannelLayer):
         name = self._reader_name(channel)
         if self.max_message_size is not None and message_size(message) > self.max_message_size:
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
+        weight = message_weight(message)
+        if weight > SMALL and not self._ledger.grants(channel, weight):
+            raise self.ChannelFull(channel)
         with self._lock:
-            if not self._put(name, channel, message, 0):
+            if not self._put(name, channel, message, 0, weight):
                 raise self.ChannelFull(channel)
 
     def offer(self, channel: str, message: _Message) -> bool:
@@ -184,8 +194,11 @@ class MemoryChannelLayer(BaseChannelLayer):
         name = self._reader_name(channel)
         if self.max_message_size is not None and message_size(message) > self.max_message_size:
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
+        weight = message_weight(message)
+        if weight > SMALL and not self._ledger.grants(channel, weight):
+            return False
         with self._lock:
-            return self._put(name, channel, message, 0)
+            return self._put(name, channel, message, 0, weight)
 
     def receiver(self, channels: list[str]) -> Receiver | None:
         """What receives for one greenlet that does so again and again; ``None`` where :meth:`receive_batch` is as good.
@@ -220,6 +233,17 @@ class MemoryChannelLayer(BaseChannelLayer):
             channel = self._channels.get(name)
             if channel is not None:
                 channel.taker = None
+
+    def count_in(self, allowance: Allowance | None) -> None:
+        """Have ``allowance``, that of a server in the calling thread's hub, count the bytes of the messages that wait.
+
+        Not part of the specification.  It is asked for large messages, except for replies, whose place is at their clients: a message that
+        it does not grant is refused as by a full channel.  Of several servers that serve the layer, the last one counts.
+
+        :param allowance: ``None`` ends that.
+        """
+        with self._lock:
+            self._ledger.count_in(allowance)
 
     def receive(self, channels: Iterable[str], block: bool = False) -> tuple[str, _Message] | tuple[None, None]:
         """Take the oldest message of one of ``channels``; which one changes from call to call, so that none is starved.
@@ -305,6 +329,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         self.valid_group_name(group)
         # Validated once even where nobody listens: a mistake must not wait for the first member to show.
         copy: _Message | None = self._copy(message)
+        weight = message_weight(message)
         with self._lock:
             members = list(self._groups.members(group, time.monotonic() - self.group_expiry))
         slack = self.group_headroom * len(members)
@@ -315,7 +340,7 @@ class MemoryChannelLayer(BaseChannelLayer):
             if copy is None:
                 copy = copy_message(message)
             with self._lock:
-                stored = self._put(head + local, channel, copy, slack if local else 0)
+                stored = self._put(head + local, channel, copy, slack if local else 0, weight)
             if not stored:
                 dropped[head + local] = dropped.get(head + local, 0) + 1
             copy = None
@@ -328,6 +353,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         """Forget all messages and all groups."""
         with self._lock:
             for channel in list(self._channels.values()):
+                self._ledger.add(-sum(entry[3] for entry in channel.queue))
                 channel.queue.clear()
                 if not channel.waiters:
                     self._forget(channel)
@@ -435,7 +461,7 @@ class MemoryChannelLayer(BaseChannelLayer):
                 channel.taker = self._takers.get(name)
         return channel
 
-    def _put(self, name: str, full_name: str, message: _Message, slack: int) -> bool:
+    def _put(self, name: str, full_name: str, message: _Message, slack: int, weight: int) -> bool:
         """Queue ``message`` and wake a waiter; false if the channel holds ``slack`` more than its capacity already."""
         now = time.monotonic()
         if now >= self._sweep_at:
@@ -459,7 +485,8 @@ class MemoryChannelLayer(BaseChannelLayer):
             if len(queue) >= channel.capacity + slack:
                 channel.refused += 1
                 return False
-        queue.append((now, full_name, message))
+        queue.append((now, full_name, message, weight))
+        self._ledger.add(weight)
         channel.sent += 1
         if channel.waiters:
             self._wake(channel)
@@ -474,7 +501,8 @@ class MemoryChannelLayer(BaseChannelLayer):
         queue = channel.queue
         oldest = now - self.expiry
         while queue:
-            sent, name, message = queue.popleft()
+            sent, name, message, weight = queue.popleft()
+            self._ledger.add(-weight)
             if not queue and channel.temporary and not channel.waiters:
                 self._forget(channel)
             if sent >= oldest:
@@ -548,7 +576,9 @@ class MemoryChannelLayer(BaseChannelLayer):
         queue = channel.queue
         oldest = now - self.expiry
         while queue and queue[0][0] < oldest:
-            self._groups.expel(queue.popleft()[1])
+            _, name, _, weight = queue.popleft()
+            self._ledger.add(-weight)
+            self._groups.expel(name)
 
     def _sweep(self, now: float) -> None:
         """Look at the next few channels and groups and forget what nobody uses any more.

@@ -23,6 +23,7 @@ from typing import IO, Any, Final
 
 import gevent
 from gevent import get_hub
+from gevent.lock import BoundedSemaphore
 
 from ..core.accounts import FREE, NOTABLE, Account, Allowance
 
@@ -35,6 +36,9 @@ BLOCK: Final = 64 * 1024
 #: A file of at least this many blocks of which most are free is not used for new items.
 _LARGE: Final = 4096
 _MOSTLY_FREE: Final = 4
+#: Jobs of native threads that write at a time.  A job keeps the whole object that it writes from in memory, also where the connection that it
+#: is for has ended meanwhile; one that waits for its turn here does not.
+_WRITERS: Final = 4
 #: Bytes that one job of a native thread writes at most.
 _JOB: Final = 1024 * 1024
 #: Times that a write to a full disk is tried while others let go of their room, and seconds in between.
@@ -158,13 +162,14 @@ class Spool:
     :param allowance: bytes of disk that all items together may have.
     """
 
-    __slots__ = ("_current", "allowance", "held")
+    __slots__ = ("_current", "_writing", "allowance", "held")
 
     def __init__(self, allowance: Allowance | None = None) -> None:
         self.allowance = allowance or Allowance()
         #: Bytes by what they are: ``bodies`` and ``replies``.
         self.held = {BODIES: 0, REPLIES: 0}
         self._current: _File | None = None
+        self._writing = BoundedSemaphore(_WRITERS)
 
     def item(self, kind: str, account: Account = FREE) -> Spooled:
         """A new item, which is empty.
@@ -239,7 +244,14 @@ class Spooled:
         for attempt in range(_ATTEMPTS):
             fresh = file.allot(missing)
             self._blocks.extend(fresh)
-            error = self._in_thread(file.write, self._parts(memoryview(data), start))
+            parts = self._parts(memoryview(data), start)
+            try:
+                with self._spool._writing:
+                    error = self._in_thread(file.write, parts)
+            except BaseException:
+                # Killed: the thread need not write what it has not begun, nor hold it.
+                parts.clear()
+                raise
             if error is None:
                 return
             if getattr(error, "errno", None) not in _FULL or attempt + 1 == _ATTEMPTS or not self._make_room(n):

@@ -121,7 +121,10 @@ class ReplyQueue:
         """Add a reply; never raises and never waits.  After an overflow everything further is dropped."""
         if self._backlog is not None and not self._closed:
             size = _weight(message)
-            self._account.take(size)
+            if not self._account.ask(size):
+                # The disk is slower than the worker, and others have nothing to let go of.
+                self.fail(Overflow())
+                return
             self._bytes += size
             self._backlog.append(message)
         else:
@@ -318,7 +321,10 @@ class ReplyQueue:
                 self.fail(Overflow())
             return
         size = len(content) if joined else _OVERHEAD + len(content)
-        self._account.take(size)
+        if not self._account.ask(size):
+            self._messages = messages or None
+            self.fail(Overflow())
+            return
         self._bytes += size
         if tail is None:
             tail = self._tail = _Spilled({**message, "content": b""}, content)

@@ -75,13 +75,12 @@ class Ledger:
             # Whether it is short then is found out by the next that asks: the policy must not be called with the layer's lock.
             allowance.note(change)
 
-    def grants(self, channel: str, n: int) -> bool:
-        """Whether a message of ``n`` bytes may wait on ``channel``; without the layer's lock, since the policy may ask much.
-
-        Replies always may: their clients' accounts count them next, and workers that cannot get rid of replies take no requests either.
-        Nor are other threads refused, since an allowance belongs to one hub.
-        """
+    def has_room(self, n: int) -> bool:
+        """Whether ``n`` bytes are left, or nothing is known of that: an allowance belongs to one hub, and others are not refused."""
         allowance = self._allowance
-        if allowance is None or n <= allowance.left or "!" in channel or get_hub_if_exists() is not self._hub:
-            return True
-        return allowance.on_short(None, n)
+        return allowance is None or n <= allowance.left or get_hub_if_exists() is not self._hub
+
+    def ask(self, n: int) -> bool:
+        """Whether ``n`` bytes may be added all the same; in the hub of the allowance, without the layer's lock."""
+        allowance = self._allowance
+        return allowance is None or allowance.on_short(None, n)

@@ -165,7 +165,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         name = self._reader_name(channel)
         copy = self._copy(message)
         weight = message_weight(copy)
-        if weight > SMALL and not self._ledger.grants(channel, weight):
+        if weight > SMALL and not self._grants(name, channel, weight):
             raise self.ChannelFull(channel)
         with self._lock:
             if not self._put(name, channel, copy, 0, weight):
@@ -180,7 +180,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         if self.max_message_size is not None and message_size(message) > self.max_message_size:
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
         weight = message_weight(message)
-        if weight > SMALL and not self._ledger.grants(channel, weight):
+        if weight > SMALL and not self._grants(name, channel, weight):
             raise self.ChannelFull(channel)
         with self._lock:
             if not self._put(name, channel, message, 0, weight):
@@ -195,7 +195,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         if self.max_message_size is not None and message_size(message) > self.max_message_size:
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
         weight = message_weight(message)
-        if weight > SMALL and not self._ledger.grants(channel, weight):
+        if weight > SMALL and not self._grants(name, channel, weight):
             return False
         with self._lock:
             return self._put(name, channel, message, 0, weight)
@@ -237,8 +237,8 @@ class MemoryChannelLayer(BaseChannelLayer):
     def count_in(self, allowance: Allowance | None) -> None:
         """Have ``allowance``, that of a server in the calling thread's hub, count the bytes of the messages that wait.
 
-        Not part of the specification.  It is asked for large messages, except for replies, whose place is at their clients: a message that
-        it does not grant is refused as by a full channel.  Of several servers that serve the layer, the last one counts.
+        Not part of the specification.  It is asked for large messages; one that it does not grant is refused as by a full channel.  Of
+        several servers that serve the layer, the last one counts.
 
         :param allowance: ``None`` ends that.
         """
@@ -405,6 +405,19 @@ class MemoryChannelLayer(BaseChannelLayer):
             if match is not None:
                 return match[1] or channel
         raise TypeError(f"not a channel name: {channel!r:.120} ({_NAME_RULE})")
+
+    def _grants(self, name: str, full_name: str, weight: int) -> bool:
+        """Whether a large message may wait; see :meth:`count_in`.  Without the lock, since the policy that is asked may do much.
+
+        The server takes replies in any case, and has what to do with them: they are refused only as long as others wait before them.
+        """
+        ledger = self._ledger
+        if ledger.has_room(weight):
+            return True
+        if "!" in full_name:
+            channel = self._channels.get(name)
+            return channel is None or not channel.queue
+        return ledger.ask(weight)
 
     def _copy(self, message: Mapping[str, Any]) -> _Message:
         copy = copy_message(message)

@@ -19,7 +19,7 @@ from heapq import heappop, heappush
 from math import inf
 from tempfile import TemporaryFile, gettempdir
 from time import monotonic
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import gevent
 from gevent import get_hub

@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say about the package: its long description, which is the README with absolute links, and its path file."""
+"""What pyproject.toml cannot say about the package: its long description, which is the README with absolute links."""
 
 from __future__ import annotations
 
@@ -63,8 +63,4 @@ class BuildWithPathFile(build_py):  # type: ignore[misc]
         Path(target, PATH_FILE).write_text(f"{place.as_posix()}\n", encoding="utf-8")
 
 
-setup(
-    long_description=description(),
-    long_description_content_type="text/x-rst",
-    cmdclass={"build_py": BuildWithPathFile},
-)
+setup(long_description=description(), long_description_content_type="text/x-rst", cmdclass={"build_py": BuildWithPathFile})

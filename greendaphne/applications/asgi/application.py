@@ -120,10 +120,9 @@ class ASGIApplication(Application):
             raise HTTPError(503, "The server is about to end.", cause=DRAINING)
         conversation = HTTPConversation(loop, stream)
         coroutine = self._app(self._scopes.http(request), conversation.receive, conversation.send)
-        task = tasks.start(coroutine, Context())
+        task = tasks.start(coroutine, Context(), conversation.on_task_end)
         done = task.done()
         if not done and not conversation.complete:
-            task.add_done_callback(conversation.on_task_end)
             try:
                 conversation.serve(task)
             except BaseException:
@@ -154,7 +153,7 @@ class ASGIApplication(Application):
         session.offer()
         scope = self._scopes.websocket(request)
         # Nothing here keeps the header section in memory while the WebSocket lives.
-        task = tasks.start(self._app(scope, conversation.receive, conversation.send), Context())
+        task = tasks.start(self._app(scope, conversation.receive, conversation.send), Context(), _nothing)
         del request, scope
         try:
             error = conversation.serve(task)

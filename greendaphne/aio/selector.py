@@ -373,8 +373,7 @@ class HubSelector(_Base):  # type: ignore[misc]
     def _on_timer(self) -> None:
         # Runs in the hub.
         self._stop_timer()
-        if self.waiting:
-            # The hub's callbacks come first: those of connections, which may have steps for the loop, among them.
+        if self.inside:
             self.wake()
 
     def _stop_timer(self) -> None:

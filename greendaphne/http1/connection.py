@@ -39,6 +39,9 @@ SKIPPED = 64 * 1024
 #: What a pipelined request counts for, in units of :meth:`.core.turns.Turn.spend`.
 _REQUEST_WORK = 8
 _LAST_CHUNK = b"0\r\n\r\n"
+#: Bytes up to which a piece of a body is joined with what frames it.  A copy of a larger one costs more than a further system call, and a
+#: slow client would make the server hold the piece twice.
+_JOINED = 64 * 1024
 _CR = 13
 _METHOD_START = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
@@ -257,7 +260,7 @@ class Http1Stream:
             self._head = b""
             self._over(len(data))
         end = b"" if not last or framing != CHUNKED else _last_chunk(trailers) if trailers else _LAST_CHUNK
-        out = self._framed(data) + end
+        out = self._joined(data) + end
         if out and not transport.offer(out):
             self._head, self.sent, self._left = head, sent, left
             return False
@@ -284,6 +287,25 @@ class Http1Stream:
         raise ResponseError(f"the body is {excess} bytes or more longer than its Content-Length")
 
     def _framed(self, data: bytes) -> bytes:
+        """As :meth:`_joined`, but sends a large ``data`` and what comes before it; returns what comes after it."""
+        if len(data) <= _JOINED or self._framing == NO_BODY or (self._framing == LENGTH and len(data) > self._left):
+            return self._joined(data)
+        transport = self._connection.transport
+        size = len(data)
+        head, self._head = self._head, b""
+        end = b""
+        if self._framing == CHUNKED:
+            head += b"%x\r\n" % size
+            end = b"\r\n"
+        elif self._framing == LENGTH:
+            self._left -= size
+        self.sent += size
+        if head:
+            transport.sendall(head)
+        transport.sendall(data)
+        return end
+
+    def _joined(self, data: bytes) -> bytes:
         """The bytes on the wire for ``data``, with the head before the first."""
         head = self._head
         self._head = b""

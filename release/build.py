@@ -40,9 +40,7 @@ def sources() -> list[str]:
         return sorted(name for name in listed if name and (ROOT / name).is_file())
     found = []
     for directory, directories, files in os.walk(ROOT):
-        directories[:] = [
-            name for name in directories if name not in NO_SOURCE and not name.startswith(".venv") and ".egg-info" not in name
-        ]
+        directories[:] = [name for name in directories if name not in NO_SOURCE and not name.startswith(".venv") and ".egg-info" not in name]
         found += [str((Path(directory) / name).relative_to(ROOT)) for name in files]
     # What a source distribution adds to the source.
     return sorted(name for name in found if name not in ("PKG-INFO", "setup.cfg"))
@@ -135,9 +133,7 @@ def digest(path: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--directory", type=Path, default=ROOT / "dist", metavar="DIRECTORY", help="where the files go, in place of older ones"
-    )
+    parser.add_argument("--directory", type=Path, default=ROOT / "dist", metavar="DIRECTORY", help="where the files go, in place of older ones")
     parser.add_argument("--no-sbom", action="store_true", help="write no bill of materials, which needs the package index")
     arguments = parser.parse_args()
     time = max(epoch(), EARLIEST)

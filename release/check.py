@@ -42,9 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", action="append", choices=VERSIONS, help="only this version; may be repeated")
     parser.add_argument("--required", action="store_true", help="fail for a version that is not on this machine")
-    parser.add_argument(
-        "--write-constraints", action="store_true", help="take the newest versions, and write them to constraints.txt if all pass"
-    )
+    parser.add_argument("--write-constraints", action="store_true", help="take the newest versions, and write them to constraints.txt if all pass")
     arguments = parser.parse_args()
     wheels = list((ROOT / "dist").glob("greendaphne-*.whl"))
     if len(wheels) != 1:

@@ -32,7 +32,7 @@ PORT = re.compile(r"Port 0 of endpoint .* is ([0-9]+)$")
 DJANGO = re.compile(r"^\s*(from|import) (django|channels)\b", re.MULTILINE)
 
 APPLICATIONS = {
-    "wsgi": """
+    "wsgi": '''
 def application(environ, start_response):
     websocket = environ.get("wsgi.websocket")
     if websocket is not None:
@@ -41,8 +41,8 @@ def application(environ, start_response):
         return []
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"Hello ", environ["SERVER_PROTOCOL"].encode()]
-""",
-    "asgi": """
+''',
+    "asgi": '''
 async def application(scope, receive, send):
     if scope["type"] == "websocket":
         await receive()
@@ -54,8 +54,8 @@ async def application(scope, receive, send):
         await send({"type": "http.response.body", "body": b"Hello HTTP/" + scope["http_version"].encode()})
     else:
         raise NotImplementedError(scope["type"])
-""",
-    "layer": """
+''',
+    "layer": '''
 from greendaphne.layers.memory import MemoryChannelLayer
 
 application = MemoryChannelLayer()
@@ -66,7 +66,7 @@ application.routes = {
     "websocket.connect": lambda message: message.reply({"accept": True}),
     "websocket.receive": lambda message: message.reply({"text": message.content["text"]}),
 }
-""",
+''',
 }
 #: Options beside the endpoints.
 OPTIONS = {"wsgi": ["--wsgi"], "asgi": ["--asgi"], "layer": ["--inline-workers", "2"]}

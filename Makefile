@@ -30,11 +30,11 @@ help:
 	@echo 'make run-redis    serve the chat site with Redis, two servers and three workers'
 	@echo 'make run-wsgi     serve the Flask site with its chat'
 	@echo
-	@echo 'make test         run all tests; with ARGS="-k name" for pytest, those of the main'
-	@echo '                  environment only'
-	@echo 'make test-modern  run the tests with Django 5 and asgiref 3; ARGS is for pytest'
-	@echo 'make test-all     run all tests on each Python 3.10 to 3.14 of this machine; ARGS'
-	@echo '                  as above, VERSIONS="3.12 3.13" for these only'
+	@echo 'make test         run all tests; with ARGS="-k name" for pytest, those of the'
+	@echo '                  main environment only'
+	@echo 'make test-modern  run the tests with Django 5 and asgiref 3 (ARGS="-k name")'
+	@echo 'make test-all     run all tests on each Python of this machine, 3.10 to 3.14'
+	@echo '                  (ARGS as above, VERSIONS="3.12 3.13" for these only)'
 	@echo 'make test-lowest  run a part of the tests with the lowest versions allowed'
 	@echo 'make python3.14   unpack Python 3.14 of Debian testing into .cache, for test-all'
 	@echo 'make lint         check style and types'
@@ -44,12 +44,12 @@ help:
 	@echo 'make bench-check  compare the cost with that of another commit (BASE=COMMIT)'
 	@echo
 	@echo 'make manual       write the manual page and completions for shells to build/share'
-	@echo 'make dist         build the packages twice, compare and check them, and write them,'
+	@echo 'make dist         build the packages twice, compare and check them; write them,'
 	@echo '                  a bill of materials and checksums to dist'
 	@echo 'make sbom         write the bill of materials again'
 	@echo 'make dist-check   install the wheel on each Python of this machine, and serve'
 	@echo '                  each interface over HTTP/1.1, HTTP/2 and WSS (VERSIONS="3.12")'
-	@echo 'make constraints  the same with the newest versions, which go to constraints.txt'
+	@echo 'make constraints  the same with the newest versions; write constraints.txt'
 	@echo
 	@echo 'make clean        remove everything that these targets made'
 

@@ -1,7 +1,8 @@
 """Try the built wheel as a user meets it, on each Python of this machine: ``make dist-check``.
 
-In an empty directory, a new environment gets the wheel with all extras for users; :mod:`release.served` then serves a WSGI application, an ASGI
-application and a channel layer over HTTP/1.1, HTTP/2 and WSS, with ``-W error``.  All dependencies come as wheels: nothing is compiled.
+A new environment gets the wheel with all extras for users.  In an empty directory, :mod:`release.served` then serves a WSGI
+application, an ASGI application and a channel layer over HTTP/1.1, HTTP/2 and WSS, with ``-W error``.  All dependencies come as wheels:
+nothing is compiled.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", action="append", choices=VERSIONS, help="only this version; may be repeated")
     parser.add_argument("--required", action="store_true", help="fail for a version that is not on this machine")
-    parser.add_argument("--write-constraints", action="store_true", help="take the newest versions, and write them to constraints.txt if all pass")
+    parser.add_argument(
+        "--write-constraints", action="store_true", help="take the newest versions, and write them to constraints.txt if all pass"
+    )
     arguments = parser.parse_args()
     wheels = list((ROOT / "dist").glob("greendaphne-*.whl"))
     if len(wheels) != 1:

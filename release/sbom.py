@@ -24,7 +24,15 @@ def write(wheel: Path, directory: Path, time: int) -> Path:
     with tempfile.TemporaryDirectory(prefix="greendaphne-") as temporary:
         python = make(Path(temporary, "environment"), Path(sys.executable))
         # The wheel first as a name from a directory: an address of a file would stand in the list.
-        pip(python, "install", "--constraint", str(ROOT / "constraints.txt"), "--find-links", str(directory), f"greendaphne[{LISTED}]=={version(wheel)}")
+        pip(
+            python,
+            "install",
+            "--constraint",
+            str(ROOT / "constraints.txt"),
+            "--find-links",
+            str(directory),
+            f"greendaphne[{LISTED}]=={version(wheel)}",
+        )
         pip(python, "uninstall", "--yes", "pip", "setuptools")
         subprocess.run(
             [sys.executable, "-m", "cyclonedx_py", "environment", "--pyproject", ROOT / "pyproject.toml", "--mc-type", "application",

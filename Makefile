@@ -38,12 +38,12 @@ help:
 	@echo 'make test-lowest  run a part of the tests with the lowest versions allowed'
 	@echo 'make python3.14   unpack Python 3.14 of Debian testing into .cache, for test-all'
 	@echo 'make lint         check style and types'
-	@echo 'make soak         reload and restart servers under load; takes hours (ARGS=--help)'
+	@echo 'make soak         reload and restart servers under load, for hours (ARGS=--help)'
 	@echo
 	@echo 'make bench        measure the server beside others'
 	@echo 'make bench-check  compare the cost with that of another commit (BASE=COMMIT)'
 	@echo
-	@echo 'make manual       write the manual page and completions for shells to build/share'
+	@echo 'make manual       write the manual page and shell completions to build/share'
 	@echo 'make dist         build the packages twice, compare and check them; write them,'
 	@echo '                  a bill of materials and checksums to dist'
 	@echo 'make sbom         write the bill of materials again'

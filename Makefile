@@ -20,10 +20,14 @@ MODERN := .venv-modern
 MODERN_PYTHON := $(MODERN)/bin/python
 MODERN_PIP := $(MODERN_PYTHON) -m pip --quiet --quiet --disable-pip-version-check --no-input
 MODERN_TESTING := $(MODERN)/.stamp-testing
+# The documentation site needs nothing of the tests.
+DOCS := .venv-docs
+DOCS_PYTHON := $(DOCS)/bin/python
+DOCS_READY := $(DOCS)/.stamp-docs
 ADDRESS := http://127.0.0.1:8000
 
 .DELETE_ON_ERROR:
-.PHONY: help run run-redis run-wsgi test test-modern test-all test-lowest python3.14 manual soak lint bench bench-check dist sbom dist-check constraints clean
+.PHONY: help run run-redis run-wsgi test test-modern test-all test-lowest python3.14 manual soak lint bench bench-check dist sbom dist-check constraints docs clean
 
 help:
 	@echo 'make run          serve the demo on $(ADDRESS)'
@@ -43,6 +47,7 @@ help:
 	@echo 'make bench        measure the server beside others'
 	@echo 'make bench-check  compare the cost with that of another commit (BASE=COMMIT)'
 	@echo
+	@echo 'make docs         build the documentation site to build/site; warnings are errors'
 	@echo 'make manual       write the manual page and shell completions to build/share'
 	@echo 'make dist         build the packages twice, compare and check them; write them,'
 	@echo '                  a bill of materials and checksums to dist'
@@ -110,6 +115,11 @@ manual: $(RUNTIME)
 	@$(BIN)/python -m greendaphne.settings.completions fish > build/share/fish/vendor_completions.d/greendaphne.fish
 	@echo '==> build/share is ready to be copied to /usr/local/share'
 
+docs: $(DOCS_READY)
+	@echo '==> building the documentation'
+	@$(DOCS_PYTHON) docs/site/build.py
+	@echo '==> the start page is build/site/index.html'
+
 soak: $(TESTING)
 	@sh .ci/packages
 	@$(BIN)/python -m tests.soak $(ARGS)
@@ -129,7 +139,7 @@ bench-check: $(TESTING)
 	@$(BIN)/python -m benchmarks.check --base $(BASE) $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(MODERN) $(RELEASE) .cache build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache artefacts
+	rm -rf $(VENV) $(MODERN) $(RELEASE) $(DOCS) .cache build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache artefacts
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment that is there is taken over, however it was made.
@@ -145,6 +155,9 @@ $(RELEASE_PYTHON):
 $(LOWEST)/bin/python:
 	@mkdir -p $(dir $(LOWEST))
 	@$(call make-environment,$(LOWEST))
+
+$(DOCS_PYTHON):
+	@$(call make-environment,$(DOCS))
 
 define make-environment
 $(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' \
@@ -193,4 +206,9 @@ $(LOWEST_TESTING): pyproject.toml requirements-channels.txt $(RELEASING) | $(LOW
 	@$(LOWEST)/bin/python -m pip --quiet --quiet --disable-pip-version-check --no-input install --only-binary :all: --no-binary greendaphne \
 		--constraint $(LOWEST)/lowest.txt --editable '.[redis,acme,metrics,channels1,test]'
 	@$(LOWEST)/bin/python -m pip --quiet --quiet --disable-pip-version-check --no-input install --no-deps --requirement requirements-channels.txt
+	@touch $@
+
+$(DOCS_READY): setup.py pyproject.toml requirements-docs.txt | $(DOCS_PYTHON)
+	@echo '==> installing what builds the documentation'
+	@$(DOCS_PYTHON) -m pip --quiet --quiet --disable-pip-version-check --no-input install --requirement requirements-docs.txt
 	@touch $@

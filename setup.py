@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
+#: Puts the directory with the stand-in for a missing daphne at the end of ``sys.path``, see ``greendaphne/compat``.
+PATH_FILE = "greendaphne-names.pth"
+NAMES = Path("greendaphne", "compat", "names")
 HERE = Path(__file__).resolve().parent
 #: The target of a link of the README to a file of the project: no address, and no fragment of the page.
 RELATIVE = re.compile(r"<((?!\w+:|#)[^<>`\s]+)>`__")
@@ -47,4 +51,16 @@ def description() -> str:
     return RELATIVE.sub(absolute, readme.read_text(encoding="utf-8"))
 
 
-setup(long_description=description(), long_description_content_type="text/x-rst")
+class BuildWithPathFile(build_py):  # type: ignore[misc]
+    """Builds the package, and the file that adds its directory of names to Python's path."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            target, place = self.get_finalized_command("install").install_purelib, HERE / NAMES
+        else:
+            target, place = self.build_lib, NAMES
+        Path(target, PATH_FILE).write_text(f"{place.as_posix()}\n", encoding="utf-8")
+
+
+setup(long_description=description(), long_description_content_type="text/x-rst", cmdclass={"build_py": BuildWithPathFile})

@@ -47,7 +47,7 @@ help:
 	@echo 'make bench        measure the server beside others'
 	@echo 'make bench-check  compare the cost with that of another commit (BASE=COMMIT)'
 	@echo
-	@echo 'make docs         build the documentation site to build/site; warnings are errors'
+	@echo 'make docs         build the documentation site to build/site, without warnings'
 	@echo 'make manual       write the manual page and shell completions to build/share'
 	@echo 'make dist         build the packages twice, compare and check them; write them,'
 	@echo '                  a bill of materials and checksums to dist'

@@ -188,7 +188,8 @@ class ReplyQueue:
         return True
 
     def abandon(self) -> None:
-        """Have :meth:`get` raise :class:`ClientDisconnected`."""
+        """The client has left: drop everything at once, and have :meth:`get` raise :class:`ClientDisconnected`."""
+        self._drop()
         self.fail(ClientDisconnected())
 
     def fail(self, error: BaseException) -> None:

@@ -262,11 +262,11 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         elif subprotocol not in offered:
             raise ResponseError(f"the subprotocol {subprotocol!r} was not offered by the client")
         compression = self._compression
-        agreed = compression.negotiate(handshake.extensions(request.headers)) if compression is not None else None
+        account = request.connection.account
+        agreed = compression.negotiate(handshake.extensions(request.headers), account) if compression is not None else None
         extension, self._deflate = agreed or (None, None)
         self.stream.switch(handshake.response_headers(request, self._server_name, subprotocol, extension, headers))
         self.subprotocol = subprotocol
-        account = request.connection.account
         inflater = None if self._deflate is None else self._deflate.inflater
         self._reader = MessageReader(self._limits, self._deflate is not None, inflater, account)
         account.enter(self)

@@ -44,10 +44,10 @@ HTTP2: Final = 64 * KIB
 
 #: Part of the machine's or the container's memory that all processes of one server may have, unless ``limits.memory`` says it.
 SHARE: Final = 1 / 2
-#: Part of the memory that is shared out.  The rest is for what is not counted.  In attacks on 160 MiB the process has 20 to 60 MiB more than
-#: is counted: pages that the allocator has free but cannot return, with pieces of 4 KiB to 4 MB in turn (up to 45 MiB, in the second before
-#: they are given back); the one message that each worker of the application has (4 MB each); what is granted beyond the allowance for a
-#: moment, see :data:`OVERDRAFT`.  Two thirds leave 50 MiB of 160 for that.
+#: Part of the memory that is shared out.  The rest is for what is not counted.  In attacks on a server with 160 MiB the process has 20 to 60
+#: MiB more than is counted: pages that the allocator has free and has not returned yet, up to 45 MiB between pieces of 4 KiB to 4 MB; the
+#: one message that each worker of the application has, 4 MB each; what is granted beyond the allowance for a moment, see
+#: :data:`OVERDRAFT`.
 COUNTED: Final = 2 / 3
 #: Bytes for clients at least, however large the process is without them.
 LEAST: Final = 32 * MIB
@@ -79,8 +79,8 @@ CALM: Final = 5.0
 WATCHED: Final = 4 * MIB
 #: Bytes by which the process must have grown since it held little for clients, for that to be worth the time.
 GROWN: Final = 8 * MIB
-#: Bytes that come back before the system is given what is free.  Everything that allocates waits meanwhile, about 0.1 to 0.2 ms for each MiB:
-#: so it is done in steps that take less than 20 ms, also while much comes back at once.
+#: Bytes that come back before the system is given what is free.  Everything that allocates waits meanwhile, 0.05 to 0.2 ms for each MiB.
+#: So it is done in steps, which take less than 20 ms also while much comes back at once.
 TRIM_STEP: Final = 32 * MIB
 #: Seconds between two such times where memory is taken again in between: pages that were given back have to be cleared anew.
 TRIM_INTERVAL: Final = 1.0

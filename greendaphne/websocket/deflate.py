@@ -3,8 +3,8 @@
 By default both directions are negotiated *without context takeover*: every message is compressed on its own, so a WebSocket that is silent
 holds neither a window nor a hash table.  RFC 7692 section 7.1.1 lets a server decide both, whatever the client offers.  With context
 takeover (:class:`Compression`) zlib keeps up to 100 KiB for receiving and 256 KiB for sending per connection, and saves bytes where many
-small, similar messages follow each other.  What all connections keep is bounded, and part of the process' memory for clients: where either is
-short, a connection is negotiated without.
+small, similar messages follow each other.  What all connections keep is bounded, and part of the process' memory for clients: while either
+is short, a connection is negotiated without.
 
 The negotiation itself is that of the ``websockets`` package; its codec is not used, because it ends a message at the first block marked as
 final and has no limit left once a message has reached its limit exactly.

@@ -11,9 +11,9 @@ import pytest
 
 from greendaphne.config import Limits
 from tests.support.certificates import Authority
+from tests.support.monitoring import wait_until
 from tests.support.proxy_headers import SERVER, v2
 from tests.support.server import PATIENCE, Client, RunningServer, serve
-from tests.support.monitoring import wait_until
 from tests.support.tls import client_context
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

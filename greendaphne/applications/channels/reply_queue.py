@@ -138,8 +138,8 @@ class ReplyQueue:
             return
         waiter = self._waiter
         if waiter is not None:
-            # Handed over at once: it never waits in here, and costs no bookkeeping unless it is large.  The greenlet's turn may be a while off
-            # where thousands are due.
+            # Handed over at once: it never waits in here, and costs no bookkeeping unless it is large.  The greenlet's turn may be a while
+            # off where thousands are due.
             content = message.get("content")
             if content and len(content) > _JOINED:
                 size = len(content)

@@ -30,6 +30,7 @@ from .base import BaseChannelLayer
 from .groups import GROUP_HEADROOM, Groups, headroom
 from .ledger import SMALL, Ledger, message_weight
 from .receiver import Receiver
+from .sharing import tell_channels
 from .tally import Tally
 from .values import copy_message, message_size
 from .waiter import FOREVER, GreenletWaiter, ThreadWaiter, new_waiter
@@ -644,3 +645,7 @@ def _list(channels: Iterable[str]) -> list[str]:
 
 #: One layer for the whole process, for easy use: ``greendaphne greendaphne.layers.memory:channel_layer``.
 channel_layer = MemoryChannelLayer()
+
+
+# Channels 1 imports this module when it makes its layer.
+tell_channels()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from greendaphne.http2 import Http2Stream
-from tests.support.http2 import POST, Http2Server, Peer, eventually, live, serve_http2
+from tests.support.http2 import POST, Census, Http2Server, Peer, eventually, serve_http2
 
 #: Streams that a script may have open at a time, and in all.
 AT_A_TIME, IN_ALL = 5, 15
@@ -44,9 +44,10 @@ def application(stream: Http2Stream) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Http2Server]:
+    census = Census(Http2Stream)
     with serve_http2(application, client_resets=10**6, control_frames=10**6, max_concurrent_streams=20) as running:
         yield running
-        eventually(lambda: live(Http2Stream) == 0)
+        eventually(lambda: census.new(Http2Stream) == 0)
 
 
 class Script:

@@ -16,7 +16,7 @@ from greendaphne.config import Limits, Timeouts
 from greendaphne.core.message import ClientDisconnected, Request, ResponseError
 from greendaphne.http2 import Http2Connection, Http2Limits, Http2Stream
 from greendaphne.net.transport import Transport
-from tests.support.http2 import GET, POST, Fields, Http2Server, Peer, RawPeer, echo, eventually, forever, hello, live, serve_http2
+from tests.support.http2 import GET, POST, Census, Fields, Http2Server, Peer, RawPeer, echo, eventually, forever, hello, serve_http2
 
 OPEN = ("END_HEADERS",)
 
@@ -857,12 +857,13 @@ def test_a_killed_connection_takes_its_streams_with_it() -> None:
 def test_nothing_is_left_behind() -> None:
     from gevent import Greenlet
 
+    census = Census(Http2Stream, Http2Connection, Greenlet)
     with serve_http2(echo) as server:
         with Peer(server) as peer:
             peer.get(POST, b"x")
         eventually(lambda: not server.connections)
-        eventually(lambda: live(Http2Stream) == 0)
-        greenlets = live(Greenlet)
+        eventually(lambda: census.new(Http2Stream) == 0)
+        greenlets = census.new(Greenlet)
         for _ in range(10):
             with Peer(server) as peer:
                 for size in (0, 10, 100_000):
@@ -871,8 +872,8 @@ def test_nothing_is_left_behind() -> None:
                 peer.h2.reset_stream(peer.request(POST, b"x" * 1000, end=False))
                 peer.flush()
         eventually(lambda: not server.connections)
-        eventually(lambda: live(Http2Stream) == live(Http2Connection) == 0)
-        eventually(lambda: live(Greenlet) == greenlets)
+        eventually(lambda: census.new(Http2Stream) == census.new(Http2Connection) == 0)
+        eventually(lambda: census.new(Greenlet) == greenlets)
 
 
 @pytest.mark.parametrize(

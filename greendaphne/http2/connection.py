@@ -232,7 +232,7 @@ class Http2Connection:
             logger.debug("Connection of %s ended by a protocol error: %s", peer, str(error))
 
     def _cancel_streams(self) -> None:
-        """From here on nothing is served; whoever waits for the peer is told."""
+        """Serve nothing from here on; greenlets that wait for the peer are told."""
         self._ending = True
         for timer in (self._goaway_timer, self._linger_timer):
             if timer is not None:

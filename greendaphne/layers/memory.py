@@ -28,7 +28,7 @@ from gevent.monkey import get_original
 from ..core.accounts import Allowance
 from .base import BaseChannelLayer
 from .groups import GROUP_HEADROOM, Groups, headroom
-from .ledger import SMALL, Ledger, message_weight
+from .ledger import OVERHEAD, SMALL, Ledger, message_weight
 from .receiver import Receiver
 from .sharing import tell_channels
 from .tally import Tally
@@ -91,7 +91,7 @@ class _Channel:
 class MemoryChannelLayer(BaseChannelLayer):
     """See the module's documentation.
 
-    :param expiry: seconds after which a message that nobody took is dropped.
+    :param expiry: seconds after which a message that was not taken is dropped.
     :param group_expiry: seconds after which a channel leaves a group unless it is added again.
     :param capacity: messages that wait in a channel at most; ``send`` raises ``ChannelFull`` then.
     :param channel_capacity: other capacities by channel name: a dict of globs or compiled expressions, the first match counts.
@@ -218,7 +218,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         Not part of the specification.  ``taker(channel, message)`` is called in the sender's greenlet with the layer's lock held: it must
         not wait, not switch and not raise.  False means that it does not take the message, which then is queued as any other.  The order
         is kept: where messages wait in the channel, those that follow wait behind them.  What other threads and hubs send is queued, and so
-        is everything while others than ``taker``'s reader wait for messages on ``name``.  So whoever attaches has to receive too.
+        is everything while others than ``taker``'s reader wait for messages on ``name``.  So the caller has to receive as well.
 
         :param name: as in :meth:`receive`; there is one taker for each name.
         """
@@ -328,7 +328,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         beyond that is counted in :attr:`tally`, which warns of it.
         """
         self.valid_group_name(group)
-        # Validated once even where nobody listens: a mistake must not wait for the first member to show.
+        # Validated once, also for a group without members: a mistake must not show only with the first one.
         copy: _Message | None = self._copy(message)
         weight = message_weight(message)
         with self._lock:
@@ -342,6 +342,8 @@ class MemoryChannelLayer(BaseChannelLayer):
                 copy = copy_message(message)
             with self._lock:
                 stored = self._put(head + local, channel, copy, slack if local else 0, weight)
+            # The copies share their content.
+            weight = OVERHEAD
             if not stored:
                 dropped[head + local] = dropped.get(head + local, 0) + 1
             copy = None
@@ -509,8 +511,7 @@ class MemoryChannelLayer(BaseChannelLayer):
     def _pop(self, channel: _Channel, now: float) -> tuple[str, _Message] | None:
         """Take the oldest message of ``channel`` that has not expired.
 
-        Where nobody read in time nobody listens any more, so the channels of expired messages leave their groups, as the specification
-        allows.
+        A message that was not read in time has no reader any more, so its channel leaves its groups, as the specification allows.
         """
         queue = channel.queue
         oldest = now - self.expiry
@@ -595,7 +596,7 @@ class MemoryChannelLayer(BaseChannelLayer):
             self._groups.expel(name)
 
     def _sweep(self, now: float) -> None:
-        """Look at the next few channels and groups and forget what nobody uses any more.
+        """Look at the next few channels and groups and forget what is not used any more.
 
         Each look costs a constant time and goes round the whole layer in turn, so that what is abandoned is found without ever being
         searched for.

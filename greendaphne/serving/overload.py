@@ -44,10 +44,9 @@ HTTP2: Final = 64 * KIB
 
 #: Part of the machine's or the container's memory that all processes of one server may have, unless ``limits.memory`` says it.
 SHARE: Final = 1 / 2
-#: Part of the memory that is shared out.  The rest is for what is not counted.  In attacks on a server with 160 MiB the process has 20 to 60
-#: MiB more than is counted: pages that the allocator has free and has not returned yet, up to 45 MiB between pieces of 4 KiB to 4 MB; the
-#: one message that each worker of the application has, 4 MB each; what is granted beyond the allowance for a moment, see
-#: :data:`OVERDRAFT`.
+#: Part of the memory that is shared out.  The rest is for what is not counted: under attack a server of 160 MiB has 20 to 60 MiB more than
+#: it counts.  These are pages that the allocator has free and has not returned yet, up to 45 MiB between pieces of 4 KiB to 4 MB; the one
+#: message that each worker of the application has, 4 MB each; what is granted beyond the allowance for a moment, see :data:`OVERDRAFT`.
 COUNTED: Final = 2 / 3
 #: Bytes for clients at least, however large the process is without them.
 LEAST: Final = 32 * MIB

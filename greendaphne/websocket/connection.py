@@ -672,7 +672,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
                 # Pings that came before are answered before, for nothing may follow.
                 self._put(self._pongs + encode_header(FIN | CLOSE, len(payload)) + payload)
             except WebSocketClosed:
-                pass  # nobody is left to tell
+                pass  # the peer has left
             sent = True
         if not sent:
             # The peer takes nothing: what is before the close frame, or half of it, is stuck.
@@ -705,7 +705,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
                 pass
 
     def _end(self, code: int) -> None:
-        """Enter CLOSED, the first time; whoever waits to receive is told."""
+        """Enter CLOSED, the first time; the greenlet that waits to receive is told."""
         if self.state is _CLOSED:
             return
         self.state = _CLOSED

@@ -165,11 +165,8 @@ class MemoryChannelLayer(BaseChannelLayer):
         """
         name = self._reader_name(channel)
         copy = self._copy(message)
-        weight = message_weight(copy)
-        if weight > SMALL and not self._grants(name, channel, weight):
-            raise self.ChannelFull(channel)
         with self._lock:
-            if not self._put(name, channel, copy, 0, weight):
+            if not self._put(name, channel, copy, 0):
                 raise self.ChannelFull(channel)
 
     def send_owned(self, channel: str, message: _Message) -> None:
@@ -180,11 +177,8 @@ class MemoryChannelLayer(BaseChannelLayer):
         name = self._reader_name(channel)
         if self.max_message_size is not None and message_size(message) > self.max_message_size:
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
-        weight = message_weight(message)
-        if weight > SMALL and not self._grants(name, channel, weight):
-            raise self.ChannelFull(channel)
         with self._lock:
-            if not self._put(name, channel, message, 0, weight):
+            if not self._put(name, channel, message, 0):
                 raise self.ChannelFull(channel)
 
     def offer(self, channel: str, message: _Message) -> bool:
@@ -195,11 +189,8 @@ class MemoryChannelLayer(BaseChannelLayer):
         name = self._reader_name(channel)
         if self.max_message_size is not None and message_size(message) > self.max_message_size:
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
-        weight = message_weight(message)
-        if weight > SMALL and not self._grants(name, channel, weight):
-            return False
         with self._lock:
-            return self._put(name, channel, message, 0, weight)
+            return self._put(name, channel, message, 0)
 
     def receiver(self, channels: list[str]) -> Receiver | None:
         """What receives for one greenlet that does so again and again; ``None`` where :meth:`receive_batch` is as good.
@@ -330,7 +321,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         self.valid_group_name(group)
         # Validated once, also for a group without members: a mistake must not show only with the first one.
         copy: _Message | None = self._copy(message)
-        weight = message_weight(message)
+        shared = False
         with self._lock:
             members = list(self._groups.members(group, time.monotonic() - self.group_expiry))
         slack = self.group_headroom * len(members)
@@ -341,9 +332,9 @@ class MemoryChannelLayer(BaseChannelLayer):
             if copy is None:
                 copy = copy_message(message)
             with self._lock:
-                stored = self._put(head + local, channel, copy, slack if local else 0, weight)
-            # The copies share their content.
-            weight = OVERHEAD
+                stored = self._put(head + local, channel, copy, slack if local else 0, shared=shared)
+            # The copies have the same content.
+            shared = True
             if not stored:
                 dropped[head + local] = dropped.get(head + local, 0) + 1
             copy = None
@@ -409,19 +400,6 @@ class MemoryChannelLayer(BaseChannelLayer):
                 return match[1] or channel
         raise TypeError(f"not a channel name: {channel!r:.120} ({_NAME_RULE})")
 
-    def _grants(self, name: str, full_name: str, weight: int) -> bool:
-        """Whether a large message may wait; see :meth:`count_in`.  Without the lock, since the policy that is asked may do much.
-
-        The server takes replies in any case, and has what to do with them: they are refused only as long as others wait before them.
-        """
-        ledger = self._ledger
-        if ledger.has_room(weight):
-            return True
-        if "!" in full_name:
-            channel = self._channels.get(name)
-            return channel is None or not channel.queue
-        return ledger.ask(weight)
-
     def _copy(self, message: Mapping[str, Any]) -> _Message:
         copy = copy_message(message)
         if RESERVED_KEY in copy:
@@ -477,8 +455,11 @@ class MemoryChannelLayer(BaseChannelLayer):
                 channel.taker = self._takers.get(name)
         return channel
 
-    def _put(self, name: str, full_name: str, message: _Message, slack: int, weight: int) -> bool:
-        """Queue ``message`` and wake a waiter; false if the channel holds ``slack`` more than its capacity already."""
+    def _put(self, name: str, full_name: str, message: _Message, slack: int, *, shared: bool = False) -> bool:
+        """Queue ``message`` and wake a waiter; false if the channel holds ``slack`` more than its capacity already, or memory is short.
+
+        :param shared: whether another message that was queued has the same content.
+        """
         now = time.monotonic()
         if now >= self._sweep_at:
             self._sweep(now)
@@ -501,12 +482,24 @@ class MemoryChannelLayer(BaseChannelLayer):
             if len(queue) >= channel.capacity + slack:
                 channel.refused += 1
                 return False
+        weight = OVERHEAD if shared else message_weight(message)
+        if weight > SMALL and not self._grants(channel, full_name, weight):
+            channel.refused += 1
+            return False
         queue.append((now, full_name, message, weight))
         self._ledger.add(weight)
         channel.sent += 1
         if channel.waiters:
             self._wake(channel)
         return True
+
+    def _grants(self, channel: _Channel, full_name: str, weight: int) -> bool:
+        """Whether a large message may wait; see :meth:`count_in`.
+
+        The server takes replies in any case, and has what to do with them: they are refused only as long as others wait before them.
+        """
+        ledger = self._ledger
+        return ledger.has_room(weight) or (not channel.queue if "!" in full_name else ledger.ask(weight))
 
     def _pop(self, channel: _Channel, now: float) -> tuple[str, _Message] | None:
         """Take the oldest message of ``channel`` that has not expired.

@@ -6,6 +6,7 @@ import weakref
 from typing import NamedTuple
 
 import h2.events
+import pytest
 from h2.errors import ErrorCodes
 
 from greendaphne.applications.base import Application
@@ -46,18 +47,19 @@ class At(NamedTuple):
     address: tuple[str, int]
 
 
-def test_error_pages_that_wait_hold_nothing_of_what_failed() -> None:
-    # Not those that are logged with their traceback: pytest keeps the records.
-    errors = [HTTPError(503, "No."), ResponseError("It is bad.")]
+def test_error_pages_that_wait_hold_nothing_of_what_failed(caplog: pytest.LogCaptureFixture) -> None:
+    # pytest keeps log records, which refer to the exceptions.
+    caplog.set_level("CRITICAL", logger="daphne.http_protocol")
+    errors = [HTTPError(503, "No."), ResponseError("It is bad."), ValueError("It failed.")]
     application = Failing(list(errors))
     del errors
     server = Server(application=application, config=CLEARTEXT)
     with ServerThread(server), Peer(At(("127.0.0.1", server.port)), initial_window_size=0) as peer:
-        for status in (b"500", b"503"):
+        for status in (b"500", b"500", b"503"):
             response = peer.wait(h2.events.ResponseReceived, peer.request())
             assert dict(response.headers)[b":status"] == status
         # The bodies wait for window.
-        wait_until(lambda: [held() for held in application.held] == [None, None])
+        wait_until(lambda: [held() for held in application.held] == [None, None, None])
 
 
 def test_requests_beyond_the_memory_are_refused_and_may_be_repeated() -> None:

@@ -38,6 +38,8 @@ class AsyncioHub(Hub):
 
     #: Whether it is the class of new hubs.
     installed: ClassVar[bool] = False
+    #: Whether the self-test has failed, so that it is gevent's hub by another name.
+    failed: ClassVar[bool] = False
 
 
 def install() -> bool:
@@ -68,8 +70,8 @@ def install() -> bool:
 
 
 def is_isolated() -> bool:
-    """Return whether this thread's hub is an :class:`AsyncioHub`; creates a hub where there is none."""
-    return isinstance(gevent.get_hub(), AsyncioHub)
+    """Return whether this thread's hub is an :class:`AsyncioHub` that passed the self-test; creates a hub where there is none."""
+    return isinstance(gevent.get_hub(), AsyncioHub) and not AsyncioHub.failed
 
 
 def _isolate() -> bool:
@@ -79,6 +81,7 @@ def _isolate() -> bool:
 
         isolation.self_test()
     except Exception as error:  # noqa: BLE001 - whatever is wrong with asyncio, the server works without it
+        AsyncioHub.failed = True
         if "switch" in vars(AsyncioHub):
             del AsyncioHub.switch
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -23,7 +23,7 @@ from gevent import Greenlet, get_hub, getcurrent, spawn
 from gevent.monkey import get_original
 
 from . import private
-from .hub import AsyncioHub
+from .hub import AsyncioHub, is_isolated
 from .private import get_running_loop
 from .selector import HubSelector
 from .tasks import describe, wait_for
@@ -71,11 +71,12 @@ class HubLoop(asyncio.SelectorEventLoop):
         self._async: Any = self._hub.loop.async_(ref=False)
         self._async.start(self._hub_selector.wake)
         self._greenlet: Greenlet[..., Any] | None = None
-        # Whether first steps may run at once, in the way that costs least.
         # The context of a task that is being made, and its first step.
         self._first_context: object = _NO_CONTEXT
         self._first_step: Any = None
-        self._takes_first_steps = type(self._hub) is AsyncioHub and sys.version_info >= (3, 11)
+        # Whether first steps may run at once, and in the way that costs least.
+        self._isolated = type(self._hub) is AsyncioHub and is_isolated()
+        self._takes_first_steps = self._isolated and sys.version_info >= (3, 11)
         super().__init__(self._hub_selector)
         private.know_loop(self)
 
@@ -291,7 +292,7 @@ class HubLoop(asyncio.SelectorEventLoop):
             return task
         before = len(ready)
         task = self.create_task_in(coroutine, name=name, context=context)
-        if len(ready) <= before or get_running_loop() is not None or type(self._hub) is not AsyncioHub:
+        if len(ready) <= before or get_running_loop() is not None or not self._isolated:
             return task
         handle = ready.pop()
         step_of: object = getattr(handle._callback, "__self__", None)

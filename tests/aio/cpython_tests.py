@@ -9,10 +9,12 @@ selector run as they are.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import json
 import sys
 import unittest
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,13 +49,26 @@ def short(name: str) -> str:
     return name.removeprefix("test.test_asyncio.")
 
 
+class Result(unittest.TextTestResult):
+    """Collects the garbage of each test, which is in cycles.
+
+    ``test_start_tls`` may close its loop before the server's side has read the end of the connection.  A later test,
+    ``test_unclosed_resource_warnings``, counts all warnings that a collection causes.
+    """
+
+    def stopTest(self, test: unittest.TestCase) -> None:  # noqa: N802 - the name is that of unittest
+        with warnings.catch_warnings(record=True):
+            gc.collect()
+        super().stopTest(test)
+
+
 def main(output: str, *modules: str) -> None:
     assert install()
     substitute()
     suite = unittest.TestSuite()
     for module in modules:
         suite.addTests(unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module(f"test.test_asyncio.{module}")))
-    result = unittest.TextTestRunner(verbosity=2).run(suite)
+    result = unittest.TextTestRunner(verbosity=2, resultclass=cast(Any, Result)).run(suite)
     failed = {short(test.id()): text for test, text in [*result.failures, *result.errors]}
     failed.update({short(test.id()): "unexpected success" for test in result.unexpectedSuccesses})
     Path(output).write_text(json.dumps({"run": result.testsRun, "skipped": len(result.skipped), "loops": Loop.made, "failed": failed}))

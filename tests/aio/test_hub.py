@@ -212,10 +212,11 @@ import gevent
 from greendaphne.aio import gevent_names
 gevent_names.MISSING.append("what a new gevent has no more")
 import asyncio
-print(type(gevent.get_hub()).switch is gevent.hub.Hub.switch, asyncio.run(asyncio.sleep(0.001, "works")))
+from greendaphne.aio.hub import is_isolated
+print(is_isolated(), type(gevent.get_hub()).switch is gevent.hub.Hub.switch, asyncio.run(asyncio.sleep(0.001, "works")))
 """
     done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, timeout=4 * PATIENCE, check=True)
-    assert done.stdout == "True works\n"
+    assert done.stdout == "False True works\n"
     (line,) = done.stderr.splitlines()
     assert line.startswith("asyncio code in greenlets is not supported on Python ")
     assert "what a new gevent has no more" in line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from gevent import get_hub
@@ -18,8 +17,13 @@ SMALL: Final = 64 * 1024
 _STEP: Final = 16 * 1024
 
 
-def message_weight(message: Mapping[str, Any]) -> int:
-    """The bytes of memory that ``message`` is taken to hold.  The specification's messages have no more than one of these values."""
+def message_weight(message: Any) -> int:
+    """The bytes of memory that ``message`` is taken to hold.  The specification's messages have no more than one of these values.
+
+    :param message: of any type, since :meth:`~greendaphne.layers.memory.MemoryChannelLayer.send_owned` does not check it.
+    """
+    if not isinstance(message, dict):
+        return OVERHEAD
     content = message.get("content") or message.get("body") or message.get("text") or message.get("bytes")
     return OVERHEAD + len(content) if isinstance(content, (bytes, str)) else OVERHEAD
 

@@ -121,7 +121,8 @@ def test_a_client_leaves_while_its_reply_is_written(disk: SlowDisk, how: str) ->
     def run() -> None:
         box, allowance = while_writing(disk, lambda box: getattr(box, how)())
         if how == "abandon":
-            assert [box.get(0)["number"] for _ in range(2)] == [0, 1]
+            # What waits is of no use any more.
+            assert allowance.left == allowance.size
             with pytest.raises(ClientDisconnected):
                 box.get(0)
             box.close()
@@ -211,13 +212,15 @@ def test_a_slow_disk_holds_up_no_other_work(disk: SlowDisk) -> None:
 def dechunked(data: bytes) -> bytes:
     """The content of a chunked body."""
     content = []
-    while data != LAST_CHUNK:
-        size, _, data = data.partition(b"\r\n")
-        length = int(size, 16)
+    position = 0
+    while data[position : position + len(LAST_CHUNK)] != LAST_CHUNK:
+        line = data.index(b"\r\n", position)
+        begin, length = line + 2, int(data[position:line], 16)
         assert length
-        assert data[length : length + 2] == b"\r\n"
-        content.append(data[:length])
-        data = data[length + 2 :]
+        position = begin + length + 2
+        assert data[begin + length : position] == b"\r\n"
+        content.append(data[begin : begin + length])
+    assert position + len(LAST_CHUNK) == len(data)
     return b"".join(content)
 
 

@@ -485,8 +485,12 @@ def test_a_first_step_with_a_wake_up_before_it(waiting: HubLoop) -> None:
 def test_a_greenlet_that_is_killed_during_the_first_step(waiting: HubLoop) -> None:
     """The step waits cooperatively; the greenlet that has started it is not switched to afterwards."""
 
+    started, killed, stepped = GeventEvent(), GeventEvent(), GeventEvent()
+
     async def step() -> int:
-        gevent.sleep(0.005)
+        started.set()
+        killed.wait()
+        stepped.set()
         await asyncio.sleep(0.001)
         return 1
 
@@ -497,11 +501,14 @@ def test_a_greenlet_that_is_killed_during_the_first_step(waiting: HubLoop) -> No
             _ = waiting.create_started_task(step())
         except gevent.GreenletExit:
             made.extend(asyncio.all_tasks(waiting))
+            killed.set()
+            # It goes on while the step and what follows it run.
+            assert stepped.wait(PATIENCE)
             gevent.sleep(0.02)
             made.append(made[0])
 
     greenlet = gevent.spawn(call)
-    gevent.sleep(0.001)
+    assert started.wait(PATIENCE)
     greenlet.kill()
     assert len(made) == 2
     assert wait_for(made[0], PATIENCE)

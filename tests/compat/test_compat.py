@@ -73,6 +73,7 @@ def test_names_are_ours() -> None:
     """)
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Django 2.2 and Channels 1 end with Python 3.11")
 def test_every_name_of_the_table_exists() -> None:
     """Those for Django as well: they need its settings."""
     python("""

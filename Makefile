@@ -27,7 +27,7 @@ help:
 	@echo 'make manual     write the manual page and the completions for shells into build/share'
 	@echo 'make soak       reload and restart servers under load; takes hours (ARGS=--help)'
 	@echo 'make lint       check style and types'
-	@echo 'make bench      measure the server beside others'
+	@echo 'make bench      measure the server beside others, 25 minutes; a page in build/bench (ARGS=--help)'
 	@echo 'make bench-check  compare the cost with that of another commit (BASE=COMMIT)'
 	@echo 'make clean      remove everything that these targets made'
 
@@ -114,9 +114,9 @@ $(EXAMPLE): $(RUNTIME) requirements-channels.txt
 	@$(PIP) install --no-deps --requirement requirements-channels.txt
 	@touch $@
 
-$(TESTING): $(RUNTIME) requirements-channels.txt
+$(TESTING): $(RUNTIME) requirements-channels.txt requirements-bench.txt
 	@echo '==> installing what the tests need'
-	@$(PIP) install --editable '.[redis,acme,channels1,test]'
+	@$(PIP) install --editable '.[redis,acme,channels1,test]' --requirement requirements-bench.txt
 	@$(PIP) install --no-deps --requirement requirements-channels.txt
 	@touch $@
 

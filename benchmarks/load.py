@@ -20,6 +20,7 @@ MARK = "RESULT "
 READ_SIZE = 65536
 #: Seconds beyond its duration that wrk gets before it counts as stuck.
 GRACE = 30.0
+WARM_UP, WARM_UP_CONNECTIONS = 0.4, 8
 
 
 class Load(NamedTuple):
@@ -37,8 +38,17 @@ class Load(NamedTuple):
         return self.requests / self.seconds
 
 
+def warm_up(port: int, core: int) -> None:
+    """Let the server on ``port`` do everything for the first time."""
+    with bound_to(core):
+        _own(port, WARM_UP_CONNECTIONS, WARM_UP)
+
+
 def generate(wrk: str | None, port: int, *, connections: int, seconds: float, core: int) -> Load:
-    """Load the server on ``port`` for ``seconds`` from ``core``."""
+    """Load the server on ``port`` for ``seconds`` from ``core``; wrk takes whole seconds.
+
+    :raises BenchmarkError: where nothing was answered.
+    """
     if wrk is None:
         with bound_to(core):
             return _own(port, connections, seconds)
@@ -49,6 +59,8 @@ def generate(wrk: str | None, port: int, *, connections: int, seconds: float, co
     for line in done.stdout.splitlines():
         if line.startswith(MARK):
             requests, micros, errors, median, p99 = (float(word) for word in line.removeprefix(MARK).split())
+            if not requests:
+                raise BenchmarkError(f"no answer over {connections} connections in {seconds:g} s")
             return Load(int(requests), micros / 1e6, int(errors), median / 1e3, p99 / 1e3)
     raise BenchmarkError(f"wrk gave no result: {(done.stderr or done.stdout).strip()}")
 

@@ -1,101 +1,66 @@
-"""How greendaphne is built and what it needs; every lower bound stands here and nowhere else."""
+"""What pyproject.toml cannot say about the package: its long description, which is the README with absolute links."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
+from setuptools.command.build_py import build_py
 
+#: Puts the directory with the stand-in for a missing daphne at the end of ``sys.path``, see ``greendaphne/compat``.
+PATH_FILE = "greendaphne-names.pth"
+NAMES = Path("greendaphne", "compat", "names")
 HERE = Path(__file__).resolve().parent
+#: The target of a link of the README to a file of the project: no address, and no fragment of the page.
+RELATIVE = re.compile(r"<((?!\w+:|#)[^<>`\s]+)>`__")
+
+
+def repository() -> str:
+    """The address of the repository, from pyproject.toml; a line of it, since Python 3.10 has no reader of TOML."""
+    match = re.search(r'^Source = "([^"]+)"$', (HERE / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    if match is None:
+        raise RuntimeError("pyproject.toml states no Source")
+    return match[1]
 
 
 def version() -> str:
     """The version, read rather than imported: the dependencies are not there yet when a package is built."""
-    text = (HERE / "greendaphne" / "__init__.py").read_text(encoding="utf-8")
-    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    match = re.search(r'^__version__ = "([^"]+)"$', (HERE / "greendaphne" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
     if match is None:
         raise RuntimeError("greendaphne/__init__.py states no version")
-    return match.group(1)
+    return match[1]
 
 
 def description() -> str:
-    """The README, where there is one."""
+    """The README for a page outside of the repository, such as PyPI's.
+
+    A relative link leads to the file as it was in this version.  docutils takes a link text that equals an older one for the same target,
+    which stays true: equal texts had equal targets.
+    """
     readme = HERE / "README.rst"
-    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+    if not readme.exists():
+        print("README.rst is missing; the package has no long description", file=sys.stderr)
+        return ""
+
+    def absolute(match: re.Match[str]) -> str:
+        kind = "tree" if (HERE / match[1]).is_dir() else "blob"
+        return f"<{repository()}/{kind}/{version()}/{match[1]}>`__"
+
+    return RELATIVE.sub(absolute, readme.read_text(encoding="utf-8"))
 
 
-# A bound is the first version with the security fixes, or the interface, that the server relies on.
-REQUIREMENTS = [
-    "asgiref>=1.1.2",  # Channels 1 needs 1.1, Django 3 and later need 3
-    "cryptography>=46",
-    "docopt-ng>=0.9",
-    "gevent>=26.9,<27",  # greendaphne.aio uses private names, which greendaphne/aio/private.py lists
-    "gevent-websocket>=0.10.1",
-    "h2>=4.4.1,<5",  # duplicate Host, Content-Length and CR/LF checks; http2.engine uses members that are not documented
-    "httptools>=0.9",
-    "pyOpenSSL>=26",
-    "tomli>=2; python_version < '3.11'",  # tomllib came with Python 3.11
-    "websockets>=16.1; python_version < '3.11'",  # 17 needs Python 3.11
-    "websockets>=17; python_version >= '3.11'",
-]
+class BuildWithPathFile(build_py):  # type: ignore[misc]
+    """Builds the package, and the file that adds its directory of names to Python's path."""
 
-EXTRAS = {
-    "channels1": ["asgiref>=1.1.2,<2"],  # the channel-layer interface of Channels 1; 2 is another one
-    "redis": ["redis>=5", "msgpack>=1"],
-    "metrics": ["prometheus_client>=0.22"],
-    "acme": ["acme>=5", "josepy>=2"],
-    "test": [
-        "Django==2.2.28; python_version < '3.12'",
-        "dnspython>=2.7",
-        "circus>=0.19",
-        "docutils>=0.21",
-        "httpx>=0.28",
-        "hypothesis>=6.100",
-        "mypy>=1.19",
-        "prometheus_client>=0.22",
-        "pytest>=9",
-        "pytest-xdist>=3.8",
-        "pytest-django>=4.14; python_version < '3.12'",
-        "requests>=2.32.4",
-        "ruff>=0.14",
-        "supervisor>=4.3",
-        "types-docutils>=0.21",
-        "types-gevent>=25.9",  # gevent has no type hints of its own
-        "websocket-client>=1.8",
-    ],
-}
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            target, place = self.get_finalized_command("install").install_purelib, HERE / NAMES
+        else:
+            target, place = self.build_lib, NAMES
+        Path(target, PATH_FILE).write_text(f"{place.as_posix()}\n", encoding="utf-8")
 
-setup(
-    name="greendaphne",
-    version=version(),
-    description="A gevent protocol server for ASGI channel layers: HTTP/1.1, HTTP/2 and WebSocket on one port",
-    long_description=description(),
-    long_description_content_type="text/x-rst",
-    license="BSD-3-Clause",
-    license_files=["LICENSE"],
-    packages=find_packages(include=["greendaphne", "greendaphne.*"]),
-    package_data={"": ["py.typed", "static/*", "templates/*"]},
-    python_requires=">=3.10,<3.15",
-    install_requires=REQUIREMENTS,
-    extras_require=EXTRAS,
-    entry_points={
-        "console_scripts": ["greendaphne = greendaphne.cli:main"],
-        "pytest11": ["greendaphne = greendaphne.pytest_plugin"],
-    },
-    zip_safe=False,
-    classifiers=[
-        "Development Status :: 5 - Production/Stable",
-        "Environment :: Web Environment",
-        "Intended Audience :: System Administrators",
-        "Operating System :: POSIX :: Linux",
-        "Programming Language :: Python :: 3",
-        "Programming Language :: Python :: 3.10",
-        "Programming Language :: Python :: 3.11",
-        "Programming Language :: Python :: 3.12",
-        "Programming Language :: Python :: 3.13",
-        "Programming Language :: Python :: 3.14",
-        "Topic :: Internet :: WWW/HTTP :: HTTP Servers",
-        "Typing :: Typed",
-    ],
-)
+
+setup(long_description=description(), long_description_content_type="text/x-rst", cmdclass={"build_py": BuildWithPathFile})

@@ -23,7 +23,8 @@ from .runner import Selection, run
 #: In the order of the report; each is a module with ``FAMILY``.
 FAMILIES: Final = ("http1", "http2", "websocket", "frames", "memory", "redis", "wsgi", "asgi", "attacks", "start")
 BUILD: Final = CHECKOUT / "build" / "bench"
-README: Final = CHECKOUT / "benchmarks" / "README.rst"
+#: Pages that quote figures.
+PAGES: Final = (CHECKOUT / "benchmarks" / "README.rst", CHECKOUT / "README.rst")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,14 +37,14 @@ def parser() -> argparse.ArgumentParser:
     how = made.add_argument_group("how much")
     how.add_argument("--quick", action="store_true", help="one round, few connections: whether it works, not what it costs")
     how.add_argument("--rounds", type=int, metavar="N", help=f"rounds ({Plan().rounds})")
-    how.add_argument("--seconds", type=float, metavar="S", help=f"seconds of each run ({Plan().seconds:g}); whole ones for HTTP/1.1")
+    how.add_argument("--seconds", type=float, metavar="S", help=f"seconds of each run ({Plan().seconds:g})")
     how.add_argument("--connections", type=int, metavar="N", help=f"idle connections, and members of a group ({Plan().idle})")
     where = made.add_argument_group("results")
     where.add_argument("--from", dest="source", type=Path, metavar="FILE", help="do not measure: take the figures from this file")
     where.add_argument("--json", type=Path, metavar="FILE", help="the figures of all rounds (build/bench/results.json)")
     where.add_argument("--report", type=Path, metavar="FILE", help="the page (build/bench/index.html)")
     where.add_argument(
-        "--rst", type=Path, nargs="?", const=README, metavar="FILE", help="put the tables into this page (benchmarks/README.rst)"
+        "--rst", type=Path, nargs="*", metavar="PAGE", help="put the tables into these pages (benchmarks/README.rst and README.rst)"
     )
     return made
 
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 def plan(options: argparse.Namespace) -> Plan:
     """How much to measure.
 
-    :raises BenchmarkError: for nothing.
+    :raises BenchmarkError: for numbers that are not greater than 0.
     """
     base = QUICK if options.quick else Plan()
     made = Plan(
@@ -69,7 +70,10 @@ def measure(options: argparse.Namespace) -> Results:
     families: list[Family] = [
         importlib.import_module(f".{name}", __package__).FAMILY for name in FAMILIES if name in (options.only or FAMILIES)
     ]
-    return run(families, plan(options), Selection(options.case, options.server))
+    path = options.json or BUILD / "results.json"
+    results = run(families, plan(options), Selection(options.case, options.server), lambda results: results.write(path))
+    progress(f"figures: {path}")
+    return results
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,17 +86,18 @@ def main(argv: list[str] | None = None) -> int:
                 if section.error:
                     print(f"benchmarks: {section.error}", file=sys.stderr)
             raise BenchmarkError("nothing was measured")
-        if options.json or not options.source:
-            path = options.json or BUILD / "results.json"
-            results.write(path)
-            progress(f"figures: {path}")
-        if options.rst:
-            text.insert(results, options.rst)
-            progress(f"tables: {options.rst}")
+        if options.source and options.json:
+            results.write(options.json)
+        if options.rst is not None:
+            if not options.rst and len(results.sections) < len(FAMILIES):
+                raise BenchmarkError("the pages of the project take figures of all families; name other pages")
+            for path in options.rst or PAGES:
+                text.insert(results, path)
+                progress(f"tables: {path}")
         print(text.report(results))
-        path = options.report or BUILD / "index.html"
-        page.write(results, path)
-        progress(f"report: {path}")
+        report = options.report or BUILD / "index.html"
+        page.write(results, report)
+        progress(f"report: {report}")
     except BenchmarkError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1

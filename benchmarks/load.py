@@ -6,6 +6,7 @@ wrk where it is installed; otherwise a generator in plain Python, which itself c
 from __future__ import annotations
 
 import selectors
+import signal
 import socket
 import subprocess
 import time
@@ -41,28 +42,32 @@ class Load(NamedTuple):
 def warm_up(port: int, core: int) -> None:
     """Let the server on ``port`` do everything for the first time."""
     with bound_to(core):
-        _own(port, WARM_UP_CONNECTIONS, WARM_UP)
+        _own(port, WARM_UP_CONNECTIONS, WARM_UP, GRACE)
 
 
 def generate(wrk: str | None, port: int, *, connections: int, seconds: float, core: int) -> Load:
-    """Load the server on ``port`` for ``seconds`` from ``core``; wrk takes whole seconds.
+    """Load the server on ``port`` for ``seconds`` from ``core``.
 
     :raises BenchmarkError: where nothing was answered.
     """
     if wrk is None:
         with bound_to(core):
             return _own(port, connections, seconds)
-    command = [wrk, "-t", "1", "-c", str(connections), "-d", f"{max(1, round(seconds))}s", "-s", str(SCRIPT)]
-    command.append(f"http://127.0.0.1:{port}/")
-    with bound_to(core):
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=seconds + GRACE)
-    for line in done.stdout.splitlines():
-        if line.startswith(MARK):
-            requests, micros, errors, median, p99 = (float(word) for word in line.removeprefix(MARK).split())
+    line = [wrk, "-t", "1", "-c", str(connections), "-d", f"{seconds + GRACE:.0f}s", "-s", str(SCRIPT), f"http://127.0.0.1:{port}/"]
+    with bound_to(core), subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            # It takes whole seconds; at SIGINT it ends early, with the figures so far.
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=GRACE)
+    for said in output.splitlines():
+        if said.startswith(MARK):
+            requests, micros, errors, median, p99 = (float(word) for word in said.removeprefix(MARK).split())
             if not requests:
                 raise BenchmarkError(f"no answer over {connections} connections in {seconds:g} s")
             return Load(int(requests), micros / 1e6, int(errors), median / 1e3, p99 / 1e3)
-    raise BenchmarkError(f"wrk gave no result: {(done.stderr or done.stdout).strip()}")
+    raise BenchmarkError(f"wrk gave no result: {output.strip()}")
 
 
 class _Client:
@@ -98,7 +103,8 @@ class _Client:
         return head.startswith(b"HTTP/1.1 200") if complete else None
 
 
-def _own(port: int, connections: int, seconds: float) -> Load:
+def _own(port: int, connections: int, seconds: float, patience: float = 0.0) -> Load:
+    """Load from this process for ``seconds``, or until two answers have come, for at most ``patience`` longer."""
     request = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % port
     selector = selectors.DefaultSelector()
     clients = [_Client(port, request) for _ in range(connections)]
@@ -109,7 +115,7 @@ def _own(port: int, connections: int, seconds: float) -> Load:
         for client in clients:
             selector.register(client.sock, selectors.EVENT_READ, client)
             client.send()
-        while (now := time.perf_counter()) < begun + seconds:
+        while (now := time.perf_counter()) < begun + seconds + (patience if len(latencies) < 2 else 0):
             for key, _ in selector.select(0.1):
                 client = key.data
                 good = client.answered()

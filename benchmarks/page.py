@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from .results import Case, Measure, Results, Row, Section, Table, ratio, summary
-from .text import about, number, ratio_text, ratio_title
+from .text import about, number, ratio_text
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --text: #1b1f23; --back: #fff; --line: #d0d7de; --ours: #1a7f47; --theirs: #8794a3; --soft: #f4f6f8;
@@ -77,7 +77,7 @@ def _case(table: Table, case: Case, name: str) -> str:
     from .plots import bars
 
     first, *others = table.measures
-    title = ["server", first.title, "least", "spread", "quartiles", ratio_title(table)]
+    title = ["server", first.title, "least", "spread", "quartiles", "ratio"]
     title += [cell for each in others for cell in (each.title, "spread")]
     head = "".join(f'<th scope="col">{escape(each)}</th>' for each in [*title, "repeat"])
     rows = "\n".join(_row(table, case, row) for row in case.rows)

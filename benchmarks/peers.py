@@ -17,7 +17,7 @@ _COMPLETE: Final = "complete"
 
 
 class Environment(NamedTuple):
-    """Packages that are installed together; ``reported`` are the distributions whose versions a report names."""
+    """Packages that are installed together, by the name in reports; ``reported`` are the distributions whose versions a report names."""
 
     name: str
     requirements: tuple[str, ...]
@@ -26,7 +26,7 @@ class Environment(NamedTuple):
 
 #: Servers and frameworks of today.  greendaphne is installed too, because it runs the frameworks' applications as its peers do.
 TODAY: Final = Environment(
-    "today",
+    "peers",
     (
         "-e",
         f"{CHECKOUT}[redis]",
@@ -51,7 +51,7 @@ TODAY: Final = Environment(
 )
 #: The newest set on which daphne 1.4.2 runs, with asgi_redis.  HTTP/2 is an extra of Twisted's, which daphne leaves to its users.
 CHANNELS1: Final = Environment(
-    "channels1",
+    "peers of Channels 1",
     (
         "daphne==1.4.2",
         "Twisted[tls,http2]==26.10.0",
@@ -108,7 +108,7 @@ def _directory(environment: Environment) -> str:
 
 
 def _make(environment: Environment) -> str:
-    home = CACHE / f"{environment.name}-py{sys.version_info.major}{sys.version_info.minor}"
+    home = CACHE / f"{environment.name.replace(' ', '-')}-py{sys.version_info.major}{sys.version_info.minor}"
     mark = home / _COMPLETE
     wanted = "\n".join(environment.requirements)
     if not mark.exists() or mark.read_text() != wanted:

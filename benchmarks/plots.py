@@ -7,6 +7,7 @@ import re
 from statistics import median
 from typing import Any, Final
 
+from cycler import cycler
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
@@ -22,6 +23,7 @@ _SETTINGS: Final[dict[Any, Any]] = {
     "font.size": 9.0,
     "svg.fonttype": "none",
     "text.color": _TEXT,
+    "axes.prop_cycle": cycler(color=[_TEXT]),
     "axes.edgecolor": _LINE,
     "axes.labelcolor": _TEXT,
     "xtick.color": _TEXT,
@@ -49,7 +51,7 @@ def bars(case: Case, measure: Measure, name: str) -> str:
         colours = [_OURS if row.server.startswith("greendaphne") else _THEIRS for row in rows]
         places = range(len(rows))
         axes.barh(places, middles, color=colours, height=0.7)
-        axes.errorbar(middles, places, xerr=(below, above), fmt="none", ecolor=_TEXT, elinewidth=1, capsize=2.5)
+        axes.errorbar(middles, places, xerr=(below, above), fmt="none", color=_TEXT, ecolor=_TEXT, elinewidth=1, capsize=2.5)
         for place, middle, more in zip(places, middles, above, strict=True):
             label = number(middle, measure.digits)
             axes.annotate(label, (middle + more, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 from . import environment, peers
 from .environment import BenchmarkError, progress
 from .family import Family, Plan, Trial
 from .results import Case, Results, Row, Section, Table
 
-#: What a trial may fail with: anything that a server does wrong, and nothing that is wrong in the benchmark.
-_FAILURES = (BenchmarkError, OSError, TimeoutError, EOFError)
+#: Failures in succession after which a trial is given up.
+FAILURES: Final = 2
 
 
 class Selection(NamedTuple):
@@ -23,16 +23,20 @@ class Selection(NamedTuple):
     server: str = ""
 
 
-def run(families: Sequence[Family], plan: Plan, selection: Selection) -> Results:
-    """Measure; what fails is a line of the results."""
+def run(families: Sequence[Family], plan: Plan, selection: Selection, keep: Callable[[Results], None] = lambda results: None) -> Results:
+    """Measure; what fails is a line of the results.
+
+    :param keep: called after each family with what there is, so that a run that is interrupted leaves the figures of whole families.
+    """
     machine = environment.machine()
     results = Results(_now(), machine, {}, {key: float(value) for key, value in plan._asdict().items()})
     results.load_average.append(environment.load_average())
     for family in families:
         results.sections.append(_section(family, plan, selection))
-    results.versions = {"greendaphne": environment.revision(), "server": environment.versions(), **peers.versions()}
-    results.ended = _now()
-    results.load_average.append(environment.load_average())
+        results.versions = {"greendaphne": environment.revision(), "greendaphne runs on": environment.versions(), **peers.versions()}
+        results.ended = _now()
+        results.load_average[1:] = [environment.load_average()]
+        keep(results)
     return results
 
 
@@ -45,16 +49,15 @@ def _section(family: Family, plan: Plan, selection: Selection) -> Section:
         rows = {
             (trial.table, case, trial.server): _row(family, tables[trial.table], case, trial.server) for trial, c in chosen for case in c
         }
-        broken: set[int] = set()
+        failures = [0] * len(chosen)
         for number in range(0 if family.rehearse else 1, plan.rounds + 1):
             for index, (trial, cases) in enumerate(chosen):
-                if index not in broken:
+                if failures[index] < FAILURES:
                     progress(f"{family.name}: round {number} of {plan.rounds}, {trial.server}: {trial.table}, {', '.join(cases)}")
-                    if not _trial(trial, cases, plan, rows, counted=number > 0):
-                        broken.add(index)
-    except _FAILURES as error:
-        section.error = str(error)
-        progress(f"{family.name}: {error}")
+                    failures[index] = 0 if _trial(trial, cases, plan, rows, number) else failures[index] + 1
+    except Exception as error:  # noqa: BLE001  # the figures of the other families are worth more than this traceback
+        section.error = _said(error)
+        progress(f"{family.name}: {section.error}")
     section.tables = [table for table in tables.values() if table.cases]
     section.load_average.append(environment.load_average())
     return section
@@ -87,22 +90,27 @@ def _row(family: Family, table: Table, case: str, server: str) -> Row:
     return row
 
 
-def _trial(trial: Trial, cases: list[str], plan: Plan, rows: dict[tuple[str, str, str], Row], *, counted: bool) -> bool:
-    """Run ``trial`` once; whether it succeeded.  One that failed in a round keeps the figures of the rounds before."""
+def _trial(trial: Trial, cases: list[str], plan: Plan, rows: dict[tuple[str, str, str], Row], number: int) -> bool:
+    """Run ``trial`` in round ``number``, of which 0 is not counted; whether it succeeded.  What other rounds found is kept."""
     done = 0
     try:
         for case, sample in trial.run(cases, plan):
             done += 1
-            if counted:
+            if number:
                 for key, value in sample.items():
                     rows[trial.table, case, trial.server].samples.setdefault(key, []).append(round(value, 4))
-    except _FAILURES as error:
-        said = str(error) or type(error).__name__
+    except Exception as error:  # noqa: BLE001  # whatever a server makes a client or this program do, the others are measured
+        said = _said(error)
         progress(f"{trial.server}: {said}")
         for case in cases[done:]:
-            rows[trial.table, case, trial.server].error = said
+            rows[trial.table, case, trial.server].error = f"round {number}: {said}"
         return False
     return True
+
+
+def _said(error: Exception) -> str:
+    """The text of an error that is expected; of another one its kind, too."""
+    return str(error) if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {error}"
 
 
 def _command(family: str, case: str = "", server: str = "") -> str:

@@ -14,7 +14,7 @@ from .family import Family, Layout, Plan, Sample, Trial
 from .results import Measure
 from .servers import START_LIMIT, Command, running
 
-_CASE: Final = "start"
+_CASE: Final = "hello"
 _SERVERS: Final[dict[str, Callable[[], Command]]] = {
     candidates.LAYER: candidates.layer,
     candidates.ASGI: candidates.asgi,

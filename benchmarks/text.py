@@ -6,12 +6,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from . import candidates
 from .environment import BenchmarkError
 from .results import Case, Measure, Ratio, Results, Row, Section, Table, ratio, summary
 
 #: What stands between these lines of a page is replaced.
 BEGIN: Final = ".. figures: made by python -m benchmarks --rst, not by hand"
+HEADLINE: Final = ".. headline: made by python -m benchmarks --rst, not by hand"
 END: Final = ".. end of the figures"
+
+#: The lines of a short table: title, section, table, case, measure and unit; and its columns with the names of their servers.
+_HEADLINES: Final = (
+    ("CPU time of a request, HTTP/1.1", "http1", "hello", "64 connections", "cpu_us", "µs"),
+    ("median latency, one connection", "http1", "hello", "1 connection", "median_ms", "ms"),
+    ("CPU time of a request, HTTP/2", "http2", "tls", "32 streams, plain", "cpu_us", "µs"),
+    ("CPU time of a WebSocket message", "websocket", "echo", "16 B", "cpu_us", "µs"),
+    ("memory of an idle WebSocket", "memory", "idle", "WebSocket", "kib", "KiB"),
+    ("from the command to the response", "start", "start", "hello", "response", "s"),
+)
+_COLUMNS: Final = {
+    candidates.LAYER: (candidates.LAYER,),
+    candidates.DAPHNE1: (candidates.DAPHNE1,),
+    candidates.DAPHNE4: (candidates.DAPHNE4,),
+    "uvicorn": (candidates.UVLOOP,),
+    candidates.GRANIAN: (candidates.GRANIAN,),
+}
 _WIDTH: Final = 140
 
 
@@ -29,16 +48,10 @@ def _ratio(value: float) -> str:
     return f"{value:.2f}" if 0.1 <= value < 100 else f"{value:.3g}"
 
 
-def ratio_title(table: Table) -> str:
-    """What the column of ratios says."""
-    names = {case.rows[0].server for case in table.cases if case.rows}
-    return f"{names.pop() if len(names) == 1 else 'first'} ÷ this"
-
-
 def about(results: Results) -> list[tuple[str, str]]:
     """Time, machine, how busy it was, versions and method, by name."""
     plan = results.plan
-    method = f"{plan['rounds']:g} rounds; runs of {plan['seconds']:g} s; {plan['idle']:g} idle connections"
+    method = f"{plan['rounds']:g}; runs of {plan['seconds']:g} s; {plan['idle']:g} idle connections; {plan['members']:g} members of a group"
     load = [", ".join(f"{value:g}" for value in values) for values in results.load_average]
     return [
         ("time", f"{results.started} to {results.ended}"),
@@ -70,20 +83,45 @@ def report(results: Results) -> str:
 
 
 def insert(results: Results, path: Path) -> None:
-    """Replace the figures of a page.
+    """Replace the figures of a page: its tables, its few lines of :mod:`headline`, or both.
 
     :raises BenchmarkError: where the page has no place for them.
     """
     page = path.read_text(encoding="utf-8")
-    before, begin, rest = page.partition(f"{BEGIN}\n")
-    _, end, after = rest.partition(f"{END}\n")
-    if not begin or not end:
-        raise BenchmarkError(f"{path} has no lines {BEGIN!r} and {END!r}")
     parts = [*(_fill(f"* {name}: {value}", "  ") for name, value in about(results)), ""]
     for section in results.sections:
         parts += [section.title, "~" * len(section.title), "", *_section(section, "^")]
-    made = "\n".join(parts).rstrip()
-    path.write_text(f"{before}{begin}\n{made}\n\n{end}{after}", encoding="utf-8")
+    made = _replaced(page, BEGIN, "\n".join(parts).rstrip())
+    made = _replaced(made, HEADLINE, headline(results))
+    if BEGIN not in page and HEADLINE not in page:
+        raise BenchmarkError(f"{path} has no line {BEGIN!r} or {HEADLINE!r}")
+    path.write_text(made, encoding="utf-8")
+
+
+def _replaced(page: str, begin: str, figures: str) -> str:
+    """``page`` with ``figures`` between the line ``begin`` and the next :data:`END`."""
+    before, found, rest = page.partition(f"{begin}\n")
+    _, end, after = rest.partition(f"{END}\n")
+    return f"{before}{begin}\n\n{figures}\n\n{end}{after}" if found and end else page
+
+
+def headline(results: Results) -> str:
+    """A few figures of each server, for those who want to know no more."""
+    cases = {(s.name, t.name, c.name): (t, c) for s in results.sections for t in s.tables for c in t.cases}
+    lines = []
+    for title, section, name, case_name, key, unit in _HEADLINES:
+        if (found := cases.get((section, name, case_name))) is None:
+            continue
+        table, case = found
+        measure = next(measure for measure in table.measures if measure.key == key)
+        cells = [title]
+        for servers in _COLUMNS.values():
+            row = next((row for row in case.rows if row.server in servers), None)
+            figures = None if row is None else summary(row.samples.get(key, []))
+            cells.append("-" if figures is None else f"{number(figures.median, measure.digits)} {unit}")
+        lines.append(cells)
+    made = f"Medians of {results.plan['rounds']:g} rounds: {results.started}, {results.machine['processor']}, {results.machine['Python']}."
+    return f"{grid(['measure', *_COLUMNS], lines)}\n\n{_fill(made)}"
 
 
 def _section(section: Section, underline: str) -> list[str]:
@@ -106,7 +144,7 @@ def _section(section: Section, underline: str) -> list[str]:
 
 def _table(table: Table) -> str:
     first, *others = table.measures
-    title = ["case", "server", first.title, "least", "spread", ratio_title(table), *(each.title for each in others)]
+    title = ["case", "server", first.title, "least", "spread", "ratio", *(each.title for each in others)]
     lines = []
     for case in table.cases:
         for index, row in enumerate(case.rows):

@@ -87,7 +87,7 @@ def _main(argv: Sequence[str] | None) -> int:
 def patches(config: Config) -> bool:
     """Whether gevent is to patch the process: unless it serves nothing but an asyncio application, or the options say otherwise."""
     options = config.application
-    return not options.no_patch and (options.patch or not options.asks_for_asgi)
+    return not options.no_patch and (options.patch or not options.is_asgi_alone)
 
 
 def patch() -> None:
@@ -199,7 +199,7 @@ def check(command: Command, logs: Logs) -> None:
     """Find what would keep the server from starting (``--check-config``); raises what :func:`make_server` and :meth:`Server.check` do."""
     import logging
 
-    from .applications.channels.reachable import unanswered
+    from .applications.channels.reachable import warnings
     from .processes.identity import check_user
     from .settings.check import no_new_file
 
@@ -207,9 +207,9 @@ def check(command: Command, logs: Logs) -> None:
     with no_new_file(command.config.logging.access_log):
         server = make_server(command, logs)
         server.check()
-    warned = unanswered(server.channel_layer, command.config)
-    if warned:
-        logging.getLogger(LOGGER).warning("%s", warned)
+    warned = [*warnings(server.channel_layers, command.config)]
+    for text in warned:
+        logging.getLogger(LOGGER).warning("%s", text)
     logging.getLogger(LOGGER).info("Nothing else is wrong" if warned else "Nothing is wrong")
 
 
@@ -224,7 +224,7 @@ def make_server(command: Command, logs: Logs) -> Server:
     import logging
 
     from . import compat
-    from .applications.channels.reachable import unanswered
+    from .applications.channels.reachable import warnings
     from .applications.serving import served
     from .net.endpoints.descriptions import command_descriptions
     from .processes import identity
@@ -248,9 +248,9 @@ def make_server(command: Command, logs: Logs) -> Server:
     if not command.check:
         logging.getLogger(LOGGER).info("Starting server at %s, %s %s.", ", ".join(endpoints), kind, place)
     failed = application is not None and application.interface == "failure"
-    process = prepare(config, endpoints, channel_layer, f"{kind} {place}", failed=failed)
-    if (warning := unanswered(channel_layer, config)) and os.environ.get(control.WORKER, "0") == "0":
-        process.lifecycle.append(Warned(warning))
+    process = prepare(config, endpoints, f"{kind} {place}", failed=failed)
+    if os.environ.get(control.WORKER, "0") == "0":
+        process.lifecycle.append(Warned(lambda server: warnings(server.channel_layers, config)))
     return Server(
         channel_layer,
         application=application,

@@ -388,6 +388,12 @@ class ApplicationOptions(Group):
         """Whether the configuration, and not only the object, says that it is an ASGI application."""
         return self.asgi or self.interface in ("asgi2", "asgi3")
 
+    @property
+    def is_asgi_alone(self) -> bool:
+        """Whether the configuration says so of every application."""
+        mounted = all(interface in ("asgi2", "asgi3") for _, _, interface in self.mounts)
+        return self.asks_for_asgi and self.websocket_app is None and mounted
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class AsgiOptions(Group):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from gevent._hub_local import get_hub_if_exists
@@ -11,6 +13,12 @@ from hypothesis import settings
 
 from tests.support.server import Client, RunningServer
 from tests.support.server import serve as run_server
+
+# pytest rewrites the assertions of each module, which takes many seconds for all of them.  It keeps the result as bytecode, also where the
+# environment asks for none; then not beside the source.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).resolve().parents[1] / ".cache" / "bytecode")
 
 # How long an example takes says something about the machine's other work only.
 settings.register_profile("greendaphne", deadline=None)

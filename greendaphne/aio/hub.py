@@ -5,75 +5,39 @@ thread. When a greenlet waits in the hub in the middle of ``asyncio.run``, every
 ``asyncio.run`` raises ``RuntimeError: asyncio.run() cannot be called from a running event loop``, or its tasks replace the current task of
 the first. :class:`AsyncioHub` removes the state from the thread while a greenlet waits and restores it before the greenlet goes on.
 
+Without asyncio there is no such state.  So :mod:`.isolation`, which has the code for it, is imported when the program imports asyncio, and
+a process that never does pays nothing.
+
 Only switches through the hub do this, and all waiting functions of gevent go through the hub.  ``greenlet.switch`` called by hand does not:
 the greenlet that is switched to sees the state of the caller.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable
-from typing import Any, ClassVar, Final
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, ClassVar
 
 import gevent
 from gevent.hub import Hub
-from gevent.monkey import get_original
 
-from . import private
-from .private import get_running_loop, set_running_loop, swap_current_task
+from . import gevent_names
 
 logger = logging.getLogger("greendaphne.aio")
-
-#: Seconds after which a self-test that does not end counts as failed.
-SELF_TEST_LIMIT: Final = 10.0
-
-_hub_switch = Hub.switch
 
 
 class AsyncioHub(Hub):
     """A hub that gives each greenlet its own running loop, current task, asynchronous generator hooks and origin tracking depth.
 
-    A switch of a greenlet without a running loop costs one additional call in Python.
+    It is gevent's hub until the program imports asyncio.  From then on a switch of a greenlet without a running loop costs one additional
+    call in Python.
     """
 
     #: Whether it is the class of new hubs.
     installed: ClassVar[bool] = False
-
-    def switch(self) -> Any:
-        """Let other greenlets run until the hub switches back to the calling greenlet; returns what is passed to it."""
-        loop = get_running_loop()
-        if loop is None:
-            return _hub_switch(self)
-        return _switch_without(loop, self)
-
-
-def _switch_without(loop: asyncio.AbstractEventLoop, greenlet: Any) -> Any:
-    """Switch to ``greenlet``, and take asyncio's state off the thread until something switches back."""
-    # The task first: Python 3.14 knows the current task of the running loop only.
-    task = swap_current_task(loop, None)
-    hooks = sys.get_asyncgen_hooks()
-    depth = sys.get_coroutine_origin_tracking_depth()
-    sys.set_asyncgen_hooks(None, None)
-    if depth:
-        sys.set_coroutine_origin_tracking_depth(0)
-    set_running_loop(None)
-    try:
-        return _hub_switch(greenlet) if isinstance(greenlet, Hub) else greenlet.switch()
-    finally:
-        set_running_loop(loop)
-        if depth:
-            sys.set_coroutine_origin_tracking_depth(depth)
-        sys.set_asyncgen_hooks(*hooks)
-        if task is not None:
-            swap_current_task(loop, task)
-
-
-def switch_to(greenlet: Any) -> Any:
-    """Switch to a greenlet as :meth:`AsyncioHub.switch` switches to the hub: it does not see asyncio's state of the calling one."""
-    loop = get_running_loop()
-    return greenlet.switch() if loop is None else _switch_without(loop, greenlet)
 
 
 def install() -> bool:
@@ -82,24 +46,21 @@ def install() -> bool:
     Call it after ``gevent.monkey.patch_all()``, where the process is patched, and before anything else imports asyncio.  A hub that this
     thread has already becomes an :class:`AsyncioHub`; hubs of other threads stay as they are.  A second call does nothing.
 
-    The function runs :func:`self_test` first.  When that fails, gevent's hub stays in use and one line of level WARNING gives the reason:
-    everything but concurrent asyncio code in greenlets works.
+    The import of asyncio, or the function where that has been imported, runs :func:`.isolation.self_test`.  When that fails, hubs behave as
+    gevent's and one line of level WARNING gives the reason: everything but concurrent asyncio code in greenlets works.
     """
     if AsyncioHub.installed:
         return True
-    try:
-        self_test()
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with asyncio, the server works without it
-        reason = " ".join(str(error).split()) or type(error).__name__
-        version = "Python {}.{} with gevent {}".format(*sys.version_info[:2], gevent.__version__)
-        logger.warning("asyncio code in greenlets is not supported on %s: %s", version, reason)
+    if "asyncio" not in sys.modules and not gevent_names.MISSING:
+        sys.meta_path.insert(0, _OnImport())
+    elif not _isolate():
         return False
-    private.set_default_hub_class(AsyncioHub)
-    hub = private.get_hub_if_exists()
+    gevent_names.set_default_hub_class(AsyncioHub)
+    hub = gevent_names.get_hub_if_exists()
     if hub is None:
-        if private.get_hub_class() is not AsyncioHub:
+        if gevent_names.get_hub_class() is not AsyncioHub:
             # This thread had a hub before, so gevent keeps the class for the next one.
-            private.set_hub(AsyncioHub())
+            gevent_names.set_hub(AsyncioHub())
     elif type(hub) is Hub:
         hub.__class__ = AsyncioHub
     AsyncioHub.installed = True
@@ -111,124 +72,49 @@ def is_isolated() -> bool:
     return isinstance(gevent.get_hub(), AsyncioHub)
 
 
-class SelfTestError(Exception):
-    """asyncio's state was not where :class:`AsyncioHub` has to keep it."""
-
-
-def self_test() -> None:
-    """Run asyncio code in two greenlets of an :class:`AsyncioHub` of its own, in a native thread of its own.
-
-    :raises SelfTestError: when a greenlet sees the state of the other one or loses its own, or when the test does not end.
-    """
-    if private.MISSING:
-        raise SelfTestError(f"there is no {', '.join(private.MISSING)}")
-    allocate_lock: Any = get_original("_thread", "allocate_lock")
-    start_new_thread: Any = get_original("_thread", "start_new_thread")
-    done = allocate_lock()
-    done.acquire()
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            _self_test()
-        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked
-            failures.append(error)
-        finally:
-            done.release()
-
-    start_new_thread(run, ())
-    if not done.acquire(True, SELF_TEST_LIMIT):
-        raise SelfTestError(f"the self-test did not end within {SELF_TEST_LIMIT:g} seconds")
-    if failures:
-        raise SelfTestError(str(failures[0]) or type(failures[0]).__name__) from failures[0]
-
-
-def _self_test() -> None:
-    # Runs in a thread that has no hub.
-    hub = AsyncioHub()
-    private.set_hub(hub)
-    probes = [_Probe(), _Probe()]
-    failures: list[BaseException] = []
-
-    def guarded(function: Callable[[], None]) -> None:
-        # The hub would print an exception.
-        try:
-            function()
-        except BaseException as error:  # noqa: BLE001 - it is raised below
-            failures.append(error)
-
+def _isolate() -> bool:
+    """Give :class:`AsyncioHub` its ``switch``, and test it; return whether it works."""
     try:
-        functions = [probes[0].run, probes[1].run, lambda: _look(probes)]
-        greenlets = [gevent.spawn(guarded, function) for function in functions]
-        gevent.joinall(greenlets, timeout=SELF_TEST_LIMIT / 2)
-        if failures:
-            raise failures[0]
-        if not all(greenlet.dead for greenlet in greenlets):
-            raise SelfTestError("a greenlet did not end")
-    finally:
-        hub.destroy(destroy_loop=True)
+        from . import isolation
+
+        isolation.self_test()
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with asyncio, the server works without it
+        if "switch" in vars(AsyncioHub):
+            del AsyncioHub.switch
+        reason = " ".join(str(error).split()) or type(error).__name__
+        version = "Python {}.{} with gevent {}".format(*sys.version_info[:2], gevent.__version__)
+        logger.warning("asyncio code in greenlets is not supported on %s: %s", version, reason)
+        return False
+    return True
 
 
-class _Probe:
-    """A loop that waits in the hub in the middle of steps and callbacks, and looks whether everything is in place afterwards."""
+class _OnImport:
+    """Stands before the finders of modules until asyncio is imported, and calls :func:`_isolate` at the end of that import.
 
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.ended = False
-        self._errors: list[Any] = []
+    No event loop can run before.
+    """
 
-    def run(self) -> None:
-        loop = self.loop
-        loop.set_exception_handler(lambda loop, context: self._errors.append(context.get("exception") or context["message"]))
-        coroutine = self._task()
-        try:
-            loop.call_soon(self._callback)
-            loop.run_until_complete(coroutine)
-            loop.run_until_complete(loop.shutdown_asyncgens())
-        finally:
-            self.ended = True
-            coroutine.close()
-            loop.close()
-        if self._errors:
-            raise SelfTestError(str(self._errors[0]))
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Find asyncio by the other finders; ``None`` for all other modules."""
+        if name != "asyncio":
+            return None
+        for finder in sys.meta_path:
+            if finder is not self and (spec := finder.find_spec(name, path, target)) is not None:
+                self._call_after(spec)
+                return spec
+        return None
 
-    def _callback(self) -> None:
-        # No task is the current one here.
-        gevent.sleep(0)
-        if get_running_loop() is not self.loop or asyncio.current_task(self.loop) is not None:
-            raise SelfTestError("a callback has the state of another greenlet")
+    def _call_after(self, spec: ModuleSpec) -> None:
+        """Have :func:`_isolate` called after the module of ``spec`` has been executed."""
+        loader: Any = spec.loader
+        execute = loader.exec_module
 
-    async def _task(self) -> None:
-        task = asyncio.current_task()
-        hooks = sys.get_asyncgen_hooks()
-        if task is None:
-            raise SelfTestError("a task is not the current one")
-        for _ in range(3):
-            # Code that waits cooperatively in the middle of a step is the case that the hub is for.
-            gevent.sleep(0)
-            if asyncio.get_running_loop() is not self.loop:
-                raise SelfTestError("a greenlet has the running loop of another one")
-            if asyncio.current_task() is not task:
-                raise SelfTestError("a greenlet has the current task of another one")
-            if sys.get_asyncgen_hooks() != hooks:
-                raise SelfTestError("a greenlet has the asynchronous generator hooks of another one")
-            async for _ in _numbers():
-                pass
-            await asyncio.sleep(0)
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+                # The self-test runs in another thread, whose imports of asyncio would wait for the end of this one.
+                module.__spec__._initializing = False  # type: ignore[union-attr]
+                _isolate()
 
-
-async def _numbers() -> AsyncIterator[int]:
-    for number in range(2):
-        gevent.sleep(0)
-        await asyncio.sleep(0)
-        yield number
-
-
-def _look(probes: list[_Probe]) -> None:
-    """Look whether a greenlet without a loop sees anything of those that wait."""
-    while not all(probe.ended for probe in probes):
-        if get_running_loop() is not None or sys.get_asyncgen_hooks() != (None, None):
-            raise SelfTestError("a greenlet without a loop has the state of another one")
-        if any(asyncio.current_task(probe.loop) is not None for probe in probes):
-            raise SelfTestError("a task is the current one while its greenlet waits")
-        gevent.sleep(0)
+        loader.exec_module = exec_module

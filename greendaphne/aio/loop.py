@@ -16,7 +16,7 @@ import sys
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any, Final, TypeVar, cast
 
 from gevent import Greenlet, get_hub, getcurrent, spawn
@@ -38,6 +38,9 @@ SERVER_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
 _get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 _Handle = events.Handle
 _Task: Any = asyncio.Task
+#: No context, and what a call of ``call_soon`` that makes no handle returns; the new task, which has made it, drops that.
+_NO_CONTEXT: Final = object()
+_NO_HANDLE: Final = cast(events.Handle, None)
 
 
 class HubLoop(asyncio.SelectorEventLoop):
@@ -69,6 +72,9 @@ class HubLoop(asyncio.SelectorEventLoop):
         self._async.start(self._hub_selector.wake)
         self._greenlet: Greenlet[..., Any] | None = None
         # Whether first steps may run at once, in the way that costs least.
+        # The context of a task that is being made, and its first step.
+        self._first_context: object = _NO_CONTEXT
+        self._first_step: Any = None
         self._takes_first_steps = type(self._hub) is AsyncioHub and sys.version_info >= (3, 11)
         super().__init__(self._hub_selector)
         private.know_loop(self)
@@ -159,6 +165,11 @@ class HubLoop(asyncio.SelectorEventLoop):
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> events.Handle:  # type: ignore[override]
         """Call ``callback`` in the loop's next round; called in any greenlet of the loop's thread."""
+        if context is self._first_context:
+            # A new task hands over its first step, see create_started_task().
+            self._first_step = callback
+            self._first_context = _NO_CONTEXT
+            return _NO_HANDLE
         if self._debug or self._closed:
             handle = super().call_soon(callback, *args, context=context)
             _without_caller(handle)
@@ -166,7 +177,7 @@ class HubLoop(asyncio.SelectorEventLoop):
             # As the superclass does without debug mode.  Every step of every task comes through here.
             handle = _Handle(callback, args, self, context)
             self._ready.append(handle)
-        if self._hub_selector.waiting is not None:
+        if self._hub_selector.waiting:
             self._hub_selector.wake()
         return handle
 
@@ -176,9 +187,9 @@ class HubLoop(asyncio.SelectorEventLoop):
         """Call ``callback`` at the loop's time ``when``; called in any greenlet of the loop's thread."""
         timer = super().call_at(when, callback, *args, context=context)
         _without_caller(timer)
-        if self._hub_selector.waiting is not None and self._scheduled[0] is timer:
+        if self._hub_selector.inside and self._scheduled[0] is timer:
             # The selector waits for a later one.
-            self._hub_selector.wake()
+            self._hub_selector.ring_in(max(when - self.time(), 0.0))
         return timer
 
     def _write_to_self(self) -> None:
@@ -262,16 +273,20 @@ class HubLoop(asyncio.SelectorEventLoop):
         """
         ready = self._ready
         if self._takes_first_steps and self._task_factory is None and not self._debug and get_running_loop() is None and not self._closed:
-            first: list[tuple[Callable[[], object], Context]] = []
-            # The task hands its first step to this function, which costs less than a handle.
-            self.call_soon = lambda callback, *args, context: first.append((callback, context))  # type: ignore[method-assign,assignment]
+            own = self._first_context = context if context is not None else copy_context()
             try:
-                task: asyncio.Task[T] = _Task(coroutine, loop=self, name=name, context=context)
+                task: asyncio.Task[T] = _Task(coroutine, loop=self, name=name, context=own)
             finally:
-                del self.call_soon
-            begin, own = first[0]
-            if not self._hub_selector.step(begin, own, task, ready):
-                self.call_soon(begin, context=own)
+                self._first_context = _NO_CONTEXT
+            begin, self._first_step = self._first_step, None
+            try:
+                if not self._hub_selector.step(begin, own, ready):
+                    self.call_soon(begin, context=own)
+            except BaseException:
+                if task.done() and not task.cancelled():
+                    # It is raised here, so it does not count as one that was never retrieved.
+                    task.exception()
+                raise
             return task
         before = len(ready)
         task = self.create_task_in(coroutine, name=name, context=context)

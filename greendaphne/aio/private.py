@@ -16,10 +16,11 @@ import sys
 import weakref
 from asyncio import events, tasks
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, Final
 
-from gevent import _hub_local
+from .gevent_names import GEVENT, MISSING, find
+
+__all__ = ["GEVENT", "MISSING"]
 
 #: Names of ``asyncio``, by module; the second table is for Python 3.14 and later, the third for earlier versions.
 ASYNCIO: Final = {
@@ -45,32 +46,15 @@ LOOP_ATTRIBUTES: Final = ("_closed", "_debug", "_ready", "_scheduled", "_task_fa
 SELECTORS: Final = {"selectors": ("_BaseSelectorImpl",)}
 #: Attributes of a ``_BaseSelectorImpl`` instance.
 SELECTOR_ATTRIBUTES: Final = ("_fd_to_key",)
-#: Names of gevent.  ``Hub.switch`` is public, but that code compiled by Cython calls its override is not promised.
-GEVENT: Final = {
-    "gevent._hub_local": ("get_hub_if_exists", "get_hub_class", "set_default_hub_class", "set_hub"),
-    "gevent.hub": ("Hub.switch",),
-}
-
-#: What the interpreter and gevent do not have of the names that :mod:`.hub` needs; empty on a version that is supported.
-MISSING: Final[list[str]] = []
-
-
-def _find(module: ModuleType, name: str) -> Any:
-    """Return an attribute of ``module``; where there is none, remember that, so that the self-test can say it."""
-    value = getattr(module, name, None)
-    if value is None:
-        MISSING.append(f"{module.__name__}.{name}")
-    return value
-
 
 #: Return the running loop of this thread or ``None``.
-get_running_loop: Callable[[], asyncio.AbstractEventLoop | None] = _find(events, "_get_running_loop")
+get_running_loop: Callable[[], asyncio.AbstractEventLoop | None] = find(events, "_get_running_loop")
 #: Set the running loop of this thread; ``None`` for no loop.
-set_running_loop: Callable[[asyncio.AbstractEventLoop | None], None] = _find(events, "_set_running_loop")
+set_running_loop: Callable[[asyncio.AbstractEventLoop | None], None] = find(events, "_set_running_loop")
 
 if sys.version_info >= (3, 14):
     #: Set the current task of the running loop, ``None`` for no task, and return the previous one.
-    swap_current_task: Callable[[Any, Any], Any] = _find(tasks, "_swap_current_task")
+    swap_current_task: Callable[[Any, Any], Any] = find(tasks, "_swap_current_task")
     _loops: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def know_loop(loop: asyncio.AbstractEventLoop) -> None:
@@ -83,7 +67,7 @@ if sys.version_info >= (3, 14):
         return [(loop, task) for loop, task in found if task is not None]
 
 else:
-    _current_tasks: dict[Any, Any] = _find(tasks, "_current_tasks")
+    _current_tasks: dict[Any, Any] = find(tasks, "_current_tasks")
 
     def swap_current_task(loop: Any, task: Any) -> Any:
         """Set the current task of the running loop, ``None`` for no task, and return the previous one."""
@@ -98,13 +82,3 @@ else:
     def current_tasks() -> list[tuple[Any, asyncio.Task[Any]]]:
         """Return all loops with the task that runs in them now; called in any thread."""
         return list(_current_tasks.items())
-
-
-#: Return the hub of this thread, or ``None``; creates no hub.
-get_hub_if_exists: Callable[[], Any] = _find(_hub_local, "get_hub_if_exists")
-#: Make a hub the one of this thread.
-set_hub: Callable[[Any], None] = _find(_hub_local, "set_hub")
-#: Return the class of this thread's next hub; gevent keeps the answer of the first call for the thread.
-get_hub_class: Callable[[], type] = _find(_hub_local, "get_hub_class")
-#: Set the class of the hubs of all threads that have asked for none yet.
-set_default_hub_class: Callable[[type], None] = _find(_hub_local, "set_default_hub_class")

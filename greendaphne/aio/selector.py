@@ -7,7 +7,6 @@ until the next call of ``select``, otherwise the hub would call it again and aga
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import selectors
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from gevent import get_hub, getcurrent
 
-from .hub import switch_to
+from .isolation import switch_to
 from .private import get_running_loop, set_running_loop
 
 if TYPE_CHECKING:
@@ -30,9 +29,13 @@ if TYPE_CHECKING:
 LONG_ROUND: Final = 0.001
 #: The number of these calls.
 TURNS: Final = 8
+#: Seconds for which callbacks of the loop may go on after a turn of the hub before ``select(0)`` gives it the next one.
+TURN_SECONDS: Final = 0.0005
 
 #: gevent passes a negative number for a descriptor that cannot be watched.
 _ALL = selectors.EVENT_READ | selectors.EVENT_WRITE
+
+set_asyncgen_hooks = sys.set_asyncgen_hooks
 
 _Base: Any = cast(Any, selectors)._BaseSelectorImpl
 
@@ -66,18 +69,24 @@ class HubSelector(_Base):  # type: ignore[misc]
         self._fired: dict[int, int] = {}
         # Descriptors with a watcher that select starts again.
         self._silent: list[int] = []
-        #: The greenlet that waits in :meth:`select`, from when nothing has called it back; ``None`` otherwise.
-        self.waiting: Any = None
+        #: Whether a greenlet waits in :meth:`select` that nothing has called back yet.
+        self.waiting = False
+        #: Whether a greenlet is in :meth:`select` and waits, or runs a first step for another greenlet meanwhile.
+        self.inside = False
         # The greenlet in select from its switch away until its return, whether it was called back or not.
         self._parked: Any = None
         self._visit: _Visit | None = None
         # What step() has left for the greenlet, and the greenlet that called it.
-        self._first: tuple[Callable[[], object], Context, asyncio.Task[Any], Collection[Any]] | None = None
+        self._first: tuple[Callable[[], object], Context] | None = None
         self._caller: Any = None
+        self._ready: Collection[Any] = ()
         self._failure: BaseException | None = None
         self._woken = False
-        # The callback that switches to the waiting greenlet.
+        # Whether the hub will call _resume(), and the callback where it is one.
+        self._called = False
         self._call: Any = None
+        # Until when a select(0) returns without a turn of the hub.
+        self._turn_ends = 0.0
         # Rounds for which the hub does not have to look at the descriptors.
         self._turns = 0
         # A timer that rings at the monotonic time _due.  It goes on after select has returned, for the next call often needs the same one.
@@ -158,28 +167,43 @@ class HubSelector(_Base):  # type: ignore[misc]
 
     def wake(self) -> None:
         """Make :meth:`select` return soon, or the next one at once; called by the hub and by greenlets of its thread.  Never switches."""
-        greenlet = self.waiting
-        if greenlet is None:
+        if not self.waiting:
             self._woken = True
         else:
-            self.waiting = None
-            self._call = self._loop.run_callback(greenlet.switch)
+            self.waiting = False
+            self._called = True
+            self._call = self._loop.run_callback(self._resume)
+
+    def _resume(self) -> None:
+        # Runs in the hub.
+        self._called = False
+        self._call = None
+        parked = self._parked
+        if parked is None:
+            # The greenlet runs a step which waits itself.
+            self._woken = True
+        else:
+            parked.switch()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait until a descriptor is ready, :meth:`wake` is called or ``timeout`` seconds have passed.
 
-        Without a time limit, ``None``, it waits for ever.  With 0 or less, the hub and all greenlets that are ready have a turn.
+        Without a time limit, ``None``, it waits for ever.  With 0 or less, the hub and all greenlets that are ready have a turn, unless the
+        last one was less than :data:`TURN_SECONDS` ago.
 
         :returns: pairs of a key and the events of its descriptor that are ready; may be empty before the time has passed.
         """
         if self._silent:
             self._watch_again()
         if timeout is not None and timeout <= 0:
-            self._give_turn()
+            if monotonic() >= self._turn_ends:
+                self._give_turn()
         elif not self._fired and not self._woken:
             if timeout is not None:
-                self._ring_at(timeout)
+                self.ring_in(timeout)
+            self.waiting = True
             self._wait()
+            self._turn_ends = monotonic() + TURN_SECONDS
         self._woken = False
         fired = self._fired
         if not fired:
@@ -221,17 +245,17 @@ class HubSelector(_Base):  # type: ignore[misc]
             raise visit.error
         return True
 
-    def step(self, step: Callable[[], object], context: Context, task: asyncio.Task[Any], ready: Collection[Any]) -> bool:
+    def step(self, step: Callable[[], object], context: Context, ready: Collection[Any]) -> bool:
         """As :meth:`visit` with the first step of a task, at less cost: each request of an ASGI application comes through here.
 
         :param step: the step, which raises nothing.
-        :param ready: :meth:`select` returns soon where there is something in it after the step, or where the task has not ended.
+        :param ready: :meth:`select` returns soon where there is something in it after the step.
         """
         parked = self._parked
-        caller = getcurrent()
-        if parked is None or caller is parked or sys.get_coroutine_origin_tracking_depth():
+        if parked is None or parked is (caller := getcurrent()) or sys.get_coroutine_origin_tracking_depth():
             return False
-        self._first = (step, context, task, ready)
+        self._first = (step, context)
+        self._ready = ready
         self._caller = caller
         try:
             parked.switch()
@@ -244,101 +268,97 @@ class HubSelector(_Base):  # type: ignore[misc]
             raise failure
         return True
 
-    def _run_first(self, greenlet: Any, hooks: Any) -> bool:
-        """Run the step that :meth:`step` has left, and go back to its caller; whether the greenlet waits on."""
-        assert self._first is not None
-        step, context, task, ready = self._first
-        self._first = None
-        caller = self._caller
-        self._parked = self.waiting = None
-        # Also the step may wait, and must not be called back for this wait.
-        woken = self._call is not None and self._stop_call()
-        try:
-            context.run(step)
-        except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are raised in the caller
-            self._failure = error
-        if self._caller is not caller:
-            return False
-        self._caller = None
-        self._parked = greenlet
-        if woken or ready or self._woken or self._fired or not task.done():
-            self._call = self._loop.run_callback(greenlet.switch)
-        else:
-            self.waiting = greenlet
-        # Outside of a task the state is that of a running loop, as the hub's switch would find it.
-        loop = get_running_loop()
-        sys.set_asyncgen_hooks(None, None)
-        set_running_loop(None)
-        try:
-            caller.switch()
-        finally:
-            set_running_loop(loop)
-            sys.set_asyncgen_hooks(*hooks)
-        return True
-
     def _wait(self) -> None:
         greenlet = getcurrent()
         hooks = sys.get_asyncgen_hooks()
-        self.waiting = self._parked = greenlet
+        loop = get_running_loop()
+        self.inside = True
+        self._parked = greenlet
         try:
             self._hub.switch()
             while True:
-                if self._first is not None:
-                    if self._run_first(greenlet, hooks):
-                        continue
-                    break
+                first = self._first
+                if first is not None:
+                    # What step() asks for.  It costs each request, so it is all in one place.
+                    self._first = None
+                    caller = self._caller
+                    self._parked = None
+                    self.waiting = False
+                    try:
+                        first[1].run(first[0])
+                    except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are raised in the caller
+                        self._failure = error
+                    if self._caller is not caller:
+                        break
+                    self._caller = first = None
+                    self._parked = greenlet
+                    if not self._called:
+                        if self._ready or self._woken or self._fired:
+                            self._called = True
+                            self._call = self._loop.run_callback(self._resume)
+                        else:
+                            self.waiting = True
+                    # Outside of a task the state is that of a running loop, as the hub's switch would find it.
+                    set_asyncgen_hooks(None, None)
+                    set_running_loop(None)
+                    try:
+                        caller.switch()
+                    finally:
+                        caller = None
+                        set_running_loop(loop)
+                        set_asyncgen_hooks(*hooks)
+                    continue
                 visit = self._visit
                 if visit is None:
                     break
-                self._visit = self._parked = self.waiting = None
-                # Also the function may wait, and must not be called back for this wait.
-                woken = self._stop_call()
+                self._visit = self._parked = None
+                self.waiting = False
+                woken = False
                 try:
-                    woken = visit.function() or woken
+                    woken = visit.function()
                 except BaseException as error:  # noqa: BLE001 - it is raised in the caller
                     visit.error = error
                 if visit.caller is None:
                     break
                 self._parked = greenlet
-                if woken or self._woken or self._fired:
-                    self._call = self._loop.run_callback(greenlet.switch)
-                else:
-                    self.waiting = greenlet
+                if not self._called:
+                    if woken or self._woken or self._fired:
+                        self._called = True
+                        self._call = self._loop.run_callback(self._resume)
+                    else:
+                        self.waiting = True
                 switch_to(visit.caller)
         finally:
             # A greenlet that is killed must not be called later.
-            self.waiting = self._parked = None
-            self._stop_call()
-
-    def _stop_call(self) -> bool:
-        call, self._call = self._call, None
-        if call is None:
-            return False
-        call.stop()
-        return True
+            self._parked = None
+            self.waiting = self.inside = self._called = False
+            if self._call is not None:
+                self._call.stop()
+                self._call = None
 
     def _give_turn(self) -> None:
+        self._called = True
         if self._turns:
             # Greenlets that give way and go on keep the hub from its descriptors for a while.  The caller has its turn among them.
             self._turns -= 1
-            call = self._loop.run_callback(getcurrent().switch)
-            try:
-                self._hub.switch()
-            finally:
-                call.stop()
+            self._call = self._loop.run_callback(self._resume)
+            self._wait()
+            self._turn_ends = monotonic() + TURN_SECONDS
             return
         began = monotonic()
         timer = self._round
-        timer.start(getcurrent().switch)
+        timer.start(self._resume)
         try:
-            self._hub.switch()
+            self._wait()
         finally:
             timer.stop()
-        if monotonic() - began > LONG_ROUND:
+        now = monotonic()
+        self._turn_ends = now + TURN_SECONDS
+        if now - began > LONG_ROUND:
             self._turns = TURNS
 
-    def _ring_at(self, timeout: float) -> None:
-        """Have a timer ring in ``timeout`` seconds at the latest."""
+    def ring_in(self, timeout: float) -> None:
+        """Have :meth:`select` return in ``timeout`` seconds at the latest, where it waits already as well."""
         due = monotonic() + timeout
         if self._timer is not None:
             if self._due <= due:
@@ -353,7 +373,8 @@ class HubSelector(_Base):  # type: ignore[misc]
     def _on_timer(self) -> None:
         # Runs in the hub.
         self._stop_timer()
-        if self.waiting is not None:
+        if self.waiting:
+            # The hub's callbacks come first: those of connections, which may have steps for the loop, among them.
             self.wake()
 
     def _stop_timer(self) -> None:

@@ -34,7 +34,8 @@ class Tasks:
     def __init__(self, loop: HubLoop, on_error: Callable[[asyncio.Task[Any]], object] | None = None) -> None:
         self._loop = loop
         self._on_error = on_error if on_error is not None else _report
-        self._tasks: set[asyncio.Task[Any]] = set()
+        # With what start() was told to call in the end.
+        self._tasks: dict[asyncio.Task[Any], Callable[[asyncio.Task[Any]], object] | None] = {}
         self._empty = Event()
         self._empty.set()
 
@@ -63,19 +64,25 @@ class Tasks:
         if task.done():
             self._ended(task)
         else:
-            self._add(task)
+            self._add(task, None)
         return task
 
-    def start(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> asyncio.Task[Any]:
-        """As :meth:`create` with ``first_step``, for callers that look at a task which has ended: no exception of it is reported then."""
+    def start(
+        self, coroutine: Coroutine[Any, Any, Any], context: Context, on_end: Callable[[asyncio.Task[Any]], object]
+    ) -> asyncio.Task[Any]:
+        """As :meth:`create` with ``first_step``, for callers that look at a task which has ended: no exception of it is reported then.
+
+        :param on_end: called, in the loop's greenlet, with a task that has not ended at the return, once it has.
+        """
         task = self._loop.create_started_task(coroutine, context=context)
         if not task.done():
-            self._add(task)
+            self._add(task, on_end)
         return task
 
-    def _add(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.add(task)
-        self._empty.clear()
+    def _add(self, task: asyncio.Task[Any], on_end: Callable[[asyncio.Task[Any]], object] | None) -> None:
+        if not self._tasks:
+            self._empty.clear()
+        self._tasks[task] = on_end
         task.add_done_callback(self._discard)
 
     def cancel(self) -> int:
@@ -105,9 +112,11 @@ class Tasks:
         return False
 
     def _discard(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        on_end = self._tasks.pop(task)
         if not self._tasks:
             self._empty.set()
+        if on_end is not None:
+            on_end(task)
         self._ended(task)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:

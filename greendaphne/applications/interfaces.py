@@ -36,7 +36,13 @@ def make_application(target: Any, config: Config, name: str = "") -> Application
     :raises ConfigurationError: where the interface is not known, or is that of a channel layer.
     """
     application = target if isinstance(target, Application) else _wrapped(target, config, name)
-    application.check()
+    try:
+        application.check()
+    except ConfigurationError as error:
+        # Of several applications, the line names the wrong one.
+        if not name or error.target:
+            raise
+        raise ConfigurationError(f"{name}: {error}") from None
     options = config.application
     if options.concurrency or options.request_timeout:
         from .concurrency import Bounded
@@ -93,4 +99,5 @@ def _wrapped(target: Any, config: Config, name: str) -> Application:
         raise ConfigurationError(f"{name or target!r} is a channel layer, not an application.")
     from .asgi import ASGIApplication
 
-    return ASGIApplication(target, config.asgi, double_callable=interface == ASGI2)
+    measured = config.monitoring.metrics is not None or config.monitoring.metrics_path is not None
+    return ASGIApplication(target, config.asgi, double_callable=interface == ASGI2, measured=measured)

@@ -1,19 +1,26 @@
 """The names that legacy code imports from ``daphne``, where no daphne is installed.
 
 ``channels`` 1.x imports its protocol server by name (``from daphne.server import Server``), and so do settings, scripts and subclasses of
-older projects.  :func:`install` lets these imports find greendaphne.  It appends a finder to ``sys.meta_path``, so that an installed daphne
-takes precedence; the modules that it creates import their objects on access only.  The command line and the Django application
-(``"greendaphne"`` in ``INSTALLED_APPS``) call it; without this call ``import daphne`` fails as usual.
+older projects; Django projects of today have ``"daphne"`` in ``INSTALLED_APPS``, and ``channels.testing`` imports ``daphne.testing``.
+:func:`install` lets these imports find greendaphne.  It appends a finder to ``sys.meta_path``, so that an installed daphne takes
+precedence; the modules that it creates import their objects on access only.  The command line and the Django application
+(``"greendaphne"`` in ``INSTALLED_APPS``) call it, and so does the first ``import daphne`` of any other process: an installation with pip
+puts ``names``, which has a module of this name, at the end of ``sys.path``.
 
-======================  ===================================================================
-Module                  Names
-======================  ===================================================================
-``daphne``              ``__version__``, the version of daphne whose interface this implements
-``daphne.server``       ``Server``, ``build_endpoint_description_strings``
-``daphne.access``       ``AccessLogGenerator``
-``daphne.utils``        ``parse_x_forwarded_for``
-``daphne.cli``          ``CommandLineInterface``
-======================  ===================================================================
+=========================================  ===================================================================
+Module                                     Names
+=========================================  ===================================================================
+``daphne``                                 ``__version__``, the version of daphne whose interface this implements
+``daphne.server``                          ``Server``, ``build_endpoint_description_strings``
+``daphne.endpoints``                       ``build_endpoint_description_strings``
+``daphne.access``                          ``AccessLogGenerator``
+``daphne.utils``                           ``parse_x_forwarded_for``
+``daphne.cli``                             ``CommandLineInterface``
+``daphne.apps``                            ``DaphneConfig``
+``daphne.checks``                          ``check_daphne_installed``
+``daphne.testing``                         ``DaphneProcess``
+``daphne.management.commands.runserver``   ``Command``
+=========================================  ===================================================================
 
 daphne's other modules consist of Twisted protocols and have no counterpart: importing them raises :class:`ModuleNotFoundError`.
 ``liveserver`` has the further objects that the live-server test case of ``channels.test`` needs.
@@ -31,9 +38,12 @@ from types import ModuleType
 #: The version of daphne whose interface and behaviour this implements; projects compare it.
 DAPHNE_VERSION = "1.4.2"
 
+#: What Django before 3.2 reads; later versions find it themselves.
+DEFAULT_APP_CONFIG = "daphne.apps.DaphneConfig"
+
 #: For each module, the origin of each of its names: another module and the name there.
 NAMES: dict[str, dict[str, tuple[str, str]]] = {
-    "daphne": {"__version__": (__name__, "DAPHNE_VERSION")},
+    "daphne": {"__version__": (__name__, "DAPHNE_VERSION"), "default_app_config": (__name__, "DEFAULT_APP_CONFIG")},
     "daphne.server": {
         "Server": ("greendaphne.server", "Server"),
         "build_endpoint_description_strings": ("greendaphne.net.endpoints", "build_endpoint_description_strings"),
@@ -41,7 +51,16 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
     "daphne.access": {"AccessLogGenerator": ("greendaphne.logs.access", "AccessLogGenerator")},
     "daphne.utils": {"parse_x_forwarded_for": ("greendaphne.serving.forwarded", "parse_x_forwarded_for")},
     "daphne.cli": {"CommandLineInterface": (__name__, "CommandLineInterface")},
+    "daphne.endpoints": {"build_endpoint_description_strings": ("greendaphne.net.endpoints", "build_endpoint_description_strings")},
+    "daphne.apps": {"DaphneConfig": ("greendaphne.compat.apps", "DaphneConfig")},
+    "daphne.checks": {"check_daphne_installed": ("greendaphne.compat.apps", "check_order")},
+    "daphne.testing": {"DaphneProcess": ("greendaphne.compat.testing", "DaphneProcess")},
+    "daphne.management": {},
+    "daphne.management.commands": {},
+    "daphne.management.commands.runserver": {"Command": ("greendaphne.management.commands.runserver", "DaphneCommand")},
 }
+#: Those of them that have modules.
+PACKAGES = frozenset(name.rpartition(".")[0] for name in NAMES if "." in name)
 
 #: The only module that gets other objects: the test case that serves a live site, see ``liveserver``.
 LIVE_SERVER_MODULE = "channels.test.liveserver"
@@ -78,7 +97,7 @@ class DaphneFinder:
         package, _, module = fullname.partition(".")
         if module and getattr(sys.modules.get(package), "__loader__", None) is not self:
             return None
-        return spec_from_loader(fullname, self, origin="greendaphne", is_package=not module)  # type: ignore[arg-type]
+        return spec_from_loader(fullname, self, origin="greendaphne", is_package=not module or fullname in PACKAGES)  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """Have the import system make the module."""

@@ -71,6 +71,12 @@ class Allowance:
         self.left -= n
         return True
 
+    def note(self, n: int) -> None:
+        """``n`` bytes are held, whatever is left."""
+        self.left = left = self.left - n
+        if left < self.alert:
+            self.on_alert()
+
     def give(self, n: int) -> None:
         """Give ``n`` bytes back."""
         self.left += n

@@ -167,6 +167,11 @@ class LengthBody:
         """Whether the body has been read to its end."""
         return self._left == 0
 
+    @property
+    def left(self) -> int:
+        """The number of bytes that have not been read."""
+        return self._left
+
     def read(self, n: int, timeout: float | None = None) -> bytes:
         """Up to ``n`` bytes, ``b""`` at the end; errors as :meth:`_Clock.receive`."""
         if self._left == 0:
@@ -211,6 +216,14 @@ class ChunkedBody:
     def complete(self) -> bool:
         """Whether the body has been read to its end."""
         return self._state is _COMPLETE
+
+    def may_be_whole(self, limit: int) -> bool:
+        """Whether the last chunk seems to be within the next ``limit`` bytes that were received; it may be data that looks like one."""
+        source = self._source
+        start = source.position
+        if self._state is _SIZE_LINE and source.buffer.startswith(b"0\r\n\r\n", start):
+            return True
+        return source.buffer.find(b"\r\n0\r\n\r\n", start, start + limit) >= 0
 
     def read(self, n: int, timeout: float | None = None) -> bytes:
         """Up to ``n`` bytes, from as many chunks as have been received; ``b""`` at the end.

@@ -34,9 +34,14 @@ from .response import CHUNKED, LENGTH, NO_BODY, build_head, field_line
 DRAIN_MOMENT = 1.0
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+#: Bytes of a request body that the application has left unread which are skipped for the sake of the next request.
+SKIPPED = 64 * 1024
 #: What a pipelined request counts for, in units of :meth:`.core.turns.Turn.spend`.
 _REQUEST_WORK = 8
 _LAST_CHUNK = b"0\r\n\r\n"
+#: Bytes up to which a piece of a body is joined with what frames it.  A copy of a larger one costs more than a further system call, and a
+#: slow client would make the server hold the piece twice.
+_JOINED = 64 * 1024
 _CR = 13
 _METHOD_START = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
@@ -51,6 +56,7 @@ class Http1Stream:
         "_framing",
         "_head",
         "_left",
+        "_reading",
         "_received",
         "_tunnel",
         "body_limit",
@@ -82,6 +88,8 @@ class Http1Stream:
             self._body = ChunkedBody(connection.input, connection.limits, connection.timeouts)
         elif length:
             self._body = LengthBody(connection.input, length, connection.timeouts)
+        # Whether a greenlet is in read().
+        self._reading = False
         # Body bytes read, counted where there is a limit that the head could not be checked against.
         self._received = 0
         self._head = b""
@@ -111,10 +119,19 @@ class Http1Stream:
             # RFC 9110 section 10.1.1: not where the client has begun to send the body.
             if self._connection.input.empty and not self.status:
                 self._connection.transport.sendall(_CONTINUE)
-        data = body.read(n, timeout)
+        self._reading = True
+        try:
+            data = body.read(n, timeout)
+        except HTTPError:
+            # Nothing that follows may be taken for a request.
+            self.close = True
+            raise
+        finally:
+            self._reading = False
         if self.body_limit:
             self._received += len(data)
             if self._received > self.body_limit:
+                self.close = True
                 raise body_too_large()
         return data
 
@@ -152,14 +169,55 @@ class Http1Stream:
         return True
 
     def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
-        # A body that nobody read, or not to its end, would be taken for the next request (RFC 9112 section 9.3).
-        close = self.close or self._connection.draining or not self.body_complete
+        # A body that is not read to its end would be taken for the next request (RFC 9112 section 9.3).
+        body = self._body
+        close = self.close or self._connection.draining or (body is not None and not body.complete and not self._can_skip(body))
         if self.extra_headers:
             headers = with_extra(headers, self.extra_headers)
         head = build_head(self.request.method, self.request.http_version, status, headers, close, reason)
         self._head, self._framing, self._left, self.close = head
         self.status = status
         self.response_headers = headers
+
+    def _can_skip(self, body: LengthBody | ChunkedBody) -> bool:
+        """Whether the rest of the body is expected to be short, so that the connection can go on; nothing of it is used.
+
+        The application may still read it.  :meth:`skip_body` has the last word.
+        """
+        if self._expect_continue:
+            # The client may send the body or the next request (RFC 9110 section 10.1.1).
+            return False
+        if isinstance(body, LengthBody):
+            return body.left <= SKIPPED
+        source = self._connection.input
+        if not self._reading and source.unused < SKIPPED:
+            try:
+                source.more(0)
+            except (TimeoutError, ClientDisconnected):
+                pass
+        return body.may_be_whole(SKIPPED)
+
+    def skip_body(self) -> bool:
+        """Read the rest of the body, :data:`SKIPPED` bytes in ``Timeouts.linger`` seconds at most; return whether that was all.
+
+        Called once the response is complete.
+
+        :raises ClientDisconnected: when the client has left.
+        """
+        body = self._body
+        assert body is not None
+        connection = self._connection
+        left = SKIPPED
+        deadline = monotonic() + connection.timeouts.linger
+        try:
+            while not body.complete:
+                left -= len(body.read(left + 1, max(deadline - monotonic(), 0.0)))
+                if left < 0:
+                    return False
+                connection.input.turn.spend()
+        except (TimeoutError, HTTPError):
+            return False
+        return True
 
     def write(self, data: bytes) -> None:
         if self._tunnel:
@@ -185,6 +243,16 @@ class Http1Stream:
             return transport.offer(data)
         framing = self._framing
         head, sent, left = self._head, self.sent, self._left
+        if last and framing == LENGTH and len(data) == left:
+            # What most responses are.
+            if left or head:
+                if not transport.offer(head + data):
+                    return False
+                self._head = b""
+                self._left = 0
+                self.sent = sent + left
+            self.complete = True
+            return True
         if framing == LENGTH and len(data) > left:
             # An error of the application's: the peer gets the response that the head announced.
             if not transport.offer(head + data[:left]):
@@ -192,7 +260,7 @@ class Http1Stream:
             self._head = b""
             self._over(len(data))
         end = b"" if not last or framing != CHUNKED else _last_chunk(trailers) if trailers else _LAST_CHUNK
-        out = self._framed(data) + end
+        out = self._joined(data) + end
         if out and not transport.offer(out):
             self._head, self.sent, self._left = head, sent, left
             return False
@@ -219,6 +287,25 @@ class Http1Stream:
         raise ResponseError(f"the body is {excess} bytes or more longer than its Content-Length")
 
     def _framed(self, data: bytes) -> bytes:
+        """As :meth:`_joined`, but sends a large ``data`` and what comes before it; returns what comes after it."""
+        if len(data) <= _JOINED or self._framing == NO_BODY or (self._framing == LENGTH and len(data) > self._left):
+            return self._joined(data)
+        transport = self._connection.transport
+        size = len(data)
+        head, self._head = self._head, b""
+        end = b""
+        if self._framing == CHUNKED:
+            head += b"%x\r\n" % size
+            end = b"\r\n"
+        elif self._framing == LENGTH:
+            self._left -= size
+        self.sent += size
+        if head:
+            transport.sendall(head)
+        transport.sendall(data)
+        return end
+
+    def _joined(self, data: bytes) -> bytes:
         """The bytes on the wire for ``data``, with the head before the first."""
         head = self._head
         self._head = b""
@@ -355,7 +442,7 @@ class Http1Connection:
             while (stream := self._next_stream()) is not None:
                 if transport.closed or not stream.complete:
                     break
-                if stream.close:
+                if stream.close or not (stream.body_complete or stream.skip_body()):
                     # The peer may still be sending, or not have read yet: closing now could erase the answer.  Requests behind this one
                     # are not looked at; the answer said that it is the last.
                     lingering_close(transport, self.timeouts.linger)

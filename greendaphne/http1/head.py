@@ -9,6 +9,7 @@ checked in :meth:`HeadParser.parse`: counts and sizes, ``Host``, the framing fie
 from __future__ import annotations
 
 import re
+from functools import partial
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -23,6 +24,12 @@ _FIXED_LINE = b"GET / HTTP/1.1\r\n"
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^?]*)?(?:\?|\Z)", re.IGNORECASE)
 # Blanks at the end of a field line; the line has something else as well, or it would become the end of the section.
 _TRAILING_BLANKS = re.compile(rb"(?<=[!-~\x80-\xff])[ \t]+(?=\r\n)")
+
+#: Field sections of requests that announce nothing (no body, no upgrade, no expectation), with what parsing them gave: clients repeat
+#: theirs, and to look one up costs a fifth.  Number and length are bounded; all are forgotten together when there are too many.
+_REMEMBERED_SECTIONS, _REMEMBERED_SIZE = 256, 1024
+_sections: dict[bytes, tuple[list[tuple[bytes, bytes]], bool]] = {}
+_new_request = partial(tuple.__new__, Request)
 
 _SPECIAL = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"))
 
@@ -55,11 +62,13 @@ class HeadParser:
     After :meth:`parse`, :attr:`keep_alive` and :attr:`expect_continue` belong to the request returned.
     """
 
-    __slots__ = ("_connection", "_fields", "_limits", "_parser", "expect_continue", "keep_alive")
+    __slots__ = ("_connection", "_fields", "_limits", "_parser", "_remembered", "expect_continue", "keep_alive")
 
     def __init__(self, connection: ConnectionInfo, limits: Limits) -> None:
         self._connection = connection
         self._limits = limits
+        # The longest field section that is remembered.
+        self._remembered = min(_REMEMBERED_SIZE, limits.request_field_size)
         self._fields = _Fields()
         self._parser: HttpRequestParser | None = None
         self.keep_alive = False
@@ -83,12 +92,47 @@ class HeadParser:
             raise HTTPError(414, "The request line is too long.", close=True)
         if major != b"1" or minor not in (b"0", b"1"):
             raise HTTPError(505, "This server speaks HTTP/1.0 and HTTP/1.1 here.", close=True)
+        http_1_1 = minor == b"1"
+        section = head[fields_start:] if http_1_1 and len(head) - fields_start <= self._remembered else b""
+        known = _sections.get(section)
+        if known is not None and len(known[0]) <= limits.request_fields:
+            fields = known[0][:]
+            self.keep_alive = known[1]
+            chunked = False
+            length = None
+            upgrade = b""
+        else:
+            fields, length, chunked, upgrade = self._read_fields(head, fields_start, http_1_1)
+            if section and length is None and not (chunked or upgrade or self.expect_continue):
+                if len(_sections) >= _REMEMBERED_SECTIONS:
+                    _sections.clear()
+                _sections[section] = (fields[:], self.keep_alive)
+        if method == b"CONNECT":
+            # Whatever its target is: behind a 200 the peer would take all that follows for a tunnel.
+            raise HTTPError(501, "This server is no proxy.", close=True)
+        if method == b"HEAD" and token != method:
+            # A peer to which it is some other method (they are case-sensitive) waits for the content, and must not find the next response.
+            self.keep_alive = False
+
+        if target[:1] == b"/":
+            path, _, query = target.partition(b"?")
+        else:
+            path, query, fields = self._other_form(token, target, fields)
+        if not path.isascii():
+            # The head is sound, so the connection goes on, as daphne's does; unless what follows would be misunderstood on either side.
+            close = not self.keep_alive or chunked or length not in (None, b"0") or method == b"HEAD"
+            raise HTTPError(400, "Invalid characters in path", close=close)
+        size = None if chunked else int(length) if length is not None else 0
+        version = "1.1" if http_1_1 else "1.0"
+        return _new_request((method.decode("ascii"), target, path, query, version, fields, size, upgrade, self._connection, ""))
+
+    def _read_fields(self, head: bytes, start: int, http_1_1: bool) -> tuple[list[tuple[bytes, bytes]], bytes | None, bool, bytes]:
+        """Return the field lines, ``Content-Length``, whether the body is chunked, and ``Upgrade``; sets what belongs to the request."""
         parser = self._parser or HttpRequestParser(self._fields)
         # A parser that has seen a body announced, an upgrade or an error waits for what it is never given: a new one next time.
         self._parser = None
-        fields, special, parser = self._parse_fields(parser, head, fields_start)
+        fields, special, parser = self._parse_fields(parser, head, start)
 
-        http_1_1 = minor == b"1"
         self.keep_alive = http_1_1
         host: bytes | None = None
         length: bytes | None = None
@@ -127,34 +171,9 @@ class HeadParser:
             raise bad_request("The request has both Content-Length and Transfer-Encoding.")
         if host is None and http_1_1:
             raise bad_request("The request has no Host field.")
-        if method == b"CONNECT":
-            # Whatever its target is: behind a 200 the peer would take all that follows for a tunnel.
-            raise HTTPError(501, "This server is no proxy.", close=True)
-        if method == b"HEAD" and token != method:
-            # A peer to which it is some other method (they are case-sensitive) waits for the content, and must not find the next response.
-            self.keep_alive = False
-
         if length is None and not (chunked or upgrade) and self.keep_alive:
             self._parser = parser
-        if target[:1] == b"/":
-            path, _, query = target.partition(b"?")
-        else:
-            path, query, fields = self._other_form(token, target, fields)
-        if not path.isascii():
-            # The head is sound, so the connection goes on, as daphne's does; unless what follows would be misunderstood on either side.
-            close = not self.keep_alive or chunked or length not in (None, b"0") or method == b"HEAD"
-            raise HTTPError(400, "Invalid characters in path", close=close)
-        return Request(
-            method.decode("ascii"),
-            target,
-            path,
-            query,
-            "1.1" if http_1_1 else "1.0",
-            fields,
-            None if chunked else int(length) if length is not None else 0,
-            upgrade,
-            self._connection,
-        )
+        return fields, length, chunked, upgrade
 
     def _parse_fields(
         self, parser: HttpRequestParser, head: bytes, start: int

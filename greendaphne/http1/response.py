@@ -6,6 +6,7 @@ A name is checked and capitalised once and remembered; a value is searched for t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 from ..core.dates import http_date
@@ -54,6 +55,9 @@ class Head(NamedTuple):
     #: Body bytes announced, for ``LENGTH``.
     length: int
     close: bool
+
+
+_new_head = partial(tuple.__new__, Head)
 
 
 def _status_line(status: int, http_version: str, reason: str | None) -> bytes:
@@ -128,7 +132,8 @@ def build_head(method: str, http_version: str, status: int, headers: Headers, cl
         special, start = names.get(name) or _remember(name)
         if special:
             if special == b"content-length":
-                value = value.strip(b" \t")
+                if not value.isdigit():
+                    value = value.strip(b" \t")
                 if CONTENT_LENGTH.fullmatch(value) is None or length not in (None, value):
                     raise ResponseError(f"Content-Length {value!r} is malformed or contradicts another")
                 if length is not None or status == 204:
@@ -164,4 +169,4 @@ def build_head(method: str, http_version: str, status: int, headers: Headers, cl
     if close and http_version == "1.1":
         lines[1] = b"Connection: close\r\n"
     lines.append(b"\r\n" if dated else b"Date: " + http_date() + b"\r\n\r\n")
-    return Head(b"".join(lines), framing, int(length) if framing == LENGTH and length is not None else 0, close)
+    return _new_head((b"".join(lines), framing, int(length) if framing == LENGTH and length is not None else 0, close))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 import gevent
 from gevent import GreenletExit
@@ -41,6 +41,9 @@ GOAWAY_DELAY = 1.0
 EARLY_ANSWER_DELAY = 0.5
 _GOAWAY_PING = b"goaway\0\0"
 
+#: Bytes that a request takes besides its content: objects, a greenlet and its stack; 11 KiB while it waits for the application, more while its
+#: response waits for the client.
+_STREAM: Final = 16 * 1024
 #: Bytes in the engine's buffers that the account is not told of: its base covers them.
 _UNCHARGED = 32 * KIB
 #: The same for a connection that is closed to make room, in seconds.
@@ -331,6 +334,10 @@ class Http2Connection:
                 stream.urgency = urgency
             if incremental is not None:
                 stream.incremental = incremental
+        if not self.account.ask(_STREAM):
+            # RFC 9113 section 8.7: nothing was done, and the client may send it again.
+            self.engine.reset(stream_id, ErrorCodes.REFUSED_STREAM)
+            return
         self._streams[stream_id] = stream
         stream.task = self._greenlets.spawn(self._serve_stream, stream, error)
 
@@ -349,6 +356,7 @@ class Http2Connection:
 
     def _close_stream(self, stream: Http2Stream) -> None:
         stream.close()
+        self.account.give(_STREAM)
         del self._streams[stream.h2.stream_id]
         self._upload_windows += stream.grown
         if not self._streams:

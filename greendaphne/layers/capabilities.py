@@ -11,6 +11,7 @@ sending unchecked      ``send_owned(channel, message)``, for a message that only
 an offer               ``offer(channel, message)``, ``send_owned`` that never waits and is false where ``send`` would raise
 a lasting receiver     ``receiver(channels)``, see :class:`greendaphne.layers.receiver.Receiver`
 a direct way           ``attach(name, taker)`` and ``detach(name)``, see :meth:`greendaphne.layers.memory.MemoryChannelLayer.attach`
+counted memory         ``count_in(allowance)``, see :meth:`greendaphne.layers.memory.MemoryChannelLayer.count_in`
 =====================  ==========================================================================================================
 
 A layer of Channels is asked through the wrapper that Channels has around it.

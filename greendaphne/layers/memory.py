@@ -25,9 +25,12 @@ from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
 
+from ..core.accounts import Allowance
 from .base import BaseChannelLayer
 from .groups import GROUP_HEADROOM, Groups, headroom
+from .ledger import SMALL, Ledger, message_weight
 from .receiver import Receiver
+from .sharing import tell_channels
 from .tally import Tally
 from .values import copy_message, message_size
 from .waiter import FOREVER, GreenletWaiter, ThreadWaiter, new_waiter
@@ -73,8 +76,8 @@ class _Channel:
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
         self.capacity = capacity
-        #: (monotonic time of sending, full name, message), oldest first.
-        self.queue: deque[tuple[float, str, _Message]] = deque()
+        #: (monotonic time of sending, full name, message, its weight), oldest first.
+        self.queue: deque[tuple[float, str, _Message, int]] = deque()
         #: A dict for its order and its removal in constant time.
         self.waiters: dict[_Waiter, None] = {}
         #: A name of ``new_channel``, used for one exchange: forgotten as soon as it is empty.
@@ -128,6 +131,8 @@ class MemoryChannelLayer(BaseChannelLayer):
         # What channels that are gone have counted.
         self._sent_before = 0
         self._refused_before = 0
+        #: What counts the bytes of messages that wait, in the hub of a server that serves the layer.
+        self._ledger = Ledger()
         self.max_message_size = max_message_size
         self.group_headroom = headroom(group_headroom)
         #: The messages that were lost.
@@ -160,8 +165,11 @@ class MemoryChannelLayer(BaseChannelLayer):
         """
         name = self._reader_name(channel)
         copy = self._copy(message)
+        weight = message_weight(copy)
+        if weight > SMALL and not self._grants(name, channel, weight):
+            raise self.ChannelFull(channel)
         with self._lock:
-            if not self._put(name, channel, copy, 0):
+            if not self._put(name, channel, copy, 0, weight):
                 raise self.ChannelFull(channel)
 
     def send_owned(self, channel: str, message: _Message) -> None:
@@ -172,8 +180,11 @@ class MemoryChannelLayer(BaseChannelLayer):
         name = self._reader_name(channel)
         if self.max_message_size is not None and message_size(message) > self.max_message_size:
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
+        weight = message_weight(message)
+        if weight > SMALL and not self._grants(name, channel, weight):
+            raise self.ChannelFull(channel)
         with self._lock:
-            if not self._put(name, channel, message, 0):
+            if not self._put(name, channel, message, 0, weight):
                 raise self.ChannelFull(channel)
 
     def offer(self, channel: str, message: _Message) -> bool:
@@ -184,8 +195,11 @@ class MemoryChannelLayer(BaseChannelLayer):
         name = self._reader_name(channel)
         if self.max_message_size is not None and message_size(message) > self.max_message_size:
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
+        weight = message_weight(message)
+        if weight > SMALL and not self._grants(name, channel, weight):
+            return False
         with self._lock:
-            return self._put(name, channel, message, 0)
+            return self._put(name, channel, message, 0, weight)
 
     def receiver(self, channels: list[str]) -> Receiver | None:
         """What receives for one greenlet that does so again and again; ``None`` where :meth:`receive_batch` is as good.
@@ -220,6 +234,17 @@ class MemoryChannelLayer(BaseChannelLayer):
             channel = self._channels.get(name)
             if channel is not None:
                 channel.taker = None
+
+    def count_in(self, allowance: Allowance | None) -> None:
+        """Have ``allowance``, that of a server in the calling thread's hub, count the bytes of the messages that wait.
+
+        Not part of the specification.  It is asked for large messages; one that it does not grant is refused as by a full channel.  Of
+        several servers that serve the layer, the last one counts.
+
+        :param allowance: ``None`` ends that.
+        """
+        with self._lock:
+            self._ledger.count_in(allowance)
 
     def receive(self, channels: Iterable[str], block: bool = False) -> tuple[str, _Message] | tuple[None, None]:
         """Take the oldest message of one of ``channels``; which one changes from call to call, so that none is starved.
@@ -305,6 +330,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         self.valid_group_name(group)
         # Validated once even where nobody listens: a mistake must not wait for the first member to show.
         copy: _Message | None = self._copy(message)
+        weight = message_weight(message)
         with self._lock:
             members = list(self._groups.members(group, time.monotonic() - self.group_expiry))
         slack = self.group_headroom * len(members)
@@ -315,7 +341,7 @@ class MemoryChannelLayer(BaseChannelLayer):
             if copy is None:
                 copy = copy_message(message)
             with self._lock:
-                stored = self._put(head + local, channel, copy, slack if local else 0)
+                stored = self._put(head + local, channel, copy, slack if local else 0, weight)
             if not stored:
                 dropped[head + local] = dropped.get(head + local, 0) + 1
             copy = None
@@ -328,6 +354,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         """Forget all messages and all groups."""
         with self._lock:
             for channel in list(self._channels.values()):
+                self._ledger.add(-sum(entry[3] for entry in channel.queue))
                 channel.queue.clear()
                 if not channel.waiters:
                     self._forget(channel)
@@ -379,6 +406,19 @@ class MemoryChannelLayer(BaseChannelLayer):
             if match is not None:
                 return match[1] or channel
         raise TypeError(f"not a channel name: {channel!r:.120} ({_NAME_RULE})")
+
+    def _grants(self, name: str, full_name: str, weight: int) -> bool:
+        """Whether a large message may wait; see :meth:`count_in`.  Without the lock, since the policy that is asked may do much.
+
+        The server takes replies in any case, and has what to do with them: they are refused only as long as others wait before them.
+        """
+        ledger = self._ledger
+        if ledger.has_room(weight):
+            return True
+        if "!" in full_name:
+            channel = self._channels.get(name)
+            return channel is None or not channel.queue
+        return ledger.ask(weight)
 
     def _copy(self, message: Mapping[str, Any]) -> _Message:
         copy = copy_message(message)
@@ -435,7 +475,7 @@ class MemoryChannelLayer(BaseChannelLayer):
                 channel.taker = self._takers.get(name)
         return channel
 
-    def _put(self, name: str, full_name: str, message: _Message, slack: int) -> bool:
+    def _put(self, name: str, full_name: str, message: _Message, slack: int, weight: int) -> bool:
         """Queue ``message`` and wake a waiter; false if the channel holds ``slack`` more than its capacity already."""
         now = time.monotonic()
         if now >= self._sweep_at:
@@ -459,7 +499,8 @@ class MemoryChannelLayer(BaseChannelLayer):
             if len(queue) >= channel.capacity + slack:
                 channel.refused += 1
                 return False
-        queue.append((now, full_name, message))
+        queue.append((now, full_name, message, weight))
+        self._ledger.add(weight)
         channel.sent += 1
         if channel.waiters:
             self._wake(channel)
@@ -474,7 +515,8 @@ class MemoryChannelLayer(BaseChannelLayer):
         queue = channel.queue
         oldest = now - self.expiry
         while queue:
-            sent, name, message = queue.popleft()
+            sent, name, message, weight = queue.popleft()
+            self._ledger.add(-weight)
             if not queue and channel.temporary and not channel.waiters:
                 self._forget(channel)
             if sent >= oldest:
@@ -548,7 +590,9 @@ class MemoryChannelLayer(BaseChannelLayer):
         queue = channel.queue
         oldest = now - self.expiry
         while queue and queue[0][0] < oldest:
-            self._groups.expel(queue.popleft()[1])
+            _, name, _, weight = queue.popleft()
+            self._ledger.add(-weight)
+            self._groups.expel(name)
 
     def _sweep(self, now: float) -> None:
         """Look at the next few channels and groups and forget what nobody uses any more.
@@ -601,3 +645,7 @@ def _list(channels: Iterable[str]) -> list[str]:
 
 #: One layer for the whole process, for easy use: ``greendaphne greendaphne.layers.memory:channel_layer``.
 channel_layer = MemoryChannelLayer()
+
+
+# Channels 1 imports this module when it makes its layer.
+tell_channels()

@@ -306,11 +306,10 @@ class Transport:
             raise ClientDisconnected from None
         if sent == len(data):
             return
-        self._send_rest(memoryview(data)[sent:])
+        self._send_rest(memoryview(data)[sent:], len(data))
 
-    def _send_rest(self, view: memoryview) -> None:
-        # All of it stays in memory until the last byte is sent.
-        size = view.nbytes
+    def _send_rest(self, view: memoryview, size: int) -> None:
+        """Send ``view``, the end of an object of ``size`` bytes; all of that stays in memory until the last byte is sent."""
         account = self.account
         account.take(size)
         try:
@@ -348,15 +347,15 @@ class Transport:
         except OSError:
             raise ClientDisconnected from None
         if sent < len(data):
-            self._flush_later(memoryview(data)[sent:])
+            self._flush_later(memoryview(data)[sent:], len(data))
         return True
 
-    def _flush_later(self, rest: memoryview) -> None:
-        self._flusher = spawn(self._flush, rest)
+    def _flush_later(self, rest: memoryview, size: int) -> None:
+        self._flusher = spawn(self._flush, rest, size)
 
-    def _flush(self, view: memoryview) -> None:
+    def _flush(self, view: memoryview, size: int) -> None:
         try:
-            self._send_rest(view)
+            self._send_rest(view, size)
         except ClientDisconnected:
             pass  # the next call finds out for itself
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 logger = logging.getLogger("daphne.server")
@@ -13,6 +13,8 @@ class RunningServer(Protocol):
     """What a :class:`Lifecycle` uses of :class:`greendaphne.server.Server`."""
 
     timeouts: Any
+    #: The channel layers that it serves.
+    channel_layers: list[Any]
 
     @property
     def connections(self) -> int:
@@ -55,13 +57,17 @@ class Silent:
 
 
 class Warned(Silent):
-    """Logs a warning once the server listens: what keeps a server from starting is more important."""
+    """Logs warnings once the server listens: what keeps a server from starting is more important.
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    :param find: returns the warnings.
+    """
+
+    def __init__(self, find: Callable[[RunningServer], Iterable[str]]) -> None:
+        self._find = find
 
     def started(self, server: RunningServer) -> None:
-        logger.warning("%s", self._text)
+        for text in self._find(server):
+            logger.warning("%s", text)
 
 
 class Lifecycle(Protocol):

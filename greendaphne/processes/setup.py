@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..layers.sharing import is_local
 from . import banner, control
 from .identity import become, changes_user, check_user, process_file
 from .lifecycle import Lifecycle
@@ -31,7 +30,7 @@ class Process(NamedTuple):
     observers: list[Observer]
 
 
-def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any, application: str = "", *, failed: bool = False) -> Process:
+def prepare(config: Config, descriptions: Sequence[str], application: str = "", *, failed: bool = False) -> Process:
     """Set up this process for the server at the endpoints ``descriptions``.
 
     :param application: what is served, in words for the banner.
@@ -51,12 +50,6 @@ def prepare(config: Config, descriptions: Sequence[str], channel_layer: Any, app
         for description, number in given.sockets:
             sockets.setdefault(description, []).append(number)
         inherit(sockets)
-        if given.number == 0 and config.processes.workers > 1 and is_local(channel_layer):
-            logger.warning(
-                "The channel layer is in each process' own memory: with %d workers a message to a group reaches the clients of one process "
-                "only",
-                config.processes.workers,
-            )
         link = MasterLink(given, application, failed=failed)
         lifecycle.append(link)
         replace = link.recycle

@@ -48,6 +48,8 @@ class Assembly:
     endpoints: list[Endpoint]
     timeouts: Timeouts
     application: Application
+    #: The channel layers that it serves.
+    channel_layers: list[Any]
     sessions: Sessions
     exchange: Exchange
     connections: Connections
@@ -92,11 +94,16 @@ def assemble(
     overload = Overload(limits, config.processes.workers)
     counted = metrics is not None
 
+    layers: list[Any] = []
+
     def serve_layer(layer: Any) -> Application:
+        layers.append(layer)
         return channel_layer_application(layer, limits, timeouts, config, on_exit, overload, counted=counted)
 
     main = serve_layer(channel_layer) if application is None else make_application(application, config)
     application = combined(main, config, serve_layer)
+    if channel_layer is None and layers:
+        timeouts = timeouts_for(config.timeouts, layers[0])
     certificates = certificates_for(endpoints, config.acme)
     handler: Handler = AllowedHosts(application, config.allowed_hosts) if config.allowed_hosts else application
     pages = LocalPages(handler)
@@ -124,7 +131,7 @@ def assemble(
         if certificates is not None:
             metrics.add_source(certificates.families)
     return Assembly(
-        endpoints, timeouts, application, sessions, exchange, connections, overload, monitor, certificates, http2.cleartext, notice
+        endpoints, timeouts, application, layers, sessions, exchange, connections, overload, monitor, certificates, http2.cleartext, notice
     )
 
 

@@ -51,6 +51,8 @@ class Runner:
         self._application = parts.application
         self._connections = parts.connections
         self._monitor = parts.monitor
+        #: All channel layers that the server serves, mounted ones included.
+        self.channel_layers = parts.channel_layers
         #: Obtains certificates from an authority; ``None`` without an endpoint that requests them.
         self.certificates = parts.certificates
         self._reopen_logs = reopen_logs

@@ -57,6 +57,8 @@ class Exchange:
         """Answer ``stream``; errors of the peer and the application are handled here."""
         started = monotonic()
         cause = causes.NONE
+        answer: HTTPError | None = None
+        refused = False
         try:
             request = self._policy.admit(stream)
             if request.upgrade == b"websocket":
@@ -70,9 +72,8 @@ class Exchange:
         except HTTPError as error:
             cause = error.cause
             self.failure_log.count(cause)
-            self._answer(stream, error)
-            if stream.request.upgrade == b"websocket" and self._observer is not None:
-                self._observer.refused(stream, monotonic() - started, cause)
+            refused = stream.request.upgrade == b"websocket"
+            answer = error
         except ResponseError as error:
             cause = error.cause
             if cause == causes.BAD_RESPONSE:
@@ -80,14 +81,20 @@ class Exchange:
             else:
                 logger.debug("Response to %s is cut short: %s", _name(stream), error)
                 self.failure_log.count(cause)
-            self._answer(stream, HTTPError(500, PROCESSING_ERROR))
+            answer = HTTPError(500, PROCESSING_ERROR)
         except Exception:
             cause = causes.ERROR
             logger.exception("Error processing %s", _name(stream))
-            self._answer(stream, HTTPError(500, PROCESSING_ERROR, close=True))
+            answer = HTTPError(500, PROCESSING_ERROR, close=True)
         except GreenletExit:
             self._completed(stream, started, causes.DRAINING)
             raise
+        if answer is not None:
+            # The client may take its time for it, and the frames of what failed may hold as much as a whole response.
+            answer.__traceback__ = answer.__cause__ = answer.__context__ = None
+            self._answer(stream, answer)
+            if refused and self._observer is not None:
+                self._observer.refused(stream, monotonic() - started, cause)
         self._completed(stream, started, cause)
 
     def _completed(self, stream: Stream, started: float, cause: str) -> None:

@@ -46,7 +46,7 @@ HTTP2: Final = 64 * KIB
 SHARE: Final = 1 / 2
 #: Part of the memory that is shared out: the rest is for what is not counted, such as copies on their way, replies that the channel layer
 #: has, and the allocator's rounding.
-COUNTED: Final = 1 / 2
+COUNTED: Final = 2 / 3
 #: Bytes for clients at least, however large the process is without them.
 LEAST: Final = 32 * MIB
 #: Bytes that each connection may hold whatever is left: a request of ordinary size.
@@ -321,10 +321,7 @@ class Overload:
 
     def charge(self, cost: int) -> None:
         """A connection takes ``cost`` bytes besides :data:`PLAIN`."""
-        memory = self.memory
-        memory.left -= cost
-        if memory.left < memory.alert:
-            memory.on_alert()
+        self.memory.note(cost)
 
     # ---- shortage
 
@@ -334,7 +331,9 @@ class Overload:
             self.number += 1
             self._counted = (sum(each.evicted for each in self._shortages), sum(each.refused for each in self._shortages))
             allowance = shortage.allowance
-            logger.warning(
+            # In a greenlet of its own: a log handler may wait, and what asks for memory must not, a channel layer with its lock for one.
+            gevent.spawn(
+                logger.warning,
                 "Overload: clients hold %d of %d MiB of %s; the connections that hold most are closed, and large requests are refused",
                 allowance.held // MIB,
                 allowance.size // MIB,

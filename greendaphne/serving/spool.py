@@ -19,10 +19,11 @@ from heapq import heappop, heappush
 from math import inf
 from tempfile import TemporaryFile, gettempdir
 from time import monotonic
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import gevent
 from gevent import get_hub
+from gevent.lock import BoundedSemaphore
 
 from ..core.accounts import FREE, NOTABLE, Account, Allowance
 
@@ -35,12 +36,17 @@ BLOCK: Final = 64 * 1024
 #: A file of at least this many blocks of which most are free is not used for new items.
 _LARGE: Final = 4096
 _MOSTLY_FREE: Final = 4
+#: Jobs of native threads that write at a time.  A job keeps the whole object that it writes from in memory, also where the connection that it
+#: is for has ended meanwhile; one that waits for its turn here does not.
+_WRITERS: Final = 4
 #: Bytes that one job of a native thread writes at most.
 _JOB: Final = 1024 * 1024
 #: Times that a write to a full disk is tried while others let go of their room, and seconds in between.
 _ATTEMPTS: Final = 20
 _PAUSE: Final = 0.05
 _FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
+#: Parts of an object by their offsets in the file.
+_Parts = list[tuple[int, memoryview]]
 #: Seconds between two log lines about a disk that fails.
 INTERVAL: Final = 60.0
 
@@ -109,7 +115,7 @@ class _File:
 
     # ---- in native threads; what is raised there would be printed by gevent
 
-    def write(self, parts: list[tuple[int, memoryview]]) -> Exception | None:
+    def write(self, parts: _Parts) -> Exception | None:
         """Write ``parts`` at their offsets or return why not."""
         try:
             with self._lock:
@@ -127,20 +133,23 @@ class _File:
             parts.clear()
         return None
 
-    def read(self, parts: list[tuple[int, int]]) -> bytes | Exception:
-        """The bytes at these offsets, with their numbers, or why they cannot be read."""
+    def read(self, parts: _Parts) -> Exception | None:
+        """Fill ``parts`` from their offsets or return why not.
+
+        What they are of belongs to the caller's thread: each native thread would keep megabytes of an arena of its own, of which the
+        allocator never gives the end back.
+        """
         try:
             assert self.file is not None
             descriptor = self.file.fileno()
-            pieces = []
-            for offset, n in parts:
-                data = os.pread(descriptor, n, offset)
-                if len(data) != n:
+            for offset, data in parts:
+                if os.preadv(descriptor, [data], offset) != len(data):
                     return OSError(errno.EIO, os.strerror(errno.EIO))
-                pieces.append(data)
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
         except (OSError, ValueError) as error:
             return error
+        finally:
+            parts.clear()
+        return None
 
     def close(self) -> None:
         """Close the file; a gigabyte takes the file system a tenth of a second to free."""
@@ -158,13 +167,14 @@ class Spool:
     :param allowance: bytes of disk that all items together may have.
     """
 
-    __slots__ = ("_current", "allowance", "held")
+    __slots__ = ("_current", "_writing", "allowance", "held")
 
     def __init__(self, allowance: Allowance | None = None) -> None:
         self.allowance = allowance or Allowance()
         #: Bytes by what they are: ``bodies`` and ``replies``.
         self.held = {BODIES: 0, REPLIES: 0}
         self._current: _File | None = None
+        self._writing = BoundedSemaphore(_WRITERS)
 
     def item(self, kind: str, account: Account = FREE) -> Spooled:
         """A new item, which is empty.
@@ -239,7 +249,14 @@ class Spooled:
         for attempt in range(_ATTEMPTS):
             fresh = file.allot(missing)
             self._blocks.extend(fresh)
-            error = self._in_thread(file.write, self._parts(memoryview(data), start))
+            parts = self._parts(memoryview(data), start)
+            try:
+                with self._spool._writing:
+                    error = self._in_thread(file.write, parts)
+            except BaseException:
+                # Killed: the thread need not write what it has not begun, nor hold it.
+                parts.clear()
+                raise
             if error is None:
                 return
             if getattr(error, "errno", None) not in _FULL or attempt + 1 == _ATTEMPTS or not self._make_room(n):
@@ -254,7 +271,7 @@ class Spooled:
         disk_log.failed(error)
         raise error if isinstance(error, OSError) else OSError(errno.EBADF, os.strerror(errno.EBADF))
 
-    def _parts(self, view: memoryview, start: int) -> list[tuple[int, memoryview]]:
+    def _parts(self, view: memoryview, start: int) -> _Parts:
         """``view``, which belongs at the position ``start``, by offsets in the file."""
         parts = []
         position = 0
@@ -277,9 +294,10 @@ class Spooled:
         n = min(n, self.size - start)
         if n <= 0 or self._file is None:
             return b""
-        data = self._in_thread(self._file.read, list(self._runs(start, n)))
-        if isinstance(data, Exception):
-            raise data if isinstance(data, OSError) else OSError(errno.EBADF, os.strerror(errno.EBADF))
+        data = bytearray(n)
+        error = self._in_thread(self._file.read, self._parts(memoryview(data), start))
+        if error is not None:
+            raise error if isinstance(error, OSError) else OSError(errno.EBADF, os.strerror(errno.EBADF))
         return bytes(data)
 
     def pieces(self, n: int) -> Iterator[bytes]:
@@ -311,7 +329,7 @@ class Spooled:
             yield first * BLOCK + start % BLOCK, stop - start
             start = stop
 
-    def _in_thread(self, call: Callable[[Any], Any], argument: Any) -> Any:
+    def _in_thread(self, call: Callable[[_Parts], Exception | None], argument: _Parts) -> Exception | None:
         self._busy += 1
         try:
             result = get_hub().threadpool.spawn(call, argument)
@@ -321,7 +339,8 @@ class Spooled:
             raise
         # The thread goes on where the greenlet is killed meanwhile.
         result.rawlink(self._done)
-        return result.get()
+        error: Exception | None = result.get()
+        return error
 
     def _done(self, result: object) -> None:
         self._busy -= 1

@@ -86,11 +86,11 @@ def check_options(config: Config) -> None:
 
 
 def check_interface(config: Config, interface: str) -> None:
-    """Refuse options that an application of this interface has no use for.
+    """Refuse options that an application of this interface, and those mounted beside it, have no use for.
 
     :raises ConfigurationError: for the first of them.
     """
-    if interface == CHANNELS:
+    if interface == CHANNELS or any(said in (CHANNELS, "auto") for _, _, said in config.application.mounts):
         return
     default = Channels()
     for item in OPTIONS:

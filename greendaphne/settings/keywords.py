@@ -1,4 +1,4 @@
-"""Turns keyword arguments of ``Server`` into values of :class:`greendaphne.config.Config`: daphne 1.4.2's, and those of version 1.0.
+"""Turns keyword arguments of ``Server`` into values of :class:`greendaphne.config.Config`: daphne's, and those of version 1.0.
 
 ``Server`` calls :func:`configuration`.  A missing keyword and ``None`` are the same.  A given keyword takes precedence over the
 configuration.  New code uses ``Server(config=Config(...))``, so a new value of the configuration needs no keyword here.
@@ -22,6 +22,10 @@ TARGETS: Final = {
     "root_path": "root_path",
     "force_sync": "channels.force_sync",
     "verbosity": "logging.verbosity",
+    # Those of daphne 4 beside them.
+    "application_close_timeout": "asgi.close_timeout",
+    "websocket_max_message_size": "limits.websocket_message",
+    "websocket_max_frame_size": "limits.websocket_frame",
     # Those of version 1.0.
     "limits": "limits",
     "timeouts": "timeouts",

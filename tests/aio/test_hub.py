@@ -15,9 +15,9 @@ import gevent
 import pytest
 from gevent._hub_local import get_hub_if_exists, set_hub
 
-from greendaphne.aio import hub as hub_module
-from greendaphne.aio import private
-from greendaphne.aio.hub import AsyncioHub, self_test
+from greendaphne.aio import isolation, private
+from greendaphne.aio.hub import AsyncioHub
+from greendaphne.aio.isolation import self_test
 from tests.aio.support import PATIENCE, ROOT, run_script
 
 COMMON = """
@@ -55,21 +55,21 @@ def test_the_self_test_passes_and_leaves_nothing() -> None:
 
 def test_the_self_test_fails_under_a_hub_that_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(AsyncioHub, "switch")
-    with pytest.raises(hub_module.SelfTestError):
+    with pytest.raises(isolation.SelfTestError):
         self_test()
 
 
 @pytest.mark.parametrize("name", ["swap_current_task", "set_running_loop", "get_running_loop"])
 def test_the_self_test_notices_what_a_new_python_might_do(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(hub_module, name, lambda *arguments: None)
-    with pytest.raises(hub_module.SelfTestError):
+    monkeypatch.setattr(isolation, name, lambda *arguments: None)
+    with pytest.raises(isolation.SelfTestError):
         self_test()
 
 
 def test_a_self_test_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "SELF_TEST_LIMIT", 0.05)
-    monkeypatch.setattr(hub_module, "_self_test", lambda: time.sleep(0.2))
-    with pytest.raises(hub_module.SelfTestError, match=r"within 0\.05 seconds"):
+    monkeypatch.setattr(isolation, "SELF_TEST_LIMIT", 0.05)
+    monkeypatch.setattr(isolation, "_self_test", lambda: time.sleep(0.2))
+    with pytest.raises(isolation.SelfTestError, match=r"within 0\.05 seconds"):
         self_test()
 
 
@@ -119,8 +119,8 @@ def test_a_thread_that_had_a_hub_gets_one() -> None:
     ("damage", "reason"),
     [
         ("import asyncio.tasks, asyncio; del asyncio.tasks._current_tasks, asyncio.tasks._swap_current_task", "there is no asyncio.tasks."),
-        ("import greendaphne.aio.hub as hub; hub.swap_current_task = lambda loop, task: None", ""),
-        ("import greendaphne.aio.hub as hub; hub.AsyncioHub.switch = hub.Hub.switch", ""),
+        ("import greendaphne.aio.isolation as hub; hub.swap_current_task = lambda loop, task: None", ""),
+        ("import greendaphne.aio.isolation as hub; hub.AsyncioHub.switch = hub.Hub.switch", ""),
     ],
     ids=["name", "behaviour", "switch"],
 )
@@ -141,6 +141,84 @@ gevent.sleep(0.001)
     (line,) = done.stderr.splitlines()
     assert line.startswith("asyncio code in greenlets is not supported on Python ")
     assert reason in line
+
+
+def test_it_costs_nothing_before_asyncio_is_imported() -> None:
+    source = """
+import sys
+from greendaphne.cli import patch
+patch()
+import gevent, importlib.util
+from greendaphne.aio.hub import AsyncioHub
+assert type(gevent.get_hub()) is AsyncioHub
+# Which looks for it without an import.
+assert importlib.util.find_spec("asyncio")
+print(sorted({"asyncio", "greendaphne.aio.isolation"} & set(sys.modules)), AsyncioHub.switch is gevent.hub.Hub.switch)
+import asyncio
+print(AsyncioHub.switch is gevent.hub.Hub.switch)
+"""
+    assert run_script(source, patched=False) == "[] True\nFalse"
+
+
+@pytest.mark.parametrize(
+    "importing",
+    [
+        "import asyncio",
+        "from asyncio import events",
+        "gevent.get_hub().threadpool.apply(__import__, ('asyncio',))",
+        "gevent.joinall([gevent.spawn(__import__, 'asyncio') for _ in range(3)], raise_error=True)",
+    ],
+    ids=["module", "part", "thread", "greenlets"],
+)
+def test_asyncio_imported_later_in_any_thread(importing: str) -> None:
+    source = f"""
+import sys
+from gevent import monkey; monkey.patch_all()
+from greendaphne.aio.hub import AsyncioHub, install
+assert install()
+import gevent
+from gevent import get_hub
+hubs = [get_hub(), get_hub().threadpool.apply(get_hub)]
+gevent.sleep(0)
+assert "asyncio" not in sys.modules
+finders = len(sys.meta_path)
+{importing}
+assert len(sys.meta_path) == finders - 1
+assert all(type(hub) is AsyncioHub for hub in hubs) and AsyncioHub.switch is not gevent.hub.Hub.switch
+import asyncio
+
+async def main(n):
+    gevent.sleep(0.01)
+    assert asyncio.current_task().get_name() == str(n)
+    await asyncio.sleep(0.01)
+    return n
+
+async def named(n):
+    return await asyncio.get_running_loop().create_task(main(n), name=str(n))
+
+greenlets = [gevent.spawn(lambda n=n: asyncio.run(named(n))) for n in range(5)]
+gevent.joinall(greenlets, raise_error=True)
+print([greenlet.value for greenlet in greenlets])
+"""
+    assert run_script(source, patched=False) == "[0, 1, 2, 3, 4]"
+
+
+def test_one_line_where_it_does_not_work_when_asyncio_is_imported() -> None:
+    source = """
+from gevent import monkey; monkey.patch_all()
+from greendaphne.cli import patch
+patch()
+import gevent
+from greendaphne.aio import gevent_names
+gevent_names.MISSING.append("what a new gevent has no more")
+import asyncio
+print(type(gevent.get_hub()).switch is gevent.hub.Hub.switch, asyncio.run(asyncio.sleep(0.001, "works")))
+"""
+    done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, timeout=4 * PATIENCE, check=True)
+    assert done.stdout == "True works\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("asyncio code in greenlets is not supported on Python ")
+    assert "what a new gevent has no more" in line
 
 
 # ---- what is a greenlet's own

@@ -27,27 +27,42 @@ from hyperframe.frame import (
 
 from greendaphne.config import Limits, Timeouts
 from greendaphne.http2 import PREFACE, Http2Connection, Http2Stream
-from tests.support.http2 import GET, PATIENCE, POST, Fields, Http2Server, Peer, RawPeer, echo, eventually, forever, hello, live, serve_http2
+from tests.support.http2 import (
+    GET,
+    PATIENCE,
+    POST,
+    Census,
+    Fields,
+    Http2Server,
+    Peer,
+    RawPeer,
+    echo,
+    eventually,
+    forever,
+    hello,
+    serve_http2,
+)
 
 ENHANCE_YOUR_CALM = ErrorCodes.ENHANCE_YOUR_CALM
 OPEN = ("END_HEADERS",)
 
 
-def check_released(server: Http2Server) -> None:
+def check_released(server: Http2Server, census: Census) -> None:
     """Nothing is left of the attack, and a new connection is answered."""
     with Peer(server) as peer:
         server.application = hello
         assert peer.get()[2] == b"hello"
     eventually(lambda: not server.connections, "the end of all connections")
-    eventually(lambda: live(Http2Stream) == 0, "the release of all streams")
-    eventually(lambda: live(Http2Connection) == 0, "the release of all connections")
+    eventually(lambda: census.new(Http2Stream) == 0, "the release of all streams")
+    eventually(lambda: census.new(Http2Connection) == 0, "the release of all connections")
 
 
 @contextmanager
 def attacked(application: Any = hello, **options: Any) -> Iterator[Http2Server]:
+    census = Census(Http2Stream, Http2Connection)
     with serve_http2(application, **options) as server:
         yield server
-        check_released(server)
+        check_released(server, census)
 
 
 def calmed(peer: RawPeer) -> None:

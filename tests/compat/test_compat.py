@@ -1,4 +1,4 @@
-"""The names of daphne: found where no daphne is installed, and only after ``install()``."""
+"""The names of daphne: found where no daphne is installed, after ``install()`` or by the directory that an installation adds."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def python(code: str, *, path: Path | None = None) -> str:
     return done.stdout.strip()
 
 
-def test_without_install_there_is_no_daphne() -> None:
+def test_without_install_and_the_directory_of_names_there_is_no_daphne() -> None:
     assert python("""
+        import sys
+        sys.path[:] = [each for each in sys.path if not each.endswith("greendaphne/compat/names")]
         import greendaphne, greendaphne.compat
         try:
             import daphne
@@ -43,7 +45,8 @@ def test_modules_are_found_without_loading_what_they_offer() -> None:
         import sys
         from greendaphne import compat
         compat.install()
-        import daphne, daphne.server, daphne.access, daphne.utils, daphne.cli
+        import daphne, daphne.server, daphne.access, daphne.utils, daphne.cli, daphne.endpoints, daphne.apps, daphne.testing
+        import daphne.management.commands.runserver
         assert daphne.__version__ == "1.4.2", daphne.__version__
         assert "Server" in dir(daphne.server)
         assert daphne.server.__spec__.origin == "greendaphne"
@@ -71,9 +74,33 @@ def test_names_are_ours() -> None:
 
 
 def test_every_name_of_the_table_exists() -> None:
-    for module, names in compat.NAMES.items():
-        for place, attribute in names.values():
-            assert hasattr(__import__(place, fromlist=[attribute]), attribute), (module, attribute)
+    """Those for Django as well: they need its settings."""
+    python("""
+        import importlib
+        from django.conf import settings
+        settings.configure(INSTALLED_APPS=["django.contrib.contenttypes"])
+        import django
+        django.setup()
+        from greendaphne import compat
+        for module, names in compat.NAMES.items():
+            for place, attribute in names.values():
+                assert hasattr(importlib.import_module(place), attribute), (module, attribute)
+    """)
+
+
+@pytest.mark.parametrize("first", ["import daphne.server", "from daphne.testing import DaphneProcess", "import daphne.cli"])
+def test_the_first_import_of_daphne_installs_the_names(first: str) -> None:
+    """The directory of names is where pip puts it, at the end of the path, or in the middle of it."""
+    names = Path(compat.__file__).parent / "names"
+    for prelude in ("", f"sys.path[:] = [p for p in sys.path if p != {str(names)!r}]; sys.path.insert(1, {str(names)!r})"):
+        python(f"""
+        import sys
+        {prelude}
+        {first}
+        import daphne, greendaphne.compat
+        assert daphne.__spec__.origin == "greendaphne" and daphne.__version__ == "1.4.2"
+        assert sum(isinstance(finder, greendaphne.compat.DaphneFinder) for finder in sys.meta_path) == 1
+        """)
 
 
 def test_other_names_and_modules_are_missing_as_usual() -> None:

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.support import legacy
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="Django 2.2 and Channels 1 end with Python 3.11")
 
 
-def manage(directory: Path, *argv: str, **extra: str) -> subprocess.CompletedProcess[str]:
+def manage(
+    directory: Path, *argv: str, site: Path = legacy.EXAMPLE, extra: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command that is expected to end by itself."""
-    environment = {**legacy.environment(directory, "memory"), **extra}
+    environment = {**legacy.environment(directory, "memory"), **(extra or {})}
     (directory / "chat.sqlite3").write_bytes(legacy._prepared())
     return subprocess.run(
-        [*legacy.MANAGE, *argv], cwd=legacy.EXAMPLE, env=environment, capture_output=True, text=True, timeout=legacy.PATIENCE, check=False
+        [*legacy.MANAGE, *argv], cwd=site, env=environment, capture_output=True, text=True, timeout=legacy.PATIENCE, check=False
     )
 
 
@@ -58,7 +63,7 @@ def test_a_taken_port_is_one_line_and_exit_code_1(tmp_path: Path, options: tuple
     ],
 )
 def test_wrong_addresses_and_options(tmp_path: Path, options: tuple[str, ...], address: str, extra: dict[str, str], message: str) -> None:
-    result = manage(tmp_path, "runserver", address, *options, **extra)
+    result = manage(tmp_path, "runserver", address, *options, extra=extra)
     assert (result.returncode, errors(result)) == (1, [message])
 
 
@@ -89,6 +94,40 @@ def test_tls_and_limits_of_the_development_server(tmp_path: Path) -> None:
         server.wait_for(f"Serving at https://127.0.0.1:{port}/")
     finally:
         assert server.stop() == 0
+
+
+def site_with(directory: Path, *apps: str, further: str = "") -> Path:
+    """A copy of the example with ``apps`` in the place of its first one, ``"greendaphne"``."""
+    site = directory / "site"
+    shutil.copytree(legacy.EXAMPLE, site)
+    settings = site / "chat" / "settings.py"
+    text = settings.read_text()
+    assert text.count('    "greendaphne",\n') == 1
+    settings.write_text(f"{further}\n" + text.replace('    "greendaphne",\n', "".join(f'    "{app}",\n' for app in apps)))
+    return site
+
+
+@pytest.mark.parametrize("options", [(), ("--noreload",)], ids=["reloader", "noreload"])
+@pytest.mark.parametrize(
+    ("apps", "further"),
+    [((), ""), (("daphne",), ""), ((), "import daphne.server"), (("daphne", "greendaphne"), "")],
+    ids=["missing", "daphne", "import", "both"],
+)
+def test_runserver_without_greendaphne_in_the_settings(
+    tmp_path: Path, apps: tuple[str, ...], further: str, options: tuple[str, ...]
+) -> None:
+    site = site_with(tmp_path, *apps, further=further)
+    with legacy.serve(tmp_path / "data", "memory", (*legacy.MANAGE, "runserver", "127.0.0.1:0", *options), code=site) as served:
+        assert "Lobby" in requests.get(served.url, timeout=legacy.PATIENCE).text
+        assert "Starting Channels development server" in served.server.output()
+        socket = served.socket("lobby", served.login("alice"))
+        socket.close()
+
+
+def test_runworker_without_greendaphne_in_the_settings_refuses_a_local_layer(tmp_path: Path) -> None:
+    result = manage(tmp_path, "runworker", site=site_with(tmp_path))
+    assert result.returncode == 1
+    assert errors(result)[0].startswith("CommandError: You cannot span multiple processes with the in-memory layer.")
 
 
 SETTINGS = """

@@ -293,7 +293,7 @@ def test_runserver_starts_again_when_the_code_changes(tmp_path: Path) -> None:
     with legacy.serve(tmp_path / "data", "memory", RUNSERVER, code=site) as served:
         assert "Lobby" in get(served, "/").text
         view = site / "rooms" / "views.py"
-        view.write_text(view.read_text() + "\nHISTORY = 49\n")
+        served.server.change(view, view.read_text() + "\nHISTORY = 49\n")
         served.server.wait_for("Quit the server", times=2)
         again = legacy.Site(served.server, served.server.port(), tmp_path)
         assert "Lobby" in get(again, "/").text

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from tests.support.pages import DOCS, ROOT, commands, output_of, run_on_a_machine, why_no_machine
+from tests.support.tutorials import follow
 
 #: Commands that are not run, by the reason.
 NOT_HERE = {
@@ -183,6 +186,13 @@ def test_the_chat_on_redis_from_nothing() -> None:
     assert "Traceback" not in result.stdout
 
 
+@machine
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Django 2.2 ends with Python 3.11")
+def test_the_tutorial_for_channels_1() -> None:
+    """Those for WSGI and ASGI are in ``tests/modern``."""
+    follow("tutorials/channels1.rst")
+
+
 # ---- The container
 
 
@@ -288,3 +298,77 @@ def test_no_example_believes_everybody() -> None:
         if path.is_file() and path.suffix in (".service", ".ini", ".conf", ".toml", ".env", "") and path.name != "greendaphne.toml":
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
             assert not [line for line in lines if "--proxy-headers" in line or "allow-ips *" in line], path
+
+
+# ---- Further pages
+
+
+@machine
+def test_the_programs_of_the_readme() -> None:
+    text = (ROOT / "README.rst").read_text(encoding="utf-8")
+    programs = dict(re.findall(r"^``(hello\w*\.py)``:\n\n\.\. code-block:: python\n\n((?: {4}.*\n|\n)+)", text, re.MULTILINE))
+    files = [f"printf '%s\\n' {shlex.quote(textwrap.dedent(source))} > {name}" for name, source in programs.items()]
+    client = (
+        "from websockets.sync.client import connect\n"
+        "with connect('ws://127.0.0.1:8000') as socket:\n    socket.send('hi')\n    print('back:', socket.recv())"
+    )
+    commands_of_readme = [line for line in commands(text) if re.match(r"greendaphne .*\bhello_?\w*(:channel_layer)?$", line)]
+    served = []
+    for line in commands_of_readme:
+        socket, ask = "", "http://127.0.0.1:8000"
+        if "-u " in line:
+            socket = "--unix-socket /tmp/hello.sock"
+        elif "--tls-dev" in line:
+            socket, ask = "-k", "https://localhost:8443"
+        elif "8001" in line:
+            ask = "http://127.0.0.1:8001"
+        served += [
+            f"{line} & server=$!",
+            f"eventually curl -sf {socket} {ask}",
+            *(["eventually python client.py"] if ask[-4:] == "8000" and not socket else []),
+        ]
+        served += ["kill $server", "wait $server"]
+    result = run_on_a_machine([*READER, *files, f"printf '%s\\n' {shlex.quote(client)} > client.py", *served])
+    assert len(programs) == 3
+    assert result.stdout.count("\nHello\n") == len(commands_of_readme) == 6
+    assert result.stdout.count("\nback: hi\n") == 3
+
+
+@machine
+def test_a_configuration_from_nothing() -> None:
+    (sample,) = [line for line in commands((DOCS / "configuration.rst").read_text(encoding="utf-8")) if "settings.sample" in line]
+    (check,) = [
+        line
+        for line in commands((DOCS / "configuration.rst").read_text(encoding="utf-8"))
+        if line.endswith("--check-config") and "=" not in line
+    ]
+    layer = 'channel-layer = "greendaphne.demo:channel_layer"'
+    name = rf"sed -i 's/^channel-layer = .*/{layer}\ninline-workers = 1/' greendaphne.toml"
+    result = run_on_a_machine([*READER, sample, name, check])
+    assert "Nothing is wrong" in result.stderr
+    assert "inline-workers = 1  # greendaphne.toml" in result.stdout
+    assert 'channel-layer = "greendaphne.demo:channel_layer"  # greendaphne.toml' in result.stdout
+
+
+@machine
+def test_the_configuration_of_trust() -> None:
+    lines = commands((DOCS / "proxies.rst").read_text(encoding="utf-8"))
+    serve, *asks = [line for line in lines if line.startswith(("greendaphne -b 127.0.0.1", "curl -s -o /dev/null"))]
+    result = run_on_a_machine([*READER, f"{serve} > log & server=$!", *runnable(asks), "kill $server", "wait $server", "cat log"])
+    clients = re.findall(r'^([\d.]+):\d+ - - \[[^]]+\] "GET /" 200', result.stdout, re.MULTILINE)
+    assert clients == ["203.0.113.9", "127.0.0.2", "203.0.113.9"]
+
+
+@machine
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Django 2.2 ends with Python 3.11")
+def test_the_chat_in_one_process_from_nothing() -> None:
+    page = ROOT / "examples" / "chat" / "README.rst"
+    install, *lines = between(page, "pip install 'greendaphne", "greendaphne --inline-workers")
+    serve = lines.pop()
+    # The checkout cannot be written to.
+    lines = [*runnable([install]), "cp -r examples/chat /srv/chat", "cd /srv/chat", *[line for line in lines if "pip install" not in line]]
+    result = run_on_a_machine(
+        [*lines, f"{serve} > /run/log 2>&1 &", "eventually curl -sf http://127.0.0.1:8000/accounts/login/", "cat /run/log"]
+    )
+    assert "csrfmiddlewaretoken" in result.stdout
+    assert "Traceback" not in result.stdout

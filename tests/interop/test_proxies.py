@@ -416,7 +416,15 @@ def test_haproxy_tells_of_tls_in_its_proxy_header() -> None:
 # --- The page ---
 
 
-@pytest.mark.parametrize("example", ["nginx/mysite.conf", "haproxy/http.cfg", "haproxy/tcp.cfg"])
-def test_the_documentation_shows_the_files_as_they_are(example: str) -> None:
-    page = (EXAMPLES.parent / "docs" / "proxies.rst").read_text()
-    assert textwrap.indent((EXAMPLES / example).read_text(), "    ") in page
+@pytest.mark.parametrize(
+    ("page", "example"),
+    [
+        ("proxies.rst", "nginx/mysite.conf"),
+        ("proxies.rst", "haproxy/http.cfg"),
+        ("proxies.rst", "haproxy/tcp.cfg"),
+        ("http3.rst", "caddy/Caddyfile"),
+    ],
+)
+def test_the_documentation_shows_the_files_as_they_are(page: str, example: str) -> None:
+    text = (EXAMPLES.parent / "docs" / page).read_text()
+    assert textwrap.indent((EXAMPLES / example).read_text().replace("\t", "    "), "    ") in text

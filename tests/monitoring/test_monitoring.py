@@ -20,7 +20,7 @@ import gevent
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 
-from greendaphne.config import Limits, Timeouts
+from greendaphne.config import Config, Limits, Timeouts
 from greendaphne.core.causes import CAUSES
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.redis import RedisChannelLayer
@@ -29,6 +29,7 @@ from greendaphne.monitoring.metrics import PRIVATE_CODES, Metrics
 from greendaphne.monitoring.workers import Workers, decode, encode, merge
 from greendaphne.processes import control
 from greendaphne.server import Server
+from greendaphne.threaded import ServerThread
 from tests.support.bridge import handshake, open_websocket, read_frame
 from tests.support.certificates import Authority
 from tests.support.http2 import GET as GET2
@@ -408,6 +409,10 @@ def test_who_is_idle_does_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) -
             assert later.read_response().status == 200
 
 
+async def answer_nothing(scope: Any, receive: Any, send: Any) -> None:
+    """An ASGI application."""
+
+
 def test_every_family_is_in_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = Authority.make(tmp_path)
     pem = authority.server("localhost").write(tmp_path / "server.pem")
@@ -415,6 +420,16 @@ def test_every_family_is_in_the_documentation(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv(control.WORKER, "0")
     with serve(endpoints=[f"ssl:0:{pem}:interface=127.0.0.1"], metrics=SEPARATE, watchdog=5) as server:
         kinds = {name: kind for name, kind in scrape(server).kinds.items() if name.startswith("greendaphne_")}
+    # An application of another interface has families of its own.
+    config = Config().changed({"application.concurrency": 2, "application.request_timeout": 5, "asgi.lifespan": "off"})
+    config = config.changed({"monitoring.metrics_path": "/metrics"})
+    with (
+        ServerThread(Server(application=answer_nothing, endpoints=["tcp:0:interface=127.0.0.1"], config=config)) as other,
+        Client(socket.create_connection(("127.0.0.1", other.port), timeout=PATIENCE)) as client,
+    ):
+        client.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        text = client.read_response().body.decode()
+    kinds |= dict(re.findall(r"^# TYPE (greendaphne_\w+?)(?:_total)? (\w+)$", text, re.MULTILINE))
     page = (Path(__file__).resolve().parents[2] / "docs" / "monitoring.rst").read_text()
     rows = re.findall(r"^``(greendaphne_\w+)`` +(counter|gauge|histogram)  ", page, re.MULTILINE)
     documented = {name.removesuffix("_total"): kind for name, kind in rows}

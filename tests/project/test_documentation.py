@@ -15,7 +15,9 @@ from greendaphne.settings.options import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.rst"), *DOCS.glob("*.rst"), *ROOT.glob("benchmarks/*.rst"), *ROOT.glob("examples/**/*.rst")])
+PAGES = sorted(
+    [*ROOT.glob("*.rst"), *DOCS.glob("*.rst"), *DOCS.glob("[dt]*/*.rst"), *ROOT.glob("benchmarks/*.rst"), *ROOT.glob("examples/**/*.rst")]
+)
 #: Names of files in the text, such as ``docs/tls.rst``, that are to be found from the top of the project; not those that the reader makes.
 _NAMED_FILE = re.compile(r"(?<!Saved as )``((?:docs|examples|benchmarks|tests)/[\w./-]+)``")
 #: An entry of docs/command-line.rst: a line of spellings, and the indented text behind it.
@@ -47,6 +49,22 @@ def test_a_page_is_in_order_and_its_links_lead_to_files(page: Path) -> None:
 
 def test_every_page_can_be_reached_from_the_index() -> None:
     assert set(DOCS.glob("*.rst")) - set(links(DOCS / "index.rst")) == {DOCS / "index.rst"}
+
+
+def test_the_reference_has_the_names_that_pages_tell_to_import() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in [*PAGES, *DOCS.glob("tutorials/*.rst")] if page.name != "CHANGELOG.rst")
+    imported = {
+        f"{module}.{name.strip()}"
+        for module, names in re.findall(r"from (greendaphne[\w.]*) import ([\w, ]+)", text)
+        for name in names.split(",")
+    }
+    # Packages whose names the reference has, and a function of one of them.
+    imported -= {"greendaphne.aio.hub", "greendaphne.compat", "greendaphne.Server"}
+    reference = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "site" / "api").glob("*.rst"))
+    documented = set(re.findall(r"^\.\. auto\w+:: (greendaphne[\w.]+)", reference, re.MULTILINE))
+    for module, members in re.findall(r"^\.\. automodule:: (greendaphne[\w.]+)\n   :members: (.*)", reference, re.MULTILINE):
+        documented |= {f"{module}.{member}" for member in members.split(", ")}
+    assert imported - documented == set()
 
 
 def entries() -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .run import Run
 from .scenarios import SCENARIOS, sites
-from .sites import SITES, site
+from .sites import APPLICATIONS, SITES, site
 
 #: Rounds of each scenario, and of those that have a number of their own.
 ROUNDS = 100
@@ -44,8 +44,8 @@ def main() -> int:
     parser.add_argument(
         "--layer",
         action="append",
-        choices=SITES,
-        help="the channel layer and its workers, may be given several times; by default all on which the scenario runs",
+        choices=(*SITES, *APPLICATIONS),
+        help="the channel layer and its workers, or the application; may be given several times; by default all on which the scenario runs",
     )
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"one of {', '.join(SCENARIOS)}; all by default")
     arguments = parser.parse_args()

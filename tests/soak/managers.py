@@ -174,7 +174,20 @@ def free_port() -> int:
 def workers(site: Site, directory: Path, number: int = 2, *options: str) -> Iterator[tuple[Process, Target]]:
     """``--workers``; what the block gets is the master."""
     plain, tls = "tcp:0:interface=127.0.0.1", f"txsni:{certificates(directory)}:tcp:0:interface=127.0.0.1"
-    command = [*GREENDAPHNE, "-w", str(number), "-e", plain, "-e", tls, *OPTIONS, *site.options, *options, site.application]
+    command = [
+        site.python,
+        *GREENDAPHNE[1:],
+        "-w",
+        str(number),
+        "-e",
+        plain,
+        "-e",
+        tls,
+        *OPTIONS,
+        *site.options,
+        *options,
+        site.application,
+    ]
     with running(command, environment=site.environment) as process:
         process.until(lambda: process.count(r"Worker .* serves") >= number, "all workers serve")
         ports = [int(process.find(rf"Port 0 of endpoint {re.escape(endpoint)} is (\d+)").group(1)) for endpoint in (plain, tls)]
@@ -192,7 +205,7 @@ class Held:
         self._sockets = [socket.create_server(("127.0.0.1", 0), backlog=1024) for _ in range(2)]
         plain, tls = (sock.fileno() for sock in self._sockets)
         self._command = [
-            *GREENDAPHNE,
+            *(site.python, *GREENDAPHNE[1:]),
             *("-e", f"fd:fileno={plain}", "-e", f"txsni:{certificates(directory)}:fd:fileno={tls}"),
             *(*OPTIONS, *site.options, site.application),
         ]

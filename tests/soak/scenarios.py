@@ -12,7 +12,7 @@ from . import managers, redis
 from .load import Report, load, wait_until
 from .managers import children
 from .run import Run, Scenario
-from .sites import EXTERNAL, LEGACY, MEMORY, SITES
+from .sites import APPLICATIONS, EXTERNAL, LEGACY, MEMORY, SITES, Site, lifespans
 
 REPLACED: Final = "All workers are replaced"
 SERVES: Final = "Worker .* serves"
@@ -67,6 +67,7 @@ def workers_reload(run: Run) -> Report:
             report.event("reloads")
             time.sleep(0.2)
     _look_for_cuts(report, master)
+    _look_for_lifespans(report, run.site)
     return report
 
 
@@ -121,6 +122,15 @@ def _look_for_cuts(report: Report, server: managers.Process) -> None:
     for line in list(server.lines):
         if "cut short" in line or "did not end" in line or "has not ended" in line:
             report.failure("server", line)
+
+
+def _look_for_lifespans(report: Report, site: Site) -> None:
+    """The application of each process was told of its end, once the master has ended as well."""
+    started, ended = lifespans(site)
+    if started:
+        report.events["processes with lifespan.startup"], report.events["processes with lifespan.shutdown"] = len(started), len(ended)
+    for number in sorted(started ^ ended):
+        report.failure("lifespan", f"process {number} has not shut down")
 
 
 def consumers_restart(run: Run) -> Report:
@@ -248,4 +258,6 @@ def sites(scenario: str) -> tuple[str, ...]:
     if scenario == "consumers-restart":
         # Channels on asgi_redis loses messages when a worker stops.
         return tuple(name for name in EXTERNAL if name != LEGACY)
+    if scenario == "workers-reload":
+        return (*SITES, *APPLICATIONS)
     return SITES if scenario in _RELOADS else (MEMORY, "redis")

@@ -1,17 +1,20 @@
-"""The sites that are served: one channel layer each, and where its workers run."""
+"""The sites that are served: one channel layer each, and where its workers run; and a WSGI and an ASGI application."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.support import asgi_redis
 from tests.support.redis_server import redis_server
 
-from .managers import Process
+from .managers import ROOT, Process
 
 #: Inline workers of each server, and what the external worker processes handle at a time.
 CONCURRENCY = 8
@@ -29,6 +32,10 @@ class Site:
 
     name: str
     application: str = APPLICATION
+    #: The interpreter that runs the server.
+    python: str = sys.executable
+    #: Where the processes of the server leave files of their lifespan; ``None`` for applications without.
+    notes: Path | None = None
     options: list[str] = field(default_factory=lambda: list(INLINE))
     environment: dict[str, str] = field(default_factory=dict)
     #: The command of an external worker, and the line that it logs once it works; none by default.
@@ -58,7 +65,25 @@ class Site:
             worker.end()
 
 
-def _site(name: str, redis: str) -> Site:
+def lifespans(site: Site) -> tuple[set[str], set[str]]:
+    """The numbers of the processes whose application has started, and those whose application has ended."""
+    if site.notes is None:
+        return set(), set()
+    startup, shutdown = ({path.name.partition("-")[2] for path in site.notes.glob(f"{stage}-*")} for stage in ("startup", "shutdown"))
+    return startup, shutdown
+
+
+def _modern(package: str) -> str:
+    """An interpreter that has ``package``: this one, or that of the environment with applications of today."""
+    return sys.executable if importlib.util.find_spec(package) else str(ROOT / ".venv-modern" / "bin" / "python")
+
+
+def _site(name: str, redis: str, notes: Path) -> Site:
+    if name == "flask":
+        return Site(name, "tests.soak.flask_site:app", _modern("flask"), options=["--wsgi"])
+    if name == "starlette":
+        environment = {"SOAK_NOTES": str(notes)}
+        return Site(name, "tests.soak.starlette_site:app", _modern("starlette"), notes, options=["--asgi"], environment=environment)
     url = {"SOAK_REDIS": redis}
     django = {**url, "DJANGO_SETTINGS_MODULE": "tests.soak.settings"}
     if name == "memory":
@@ -78,6 +103,8 @@ def _site(name: str, redis: str) -> Site:
 #: The names of the sites.
 MEMORY, LEGACY = "memory", "legacy"
 SITES = (MEMORY, "redis", "redis-channels", "redis-workers", "redis-runworker", LEGACY)
+#: Those that serve an application, which needs another environment than Channels 1.
+APPLICATIONS = ("flask", "starlette")
 #: Those whose workers are processes of their own.
 EXTERNAL = ("redis-workers", "redis-runworker", LEGACY)
 
@@ -86,7 +113,8 @@ EXTERNAL = ("redis-workers", "redis-runworker", LEGACY)
 def site(name: str) -> Iterator[Site]:
     """A site with its Redis and its external workers while the block runs."""
     with contextlib.ExitStack() as stack:
-        found = _site(name, "" if name == MEMORY else stack.enter_context(redis_server()).url)
+        redis = "" if name in (MEMORY, *APPLICATIONS) else stack.enter_context(redis_server()).url
+        found = _site(name, redis, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-notes-"))))
         stack.callback(found.end)
         if found.command:
             for _ in range(PROCESSES):

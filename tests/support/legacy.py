@@ -24,6 +24,9 @@ USERS = {"alice": "wonderland", "bob": "builder"}
 PATIENCE = 30.0
 #: Seconds for a process to end; the server gives open requests half of it.
 END_PATIENCE = 60.0
+#: What Django's reloader says of a file that has changed, and seconds after which it would have said so.
+RELOADING = " changed, reloading."
+TOUCH = 3.0
 #: State of a listening socket in /proc/net/tcp.
 TCP_LISTEN = "0A"
 GREENDAPHNE = (sys.executable, "-m", "greendaphne")
@@ -128,6 +131,24 @@ class Process:
         while self.output().count(text) < times:
             if self._process.poll() is not None or time.monotonic() > end:
                 raise AssertionError(f"{text!r} was not printed:\n{self.output()}")
+            time.sleep(0.02)
+
+    def change(self, path: Path, text: str) -> None:
+        """Write ``text`` to a file of the project and wait until Django's reloader has noticed.
+
+        The reloader compares times of files once a second.  It takes the first time that it sees for the original, and looks for the first
+        time when the server already answers; so a file that is not noticed is touched again.
+        """
+        before = self.output().count(RELOADING)
+        path.write_text(text)
+        end = time.monotonic() + PATIENCE
+        touch = time.monotonic() + TOUCH
+        while self.output().count(RELOADING) == before:
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise AssertionError(f"{path} was not noticed:\n{self.output()}")
+            if time.monotonic() > touch:
+                os.utime(path)
+                touch += TOUCH
             time.sleep(0.02)
 
     def stop(self) -> int:

@@ -105,8 +105,8 @@ class RunningServer:
 
 @contextmanager
 def serve(layer: Any = None, endpoints: list[str] | None = None, **options: Any) -> Iterator[RunningServer]:
-    """Run a server in a thread while the block runs."""
-    layer = MemoryChannelLayer() if layer is None else layer
+    """Run a server in a thread while the block runs: of a channel layer, unless ``application`` is among the options."""
+    layer = MemoryChannelLayer() if layer is None and "application" not in options else layer
     # A test that fails leaves requests unanswered; it need not wait for them as a deployment does.
     options.setdefault("timeouts", Timeouts(graceful=2))
     started = threading.Event()

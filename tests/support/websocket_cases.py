@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 from tests.support.websocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, close_payload, frame
@@ -254,7 +255,8 @@ SMALL_CASES = [*framing(), *pings(), *reserved_bits(), *opcodes(), *fragmentatio
 MIB = 1 << 20
 
 
-def limits() -> list[Case]:
+@functools.cache
+def limits() -> tuple[Case, ...]:
     cases = []
     for index, size in enumerate((MIB // 16, MIB // 4, MIB, 4 * MIB, 8 * MIB, 16 * MIB), 1):
         cases.append(Case(f"9.1.{index}", [frame(TEXT, b"*" * size)], texts(b"*" * size)))
@@ -269,4 +271,4 @@ def limits() -> list[Case]:
         cases.append(Case(f"9.6.{index}", [frame(BINARY, b"\xfe" * MIB)], [Frame(BINARY, b"\xfe" * MIB)], chop=chop))
     large = b"*" * 65536
     cases.append(Case("10.1.1", fragments(TEXT, *(large[start : start + 1300] for start in range(0, len(large), 1300))), texts(large)))
-    return cases
+    return (*cases,)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 from contextvars import Context
 from time import monotonic
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ...aio.loop import HubLoop
 from ...aio.tasks import Tasks, describe
@@ -24,6 +24,9 @@ from .lifespan import Lifespan
 from .scope import Scopes
 from .websocket import WebSocketConversation
 
+if TYPE_CHECKING:
+    from .lag import LoopLag
+
 logger = logging.getLogger("greendaphne.asgi")
 
 #: Seconds for tasks that were cancelled, and for lifespan.shutdown where the graceful time is used up.
@@ -39,11 +42,12 @@ class ASGIApplication(Application):
     :param target: the application.
     :param options: its lifespan, and how long its tasks are waited for.
     :param double_callable: whether it is an ASGI 2 application.
+    :param measured: whether there are metrics, so that the event loop's lag is sampled.
     """
 
     interface: ClassVar[str] = "asgi"
 
-    def __init__(self, target: Any, options: AsgiOptions | None = None, *, double_callable: bool = False) -> None:
+    def __init__(self, target: Any, options: AsgiOptions | None = None, *, double_callable: bool = False, measured: bool = False) -> None:
         self._target = target
         self._options = options or AsgiOptions()
         self._app = coroutine_function(target, double=double_callable)
@@ -53,6 +57,8 @@ class ASGIApplication(Application):
         self._tasks: Tasks | None = None
         self._lifespan: Lifespan | None = None
         self._at_once = False
+        self._measured = measured
+        self._lag: LoopLag | None = None
 
     # ---- start and end
 
@@ -67,6 +73,11 @@ class ASGIApplication(Application):
         # What became of a task is told where its request is served.
         self._tasks = Tasks(loop, on_error=_nothing)
         self._scopes.state = None
+        if self._measured:
+            from .lag import LoopLag
+
+            self._lag = LoopLag(loop)
+            self._lag.start()
         if self._options.lifespan != "off":
             self._lifespan = Lifespan(self._app, loop, self._options.lifespan, self._scopes)
             self._lifespan.start(self._options.lifespan_timeout)
@@ -86,7 +97,9 @@ class ASGIApplication(Application):
             tasks.close(0 if self._at_once else min(self._options.close_timeout, patience), patience=_LAST_PATIENCE)
         if lifespan is not None and not self._at_once:
             lifespan.stop(max(deadline - monotonic(), _LAST_PATIENCE))
-        self._loop = self._tasks = self._lifespan = None
+        if self._lag is not None:
+            self._lag.stop()
+        self._loop = self._tasks = self._lifespan = self._lag = None
         loops.release(loop, _LAST_PATIENCE)
 
     def end_now(self) -> None:
@@ -107,10 +120,9 @@ class ASGIApplication(Application):
             raise HTTPError(503, "The server is about to end.", cause=DRAINING)
         conversation = HTTPConversation(loop, stream)
         coroutine = self._app(self._scopes.http(request), conversation.receive, conversation.send)
-        task = tasks.start(coroutine, Context())
+        task = tasks.start(coroutine, Context(), conversation.on_task_end)
         done = task.done()
         if not done and not conversation.complete:
-            task.add_done_callback(conversation.on_task_end)
             try:
                 conversation.serve(task)
             except BaseException:
@@ -141,7 +153,7 @@ class ASGIApplication(Application):
         session.offer()
         scope = self._scopes.websocket(request)
         # Nothing here keeps the header section in memory while the WebSocket lives.
-        task = tasks.start(self._app(scope, conversation.receive, conversation.send), Context())
+        task = tasks.start(self._app(scope, conversation.receive, conversation.send), Context(), _nothing)
         del request, scope
         try:
             error = conversation.serve(task)
@@ -167,6 +179,8 @@ class ASGIApplication(Application):
         yield Family(
             "greendaphne_asgi_lifespan", "gauge", "1 while the application has completed its startup.", [Sample("", {}, int(lifespan))]
         )
+        if self._lag is not None:
+            yield from self._lag.families()
 
 
 def _incomplete(conversation: HTTPConversation, task: asyncio.Task[None], request: Request) -> BaseException:

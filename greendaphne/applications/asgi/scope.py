@@ -34,7 +34,10 @@ class Scopes:
     def http(self, request: Request) -> Scope:
         """The scope of an HTTP request; every container in it is new, since applications change them."""
         method, _, raw, query_string, version, headers, _, _, connection, root = request
-        path, raw, root = _path(raw, root)
+        if root or b"%" in raw:
+            path, raw, root = _path(raw, root)
+        else:
+            path = raw.decode("ascii")
         extensions: dict[str, Any] = {"http.response.pathsend": {}, "http.response.zerocopysend": {}}
         if version != "1.0":
             extensions["http.response.early_hint"] = {}

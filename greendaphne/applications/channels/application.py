@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import gevent
 
 from ...config import Channels, Limits, Timeouts
+from ...core.accounts import Allowance
 from ...core.message import Request, Stream
 from ...layers.sharing import is_local
 from ...layers.tally import tally_of
@@ -75,7 +76,11 @@ class ChannelLayerApplication(Application):
             meter.attach(layer_client, self.router)
         self.meter = meter
         messages = RequestMessages(tls_info=getattr(layer, "tls_info", False))
-        self.bodies = Bodies(limits, (overload or Overload(limits)).spool, config.stream_request_body)
+        overload = overload or Overload(limits)
+        self._memory = overload.memory
+        # A layer that holds its messages in this process tells the allowance how many bytes they have.
+        self._count_in: Callable[[Allowance | None], None] | None = getattr(getattr(layer, "channel_layer", layer), "count_in", None)
+        self.bodies = Bodies(limits, overload.spool, config.stream_request_body)
         patience = min(OUTAGE_PATIENCE, getattr(layer, "group_expiry", None) or OUTAGE_PATIENCE)
         self.notifier = Notifier(layer_client, patience, self.supervisor)
         self._http = HTTPBridge(
@@ -107,6 +112,8 @@ class ChannelLayerApplication(Application):
 
     def start(self) -> None:
         logger.info("Using %s on channel layer", self.router.mode)
+        if self._count_in is not None:
+            self._count_in(self._memory)
         self.watch.start()
         self.router.start()
         self.notifier.start()
@@ -145,6 +152,8 @@ class ChannelLayerApplication(Application):
         self.watch.stop()
         if self.workers is not None:
             self.workers.stop(self._workers_patience(patience, at_once))
+        if self._count_in is not None:
+            self._count_in(None)
         # This hub's connections to a layer that has them; what it still holds is sent first.
         if hasattr(self.layer, "send_later"):
             self.layer.close()

@@ -223,8 +223,10 @@ class HTTPBridge:
             try:
                 size = len(content)
                 storing = _Storing()
+                # Until it is there it is in memory; the disk may be slower than the workers.
+                if not account.ask(size):
+                    raise NoRoom
                 account.enter(storing)
-                account.take(size)
                 try:
                     item.append(content)
                 finally:

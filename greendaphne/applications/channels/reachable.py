@@ -1,11 +1,25 @@
-"""Finds configurations in which no worker can ever answer."""
+"""Finds configurations in which no worker can ever answer, or a group does not reach everyone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ...config import Config
 from ...layers.sharing import is_local
+
+
+def warnings(channel_layers: Iterable[Any], config: Config) -> Iterator[str]:
+    """The warnings about layers that exist in each process anew."""
+    layers = [*channel_layers]
+    workers = config.processes.workers
+    if workers > 1 and any(map(is_local, layers)):
+        yield (
+            f"The channel layer is in each process' own memory: with {workers} workers a message to a group reaches the clients of one "
+            "process only"
+        )
+    # One line for several layers.
+    yield from {text: None for layer in layers if (text := unanswered(layer, config))}
 
 
 def unanswered(channel_layer: Any, config: Config) -> str:
@@ -13,7 +27,7 @@ def unanswered(channel_layer: Any, config: Config) -> str:
 
     A module that has started workers of its own has them read the in-memory layer by now.
     """
-    if config.channels.inline_workers or channel_layer is None or not is_local(channel_layer):
+    if config.channels.inline_workers or not is_local(channel_layer):
         return ""
     inner = getattr(channel_layer, "channel_layer", channel_layer)
     if not getattr(inner, "unserved", True):

@@ -76,6 +76,7 @@ class ReplyQueue:
         "_entered",
         "_error",
         "_given",
+        "_handed",
         "_limit",
         "_messages",
         "_spool",
@@ -109,8 +110,9 @@ class ReplyQueue:
         self.notify = notify
         #: The monotonic time since which a first reply is waited for, 0 where nobody wants to know.
         self.since = 0.0
-        #: What the greenlet in :meth:`get` was woken with.
+        # What the greenlet in get() was woken with, and its bytes where they are counted.
         self._given: Message | None = None
+        self._handed = 0
 
     @property
     def held(self) -> int:
@@ -121,7 +123,10 @@ class ReplyQueue:
         """Add a reply; never raises and never waits.  After an overflow everything further is dropped."""
         if self._backlog is not None and not self._closed:
             size = _weight(message)
-            self._account.take(size)
+            if not self._account.ask(size):
+                # The disk is slower than the worker, and others have nothing to let go of.
+                self.fail(Overflow())
+                return
             self._bytes += size
             self._backlog.append(message)
         else:
@@ -133,7 +138,16 @@ class ReplyQueue:
             return
         waiter = self._waiter
         if waiter is not None:
-            # Handed over at once: it never waits in here, and costs no bookkeeping.
+            # Handed over at once: it never waits in here, and costs no bookkeeping unless it is large.  The greenlet's turn may be a while off
+            # where thousands are due.
+            content = message.get("content")
+            if content and len(content) > _JOINED:
+                size = len(content)
+                if not self._account.ask(size):
+                    self.fail(Overflow())
+                    return
+                self._handed = size
+                self._bytes += size
             self._waiter = None
             self._given = message
             get_hub().loop.run_callback(waiter.switch, True)
@@ -212,6 +226,9 @@ class ReplyQueue:
                 # A reply may have come between the timer and this greenlet's turn.
                 given, self._given = self._given, None
                 if given is not None:
+                    if self._handed:
+                        size, self._handed = self._handed, 0
+                        self._release(size)
                     return given
                 if not woken and not self._ready():
                     raise TimeoutError
@@ -261,7 +278,8 @@ class ReplyQueue:
             self._writer.kill(block=False)
         # An error that was raised refers to those who wait here, and they to this.
         self._error = None
-        self._tail = None
+        self._tail = self._given = None
+        self._handed = 0
         self._release(self._bytes)
         for item in messages or ():
             if isinstance(item, _Spilled) and item.item is not None:
@@ -318,7 +336,10 @@ class ReplyQueue:
                 self.fail(Overflow())
             return
         size = len(content) if joined else _OVERHEAD + len(content)
-        self._account.take(size)
+        if not self._account.ask(size):
+            self._messages = messages or None
+            self.fail(Overflow())
+            return
         self._bytes += size
         if tail is None:
             tail = self._tail = _Spilled({**message, "content": b""}, content)

@@ -161,6 +161,9 @@ class Input:
         """A body comes once."""
         return False
 
+    def flush(self) -> None:
+        """Do nothing.  :class:`io.BufferedReader` calls this when it is closed, and since Python 3.13 reports that it is missing."""
+
     def close(self) -> None:
         """Do nothing: the server deals with what the application leaves."""
 

@@ -183,19 +183,17 @@ class TLSTransport(Transport):
             self.flush()
         if self._stalled:
             raise ConcurrentObjectUseError("Another greenlet is writing to this connection")
-        self._send_pieces(data)
-
-    def _send_pieces(self, data: bytes | bytearray | memoryview) -> None:
         size = len(data)
-        if size <= SEND_SIZE:
-            if size:
-                self._send(data)
-            return
+        if size > SEND_SIZE:
+            self._send_rest(memoryview(data), size)
+        elif size:
+            self._send(data)
+
+    def _send_rest(self, view: memoryview, size: int) -> None:
         account = self.account
         account.take(size)
         try:
-            view = memoryview(data)
-            for start in range(0, size, SEND_SIZE):
+            for start in range(0, len(view), SEND_SIZE):
                 self._send(view[start : start + SEND_SIZE])
         finally:
             account.give(size)
@@ -230,11 +228,8 @@ class TLSTransport(Transport):
             except SSL.Error as error:
                 raise self._broken(error) from None
         if sent < len(data):
-            self._flush_later(view[sent:])
+            self._flush_later(view[sent:], len(data))
         return True
-
-    def _send_rest(self, view: memoryview) -> None:
-        self._send_pieces(view)
 
     def _wait_to_write(self, error: SSL.Error, size: int) -> None:
         self._stalled = True

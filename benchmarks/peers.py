@@ -5,9 +5,11 @@ Nothing is installed into the environment that runs the benchmarks.  All require
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from .environment import CACHE, CHECKOUT, BenchmarkError, progress
@@ -109,6 +111,15 @@ def _directory(environment: Environment) -> str:
 
 def _make(environment: Environment) -> str:
     home = CACHE / f"{environment.name.replace(' ', '-')}-py{sys.version_info.major}{sys.version_info.minor}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(f"{home}.lock", "w", encoding="utf-8") as lock:
+        # Another run may be at it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _install(environment, home)
+    return str(home)
+
+
+def _install(environment: Environment, home: Path) -> None:
     mark = home / _COMPLETE
     wanted = "\n".join(environment.requirements)
     if not mark.exists() or mark.read_text() != wanted:
@@ -118,7 +129,6 @@ def _make(environment: Environment) -> str:
         pip = [str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input"]
         _run([*pip, "install", "--progress-bar", "off", *environment.requirements])
         mark.write_text(wanted)
-    return str(home)
 
 
 def _run(command: list[str]) -> None:

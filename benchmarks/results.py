@@ -67,6 +67,7 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     error: str | None = None
     load_average: list[list[float]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 @dataclass

@@ -43,6 +43,7 @@ def run(families: Sequence[Family], plan: Plan, selection: Selection, keep: Call
 def _section(family: Family, plan: Plan, selection: Selection) -> Section:
     section = Section(family.name, family.title, family.method, _command(family.name))
     section.load_average.append(environment.load_average())
+    begun = time.monotonic()
     tables = {layout.name: Table(layout.name, layout.title, list(layout.measures), layout.note) for layout in family.layouts}
     try:
         chosen = _chosen(family.trials(plan), selection)
@@ -60,6 +61,7 @@ def _section(family: Family, plan: Plan, selection: Selection) -> Section:
         progress(f"{family.name}: {section.error}")
     section.tables = [table for table in tables.values() if table.cases]
     section.load_average.append(environment.load_average())
+    section.seconds = round(time.monotonic() - begun)
     return section
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory
+from benchmarks import candidates, environment, http1, load, memory
 from benchmarks.environment import BenchmarkError
 from benchmarks.family import Family, Layout, Plan, Sample, Trial, cpu_us
 from benchmarks.results import Case, Measure, Results, Row, ratio, read, summary
 from benchmarks.runner import Selection, run
-from benchmarks.servers import Command, running
+from benchmarks.servers import Command, Server, running
 
 PLAN = Plan(rounds=2, seconds=0.2, idle=30, members=30)
 EVERYTHING = Selection()
@@ -146,3 +146,29 @@ def test_memory_of_idle_connections_of_each_protocol() -> None:
     assert {case for case, _ in found} == {"HTTP/1.1", "HTTP/2", "WebSocket"}
     assert [row.error for row in found.values()] == [None] * 3
     assert all(row.samples["open_us"][0] > 0 for row in found.values())
+
+
+def test_hello_over_http1() -> None:
+    found = rows(run([http1.FAMILY], PLAN._replace(rounds=1), Selection(server="channel layer")))
+    assert list(found) == [("1 connection", "greendaphne, channel layer"), ("64 connections", "greendaphne, channel layer")]
+    for row in found.values():
+        assert row.error is None
+        assert set(row.samples) == {measure.key for measure in http1.MEASURES}
+        assert min(figures[0] for figures in row.samples.values()) > 0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running("greendaphne", candidates.layer()) as made:
+        yield made
+
+
+@pytest.mark.parametrize("program", ["wrk", None])
+def test_load_ends_after_a_part_of_a_second(server: Server, program: str | None) -> None:
+    found = load.generate(
+        program and environment.tool("wrk", "wrk"), server.port, connections=4, seconds=0.3, core=environment.cores().client
+    )
+    assert found.requests > 0
+    assert found.errors == 0
+    assert 0.1 < found.seconds < 20
+    assert 0 < found.median_ms <= found.p99_ms

@@ -25,7 +25,7 @@ SELF_TEST_LIMIT: Final = 10.0
 _hub_switch = Hub.switch
 
 
-def _switch(self: Hub) -> Any:
+def _switch(self: Any) -> Any:
     """Let other greenlets run until the hub switches back to the calling greenlet; returns what is passed to it."""
     loop = get_running_loop()
     if loop is None:

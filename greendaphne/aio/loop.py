@@ -186,7 +186,8 @@ class HubLoop(asyncio.SelectorEventLoop):
     ) -> events.TimerHandle:
         """Call ``callback`` at the loop's time ``when``; called in any greenlet of the loop's thread."""
         timer = super().call_at(when, callback, *args, context=context)
-        _without_caller(timer)
+        if timer._source_traceback:  # type: ignore[attr-defined]
+            _without_caller(timer)
         if self._hub_selector.inside and self._scheduled[0] is timer:
             # The selector waits for a later one.
             self._hub_selector.ring_in(max(when - self.time(), 0.0))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
 
 #: The hub runs the greenlets that are ready for up to a switch interval (5 ms) before it looks at descriptors and timers.  After a
-# ``select(0)`` : that took more than this many seconds, the next calls only give those greenlets a turn.
+# ``select(0)`` that took more than this many seconds, the next calls only give those greenlets a turn.
 LONG_ROUND: Final = 0.001
 #: The number of these calls.
 TURNS: Final = 8
@@ -373,8 +373,7 @@ class HubSelector(_Base):  # type: ignore[misc]
     def _on_timer(self) -> None:
         # Runs in the hub.
         self._stop_timer()
-        if self.waiting:
-            # The hub's callbacks come first: those of connections, which may have steps for the loop, among them.
+        if self.inside:
             self.wake()
 
     def _stop_timer(self) -> None:

@@ -132,8 +132,13 @@ def build_head(method: str, http_version: str, status: int, headers: Headers, cl
         special, start = names.get(name) or _remember(name)
         if special:
             if special == b"content-length":
-                if not value.isdigit():
-                    value = value.strip(b" \t")
+                if length is None and len(value) < 19 and value.isdigit():
+                    # What CONTENT_LENGTH matches, for less.
+                    if status != 204:
+                        length = value
+                        lines.append(start + value + b"\r\n")
+                    continue
+                value = value.strip(b" \t")
                 if CONTENT_LENGTH.fullmatch(value) is None or length not in (None, value):
                     raise ResponseError(f"Content-Length {value!r} is malformed or contradicts another")
                 if length is not None or status == 204:

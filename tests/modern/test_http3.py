@@ -94,7 +94,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
             time.sleep(0.05)
 
 
-class Client(QuicConnectionProtocol):
+class Client(QuicConnectionProtocol):  # type: ignore[misc]
     """One HTTP/3 connection; what it receives waits in a queue for each request."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

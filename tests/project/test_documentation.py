@@ -47,6 +47,14 @@ def test_a_page_is_in_order_and_its_links_lead_to_files(page: Path) -> None:
     assert [name for name in _NAMED_FILE.findall(page.read_text(encoding="utf-8")) if not (ROOT / name).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=identify)
+def test_a_row_of_a_table_is_one_row(page: Path) -> None:
+    """Text in the first column begins a row; a row that has nothing else is a heading, in bold face, or was meant to go on."""
+    rows = [list(row.findall(docutils.nodes.entry)) for row in document(page).findall(docutils.nodes.row)]
+    lonely = [first for first, *others in rows if others and first.astext() and not any(each.astext() for each in others)]
+    assert [first.astext() for first in lonely if not any(first.findall(docutils.nodes.strong))] == []
+
+
 def test_every_page_can_be_reached_from_the_index() -> None:
     assert set(DOCS.glob("*.rst")) - set(links(DOCS / "index.rst")) == {DOCS / "index.rst"}
 

@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from greendaphne import __version__
+from greendaphne.core.toml import loads
 from tests.support import legacy
 
 PACKAGE = legacy.ROOT / "greendaphne"
@@ -155,7 +156,5 @@ def test_the_requirements_file_works_from_any_directory_and_agrees_with_the_setu
     """pip takes paths in such a file as relative to where it is called, so there are none."""
     lines = (legacy.ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     found = {line for line in lines if line and not line.startswith("#")}
-    text = (legacy.ROOT / "setup.py").read_text(encoding="utf-8")
-    stated = re.findall(r'^    "([^"]+)",', text.partition("REQUIREMENTS = [")[2].partition("\n]")[0], re.MULTILINE)
-    redis = re.findall(r'"([^"]+)"', re.findall(r'"redis": \[(.*?)\]', text)[0])
-    assert found == {*stated, *redis}
+    project = loads((legacy.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert found == {*project["dependencies"], *project["optional-dependencies"]["redis"]}

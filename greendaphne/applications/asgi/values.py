@@ -22,6 +22,12 @@ def as_headers(headers: Any) -> list[tuple[bytes, bytes]]:
     """
     fields = []
     for field in headers:
+        if field.__class__ is tuple and len(field) == 2:
+            name, value = field
+            if name.__class__ is bytes and value.__class__ is bytes and len(name) != 17:
+                # What nearly all are.
+                fields.append(field)
+                continue
         if field.__class__ is not tuple or len(field) != 2:
             try:
                 name, value = field

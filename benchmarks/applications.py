@@ -27,6 +27,8 @@ class Application(NamedTuple):
     name: str
     servers: tuple[str, ...]
     message: int = 0
+    #: Whether each request has a header section that is new.
+    fresh: bool = False
 
 
 def _run(
@@ -40,7 +42,7 @@ def _run(
                     yield case, echo(server, application.message, WEBSOCKETS, plan.seconds)
             else:
                 warm_up(server.port, core)
-                yield case, requests(server, CONNECTIONS, plan.seconds)
+                yield case, requests(server, CONNECTIONS, plan.seconds, fresh=application.fresh)
 
 
 def trials(cases: Mapping[str, Application], commands: Commands) -> list[Trial]:

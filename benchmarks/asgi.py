@@ -21,6 +21,7 @@ _FAST: Final = (_OURS, GRANIAN, UVLOOP, ASYNCIO)
 
 _CASES: Final = {
     "hello": Application(f"{_MODULE}:hello", _ALL),
+    "hello, new header section": Application(f"{_MODULE}:hello", _FAST, fresh=True),
     "hello after a wait of 1 ms": Application(f"{_MODULE}:sleeping", _FAST),
     "Starlette hello": Application(f"{_MODULE}:starlette", _FAST),
     "stream, 64 x 16 KiB": Application(f"{_MODULE}:stream", _FAST),
@@ -50,7 +51,7 @@ FAMILY: Final = Family(
     "asgi",
     "ASGI",
     f"The same application in each server, with one process: {CONNECTIONS} connections of wrk, or {WEBSOCKETS} WebSockets with one message "
-    "in flight over each.",
+    "in flight over each. The header section is the same in all requests, which greendaphne looks up, or new in each request.",
     (Layout("http", "ASGI applications", MEASURES), Layout("echo", "WebSocket echo through ASGI", ECHO_MEASURES)),
     _trials,
 )

@@ -33,14 +33,15 @@ _SERVERS: Final[dict[str, Callable[[], Command]]] = {
 }
 
 
-def requests(server: Server, connections: int, seconds: float) -> Sample:
+def requests(server: Server, connections: int, seconds: float, *, fresh: bool = False) -> Sample:
     """Load ``server`` over keep-alive connections, each with one request in flight.
 
+    :param fresh: send a header section that is new in each request.
     :raises BenchmarkError: for an answer that is no success.
     """
     core = environment.cores().client
     before = server.cpu()
-    load = generate(environment.wrk(), server.port, connections=connections, seconds=seconds, core=core)
+    load = generate(environment.wrk(), server.port, connections=connections, seconds=seconds, core=core, fresh=fresh)
     cpu = server.cpu() - before
     if load.errors:
         raise BenchmarkError(f"{load.errors} of {load.requests} requests failed")

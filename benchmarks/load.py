@@ -14,9 +14,10 @@ from pathlib import Path
 from statistics import quantiles
 from typing import NamedTuple
 
-from .environment import BenchmarkError, bound_to
+from .environment import CHECKOUT, BenchmarkError, bound_to
 
 SCRIPT = Path(__file__).with_name("latency.lua")
+FRESH = Path(__file__).with_name("fresh.lua")
 MARK = "RESULT "
 READ_SIZE = 65536
 #: Seconds beyond its duration that wrk gets before it counts as stuck.
@@ -45,16 +46,20 @@ def warm_up(port: int, core: int) -> None:
         _own(port, WARM_UP_CONNECTIONS, WARM_UP, GRACE)
 
 
-def generate(wrk: str | None, port: int, *, connections: int, seconds: float, core: int) -> Load:
+def generate(wrk: str | None, port: int, *, connections: int, seconds: float, core: int, fresh: bool = False) -> Load:
     """Load the server on ``port`` for ``seconds`` from ``core``.
 
-    :raises BenchmarkError: where nothing was answered.
+    :param fresh: send a header section that is new in each request, instead of always the same.
+    :raises BenchmarkError: where nothing was answered, or ``fresh`` requests are wanted without wrk.
     """
     if wrk is None:
+        if fresh:
+            raise BenchmarkError("new header sections need wrk")
         with bound_to(core):
             return _own(port, connections, seconds)
-    line = [wrk, "-t", "1", "-c", str(connections), "-d", f"{seconds + GRACE:.0f}s", "-s", str(SCRIPT), f"http://127.0.0.1:{port}/"]
-    with bound_to(core), subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    line = [wrk, "-t", "1", "-c", str(connections), "-d", f"{seconds + GRACE:.0f}s", "-s", str(FRESH if fresh else SCRIPT)]
+    line.append(f"http://127.0.0.1:{port}/")
+    with bound_to(core), subprocess.Popen(line, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             # It takes whole seconds; at SIGINT it ends early, with the figures so far.
             output, _ = process.communicate(timeout=seconds)

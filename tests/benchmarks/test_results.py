@@ -163,11 +163,10 @@ def server() -> Iterator[Server]:
         yield made
 
 
-@pytest.mark.parametrize("program", ["wrk", None])
-def test_load_ends_after_a_part_of_a_second(server: Server, program: str | None) -> None:
-    found = load.generate(
-        program and environment.tool("wrk", "wrk"), server.port, connections=4, seconds=0.3, core=environment.cores().client
-    )
+@pytest.mark.parametrize(("program", "fresh"), [("wrk", False), ("wrk", True), (None, False)])
+def test_load_ends_after_a_part_of_a_second(server: Server, program: str | None, fresh: bool) -> None:
+    wrk = program and environment.tool("wrk", "wrk")
+    found = load.generate(wrk, server.port, connections=4, seconds=0.3, core=environment.cores().client, fresh=fresh)
     assert found.requests > 0
     assert found.errors == 0
     assert 0.1 < found.seconds < 20

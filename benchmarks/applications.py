@@ -42,7 +42,7 @@ def _run(
                     yield case, echo(server, application.message, WEBSOCKETS, plan.seconds)
             else:
                 warm_up(server.port, core)
-                yield case, requests(server, CONNECTIONS, plan.seconds, fresh=application.fresh)
+                yield case, requests(server, CONNECTIONS, plan.seconds, fresh=application.fresh).sample
 
 
 def trials(cases: Mapping[str, Application], commands: Commands) -> list[Trial]:

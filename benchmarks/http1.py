@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from . import candidates, environment
 from .environment import BenchmarkError
@@ -33,7 +33,14 @@ _SERVERS: Final[dict[str, Callable[[], Command]]] = {
 }
 
 
-def requests(server: Server, connections: int, seconds: float, *, fresh: bool = False) -> Sample:
+class Answers(NamedTuple):
+    """The number of requests, and the figures."""
+
+    number: int
+    sample: Sample
+
+
+def requests(server: Server, connections: int, seconds: float, *, fresh: bool = False) -> Answers:
     """Load ``server`` over keep-alive connections, each with one request in flight.
 
     :param fresh: send a header section that is new in each request.
@@ -45,14 +52,15 @@ def requests(server: Server, connections: int, seconds: float, *, fresh: bool = 
     cpu = server.cpu() - before
     if load.errors:
         raise BenchmarkError(f"{load.errors} of {load.requests} requests failed")
-    return {"cpu_us": 1e6 * cpu / load.requests, "rate": load.rate, "median_ms": load.median_ms, "p99_ms": load.p99_ms}
+    sample = {"cpu_us": 1e6 * cpu / load.requests, "rate": load.rate, "median_ms": load.median_ms, "p99_ms": load.p99_ms}
+    return Answers(load.requests, sample)
 
 
 def _run(name: str, command: Callable[[], Command], cases: Sequence[str], plan: Plan) -> Iterator[tuple[str, Sample]]:
     with running(name, command()) as server:
         warm_up(server.port, environment.cores().client)
         for case in cases:
-            yield case, requests(server, _CASES[case], plan.seconds)
+            yield case, requests(server, _CASES[case], plan.seconds).sample
 
 
 def _trials(plan: Plan) -> list[Trial]:

@@ -14,7 +14,7 @@ _STYLE: Final = """
   --bad: #b42318; --link: #0b5cad }
 @media (prefers-color-scheme: dark) { :root { --text: #e3e8ee; --back: #14181d; --line: #3b444f; --ours: #3fb970; --theirs: #6f7d8c;
   --soft: #1d232a; --bad: #ff8f85; --link: #79b8ff } }
-body { margin: 0 auto; padding: 1rem; max-width: 66rem; color: var(--text); background: var(--back); font: 1rem/1.5 system-ui, sans-serif }
+body { margin: 0 auto; padding: 1rem; max-width: 80rem; color: var(--text); background: var(--back); font: 1rem/1.5 system-ui, sans-serif }
 a { color: var(--link) } h2 { margin-top: 3rem; border-bottom: 1px solid var(--line) } h4 { margin-bottom: .3rem }
 nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; list-style: none }
 .wide { overflow-x: auto } svg { display: block; max-width: 100%; height: auto } svg * { stroke-linejoin: round; stroke-linecap: butt }

@@ -143,9 +143,8 @@ def _hello(name: str, make: Callable[[], Deployment], cases: Sequence[str], plan
         warm_up(server.port, environment.cores().client)
         for case in cases:
             counted = redis.counters()
-            sample = requests(server, _CASES[case], plan.seconds)
+            count, sample = requests(server, _CASES[case], plan.seconds)
             now = redis.counters()
-            count = sample["rate"] * plan.seconds
             round_trips = (now.reads - counted.reads) / count
             if deployment.worker_layer == LEGACY_LAYER:
                 # No server here uses BLPOP.

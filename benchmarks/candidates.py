@@ -37,9 +37,10 @@ def stream(endpoint: str = "tcp:{port}:interface=127.0.0.1") -> Command:
     return Command((sys.executable, "-m", "benchmarks.apps.stream_hello", endpoint))
 
 
-def asgi(application: str = HELLO, *, python: str = sys.executable) -> Command:
-    """greendaphne as an ASGI server."""
-    return Command((python, "-m", "greendaphne", "--asgi", "-v", "0", "-b", "127.0.0.1", "-p", "{port}", application))
+def asgi(application: str = HELLO, *options: str, python: str = sys.executable) -> Command:
+    """greendaphne as an ASGI server; with ``options`` that name an endpoint it listens there."""
+    place = () if "-e" in options else ("-b", "127.0.0.1", "-p", "{port}")
+    return Command((python, "-m", "greendaphne", "--asgi", "-v", "0", *place, *options, application))
 
 
 def granian(application: str = HELLO, *options: str) -> Command:

@@ -61,6 +61,7 @@ _GRANIAN: Final = ("--http", "2", "--no-ws")
 _OVER_TLS: Final[dict[str, Callable[[], Command]]] = {
     candidates.LAYER: lambda: candidates.layer("-e", _SSL),
     candidates.STREAM: lambda: candidates.stream(_SSL),
+    candidates.ASGI: lambda: candidates.asgi(candidates.HELLO, "-e", _SSL),
     candidates.GRANIAN: lambda: candidates.granian(candidates.HELLO, *_GRANIAN, "--ssl-certificate", "{cert}", "--ssl-keyfile", "{key}"),
     candidates.HYPERCORN: lambda: candidates.hypercorn(candidates.HELLO, "--certfile", "{cert}", "--keyfile", "{key}"),
     candidates.DAPHNE4: lambda: candidates.daphne4(candidates.HELLO, "-e", _SSL),
@@ -69,6 +70,7 @@ _OVER_TLS: Final[dict[str, Callable[[], Command]]] = {
 _CLEARTEXT: Final[dict[str, Callable[[], Command]]] = {
     candidates.LAYER: lambda: candidates.layer("--http2-cleartext", "-e", _TCP),
     candidates.STREAM: lambda: candidates.stream(_TCP),
+    candidates.ASGI: lambda: candidates.asgi(candidates.HELLO, "--http2-cleartext", "-e", _TCP),
     candidates.GRANIAN: lambda: candidates.granian(candidates.HELLO, *_GRANIAN),
     candidates.HYPERCORN: candidates.hypercorn,
 }

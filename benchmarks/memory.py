@@ -106,6 +106,7 @@ _HTTP1_SERVERS: Final[_Commands] = {
 _HTTP2_SERVERS: Final[_Commands] = {
     candidates.LAYER: lambda: candidates.layer("--http2-cleartext", "-e", "tcp:{port}:interface=127.0.0.1"),
     candidates.STREAM: candidates.stream,
+    candidates.ASGI: lambda: candidates.asgi(candidates.HELLO, "--http2-cleartext", "-e", "tcp:{port}:interface=127.0.0.1"),
     candidates.GRANIAN: lambda: candidates.granian(candidates.HELLO, "--http", "2", "--no-ws"),
     candidates.HYPERCORN: _HTTP1_SERVERS[candidates.HYPERCORN],
 }

@@ -26,6 +26,7 @@ _HEADLINES: Final = (
 )
 _COLUMNS: Final = {
     candidates.LAYER: (candidates.LAYER,),
+    candidates.ASGI: (candidates.ASGI,),
     candidates.DAPHNE1: (candidates.DAPHNE1,),
     candidates.DAPHNE4: (candidates.DAPHNE4,),
     "uvicorn": (candidates.UVLOOP,),

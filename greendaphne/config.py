@@ -108,7 +108,7 @@ class Limits(Group):
     #: Payload of one WebSocket frame; 1009 above it.  0 means no limit.
     websocket_frame: int = 1 * MIB
     #: Compression contexts of all WebSockets, which ``WebSockets.keep_context`` allows; a WebSocket beyond it has none.  It is room for 180
-    #: with the largest windows.
+    #: with the largest windows, and part of ``memory``: while half of what clients may have of that is taken, new WebSockets have none.
     websocket_contexts: int = 64 * MIB
     #: Connections at a time (a number); above it the connection that has been idle for longest is closed for the next client.  0 means what
     #: RLIMIT_NOFILE allows, without an eighth (32 to 1024) for the files of the server and of the application.

@@ -1,8 +1,8 @@
 """The lower bounds of pyproject.toml, and the versions that were tested.
 
-``python -m release.bounds lowest`` writes the lowest allowed version of each dependency of the server and its extras, for ``make test-lowest``;
-``python -m release.bounds wheels`` checks that each of them has a wheel on each version of Python, so that no installation compiles: a part of
-``make dist``.
+``python -m release.bounds lowest`` writes the lowest allowed version of each dependency of the server and its extras, for
+``make test-lowest``.  ``python -m release.bounds wheels`` checks that each of them has a wheel on each version of Python, so that no
+installation compiles; it is a part of ``make dist``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Build the source distribution and the wheel into ``dist``, check them, and write a bill of materials and checksums: ``make dist``.
 
-Both files are the same, byte for byte, wherever and whenever a commit is built: times come from ``SOURCE_DATE_EPOCH``, by default the time of
-the commit; modes, owners and the order of files are set; the tools have the versions of requirements-release.txt.  Each build is made twice,
-in directories and with umasks that differ, and compared.
+Both files are the same, byte for byte, wherever and whenever a commit is built.  Times come from ``SOURCE_DATE_EPOCH``, by default the
+time of the commit; modes, owners and the order of files are set; the tools have the versions of requirements-release.txt.  Each build is
+made twice, in directories and with umasks that differ, and compared.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _run_build(kind: str, source: Path, target: Path, time: int) -> Path:
     return made
 
 
-def _normalise(archive: Path, time: int) -> None:
+def normalise(archive: Path, time: int) -> None:
     """Set what setuptools takes from the machine: times, owners, modes, the order, and the time in gzip's header."""
     with tarfile.open(archive) as packed:
         members = [
@@ -108,9 +108,9 @@ def build(directory: Path, time: int) -> list[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, target)
     sdist = _run_build("sdist", source, made, time)
-    _normalise(sdist, time)
+    normalise(sdist, time)
     with tarfile.open(sdist) as packed:
-        # Names and modes are those of _normalise.
+        # Names and modes are those of normalise.
         packed.extractall(directory / "unpacked")
     (unpacked,) = (directory / "unpacked").iterdir()
     return [sdist, _run_build("wheel", unpacked, made, time)]

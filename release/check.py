@@ -1,7 +1,8 @@
 """Try the built wheel as a user meets it, on each Python of this machine: ``make dist-check``.
 
-In an empty directory, a new environment gets the wheel with all extras for users; :mod:`release.served` then serves a WSGI application, an ASGI
-application and a channel layer over HTTP/1.1, HTTP/2 and WSS, with ``-W error``.  All dependencies come as wheels: nothing is compiled.
+A new environment gets the wheel with all extras for users.  In an empty directory, :mod:`release.served` then serves a WSGI
+application, an ASGI application and a channel layer over HTTP/1.1, HTTP/2 and WSS, with ``-W error``.  All dependencies come as wheels:
+nothing is compiled.
 """
 
 from __future__ import annotations

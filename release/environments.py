@@ -77,7 +77,7 @@ def pip(python: Path, *arguments: str, directory: Path | None = None) -> None:
 
     :raises SystemExit: pip failed.
     """
-    command = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=INSTALLATION, check=False)
     if done.returncode != 0:
         raise SystemExit(f"pip {' '.join(arguments)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")

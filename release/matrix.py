@@ -1,7 +1,7 @@
 """Run the tests on each Python of this machine: ``make test-all``.
 
-Each version has environments of its own in ``.cache/environments``.  A failure does not end the run; the table at the end shows what failed,
-and the exit code is 1.
+Each version has environments of its own in ``.cache/environments``.  A failure does not end the run; the table at the end shows what
+failed, and the exit code is 1.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every private name of CPython and gevent that :mod:`greendaphne.aio` uses.
 
-A new version of CPython or gevent can change these names.  setup.py limits both versions for that reason, a test compares the tables below
+A new version of CPython or gevent can change these names.  pyproject.toml limits both versions for that reason, a test compares the tables below
 with the interpreter that runs it, and :func:`greendaphne.aio.hub.install` tests their behaviour at each start.
 
 CPython keeps three things of a running event loop per thread: the running loop, the current task and the hooks of asynchronous generators.

@@ -156,6 +156,11 @@ class Account:
         return self.memory + n <= share and allowance.left - n >= allowance.spill
 
     @property
+    def allowance(self) -> Allowance:
+        """The process' memory: for what a connection has as long as it lives, and should not be the first to end for."""
+        return self._allowance
+
+    @property
     def short(self) -> bool:
         """Whether the memory of the process is so short that what can be stored on disk is."""
         allowance = self._allowance

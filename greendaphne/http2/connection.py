@@ -41,8 +41,8 @@ GOAWAY_DELAY = 1.0
 EARLY_ANSWER_DELAY = 0.5
 _GOAWAY_PING = b"goaway\0\0"
 
-#: Bytes that a request takes besides its content: objects, a greenlet and its stack; 11 KiB while it waits for the application, more while its
-#: response waits for the client.
+#: Bytes that a request takes besides its content: objects, a greenlet and its stack.  11 KiB while it waits for the application, more while
+#: its response waits for the client.
 _STREAM: Final = 16 * 1024
 #: Bytes in the engine's buffers that the account is not told of: its base covers them.
 _UNCHARGED = 32 * KIB
@@ -232,7 +232,7 @@ class Http2Connection:
             logger.debug("Connection of %s ended by a protocol error: %s", peer, str(error))
 
     def _cancel_streams(self) -> None:
-        """From here on nothing is served; whoever waits for the peer is told."""
+        """Serve nothing from here on; greenlets that wait for the peer are told."""
         self._ending = True
         for timer in (self._goaway_timer, self._linger_timer):
             if timer is not None:

@@ -504,7 +504,7 @@ class Http2Stream(Outbound):
         return not self._body_left or self._tunnel or self.complete
 
     def cancel(self) -> None:
-        """There is nobody left to answer: release everything, and let whoever waits on the stream know."""
+        """The peer wants no answer any more: release everything, and tell the greenlets that wait on the stream."""
         self._gone = True
         self._connection.writer.discard(self)
         self.release()

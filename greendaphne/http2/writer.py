@@ -1,9 +1,9 @@
 """The one greenlet of a connection that sends, and the queues it sends from.
 
-A stream's greenlet hands its body bytes to :meth:`Writer.send`.  What fits, with nobody else waiting, goes into the engine's buffer at
+A stream's greenlet hands its body bytes to :meth:`Writer.send`.  What fits, while no other stream waits, goes into the engine's buffer at
 once; the rest is queued on the stream, and the writer takes from the queues by priority (RFC 9218), as the peer's windows allow, one
 buffer's worth for each ``sendall``.  So whatever several streams do in one turn of the event loop leaves in one system call, memory is
-bounded for each stream and for the connection, and a stream whose peer gives it no window holds up nobody.
+bounded for each stream and for the connection, and a stream whose peer gives it no window holds up no other.
 """
 
 from __future__ import annotations

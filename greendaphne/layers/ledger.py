@@ -72,7 +72,7 @@ class Ledger:
         if change < 0:
             allowance.give(-change)
         else:
-            # Whether it is short then is found out by the next that asks: the policy must not be called with the layer's lock.
+            # Whether it is short then is found out by the next that asks.
             allowance.note(change)
 
     def has_room(self, n: int) -> bool:
@@ -81,6 +81,6 @@ class Ledger:
         return allowance is None or n <= allowance.left or get_hub_if_exists() is not self._hub
 
     def ask(self, n: int) -> bool:
-        """Whether ``n`` bytes may be added all the same; in the hub of the allowance, without the layer's lock."""
+        """Whether ``n`` bytes may be added all the same; in the hub of the allowance.  The policy that is asked does not wait."""
         allowance = self._allowance
         return allowance is None or allowance.on_short(None, n)

@@ -28,7 +28,7 @@ from gevent.monkey import get_original
 from ..core.accounts import Allowance
 from .base import BaseChannelLayer
 from .groups import GROUP_HEADROOM, Groups, headroom
-from .ledger import SMALL, Ledger, message_weight
+from .ledger import OVERHEAD, SMALL, Ledger, message_weight
 from .receiver import Receiver
 from .sharing import tell_channels
 from .tally import Tally
@@ -91,7 +91,7 @@ class _Channel:
 class MemoryChannelLayer(BaseChannelLayer):
     """See the module's documentation.
 
-    :param expiry: seconds after which a message that nobody took is dropped.
+    :param expiry: seconds after which a message that was not taken is dropped.
     :param group_expiry: seconds after which a channel leaves a group unless it is added again.
     :param capacity: messages that wait in a channel at most; ``send`` raises ``ChannelFull`` then.
     :param channel_capacity: other capacities by channel name: a dict of globs or compiled expressions, the first match counts.
@@ -165,11 +165,8 @@ class MemoryChannelLayer(BaseChannelLayer):
         """
         name = self._reader_name(channel)
         copy = self._copy(message)
-        weight = message_weight(copy)
-        if weight > SMALL and not self._grants(name, channel, weight):
-            raise self.ChannelFull(channel)
         with self._lock:
-            if not self._put(name, channel, copy, 0, weight):
+            if not self._put(name, channel, copy, 0):
                 raise self.ChannelFull(channel)
 
     def send_owned(self, channel: str, message: _Message) -> None:
@@ -180,11 +177,8 @@ class MemoryChannelLayer(BaseChannelLayer):
         name = self._reader_name(channel)
         if self.max_message_size is not None and message_size(message) > self.max_message_size:
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
-        weight = message_weight(message)
-        if weight > SMALL and not self._grants(name, channel, weight):
-            raise self.ChannelFull(channel)
         with self._lock:
-            if not self._put(name, channel, message, 0, weight):
+            if not self._put(name, channel, message, 0):
                 raise self.ChannelFull(channel)
 
     def offer(self, channel: str, message: _Message) -> bool:
@@ -195,11 +189,8 @@ class MemoryChannelLayer(BaseChannelLayer):
         name = self._reader_name(channel)
         if self.max_message_size is not None and message_size(message) > self.max_message_size:
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
-        weight = message_weight(message)
-        if weight > SMALL and not self._grants(name, channel, weight):
-            return False
         with self._lock:
-            return self._put(name, channel, message, 0, weight)
+            return self._put(name, channel, message, 0)
 
     def receiver(self, channels: list[str]) -> Receiver | None:
         """What receives for one greenlet that does so again and again; ``None`` where :meth:`receive_batch` is as good.
@@ -218,7 +209,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         Not part of the specification.  ``taker(channel, message)`` is called in the sender's greenlet with the layer's lock held: it must
         not wait, not switch and not raise.  False means that it does not take the message, which then is queued as any other.  The order
         is kept: where messages wait in the channel, those that follow wait behind them.  What other threads and hubs send is queued, and so
-        is everything while others than ``taker``'s reader wait for messages on ``name``.  So whoever attaches has to receive too.
+        is everything while others than ``taker``'s reader wait for messages on ``name``.  So the caller has to receive as well.
 
         :param name: as in :meth:`receive`; there is one taker for each name.
         """
@@ -328,9 +319,9 @@ class MemoryChannelLayer(BaseChannelLayer):
         beyond that is counted in :attr:`tally`, which warns of it.
         """
         self.valid_group_name(group)
-        # Validated once even where nobody listens: a mistake must not wait for the first member to show.
+        # Validated once, also for a group without members: a mistake must not show only with the first one.
         copy: _Message | None = self._copy(message)
-        weight = message_weight(message)
+        shared = False
         with self._lock:
             members = list(self._groups.members(group, time.monotonic() - self.group_expiry))
         slack = self.group_headroom * len(members)
@@ -341,7 +332,9 @@ class MemoryChannelLayer(BaseChannelLayer):
             if copy is None:
                 copy = copy_message(message)
             with self._lock:
-                stored = self._put(head + local, channel, copy, slack if local else 0, weight)
+                stored = self._put(head + local, channel, copy, slack if local else 0, shared=shared)
+            # The copies have the same content.
+            shared = True
             if not stored:
                 dropped[head + local] = dropped.get(head + local, 0) + 1
             copy = None
@@ -407,19 +400,6 @@ class MemoryChannelLayer(BaseChannelLayer):
                 return match[1] or channel
         raise TypeError(f"not a channel name: {channel!r:.120} ({_NAME_RULE})")
 
-    def _grants(self, name: str, full_name: str, weight: int) -> bool:
-        """Whether a large message may wait; see :meth:`count_in`.  Without the lock, since the policy that is asked may do much.
-
-        The server takes replies in any case, and has what to do with them: they are refused only as long as others wait before them.
-        """
-        ledger = self._ledger
-        if ledger.has_room(weight):
-            return True
-        if "!" in full_name:
-            channel = self._channels.get(name)
-            return channel is None or not channel.queue
-        return ledger.ask(weight)
-
     def _copy(self, message: Mapping[str, Any]) -> _Message:
         copy = copy_message(message)
         if RESERVED_KEY in copy:
@@ -475,8 +455,11 @@ class MemoryChannelLayer(BaseChannelLayer):
                 channel.taker = self._takers.get(name)
         return channel
 
-    def _put(self, name: str, full_name: str, message: _Message, slack: int, weight: int) -> bool:
-        """Queue ``message`` and wake a waiter; false if the channel holds ``slack`` more than its capacity already."""
+    def _put(self, name: str, full_name: str, message: _Message, slack: int, *, shared: bool = False) -> bool:
+        """Queue ``message`` and wake a waiter; false if the channel holds ``slack`` more than its capacity already, or memory is short.
+
+        :param shared: whether another message that was queued has the same content.
+        """
         now = time.monotonic()
         if now >= self._sweep_at:
             self._sweep(now)
@@ -499,6 +482,10 @@ class MemoryChannelLayer(BaseChannelLayer):
             if len(queue) >= channel.capacity + slack:
                 channel.refused += 1
                 return False
+        weight = OVERHEAD if shared else message_weight(message)
+        if weight > SMALL and not self._grants(channel, full_name, weight):
+            channel.refused += 1
+            return False
         queue.append((now, full_name, message, weight))
         self._ledger.add(weight)
         channel.sent += 1
@@ -506,11 +493,18 @@ class MemoryChannelLayer(BaseChannelLayer):
             self._wake(channel)
         return True
 
+    def _grants(self, channel: _Channel, full_name: str, weight: int) -> bool:
+        """Whether a large message may wait; see :meth:`count_in`.
+
+        The server takes replies in any case, and has what to do with them: they are refused only as long as others wait before them.
+        """
+        ledger = self._ledger
+        return ledger.has_room(weight) or (not channel.queue if "!" in full_name else ledger.ask(weight))
+
     def _pop(self, channel: _Channel, now: float) -> tuple[str, _Message] | None:
         """Take the oldest message of ``channel`` that has not expired.
 
-        Where nobody read in time nobody listens any more, so the channels of expired messages leave their groups, as the specification
-        allows.
+        A message that was not read in time has no reader any more, so its channel leaves its groups, as the specification allows.
         """
         queue = channel.queue
         oldest = now - self.expiry
@@ -595,7 +589,7 @@ class MemoryChannelLayer(BaseChannelLayer):
             self._groups.expel(name)
 
     def _sweep(self, now: float) -> None:
-        """Look at the next few channels and groups and forget what nobody uses any more.
+        """Look at the next few channels and groups and forget what is not used any more.
 
         Each look costs a constant time and goes round the whole layer in turn, so that what is abandoned is found without ever being
         searched for.

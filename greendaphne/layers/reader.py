@@ -35,7 +35,7 @@ IDLE_LIMIT = 5.0
 #: Seconds between two looks at a layer that does not wait: the first, and the most it doubles to while nothing comes.
 FIRST_PAUSE = 0.001
 LAST_PAUSE = 0.05
-#: After so many returns in a row that were empty and immediate, :attr:`Reader.mode` says that the layer is polled.
+#: After this number of returns in a row that were empty and immediate, :attr:`Reader.mode` says that the layer is polled.
 IMMEDIATE_RETURNS = 3
 
 _Batch = list[tuple[str, dict[str, Any]]]

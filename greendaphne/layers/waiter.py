@@ -2,7 +2,7 @@
 
 :func:`new_waiter` returns what suits the caller: a greenlet of a thread with a hub waits on that hub and lets its neighbours run; a native
 thread without a hub waits on a native lock.  Both work alike in monkey-patched and unpatched processes, for the native primitives are
-taken from below the patches.  A waiter is used for one wait; whoever owns it sees to it that ``wake`` is called at most once.
+taken from below the patches.  A waiter is used for one wait; its owner calls ``wake`` at most once.
 
 It knows nothing of what is waited for, and takes no lock of its own: :attr:`signalled` belongs to the caller's lock.
 """

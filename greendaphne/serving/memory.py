@@ -67,8 +67,8 @@ def trim() -> None:
 
     Buffers between 512 bytes and some hundred KiB, which is what clients' bytes are in, come from the C library's heap.  glibc returns
     only its end by itself, and a few small objects between the buffers keep that from coming down.  ``malloc_trim`` returns every free
-    page (since glibc 2.8); it takes about 0.1 ms for each MiB, for which other threads that allocate wait.  Other C libraries have no such
-    function and need none: musl returns what is free.
+    page (since glibc 2.8).  It takes 0.05 to 0.2 ms for each MiB, for which other threads that allocate such buffers wait, whether or not
+    they have Python's lock: the heap has its own.  Other C libraries have no such function and need none: musl returns what is free.
     """
     function = getattr(_LIBC, "malloc_trim", None)
     if function is not None:

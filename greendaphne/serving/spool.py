@@ -36,8 +36,8 @@ BLOCK: Final = 64 * 1024
 #: A file of at least this many blocks of which most are free is not used for new items.
 _LARGE: Final = 4096
 _MOSTLY_FREE: Final = 4
-#: Jobs of native threads that write at a time.  A job keeps the whole object that it writes from in memory, also where the connection that it
-#: is for has ended meanwhile; one that waits for its turn here does not.
+#: Jobs of native threads that write at a time.  A job keeps the whole object that it writes from in memory, also after the end of the
+#: connection that it is for; one that waits for its turn here does not.
 _WRITERS: Final = 4
 #: Bytes that one job of a native thread writes at most.
 _JOB: Final = 1024 * 1024

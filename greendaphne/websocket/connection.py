@@ -262,11 +262,11 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         elif subprotocol not in offered:
             raise ResponseError(f"the subprotocol {subprotocol!r} was not offered by the client")
         compression = self._compression
-        agreed = compression.negotiate(handshake.extensions(request.headers)) if compression is not None else None
+        account = request.connection.account
+        agreed = compression.negotiate(handshake.extensions(request.headers), account) if compression is not None else None
         extension, self._deflate = agreed or (None, None)
         self.stream.switch(handshake.response_headers(request, self._server_name, subprotocol, extension, headers))
         self.subprotocol = subprotocol
-        account = request.connection.account
         inflater = None if self._deflate is None else self._deflate.inflater
         self._reader = MessageReader(self._limits, self._deflate is not None, inflater, account)
         account.enter(self)
@@ -672,7 +672,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
                 # Pings that came before are answered before, for nothing may follow.
                 self._put(self._pongs + encode_header(FIN | CLOSE, len(payload)) + payload)
             except WebSocketClosed:
-                pass  # nobody is left to tell
+                pass  # the peer has left
             sent = True
         if not sent:
             # The peer takes nothing: what is before the close frame, or half of it, is stuck.
@@ -705,7 +705,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
                 pass
 
     def _end(self, code: int) -> None:
-        """Enter CLOSED, the first time; whoever waits to receive is told."""
+        """Enter CLOSED, the first time; the greenlet that waits to receive is told."""
         if self.state is _CLOSED:
             return
         self.state = _CLOSED

@@ -3,7 +3,8 @@
 By default both directions are negotiated *without context takeover*: every message is compressed on its own, so a WebSocket that is silent
 holds neither a window nor a hash table.  RFC 7692 section 7.1.1 lets a server decide both, whatever the client offers.  With context
 takeover (:class:`Compression`) zlib keeps up to 100 KiB for receiving and 256 KiB for sending per connection, and saves bytes where many
-small, similar messages follow each other.  What all connections keep is bounded: beyond it, a connection is negotiated without.
+small, similar messages follow each other.  What all connections keep is bounded, and part of the process' memory for clients: while either
+is short, a connection is negotiated without.
 
 The negotiation itself is that of the ``websockets`` package; its codec is not used, because it ends a message at the first block marked as
 final and has no limit left once a message has reached its limit exactly.
@@ -21,6 +22,7 @@ from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFact
 from websockets.headers import build_extension
 from websockets.typing import ExtensionHeader
 
+from ..core.accounts import FREE, Account, Allowance
 from .codes import CloseCode
 from .errors import ProtocolViolation
 
@@ -162,10 +164,11 @@ class Compression:
         #: Bytes that contexts take now.
         self.held = 0
 
-    def negotiate(self, offers: Sequence[ExtensionHeader]) -> tuple[bytes, Deflate] | None:
+    def negotiate(self, offers: Sequence[ExtensionHeader], account: Account = FREE) -> tuple[bytes, Deflate] | None:
         """Accept the first acceptable offer of permessage-deflate.
 
         :param offers: the client's extensions, in its order of preference.
+        :param account: that of the connection.  Contexts count in the memory of the process; while that is short there are none.
         :returns: the value for ``Sec-WebSocket-Extensions`` and the compressor, or ``None``.
         """
         for name, parameters in offers:
@@ -184,16 +187,20 @@ class Compression:
                 keeps = not extension.local_no_context_takeover
                 inflates = 0 if extension.remote_no_context_takeover else extension.remote_max_window_bits
                 size = context_size(bits if keeps else 0, inflates)
-                if self.held + size > self._bound and size:
-                    continue
                 deflate = Deflate(bits, keeps=keeps, inflates=inflates)
-                self.held += size
-                deflate.release = partial(self._release, size)
+                if size:
+                    allowance = account.allowance
+                    if self.held + size > self._bound or allowance.left - size < allowance.spill:
+                        continue
+                    self.held += size
+                    allowance.note(size)
+                    deflate.release = partial(self._release, size, allowance)
                 return build_extension([(name, answer)]).encode("ascii"), deflate
         return None
 
-    def _release(self, size: int) -> None:
+    def _release(self, size: int, allowance: Allowance) -> None:
         self.held -= size
+        allowance.give(size)
 
 
 def context_size(deflates: int, inflates: int) -> int:

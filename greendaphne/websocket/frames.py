@@ -54,10 +54,10 @@ _ENCODE_STEP: Final = 16 * KIB
 _CHECK_STEP: Final = 64 * KIB
 # What zlib and the window take while a compressed message comes in.
 _INFLATER: Final = 104 * KIB
-# Stands for "no limit": nobody sends so much, and zlib can still count it.
+# Stands for "no limit": no peer sends as much, and zlib can still count it.
 _UNLIMITED: Final = 1 << 62
 
-# One fragment for so many bytes of the message limit, but a useful number at least.  What a fragment costs beyond its bytes does not
+# One fragment for this number of bytes of the message limit, but a useful number at least.  What a fragment costs beyond its bytes does not
 # depend on its size, so a large message cut into single bytes is an attack; senders cut at their buffers' sizes, of a kibibyte or more.
 _BYTES_PER_FRAGMENT: Final = 16
 _MIN_FRAGMENTS: Final = 1024

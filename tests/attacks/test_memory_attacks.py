@@ -47,6 +47,15 @@ def unread_streams(target: Victim) -> Iterator[socket.socket]:
         yield sock
 
 
+def unread_streams_of_many(target: Victim) -> Iterator[socket.socket]:
+    """The same on many connections: the requests themselves take more than the memory that there is."""
+    get = [frame(1, 5, number, b"\x82\x86\x04\x06/large\x01\x01a") for number in range(1, 200, 2)]
+    for _ in range(3 * CONNECTIONS):
+        sock = target.slow()
+        send(sock, PREFACE + frame(4, 0, 0, struct.pack(">HL", 4, 0)) + b"".join(get))
+        yield sock
+
+
 def unread_answers(target: Victim) -> Iterator[socket.socket]:
     """HTTP/1 requests for large answers that are not read (M2)."""
     for number in range(CONNECTIONS):
@@ -78,7 +87,7 @@ def stopped_uploads(target: Victim) -> Iterator[socket.socket]:
         yield sock
 
 
-@pytest.mark.parametrize("attack", [unread_streams, unread_answers, unfinished_messages, stopped_uploads])
+@pytest.mark.parametrize("attack", [unread_streams, unread_streams_of_many, unread_answers, unfinished_messages, stopped_uploads])
 def test_memory_is_bounded_and_comes_back(attack: Callable[[Victim], Iterator[socket.socket]], tmp_path: Path) -> None:
     with victim(str(tmp_path / "log"), CONFIG) as target:
         assert target.post()[0] == 200

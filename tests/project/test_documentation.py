@@ -16,7 +16,14 @@ from greendaphne.settings.options import OPTIONS
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(
-    [*ROOT.glob("*.rst"), *DOCS.glob("*.rst"), *DOCS.glob("[dt]*/*.rst"), *ROOT.glob("benchmarks/*.rst"), *ROOT.glob("examples/**/*.rst")]
+    [
+        *ROOT.glob("*.rst"),
+        *DOCS.glob("*.rst"),
+        *DOCS.glob("[dt]*/*.rst"),
+        *ROOT.glob("benchmarks/*.rst"),
+        *ROOT.glob("tests/*.rst"),
+        *ROOT.glob("examples/**/*.rst"),
+    ]
 )
 #: Names of files in the text, such as ``docs/tls.rst``, that are to be found from the top of the project; not those that the reader makes.
 _NAMED_FILE = re.compile(r"(?<!Saved as )``((?:docs|examples|benchmarks|tests)/[\w./-]+)``")

@@ -15,6 +15,7 @@ from websockets.sync.client import connect
 from websockets.typing import ExtensionHeader, ExtensionName
 
 from greendaphne.config import Config, ConfigurationError, Limits, Timeouts, WebSockets
+from greendaphne.core.accounts import Account, Allowance
 from greendaphne.running.assembly import compression_for
 from greendaphne.websocket.deflate import Compression, context_size
 from tests.support.server import PATIENCE, RunningServer, serve
@@ -139,6 +140,23 @@ def test_all_contexts_together_are_bounded() -> None:
     again = compression.negotiate(OFFER)
     assert again is not None
     assert again[1].keeps
+
+
+def test_contexts_are_part_of_the_memory_for_clients() -> None:
+    size = context_size(15, 15)
+    memory = Allowance(4 * size, spill=2 * size)
+    compression = Compression(keeps=True, bound=8 * size)
+    accounts = [Account(memory) for _ in range(3)]
+    made = [compression.negotiate(OFFER, account) for account in accounts]
+    # The third would take what is left for what can be stored on disk.
+    assert [agreed is not None and agreed[1].keeps for agreed in made] == [True, True, False]
+    assert memory.left == 2 * size
+    # A WebSocket that has one for hours is not the connection that holds most for longest.
+    assert accounts[0].memory == 0
+    accounts[0].settle()
+    assert made[0] is not None
+    made[0][1].release()
+    assert memory.left == 3 * size
 
 
 def test_contexts_are_given_back_at_the_end() -> None:

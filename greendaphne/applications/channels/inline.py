@@ -38,7 +38,7 @@ logger = logging.getLogger("greendaphne.worker")
 #: Seconds before a worker that died is started again: the first, and the most it doubles to.
 FIRST_PAUSE = 0.1
 LAST_PAUSE = 10.0
-#: A worker that ran for so many seconds was well; its next death counts as the first.
+#: A worker that ran for this number of seconds was well; its next death counts as the first.
 WELL_AFTER = 60.0
 #: Seconds that a worker which has died has to run before it counts as up.
 SETTLED = 1.0

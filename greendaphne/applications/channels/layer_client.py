@@ -114,7 +114,7 @@ def _in_turn(turns: BoundedSemaphore, function: Callable[..., Any], *arguments: 
     def call() -> tuple[Any, Exception | None]:
         try:
             return function(*arguments), None
-        except Exception as error:  # noqa: BLE001 - raised again by whoever waits
+        except Exception as error:  # noqa: BLE001 - raised again in the caller
             return None, error
         finally:
             turns.release()

@@ -1,6 +1,6 @@
 """Reply-channel names in daphne's form, from the operating system's random numbers.
 
-A name is all that somebody needs to write to a client, so it must not be guessed: ten letters are 57 bits.
+A name is all that a sender needs to write to a client, so it must not be guessed: ten letters are 57 bits.
 """
 
 from __future__ import annotations

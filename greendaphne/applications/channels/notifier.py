@@ -1,7 +1,7 @@
 """Disconnect messages, sent off the path of the responses from a greenlet of their own.
 
 A message is offered again only where it certainly was not stored: to a full channel for a while, to a layer out of reach for as long as
-somebody could still be waiting for it.  What may have been stored is not sent a second time.
+a consumer could still be waiting for it.  What may have been stored is not sent a second time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ logger = logging.getLogger("daphne.server")
 LIMIT: Final = 10_000
 #: Seconds between attempts.
 PAUSE: Final = 0.05
-#: Seconds for which a notice outlives an outage, unless the groups of the layer live shorter: whoever was in one is out of it by then.
+#: Seconds for which a notice outlives an outage, unless the groups of the layer live shorter: their members have left by then.
 OUTAGE_PATIENCE: Final = 600.0
 
 
@@ -80,7 +80,7 @@ class Notifier:
         """Send what is left, for ``timeout`` seconds at most, and end."""
         part, self._part = self._part, None
         if part is not None:
-            # The greenlet itself ends when nothing is left, for it may be in the middle of sending what nobody else has.
+            # The greenlet itself ends when nothing is left, for it may be in the middle of sending the only copy of a notice.
             self._stopping = True
             self._wanted.set()
             part.stop(timeout)

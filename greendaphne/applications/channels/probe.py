@@ -97,7 +97,7 @@ class LayerProbe:
 
 
 def _neighbours(layer: Any, reply_channels: list[str]) -> list[str]:
-    """Channels that nobody else uses, one for each server of the layer that ``reply_channels`` are on."""
+    """Channels that are used for nothing else, one for each server of the layer that ``reply_channels`` are on."""
     base = f"greendaphne.health.{secrets.token_hex(8)}"
     place = getattr(layer, "consistent_hash", None)
     if place is None:

@@ -64,7 +64,7 @@ class ReplyQueue:
 
     :param limit: bytes that may wait in memory for the connection.
     :param spool: where content beyond the limit goes, or ``None``.
-    :param notify: called for a message that nobody waits for in :meth:`get`.
+    :param notify: called for a message while no greenlet waits in :meth:`get`.
     :param account: that of the client's connection; by default one of its own.
     """
 
@@ -108,7 +108,7 @@ class ReplyQueue:
         self._waiter: Waiter[bool] | None = None
         self._error: BaseException | None = None
         self.notify = notify
-        #: The monotonic time since which a first reply is waited for, 0 where nobody wants to know.
+        #: The monotonic time since which a first reply is waited for, 0 where that is not measured.
         self.since = 0.0
         # What the greenlet in get() was woken with, and its bytes where they are counted.
         self._given: Message | None = None
@@ -138,8 +138,8 @@ class ReplyQueue:
             return
         waiter = self._waiter
         if waiter is not None:
-            # Handed over at once: it never waits in here, and costs no bookkeeping unless it is large.  The greenlet's turn may be a while off
-            # where thousands are due.
+            # Handed over at once: it never waits in here, and costs no bookkeeping unless it is large.  The greenlet's turn may be a while
+            # off where thousands are due.
             content = message.get("content")
             if content and len(content) > _JOINED:
                 size = len(content)
@@ -188,7 +188,8 @@ class ReplyQueue:
         return True
 
     def abandon(self) -> None:
-        """Have :meth:`get` raise :class:`ClientDisconnected`."""
+        """The client has left: drop everything at once, and have :meth:`get` raise :class:`ClientDisconnected`."""
+        self._drop()
         self.fail(ClientDisconnected())
 
     def fail(self, error: BaseException) -> None:

@@ -28,7 +28,7 @@ logger = logging.getLogger("daphne.server")
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
 
 #: Where every receive costs a round trip and brings several replies, the next ones may gather first: for this part of the time that clients
-#: wait in any case, so that it does not tell, and at most so many seconds.  Less than the last number is not worth a timer, and a batch
+#: wait in any case, so that it does not tell, and at most ``_GATHER_LIMIT``.  Less than the last number is not worth a timer, and a batch
 #: larger than the first one is worth its round trip as it is.
 _GATHER_BATCH = 32
 _GATHER_PART, _GATHER_LIMIT, _GATHER_LEAST = 1 / 5, 0.004, 0.0002

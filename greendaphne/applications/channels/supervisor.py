@@ -21,7 +21,7 @@ FIRST_PAUSE: Final = 0.1
 LAST_PAUSE: Final = 10.0
 #: Seconds that a restarted part has to run before it counts as up.
 SETTLED: Final = 1.0
-#: A part that ran for so many seconds was well; its next end counts as the first.
+#: A part that ran for this number of seconds was well; its next end counts as the first.
 WELL_AFTER: Final = 60.0
 
 

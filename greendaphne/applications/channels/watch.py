@@ -1,7 +1,7 @@
 """When the channel layer may have lost messages and groups, and what follows from it for those who depend on them.
 
-A layer that reports its state (``add_listener``) knows best and logs it itself.  Of any other layer only failures are known: whoever
-sends or receives tells of them, and once they are over the data counts as lost.
+A layer that reports its state (``add_listener``) knows best and logs it itself.  Of any other layer only failures are known: the
+code that sends or receives tells of them, and once they are over the data counts as lost.
 """
 
 from __future__ import annotations

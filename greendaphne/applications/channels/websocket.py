@@ -238,7 +238,7 @@ class Conversation:
                     try:
                         self._try_reply(message, skip_empty=True)
                     except protocol.WebSocketClosed:
-                        pass  # whoever receives learns of it too
+                        pass  # the greenlet that receives learns of it too
                 return True
 
     # ---- open
@@ -318,7 +318,7 @@ class Conversation:
     # ---- replies
 
     def _on_reply(self) -> None:
-        """A reply is there: have it written, unless somebody is at it already."""
+        """A reply is there: have it written, unless that is in progress already."""
         if not self._writing:
             self._writing = True
             self._bridge.writers.add(self._write_replies)
@@ -333,7 +333,7 @@ class Conversation:
             logger.warning("WebSocket force closed for %s: it reads too slowly", self._channel)
             self._websocket.close(CloseCode.TRY_AGAIN_LATER, cause=causes.CLIENT_SLOW)
         except (protocol.WebSocketClosed, ClientDisconnected):
-            pass  # whoever receives learns of it too
+            pass  # the greenlet that receives learns of it too
         except Exception:
             logger.exception("Error writing to WebSocket %s", self._channel)
             self._websocket.close(CloseCode.INTERNAL_ERROR, cause=causes.ERROR)

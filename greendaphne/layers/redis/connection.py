@@ -260,7 +260,7 @@ class Link:
         return self._stream.is_stale()
 
     def interrupt(self) -> None:
-        """End the connection under whoever waits on it, from any thread; the owner still has to close it."""
+        """End the connection, also while a greenlet waits on it; from any thread.  The owner still has to close it."""
         try:
             # A socket object of its own: the owner's may be a TLS one in the middle of a read.
             with socket.socket(fileno=os.dup(self._stream.fileno())) as sock:

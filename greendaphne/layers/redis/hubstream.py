@@ -52,7 +52,7 @@ class HubStream(Transport):
         writing = self._writer is not None
         super().close()
         if not writing:
-            # Nobody has to be told first, and the hub may have no further turn in which to do it.
+            # No greenlet has to be told first, and the hub may have no further turn in which to do it.
             self._sock.close()
 
     def is_stale(self) -> bool:

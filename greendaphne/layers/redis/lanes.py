@@ -32,8 +32,8 @@ POST_DELAY = 0.02
 POST_LIMIT = 10000
 #: Seconds by which a timer of the hub may be early.
 TIMER_GRAIN = 0.001
-#: While at least so many callers share a pipeline, the next one waits for more to travel with: so many seconds for each, but no longer than
-#: the last one took, or than callers have patience for.
+#: While at least this number of callers share a pipeline, the next one waits for more to travel with: a number of seconds for each caller,
+#: but no longer than the last call took, or than callers have patience for.
 GATHER_CALLERS = 3
 GATHER_PER_CALLER = 0.0004
 GATHER_LIMIT = 0.004
@@ -119,7 +119,7 @@ class Lane(Protocol):
         """
 
     def post(self, call: Call) -> None:
-        """Run ``call`` soon, along with others; nobody learns of its outcome."""
+        """Run ``call`` soon, along with others; its outcome is dropped."""
 
     def close(self) -> None:
         """Send what was posted and close the connections."""
@@ -260,7 +260,7 @@ class HubLane:
         # How many callers shared the last pipeline, and the seconds that it took.
         self._callers = 0
         self._seconds = 0.0
-        # Told when the connection has no owner any more; made by whoever waits for that.
+        # Told when the connection has no owner any more; made by the greenlet that waits for that.
         self._disowned: Any = None
         self.readers = Readers(shard, True)
 
@@ -311,7 +311,7 @@ class HubLane:
         if self._link is not None:
             self.shard.close(self._link)
             self._link = None
-        # Readers that still wait give nothing back to a lane that nobody uses any more.
+        # Readers that still wait give nothing back to a lane that is not used any more.
         self.readers.limit = 0
         self.readers.close()
 
@@ -410,7 +410,7 @@ class HubLane:
                 self._seconds = time.monotonic() - started
                 self._finish(batch)
         finally:
-            # Also when killed: nobody may wait for ever.
+            # Also when killed: no caller may wait for ever.
             abandoned = [call for call in batch if not call.result and call.error is None]
             if self._waiting:
                 abandoned.extend(self._queue)

@@ -31,7 +31,7 @@ _BULK, _INTEGER, _ARRAY, _STATUS, _ERROR = b"$:*+-"
 
 
 class ReplyReader:
-    """Reads replies from ``receive``, which is called with a size and a timeout and returns 1 to so many bytes, or ``b""`` at the end.
+    """Reads replies from ``receive``, which is called with a size and a timeout and returns 1 to size bytes, or ``b""`` at the end.
 
     Everything that it has read of a reply is kept here: a read that an exception of ``receive`` ends is continued by the next one, in
     whatever greenlet.

@@ -39,7 +39,7 @@ class Script:
         self.load = pack(b"SCRIPT", b"LOAD", code)
 
     def head(self, keys: int, arguments: int) -> bytes:
-        """The part of a call before the first key, for so many keys and arguments."""
+        """The part of a call before the first key, for this number of keys and arguments."""
         return b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n%b" % (3 + keys + arguments, self.sha, pack_arguments(keys))
 
     def call(self, keys: Sequence[str], *arguments: Argument) -> bytes:

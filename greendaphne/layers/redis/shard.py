@@ -1,6 +1,6 @@
 """One Redis server of the ring: whether it can be reached, when to try again, whether its data may be gone.
 
-All threads and hubs of the process share a shard; it opens links and hands out none.  There is no prober: whoever needs the server
+All threads and hubs of the process share a shard; it opens links and hands out none.  There is no prober: the caller that needs the server
 tries it when the next attempt is due, everybody else fails at once, and blocking receivers (which every server and worker has) wait
 for the next attempt.  State changes are logged once and reported to :class:`State`'s listeners.
 """

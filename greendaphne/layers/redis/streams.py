@@ -29,7 +29,7 @@ class Stream(Protocol):
         """The descriptor, -1 once closed."""
 
     def is_stale(self) -> bool:
-        """Whether this idle stream is at its end, or has something that nobody asked for."""
+        """Whether this idle stream is at its end, or has bytes without a request."""
 
     def close(self) -> None:
         """Close; may be repeated."""

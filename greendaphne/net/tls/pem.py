@@ -129,7 +129,8 @@ def _certificate(path: str, block: bytes) -> x509.Certificate:
         # cryptography parses these fields on access, so malformed ones raise here and not later.
         for name in ("subject", "issuer", "not_valid_before_utc", "not_valid_after_utc", "serial_number"):
             getattr(certificate, name)
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
+    except (KeyError, ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
+        # KeyError: cryptography 46 has no other answer to some damaged names.
         raise TLSError(f"A certificate in {path} is malformed") from None
     return certificate
 

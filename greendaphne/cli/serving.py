@@ -1,0 +1,108 @@
+"""What the command does once there is a log: check the configuration, or make the server and run it.
+
+It is imported after gevent has patched the process, like everything that it imports.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from .. import compat
+from ..applications.channels.reachable import warnings
+from ..applications.loading import ApplicationError
+from ..applications.serving import served
+from ..config import ConfigurationError
+from ..logs.setup import LogError, Logs
+from ..net.endpoints import EndpointError
+from ..net.endpoints.descriptions import command_descriptions
+from ..processes import control, identity
+from ..processes.lifecycle import Warned
+from ..processes.setup import opened_as_root, prepare
+from ..server import Server
+from ..settings.arguments import Command
+from ..settings.check import check_interface, check_options, no_new_file, spelled
+from ..settings.paths import with_paths
+from . import EXIT_FAILURE, EXIT_OK, LOGGER
+
+logger = logging.getLogger(LOGGER)
+
+
+def serve(command: Command, logs: Logs) -> int:
+    """Serve until told to stop, once there is a log; returns the exit code."""
+    try:
+        if command.check:
+            check(command, logs)
+        else:
+            serve_as_told(command, logs)
+    except ConfigurationError as error:
+        logger.error("%s", spelled(error))
+        return EXIT_FAILURE
+    except (EndpointError, LogError) as error:
+        logger.error("%s", error)
+        return EXIT_FAILURE
+    except ApplicationError as error:
+        logger.error("%s", error, exc_info=error.details())
+        return EXIT_FAILURE
+    return EXIT_OK
+
+
+def serve_as_told(command: Command, logs: Logs) -> None:
+    """Serve until told to stop, as the user, in the directory and with the process file of the options; raises what can be the matter."""
+    config = command.config
+    alone = not control.is_worker()
+    with (
+        identity.process_file(config.processes.pid_file if alone else None),
+        opened_as_root(config, command_descriptions(config) if alone else ()),
+    ):
+        server = make_server(command, logs)
+        server.reload_in_terminal = True
+        server.run()
+
+
+def check(command: Command, logs: Logs) -> None:
+    """Find what would keep the server from starting (``--check-config``); raises what :func:`make_server` and :meth:`Server.check` do."""
+    identity.check_user(command.config.processes)
+    with no_new_file(command.config.logging.access_log):
+        server = make_server(command, logs)
+        server.check()
+    warned = [*warnings(server.channel_layers, command.config)]
+    for text in warned:
+        logger.warning("%s", text)
+    logger.info("Nothing else is wrong" if warned else "Nothing is wrong")
+
+
+def make_server(command: Command, logs: Logs) -> Server:
+    """Return the server that ``command`` asks for; it does not listen yet.
+
+    :raises ConfigurationError: when the application cannot be had, or values contradict each other.
+    :raises LogError: when the access log cannot be had.
+    :raises ApplicationError: when the application's module raises an exception.
+    :raises EndpointError: for a wrong endpoint string.
+    """
+    identity.enter(command.config.processes)
+    access = logs.access()
+    # Applications for daphne import names from it.
+    compat.install()
+    config = command.config
+    check_options(config)
+    place = command.channel_layer
+    channel_layer, application = served(config, place, check_interface)
+    config = with_paths(config)
+    endpoints = command_descriptions(config, control.opened())
+    kind = "channel layer" if application is None else f"{application.interface.upper()} application"
+    if not command.check:
+        logger.info("Starting server at %s, %s %s.", ", ".join(endpoints), kind, place)
+    failed = application is not None and application.interface == "failure"
+    process = prepare(config, endpoints, f"{kind} {place}", failed=failed)
+    if os.environ.get(control.WORKER, "0") == "0":
+        process.lifecycle.append(Warned(lambda server: warnings(server.channel_layers, config)))
+    return Server(
+        channel_layer,
+        application=application,
+        endpoints=endpoints,
+        config=config,
+        observers=[*([access] if access is not None else ()), *process.observers],
+        lifecycle=process.lifecycle,
+        reopen_logs=logs.reopen,
+    )

@@ -44,7 +44,8 @@ help:
 	@echo 'make lint         check style and types'
 	@echo 'make soak         reload and restart servers under load, for hours (ARGS=--help)'
 	@echo
-	@echo 'make bench        measure the server beside others'
+	@echo 'make bench        measure the server beside others for half an hour, and write a'
+	@echo '                  page with plots to build/bench (ARGS=--help)'
 	@echo 'make bench-check  compare the cost with that of another commit (BASE=COMMIT)'
 	@echo
 	@echo 'make docs         build the documentation site to build/site, without warnings'
@@ -182,9 +183,9 @@ $(EXAMPLE): $(RUNTIME) requirements-channels.txt
 	@$(PIP) install --no-deps --requirement requirements-channels.txt
 	@touch $@
 
-$(TESTING): $(RUNTIME) requirements-channels.txt
+$(TESTING): $(RUNTIME) requirements-channels.txt requirements-bench.txt
 	@echo '==> installing what the tests need'
-	@$(PIP) install --editable '.[redis,acme,channels1,test]'
+	@$(PIP) install --editable '.[redis,acme,channels1,test]' --requirement requirements-bench.txt
 	@$(PIP) install --no-deps --requirement requirements-channels.txt
 	@touch $@
 

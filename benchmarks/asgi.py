@@ -1,60 +1,57 @@
-"""ASGI applications beside other servers: ``python -m benchmarks.asgi [--quick] [--only TEXT]``.
-
-As ``benchmarks.wsgi``; what is printed is the CPU time of each request or message, and greendaphne's as a part of each peer's.
-"""
+"""ASGI applications and their WebSockets."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from statistics import median
+from functools import partial
 from typing import Final
 
-from .wsgi import FULL, MODERN, QUICK, Case, measure
+from . import candidates, peers
+from .applications import CONNECTIONS, WEBSOCKETS, Application, Commands, trials
+from .candidates import ASYNCIO, DAPHNE4, GRANIAN, HYPERCORN, UVLOOP
+from .family import Family, Layout, Plan, Trial
+from .http1 import MEASURES
+from .peers import TODAY
+from .servers import Command
+from .websocket import ECHO_MEASURES
 
-_OURS, _UVICORN, _UVLOOP, _DAPHNE, _HYPERCORN = "greendaphne", "uvicorn asyncio", "uvicorn uvloop", "daphne 4", "hypercorn"
+_OURS: Final = "greendaphne"
+_MODULE: Final = "benchmarks.apps.asgi"
+_ALL: Final = (_OURS, GRANIAN, UVLOOP, ASYNCIO, HYPERCORN, DAPHNE4)
+_FAST: Final = (_OURS, GRANIAN, UVLOOP, ASYNCIO)
 
-#: For each peer the ratio that is the goal.
-CASES: Final = (
-    Case("hello", "hello", 0, {_UVICORN: 0.95, _UVLOOP: 1.25, _DAPHNE: 0.5, _HYPERCORN: 0.35}),
-    Case("hello after a wait", "sleeping", 0, {_UVICORN: 1.05}),
-    Case("Starlette hello", "starlette", 0, {_UVICORN: 1.0}),
-    Case("stream, 64 x 16 KiB", "stream", 0, {_UVICORN: 1.1}),
-    Case("WebSocket echo, 16 B", "echo", 16, {_UVICORN: 0.55, _UVLOOP: 1.0}),
+_CASES: Final = {
+    "hello": Application(f"{_MODULE}:hello", _ALL),
+    "hello, new header section": Application(f"{_MODULE}:hello", _FAST, fresh=True),
+    "hello after a wait of 1 ms": Application(f"{_MODULE}:sleeping", _FAST),
+    "Starlette hello": Application(f"{_MODULE}:starlette", _FAST),
+    "stream, 64 x 16 KiB": Application(f"{_MODULE}:stream", _FAST),
+    "16 B": Application(f"{_MODULE}:echo", _ALL, 16),
+}
+
+
+def _ours(application: str) -> Command:
+    return candidates.asgi(application, python=peers.python(TODAY))
+
+
+_COMMANDS: Final[Commands] = {
+    _OURS: _ours,
+    GRANIAN: candidates.granian,
+    UVLOOP: partial(candidates.uvicorn, "uvloop"),
+    ASYNCIO: partial(candidates.uvicorn, "asyncio"),
+    HYPERCORN: candidates.hypercorn,
+    DAPHNE4: candidates.daphne4,
+}
+
+
+def _trials(plan: Plan) -> list[Trial]:
+    return trials(_CASES, _COMMANDS)
+
+
+FAMILY: Final = Family(
+    "asgi",
+    "ASGI",
+    f"The same application in each server, with one process: {CONNECTIONS} connections of wrk, or {WEBSOCKETS} WebSockets with one message "
+    "in flight over each. The header section is the same in all requests, which greendaphne looks up, or new in each request.",
+    (Layout("http", "ASGI applications", MEASURES), Layout("echo", "WebSocket echo through ASGI", ECHO_MEASURES)),
+    _trials,
 )
-
-
-def command(server: str, python: str, port: int, application: str) -> list[str]:
-    """The command line of ``server``."""
-    place = f"benchmarks.apps.asgi:{application}"
-    uvicorn = [python, "-m", "uvicorn", "--http", "httptools", "--ws", "websockets", "--no-access-log", "--log-level", "warning"]
-    return {
-        _OURS: [python, "-m", "greendaphne", "--asgi", "-v", "0", "-p", str(port), place],
-        _UVICORN: [*uvicorn, "--loop", "asyncio", "--port", str(port), place],
-        _UVLOOP: [*uvicorn, "--loop", "uvloop", "--port", str(port), place],
-        _DAPHNE: [python, "-m", "daphne", "-v", "0", "-p", str(port), place],
-        _HYPERCORN: [python, "-m", "hypercorn", "--log-level", "warning", "-b", f"127.0.0.1:{port}", place],
-    }[server]
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of ``python -m benchmarks.asgi``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
-    parser.add_argument("--python", default=str(MODERN), help="interpreter with the peers and frameworks")
-    parser.add_argument("--only", metavar="TEXT", default="", help="cases whose name has this")
-    options = parser.parse_args(argv)
-    for case in CASES:
-        if options.only.lower() not in case.name.lower():
-            continue
-        samples = measure(case, QUICK if options.quick else FULL, options.python, command)
-        ours = 1e6 / median(samples[_OURS])
-        print(f"{case.name}: {_OURS} {ours:,.1f} µs")
-        for peer, goal in case.peers.items():
-            theirs = 1e6 / median(samples[peer])
-            print(f"  {peer}: {theirs:,.1f} µs, {ours / theirs:.2f} × (goal {goal:g})", flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

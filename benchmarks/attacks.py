@@ -1,13 +1,4 @@
-"""What a well-behaved client notices of another one that attacks: p50 and p99 of hello, beside the same without the attack.
-
-``python -m benchmarks.attacks [--quick] [--only PART] [--json FILE]``.  Every server runs hello on the first core.  A client asks for it on
-one connection, a request every few milliseconds, while attackers from :mod:`benchmarks.attackers` send from 1 and from 10 connections;
-both share the second core.  *Hub lag* is greendaphne's own: the longest time by which a sleep of a millisecond ended too late, and
-*CPU* the most CPU time in such a sleep, which does not depend on what else the machine does.
-
-Servers: greendaphne (in-memory layer, inline workers), nginx (answers by itself), gunicorn with gevent workers, uvicorn and hypercorn.  A
-server is left out of what it does not speak: WebSockets for nginx and gunicorn, cleartext HTTP/2 for nginx, gunicorn and uvicorn.
-"""
+"""What a well-behaved client notices of another one that attacks."""
 
 from __future__ import annotations
 
@@ -16,72 +7,84 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from statistics import quantiles
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from . import environment
-from .apps.nginx_hello import program as nginx_program
+from . import candidates, environment, peers
 from .attackers import ATTACKS, Attack
-from .candidates import INLINE_WORKERS
-from .environment import CHECKOUT, bound_to, progress
-from .http2 import ENVIRONMENTS, Peer, certificate, python_of, running
-from .report import Column, Figures, Row, command
-
-ENVIRONMENTS |= {
-    "gunicorn": ("gunicorn==27.0.1", "gevent==26.9.0", "packaging==26.4"),
-    "uvicorn": ("uvicorn[standard]==0.54.0",),
-}
+from .environment import CHECKOUT, bound_to
+from .family import Family, Layout, Plan, Sample, Trial
+from .peers import TODAY
+from .results import Measure
+from .servers import Command, running
 
 #: Seconds between an answer and the client's next request, and for the attack to begin.
-GAP = 0.003
-BEFORE = 0.5
+GAP: Final = 0.003
+BEFORE: Final = 0.3
+WARM_UP: Final = 0.2
 #: Seconds for an answer; what takes longer counts as this.
-PATIENCE = 5.0
-CONNECTIONS = (1, 10)
-_REQUEST = b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n"
+PATIENCE: Final = 2.0
+CONNECTIONS: Final = 10
+_REQUEST: Final = b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n"
+_OURS: Final = "greendaphne"
 
 
 class Contestant(NamedTuple):
-    """A server: its command lines, over cleartext, TLS and HTTP/2 with prior knowledge; ``None`` for what it does not speak."""
+    """A server: its command over cleartext, its options for TLS, and what it speaks."""
 
-    name: str
-    plain: tuple[str, ...]
-    tls: tuple[str, ...]
-    http2: tuple[str, ...] | None
+    command: Callable[[], Command]
+    tls: Callable[[], Command]
+    http2: bool
     websocket: bool
 
-    def line(self, attack: Attack) -> tuple[str, ...] | None:
-        """How it is started for ``attack``."""
-        if attack.websocket and not self.websocket:
-            return None
-        return self.http2 if attack.http2 else self.tls if attack.tls else self.plain
+    def takes(self, attack: Attack) -> bool:
+        """Whether it speaks what ``attack`` needs."""
+        return (self.http2 or not attack.http2) and (self.websocket or not attack.websocket)
 
 
-def contestants() -> list[Contestant]:
-    """All servers that can be started here, ours first."""
-    ours = (sys.executable, str(CHECKOUT / "bin" / "greendaphne"), "-v", "0", "--inline-workers", str(INLINE_WORKERS), "--http2-cleartext")
-    layer = "benchmarks.apps.attacked:layer"
-    tcp, tls = "tcp:{port}:interface=127.0.0.1", "ssl:{port}:privateKey={key}:certKey={cert}:interface=127.0.0.1"
-    plain = (*ours, "-e", tcp, layer)
-    gunicorn = (str(python_of("gunicorn") / "gunicorn"), "-k", "gevent", "-w", "1", "-b", "127.0.0.1:{port}", "--log-level", "critical")
-    uvicorn = (str(python_of("uvicorn") / "uvicorn"), "--port", "{port}", "--log-level", "critical", "--no-access-log")
-    hypercorn = (str(python_of("hypercorn") / "hypercorn"), "--bind", "127.0.0.1:{port}", "--log-level", "critical")
-    asgi, wsgi = "benchmarks.apps.attacked:asgi", "benchmarks.apps.attacked:wsgi"
-    files = ("--certfile", "{cert}", "--keyfile", "{key}")
-    nginx = (sys.executable, "-m", "benchmarks.apps.nginx_hello", "{port}")
-    found = [
-        Contestant("greendaphne", plain, (*ours, "-e", tls, layer), plain, True),
-        Contestant("gunicorn gevent", (*gunicorn, wsgi), (*gunicorn, *files, wsgi), None, False),
-        Contestant("uvicorn", (*uvicorn, asgi), (*uvicorn, "--ssl-certfile", "{cert}", "--ssl-keyfile", "{key}", asgi), None, True),
-        Contestant("hypercorn", (*hypercorn, asgi), (*hypercorn, *files, asgi), (*hypercorn, asgi), True),
-    ]
-    if nginx_program() is None:
-        progress("nginx is not installed, and left out")
-    else:
-        # nginx 1.22 speaks nothing but HTTP/2 on a cleartext port that has it, and the client speaks HTTP/1.1.
-        found.append(Contestant("nginx", nginx, (*nginx, "{cert}", "{key}"), None, False))
-    return found
+_LAYER: Final = "benchmarks.apps.attacked:layer"
+_ASGI: Final = "benchmarks.apps.attacked:asgi"
+_FILES: Final = ("--certfile", "{cert}", "--keyfile", "{key}")
+_SSL: Final = "ssl:{port}:privateKey={key}:certKey={cert}:interface=127.0.0.1"
+
+
+def _ours(*place: str) -> Command:
+    return candidates.layer("--http2-cleartext", *place, application=_LAYER)
+
+
+def _nginx(*files: str) -> Command:
+    environment.tool("nginx", "nginx-light")
+    return Command((sys.executable, "-m", "benchmarks.apps.nginx_hello", "{port}", *files))
+
+
+def _gunicorn(*files: str) -> Command:
+    line = (peers.program(TODAY, "gunicorn"), "-k", "gevent", "-w", "1", "-b", "127.0.0.1:{port}", "--log-level", "critical")
+    return Command((*line, *files, "benchmarks.apps.attacked:wsgi"))
+
+
+_CONTESTANTS: Final = {
+    _OURS: Contestant(_ours, partial(_ours, "-e", _SSL), http2=True, websocket=True),
+    # nginx 1.22 speaks nothing but HTTP/2 on a cleartext port that has it, and the client speaks HTTP/1.1.
+    "nginx": Contestant(_nginx, partial(_nginx, "{cert}", "{key}"), http2=False, websocket=False),
+    "gunicorn, gevent": Contestant(_gunicorn, partial(_gunicorn, *_FILES), http2=False, websocket=False),
+    candidates.UVLOOP: Contestant(
+        lambda: candidates.uvicorn("uvloop", _ASGI),
+        lambda: candidates.uvicorn("uvloop", _ASGI, "--ssl-certfile", "{cert}", "--ssl-keyfile", "{key}"),
+        http2=False,
+        websocket=True,
+    ),
+    candidates.HYPERCORN: Contestant(
+        lambda: candidates.hypercorn(_ASGI), lambda: candidates.hypercorn(_ASGI, *_FILES), http2=True, websocket=True
+    ),
+    candidates.GRANIAN: Contestant(
+        lambda: candidates.granian(_ASGI),
+        lambda: candidates.granian(_ASGI, "--ssl-certificate", "{cert}", "--ssl-keyfile", "{key}"),
+        http2=True,
+        websocket=True,
+    ),
+}
 
 
 class Client:
@@ -104,8 +107,9 @@ class Client:
 
     def get(self, path: bytes = b"/") -> bytes:
         """The body of an answer."""
+        if self._sock is None:
+            self._sock = self._connect()
         sock = self._sock
-        assert sock is not None
         sock.sendall(_REQUEST % path)
         data = b""
         while True:
@@ -129,8 +133,6 @@ class Client:
         end = time.perf_counter() + seconds
         while (begun := time.perf_counter()) < end:
             try:
-                if self._sock is None:
-                    self._sock = self._connect()
                 self.get()
                 taken.append(time.perf_counter() - begun)
             except OSError:
@@ -146,29 +148,6 @@ class Client:
             self._sock = None
 
 
-class Plan(NamedTuple):
-    """Seconds of each run."""
-
-    seconds: float
-
-
-FULL = Plan(8)
-QUICK = Plan(2)
-
-COLUMNS = (
-    Column("server", "server"),
-    Column("attack", "attack"),
-    Column("connections", "connections"),
-    Column("p50", "p50 ms"),
-    Column("p99", "p99 ms"),
-    Column("calm_p50", "without, p50"),
-    Column("calm_p99", "without, p99"),
-    Column("more", "p99 more"),
-    Column("lag", "hub lag ms"),
-    Column("busy", "CPU ms"),
-)
-
-
 def _cuts(taken: Sequence[float]) -> tuple[float, float]:
     if len(taken) < 3:
         worst = max(taken) * 1e3
@@ -177,79 +156,62 @@ def _cuts(taken: Sequence[float]) -> tuple[float, float]:
     return round(cuts[49] * 1e3, 2), round(cuts[98] * 1e3, 2)
 
 
-def _one(contestant: Contestant, attack: Attack, files: dict[str, str], plan: Plan, cores: environment.Cores) -> list[Row]:
-    line = contestant.line(attack)
-    if line is None:
-        return []
-    peer = Peer(contestant.name, line, None)
-    rows: list[Row] = []
-    with running(peer, line, files, cores.server) as server, bound_to(cores.client):
-        ours = contestant.name == "greendaphne"
-        client = Client(server.port, tls=attack.tls)
-        if ours:
-            client.get(b"/lag")
-        client.latencies(plan.seconds / 4)
-        calm = _cuts(client.latencies(plan.seconds))
-        for connections in CONNECTIONS:
-            if ours:
+def _run(name: str, contestant: Contestant, attack: Attack, cases: Sequence[str], plan: Plan) -> Iterator[tuple[str, Sample]]:
+    made = contestant.tls() if attack.tls else contestant.command()
+    line = [sys.executable, "-m", "benchmarks.attackers", attack.name, "PORT", str(CONNECTIONS)]
+    for case in cases:
+        with running(name, made) as server, bound_to(environment.cores().client):
+            line[4] = str(server.port)
+            client = Client(server.port, tls=attack.tls)
+            client.latencies(WARM_UP)
+            calm = _cuts(client.latencies(plan.seconds / 2))
+            if name == _OURS:
                 client.get(b"/lag")
-            attacker = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.attackers", attack.name, str(server.port), str(connections)], cwd=CHECKOUT
-            )
+            attacker = subprocess.Popen(line, cwd=CHECKOUT)
             try:
                 time.sleep(BEFORE)
                 under = _cuts(client.latencies(plan.seconds))
-                lag, busy = (round(float(word), 1) for word in client.get(b"/lag").split()) if ours else (None, None)
+                sample = {"p99": under[1], "p50": under[0], "calm_p99": calm[1], "calm_p50": calm[0]}
+                if name == _OURS:
+                    lag, busy = client.get(b"/lag").split()
+                    sample |= {"lag": float(lag), "busy": float(busy)}
             finally:
                 attacker.kill()
                 attacker.wait()
-            rows.append(
-                {
-                    "server": contestant.name,
-                    "attack": attack.name,
-                    "connections": connections,
-                    "p50": under[0],
-                    "p99": under[1],
-                    "calm_p50": calm[0],
-                    "calm_p99": calm[1],
-                    "more": round(under[1] - calm[1], 2),
-                    "lag": lag,
-                    "busy": busy,
-                }
-            )
-            # The server finishes what it holds of this attack before the next one begins.
-            client.latencies(BEFORE)
-        client.close()
-    return rows
+                client.close()
+            yield case, sample
 
 
-def measure(plan: Plan, only: Sequence[str]) -> list[Figures]:
-    """Run every attack against every server."""
-    cores = environment.cores()
-    rows: list[Row] = []
-    with certificate() as files:
-        servers = contestants()
-        for attack in ATTACKS:
-            for contestant in servers:
-                if contestant.name in only:
-                    progress(f"attacks: {attack.name}, {contestant.name}")
-                    rows += _one(contestant, attack, files, plan, cores)
-    conditions: Row = {
-        "time": time.strftime("%Y-%m-%d %H:%M"),
-        "server_core": cores.server,
-        "client_and_attackers_core": cores.client,
-        "seconds": plan.seconds,
-    }
-    return [Figures("attacks", "Another client under attack", "attack", COLUMNS, rows, conditions)]
+def _trials(plan: Plan) -> list[Trial]:
+    return [
+        Trial("attacks", name, (attack.name,), partial(_run, name, contestant, attack))
+        for attack in ATTACKS
+        for name, contestant in _CONTESTANTS.items()
+        if contestant.takes(attack)
+    ]
 
 
-PARTS = ("greendaphne", "gunicorn gevent", "uvicorn", "hypercorn", "nginx")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of ``python -m benchmarks.attacks``."""
-    return command(argv, __doc__ or "", lambda quick, parts: measure(QUICK if quick else FULL, parts), parts=PARTS)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+FAMILY: Final = Family(
+    "attacks",
+    "Another client under attack",
+    f"One client asks for hello on one connection, a request every {1e3 * GAP:.0f} ms, while attackers send from {CONNECTIONS} "
+    "connections; both share the second core. Without is the time before the attack. Hub lag is the longest time by which a sleep of a "
+    "millisecond ended too late in greendaphne; hub CPU is the most CPU time in such a sleep, which does not depend on other work of the "
+    f"machine. The client waits at most {1e3 * PATIENCE:,.0f} ms. A server is left out of what it does not speak: WebSockets for nginx and "
+    "gunicorn, cleartext HTTP/2 beside HTTP/1.1 for nginx, gunicorn and uvicorn.",
+    (
+        Layout(
+            "attacks",
+            "Hello while another client attacks",
+            (
+                Measure("p99", "p99 ms", 1),
+                Measure("p50", "p50 ms", 1),
+                Measure("calm_p99", "without, p99", 1),
+                Measure("calm_p50", "without, p50", 1),
+                Measure("lag", "hub lag ms", 1),
+                Measure("busy", "hub CPU ms", 1),
+            ),
+        ),
+    ),
+    _trials,
+)

@@ -1,38 +1,73 @@
-"""The servers that are compared, and how each is started."""
+"""The servers that are compared, each with the settings that its documentation recommends for speed, one process, and no access log."""
 
 from __future__ import annotations
 
 import sys
 
-from . import environment
-from .environment import CHECKOUT, daphne_home
-from .servers import Candidate
+from . import peers
+from .environment import CHECKOUT
+from .peers import CHANNELS1, TODAY
+from .servers import Command
 
 #: Worker greenlets in greendaphne's process; daphne's application has one thread in daphne's process.
 INLINE_WORKERS = 4
 
-GREENDAPHNE = "greendaphne"
-DAPHNE = "daphne 1.4.2"
+LAYER = "greendaphne, channel layer"
+STREAM = "greendaphne, on the stream"
+ASGI = "greendaphne, ASGI"
+GRANIAN = "granian"
+UVLOOP = "uvicorn, uvloop"
+ASYNCIO = "uvicorn, asyncio"
+HYPERCORN = "hypercorn, uvloop"
+DAPHNE4 = "daphne 4"
+DAPHNE1 = "daphne 1.4.2"
+
+HELLO = "benchmarks.apps.asgi_hello:app"
 
 
-def greendaphne() -> Candidate:
-    """The checkout, run by the interpreter that runs the benchmarks."""
-    command = (sys.executable, str(CHECKOUT / "bin" / "greendaphne"), "--inline-workers", str(INLINE_WORKERS))
-    return Candidate(GREENDAPHNE, command, "benchmarks.apps.on_greendaphne:channel_layer")
+def layer(*options: str, application: str = "benchmarks.apps.on_greendaphne:channel_layer") -> Command:
+    """greendaphne with inline workers on its in-memory layer; with ``options`` that name an endpoint it listens there."""
+    place = () if "-e" in options else ("-b", "127.0.0.1", "-p", "{port}")
+    program = (sys.executable, str(CHECKOUT / "bin" / "greendaphne"), "-v", "0", "--inline-workers", str(INLINE_WORKERS))
+    return Command((*program, *place, *options, application))
 
 
-def daphne() -> Candidate:
-    """daphne 1.4.2 in an environment of its own."""
-    return Candidate(DAPHNE, (str(daphne_home() / "bin" / "daphne"),), "benchmarks.apps.on_daphne:channel_layer")
+def stream(endpoint: str = "tcp:{port}:interface=127.0.0.1") -> Command:
+    """greendaphne's protocol code with a handler that answers on the stream itself."""
+    return Command((sys.executable, "-m", "benchmarks.apps.stream_hello", endpoint))
 
 
-def versions() -> dict[str, str]:
-    """What :func:`both` consist of."""
-    ours = environment.versions(sys.executable, ("gevent", "httptools"))
-    theirs = environment.versions(str(environment.daphne_home() / "bin" / "python"), ("daphne", "Twisted", "autobahn"))
-    return {"greendaphne": environment.revision(), **ours, **theirs}
+def asgi(application: str = HELLO, *options: str, python: str = sys.executable) -> Command:
+    """greendaphne as an ASGI server; with ``options`` that name an endpoint it listens there."""
+    place = () if "-e" in options else ("-b", "127.0.0.1", "-p", "{port}")
+    return Command((python, "-m", "greendaphne", "--asgi", "-v", "0", *place, *options, application))
 
 
-def both() -> list[Candidate]:
-    """Ours first: the ratios of the tables are ours to the other's."""
-    return [greendaphne(), daphne()]
+def granian(application: str = HELLO, *options: str) -> Command:
+    """granian with one worker and uvloop."""
+    listen = ("--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1", "--loop", "uvloop")
+    return Command((peers.program(TODAY, "granian"), *listen, "--log-level", "error", *options, application))
+
+
+def uvicorn(loop: str, application: str = HELLO, *options: str) -> Command:
+    """uvicorn with httptools and the sans-I/O protocol of websockets."""
+    protocols = ("--loop", loop, "--http", "httptools", "--ws", "websockets-sansio", "--no-access-log", "--log-level", "error")
+    return Command((peers.program(TODAY, "uvicorn"), "--host", "127.0.0.1", "--port", "{port}", *protocols, *options, application))
+
+
+def hypercorn(application: str = HELLO, *options: str) -> Command:
+    """hypercorn with uvloop."""
+    listen = ("--bind", "127.0.0.1:{port}", "--worker-class", "uvloop", "--log-level", "error")
+    return Command((peers.program(TODAY, "hypercorn"), *listen, *options, application))
+
+
+def daphne4(application: str = HELLO, *options: str) -> Command:
+    """daphne of today."""
+    place = options or ("-b", "127.0.0.1", "-p", "{port}")
+    return Command((peers.program(TODAY, "daphne"), "-v", "0", *place, application))
+
+
+def daphne1(*options: str) -> Command:
+    """daphne 1.4.2 with one worker thread in its process."""
+    place = () if "-e" in options else ("-b", "127.0.0.1", "-p", "{port}")
+    return Command((peers.program(CHANNELS1, "daphne"), "-v", "0", *place, *options, "benchmarks.apps.on_daphne:channel_layer"))

@@ -31,9 +31,8 @@ from typing import NamedTuple
 
 from . import environment
 from .environment import CACHE, CHECKOUT, BenchmarkError, bound_to, progress
-from .http2 import certificate
-from .report import Column, Row, table
-from .servers import STOP_LIMIT, Server
+from .servers import STOP_LIMIT, Server, certificate
+from .text import grid
 
 ROUNDS = 7
 #: Seconds for a server to listen; under valgrind it takes that long.
@@ -66,18 +65,19 @@ CASES = (
     Case("HTTP/2 through the layer, 32 streams", True, True, 8, 32, 8000),
     Case("start", True, False, 0, 0, 0),
 )
-COLUMNS = (
-    Column("case", "case"),
-    Column("unit", "unit"),
-    Column("base_minimum", "base, least"),
-    Column("minimum", "now, least"),
-    Column("base_median", "base, median"),
-    Column("median", "now, median"),
-    Column("spread", "spread"),
-    Column("ratio_of_minima", "× of minima"),
-    Column("ratio_of_medians", "× of medians"),
-    Column("verdict", "verdict"),
-)
+Row = dict[str, object]
+COLUMNS = {
+    "case": "case",
+    "unit": "unit",
+    "base_minimum": "base, least",
+    "minimum": "now, least",
+    "base_median": "base, median",
+    "median": "now, median",
+    "spread": "spread",
+    "ratio_of_minima": "× of minima",
+    "ratio_of_medians": "× of medians",
+    "verdict": "verdict",
+}
 
 
 def base_tree(commit: str) -> Path:
@@ -236,22 +236,22 @@ def main(argv: list[str] | None = None) -> int:
     rows: list[Row] = []
     try:
         trees = [base_tree(options.base), CHECKOUT]
-        with certificate() as files:
-            for case in CASES:
-                if options.only and not any(part in case.name for part in options.only):
-                    continue
-                progress(f"check: {case.name}")
-                if options.instructions:
-                    base, now = instructions(trees, case, files)
-                    unit = "1000 instructions" if case.connections else "million instructions"
-                else:
-                    base, now = cpu_times(trees, case, files, options.rounds)
-                    unit = "µs CPU" if case.connections else "ms CPU"
-                rows.append(judge(case, base, now, options.threshold, unit))
+        files = certificate()
+        for case in CASES:
+            if options.only and not any(part in case.name for part in options.only):
+                continue
+            progress(f"check: {case.name}")
+            if options.instructions:
+                base, now = instructions(trees, case, files)
+                unit = "1000 instructions" if case.connections else "million instructions"
+            else:
+                base, now = cpu_times(trees, case, files, options.rounds)
+                unit = "µs CPU" if case.connections else "ms CPU"
+            rows.append(judge(case, base, now, options.threshold, unit))
     except BenchmarkError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
-    print(table(rows, COLUMNS))
+    print(grid(list(COLUMNS.values()), [[str(row[key]) for key in COLUMNS] for row in rows], 2))
     print(f"\nbase: {trees[0].name}; now: {environment.revision()}; threshold: {options.threshold:g}")
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=1))

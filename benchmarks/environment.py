@@ -1,7 +1,4 @@
-"""What the benchmarks need on the machine: an environment for each peer below ``.cache``, wrk, room for file descriptors, two cores.
-
-Nothing is installed into the environment that runs the benchmarks.
-"""
+"""What the benchmarks need of the machine: programs of the system, room for file descriptors, two cores, and what it is."""
 
 from __future__ import annotations
 
@@ -13,15 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CACHE = CHECKOUT / ".cache" / "bench"
-#: The newest set on which daphne 1.4.2 starts, pinned so that figures of different days compare.
-DAPHNE_REQUIREMENTS = ("daphne==1.4.2", "Twisted==26.10.0", "autobahn==24.4.2", "asgiref==1.1.2", "setuptools<81")
-#: Written last, so that an interrupted installation is begun again.
-COMPLETE = "complete"
 
 
 class BenchmarkError(Exception):
@@ -52,32 +46,34 @@ def bound_to(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, usual)
 
 
-def daphne_home() -> Path:
-    """daphne's environment, which is made where it is missing."""
-    home = CACHE / f"daphne-py{sys.version_info.major}{sys.version_info.minor}"
-    python = home / "bin" / "python"
-    mark = home / COMPLETE
-    wanted = "\n".join(DAPHNE_REQUIREMENTS)
-    if not mark.exists() or mark.read_text() != wanted:
-        progress(f"preparing daphne 1.4.2 in {home.relative_to(CHECKOUT)} (once)")
-        shutil.rmtree(home, ignore_errors=True)
-        _run([getattr(sys, "_base_executable", None) or sys.executable, "-m", "venv", str(home)])
-        _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *DAPHNE_REQUIREMENTS])
-        mark.write_text(wanted)
-    return home
+def tool(name: str, package: str) -> str:
+    """The path of the program ``name``, which Debian's ``package`` has; it is installed where apt-get may.
+
+    :raises BenchmarkError: where it is missing and cannot be installed.
+    """
+    # Debian has nginx where users do not look.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
+    found = shutil.which(name, path=path)
+    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        progress(f"installing {package} with apt-get (once)")
+        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
+        # A daemon that its package would start is of no use here (invoke-rc.d(8)).
+        variables = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
+        if subprocess.run(install, check=False, capture_output=True, env=variables).returncode != 0:
+            subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
+            subprocess.run(install, check=False, capture_output=True, env=variables)
+        found = shutil.which(name, path=path)
+    if found is None:
+        raise BenchmarkError(f"{name} is missing: apt-get install {package}")
+    return found
 
 
 def wrk() -> str | None:
-    """The path of wrk, installed from Debian's packages where that is possible; ``None`` means: use the generator in ``load``."""
-    found = shutil.which("wrk")
-    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        progress("installing wrk with apt-get (once)")
-        install = ["apt-get", "install", "-y", "-qq", "wrk"]
-        if subprocess.run(install, check=False, capture_output=True).returncode != 0:
-            subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
-            subprocess.run(install, check=False, capture_output=True)
-        found = shutil.which("wrk")
-    return found
+    """The path of wrk; ``None`` means: use the generator in ``load``."""
+    try:
+        return tool("wrk", "wrk")
+    except BenchmarkError:
+        return None
 
 
 def allow_open_files(wanted: int) -> int:
@@ -94,16 +90,20 @@ def machine() -> dict[str, str]:
     return {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
+        "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
+        "kernel": f"{platform.system()} {platform.release()}",
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
     }
 
 
-def versions(python: str, packages: tuple[str, ...]) -> dict[str, str]:
-    """The versions of ``packages`` in the environment of ``python``."""
-    code = "import sys\nfrom importlib.metadata import version\nfor name in sys.argv[1:]: print(version(name))"
-    lines = subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True).stdout.split()
-    return dict(zip(packages, lines, strict=True))
+def versions() -> str:
+    """What greendaphne runs on in this interpreter: packages with their versions, in one line."""
+    return ", ".join(f"{name} {metadata.version(name)}" for name in ("gevent", "greenlet", "httptools", "h2", "pyOpenSSL", "redis"))
+
+
+def load_average() -> list[float]:
+    """Processes that ran or waited for a core, on average over the last 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()]
 
 
 def revision() -> str:
@@ -125,9 +125,3 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise BenchmarkError(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()}")

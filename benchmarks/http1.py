@@ -1,116 +1,79 @@
-"""Hello over HTTP/1.1 through each server's in-memory channel layer: requests a second, latency and the server's CPU time per request.
-
-``python -m benchmarks.http1 [--quick] [--json FILE]``.  The servers alternate, round by round, each new in every round; the figures are
-medians over the rounds.  CPU time is user and system time of the server's whole process, the worker that runs the application included.
-"""
+"""Hello over HTTP/1.1."""
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
-from statistics import median
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Final, NamedTuple
 
 from . import candidates, environment
-from .environment import progress
-from .load import Load, generate
-from .report import Column, Figures, Row, command
-from .servers import Candidate, running
+from .environment import BenchmarkError
+from .family import Family, Layout, Plan, Sample, Trial, cpu_us
+from .load import generate, warm_up
+from .results import Measure
+from .servers import Command, Server, running
 
-#: Well above the number of connections: what is measured is the servers, not how they refuse.
-CAPACITY = 1000
-CONNECTIONS = (1, 32, 64)
-WARM_UP = 1.0
-
-
-class Plan(NamedTuple):
-    """How long to measure: rounds, and seconds of each run within a round."""
-
-    rounds: int
-    seconds: float
-
-
-FULL = Plan(7, 3.0)
-QUICK = Plan(1, 2.0)
-
-
-class Sample(NamedTuple):
-    """One run: the load's own figures and the server's CPU seconds meanwhile."""
-
-    load: Load
-    cpu: float
-
-    @property
-    def cpu_us(self) -> float:
-        """Microseconds of CPU time per request."""
-        return 1e6 * self.cpu / self.load.requests
-
-    @property
-    def busy(self) -> float:
-        """The share of a core that the server used, in per cent."""
-        return 100 * self.cpu / self.load.seconds
-
-
-COLUMNS = (
-    Column("server", "server"),
-    Column("connections", "connections"),
-    Column("requests_per_second", "requests/s", ratio=True),
-    Column("median_ms", "median ms", ratio=True),
-    Column("p99_ms", "p99 ms", ratio=True),
-    Column("cpu_us_per_request", "CPU µs/request", ratio=True),
-    Column("cpu_us_least", "least", ratio=True),
-    Column("cpu_us_spread", "spread"),
-    Column("core_percent", "core %"),
-    Column("errors", "errors"),
+_CASES: Final = {"1 connection": 1, "64 connections": 64}
+MEASURES: Final = (
+    cpu_us("request"),
+    Measure("rate", "requests/s", 0, less_is_better=False),
+    Measure("median_ms", "median ms", 3),
+    Measure("p99_ms", "p99 ms", 3),
 )
+_SERVERS: Final[dict[str, Callable[[], Command]]] = {
+    candidates.LAYER: candidates.layer,
+    candidates.STREAM: candidates.stream,
+    candidates.ASGI: candidates.asgi,
+    candidates.GRANIAN: lambda: candidates.granian(candidates.HELLO, "--http", "1", "--no-ws"),
+    candidates.UVLOOP: lambda: candidates.uvicorn("uvloop"),
+    candidates.ASYNCIO: lambda: candidates.uvicorn("asyncio"),
+    candidates.HYPERCORN: candidates.hypercorn,
+    candidates.DAPHNE4: candidates.daphne4,
+    candidates.DAPHNE1: candidates.daphne1,
+}
 
 
-def measure(servers: list[Candidate], plan: Plan) -> Figures:
-    """Run the plan."""
-    wrk = environment.wrk()
-    cores = environment.cores()
-    samples: dict[tuple[str, int], list[Sample]] = defaultdict(list)
-    for number in range(1, plan.rounds + 1):
-        for candidate in servers:
-            with running(candidate, core=cores.server, capacity=CAPACITY) as server:
-                for connections in CONNECTIONS:
-                    progress(f"http1: round {number} of {plan.rounds}, {candidate.name}, {connections} connections")
-                    generate(wrk, server.port, connections=connections, seconds=WARM_UP, core=cores.client)
-                    before = server.cpu()
-                    load = generate(wrk, server.port, connections=connections, seconds=plan.seconds, core=cores.client)
-                    samples[candidate.name, connections].append(Sample(load, server.cpu() - before))
-    conditions: Row = {
-        "time": time.strftime("%Y-%m-%d %H:%M"),
-        "load": "wrk" if wrk else "benchmarks.load",
-        "server_core": cores.server,
-        "client_core": cores.client,
-        "rounds": plan.rounds,
-        "seconds": plan.seconds,
-    }
-    rows = [_row(candidate.name, n, samples[candidate.name, n]) for n in CONNECTIONS for candidate in servers]
-    return Figures("http1", "Hello over HTTP/1.1", "connections", COLUMNS, rows, conditions)
+class Answers(NamedTuple):
+    """The number of requests, and the figures."""
+
+    number: int
+    sample: Sample
 
 
-def _row(name: str, connections: int, samples: list[Sample]) -> Row:
-    return {
-        "server": name,
-        "connections": connections,
-        "requests_per_second": round(median(s.load.rate for s in samples), 1),
-        "median_ms": round(median(s.load.median_ms for s in samples), 3),
-        "p99_ms": round(median(s.load.p99_ms for s in samples), 3),
-        "cpu_us_per_request": round(median(s.cpu_us for s in samples), 1),
-        "cpu_us_least": round(min(s.cpu_us for s in samples), 1),
-        "cpu_us_spread": round(max(s.cpu_us for s in samples) - min(s.cpu_us for s in samples), 1),
-        "cpu_us_per_request_range": [round(min(s.cpu_us for s in samples), 1), round(max(s.cpu_us for s in samples), 1)],
-        "core_percent": round(median(s.busy for s in samples), 1),
-        "errors": sum(s.load.errors for s in samples),
-    }
+def requests(server: Server, connections: int, seconds: float, *, fresh: bool = False) -> Answers:
+    """Load ``server`` over keep-alive connections, each with one request in flight.
+
+    :param fresh: send a header section that is new in each request.
+    :raises BenchmarkError: for an answer that is no success.
+    """
+    core = environment.cores().client
+    before = server.cpu()
+    load = generate(environment.wrk(), server.port, connections=connections, seconds=seconds, core=core, fresh=fresh)
+    cpu = server.cpu() - before
+    if load.errors:
+        raise BenchmarkError(f"{load.errors} of {load.requests} requests failed")
+    sample = {"cpu_us": 1e6 * cpu / load.requests, "rate": load.rate, "median_ms": load.median_ms, "p99_ms": load.p99_ms}
+    return Answers(load.requests, sample)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of ``python -m benchmarks.http1``."""
-    return command(argv, __doc__ or "", lambda quick: [measure(candidates.both(), QUICK if quick else FULL)], candidates.versions)
+def _run(name: str, command: Callable[[], Command], cases: Sequence[str], plan: Plan) -> Iterator[tuple[str, Sample]]:
+    with running(name, command()) as server:
+        warm_up(server.port, environment.cores().client)
+        for case in cases:
+            yield case, requests(server, _CASES[case], plan.seconds).sample
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def _trials(plan: Plan) -> list[Trial]:
+    return [Trial("hello", name, tuple(_CASES), partial(_run, name, command)) for name, command in _SERVERS.items()]
+
+
+FAMILY: Final = Family(
+    "http1",
+    "HTTP/1.1",
+    "wrk asks for 13 bytes over keep-alive connections, each with one request in flight. The channel layer is the whole way to a consumer "
+    "and back: greendaphne with its in-memory layer and four inline workers, daphne 1.4.2 with asgiref's in-memory layer and one worker "
+    "thread, which waits for 10 ms when there is no message, as the worker of Channels 1.1.8 does. On the stream is the protocol with a "
+    "trivial handler. The other servers run the same hello as an ASGI application.",
+    (Layout("hello", "Hello over HTTP/1.1", MEASURES),),
+    _trials,
+)

@@ -6,6 +6,7 @@ wrk where it is installed; otherwise a generator in plain Python, which itself c
 from __future__ import annotations
 
 import selectors
+import signal
 import socket
 import subprocess
 import time
@@ -13,13 +14,15 @@ from pathlib import Path
 from statistics import quantiles
 from typing import NamedTuple
 
-from .environment import BenchmarkError, bound_to
+from .environment import CHECKOUT, BenchmarkError, bound_to
 
 SCRIPT = Path(__file__).with_name("latency.lua")
+FRESH = Path(__file__).with_name("fresh.lua")
 MARK = "RESULT "
 READ_SIZE = 65536
 #: Seconds beyond its duration that wrk gets before it counts as stuck.
 GRACE = 30.0
+WARM_UP, WARM_UP_CONNECTIONS = 0.4, 8
 
 
 class Load(NamedTuple):
@@ -37,20 +40,39 @@ class Load(NamedTuple):
         return self.requests / self.seconds
 
 
-def generate(wrk: str | None, port: int, *, connections: int, seconds: float, core: int) -> Load:
-    """Load the server on ``port`` for ``seconds`` from ``core``."""
+def warm_up(port: int, core: int) -> None:
+    """Let the server on ``port`` do everything for the first time."""
+    with bound_to(core):
+        _own(port, WARM_UP_CONNECTIONS, WARM_UP, GRACE)
+
+
+def generate(wrk: str | None, port: int, *, connections: int, seconds: float, core: int, fresh: bool = False) -> Load:
+    """Load the server on ``port`` for ``seconds`` from ``core``.
+
+    :param fresh: send a header section that is new in each request, instead of always the same.
+    :raises BenchmarkError: where nothing was answered, or ``fresh`` requests are wanted without wrk.
+    """
     if wrk is None:
+        if fresh:
+            raise BenchmarkError("new header sections need wrk")
         with bound_to(core):
             return _own(port, connections, seconds)
-    command = [wrk, "-t", "1", "-c", str(connections), "-d", f"{max(1, round(seconds))}s", "-s", str(SCRIPT)]
-    command.append(f"http://127.0.0.1:{port}/")
-    with bound_to(core):
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=seconds + GRACE)
-    for line in done.stdout.splitlines():
-        if line.startswith(MARK):
-            requests, micros, errors, median, p99 = (float(word) for word in line.removeprefix(MARK).split())
+    line = [wrk, "-t", "1", "-c", str(connections), "-d", f"{seconds + GRACE:.0f}s", "-s", str(FRESH if fresh else SCRIPT)]
+    line.append(f"http://127.0.0.1:{port}/")
+    with bound_to(core), subprocess.Popen(line, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            # It takes whole seconds; at SIGINT it ends early, with the figures so far.
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=GRACE)
+    for said in output.splitlines():
+        if said.startswith(MARK):
+            requests, micros, errors, median, p99 = (float(word) for word in said.removeprefix(MARK).split())
+            if not requests:
+                raise BenchmarkError(f"no answer over {connections} connections in {seconds:g} s")
             return Load(int(requests), micros / 1e6, int(errors), median / 1e3, p99 / 1e3)
-    raise BenchmarkError(f"wrk gave no result: {(done.stderr or done.stdout).strip()}")
+    raise BenchmarkError(f"wrk gave no result: {output.strip()}")
 
 
 class _Client:
@@ -86,7 +108,8 @@ class _Client:
         return head.startswith(b"HTTP/1.1 200") if complete else None
 
 
-def _own(port: int, connections: int, seconds: float) -> Load:
+def _own(port: int, connections: int, seconds: float, patience: float = 0.0) -> Load:
+    """Load from this process for ``seconds``, or until two answers have come, for at most ``patience`` longer."""
     request = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % port
     selector = selectors.DefaultSelector()
     clients = [_Client(port, request) for _ in range(connections)]
@@ -97,7 +120,7 @@ def _own(port: int, connections: int, seconds: float) -> Load:
         for client in clients:
             selector.register(client.sock, selectors.EVENT_READ, client)
             client.send()
-        while (now := time.perf_counter()) < begun + seconds:
+        while (now := time.perf_counter()) < begun + seconds + (patience if len(latencies) < 2 else 0):
             for key, _ in selector.select(0.1):
                 client = key.data
                 good = client.answered()

@@ -8,28 +8,30 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-from .environment import CHECKOUT, BenchmarkError, bound_to
+from .environment import CHECKOUT, BenchmarkError, bound_to, cores
 
 #: Seconds for a server to listen, and to end.
 START_LIMIT = 30.0
 STOP_LIMIT = 10.0
-START_PAUSE = 0.05
+START_PAUSE = 0.02
+#: Messages for each channel, well above the number of connections: what is measured is the servers, not how they refuse.
+CAPACITY = 1000
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-class Candidate(NamedTuple):
-    """A server to measure: its name in the tables, and its command line without port and application."""
+class Command(NamedTuple):
+    """A server's command line, in which ``{port}``, ``{key}`` and ``{cert}`` are filled in, and variables of its environment."""
 
-    name: str
-    command: tuple[str, ...]
-    application: str
+    arguments: Sequence[str]
+    variables: Mapping[str, str] = {}
 
 
 class Server:
@@ -66,45 +68,73 @@ def _thread_seconds(task: Path) -> float:
 
 
 @contextmanager
-def running(candidate: Candidate, *, core: int, capacity: int, options: tuple[str, ...] = ()) -> Iterator[Server]:
-    """Run ``candidate`` on ``core`` with layers of ``capacity`` messages for each channel; it has ended when the block has.
+def running(name: str, command: Command, *, pause: float = START_PAUSE) -> Iterator[Server]:
+    """Run a server on the servers' core; it has ended when the block has.
 
+    :param pause: seconds between two attempts to connect.
     :raises BenchmarkError: for a server that does not come up; its output is part of the text.
     """
-    port = _free_port()
-    command = [*candidate.command, "-v", "0", "-b", "127.0.0.1", "-p", str(port), *options, candidate.application]
-    environment = dict(os.environ, PYTHONPATH=str(CHECKOUT), BENCH_CAPACITY=str(capacity), PYTHONDONTWRITEBYTECODE="1")
+    port = free_port()
+    arguments = [part.format(port=port, **certificate()) for part in command.arguments]
+    variables = {**os.environ, "PYTHONPATH": str(CHECKOUT), "BENCH_CAPACITY": str(CAPACITY), **command.variables}
     with tempfile.TemporaryFile() as output:
-        with bound_to(core):
-            process = subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        with bound_to(cores().server):
+            process = subprocess.Popen(
+                arguments, cwd=CHECKOUT, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
         try:
-            _await_listening(candidate, process, port, output)
+            end = time.monotonic() + START_LIMIT
+            while not listens(port):
+                if process.poll() is not None or time.monotonic() > end:
+                    output.seek(0)
+                    said = output.read().decode(errors="replace").strip()[-500:] or "it said nothing"
+                    raise BenchmarkError(f"{name} did not start: {said}")
+                time.sleep(pause)
             yield Server(process, port)
+            if process.poll() is not None:
+                raise BenchmarkError(f"{name} ended under load, with {process.returncode}")
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOP_LIMIT)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end(process)
 
 
-def _await_listening(candidate: Candidate, process: subprocess.Popen[bytes], port: int, output: IO[bytes]) -> None:
-    end = time.monotonic() + START_LIMIT
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            time.sleep(START_PAUSE)
-    output.seek(0)
-    said = output.read().decode(errors="replace").strip() or "it said nothing"
-    raise BenchmarkError(f"{candidate.name} did not start: {said}")
+def listens(port: int) -> bool:
+    """Whether a server accepts connections on ``port``."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on which nothing listens."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
         assert isinstance(port, int)
         return port
+
+
+@cache
+def _certificate_directory() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="bench-certificate-")
+
+
+@cache
+def certificate() -> dict[str, str]:
+    """Paths of a key and of a certificate for localhost, which exist as long as this process."""
+    directory = _certificate_directory().name
+    key, cert = f"{directory}/key.pem", f"{directory}/cert.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run([*make, "-days", "1", "-keyout", key, "-out", cert], check=True, capture_output=True)
+    return {"key": key, "cert": cert}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_LIMIT)
+    except subprocess.TimeoutExpired:
+        # A supervisor would leave its workers behind.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -35,12 +35,20 @@ async def stream(scope: Any, receive: Any, send: Any) -> None:
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
     """A WebSocket that sends back what it gets."""
+    if scope["type"] == "lifespan":
+        while (event := await receive())["type"] != "lifespan.shutdown":
+            await send({"type": event["type"] + ".complete"})
+        await send({"type": event["type"] + ".complete"})
+        return
     if scope["type"] != "websocket":
         raise ValueError(scope["type"])
     await receive()
     await send({"type": "websocket.accept"})
     while (event := await receive())["type"] == "websocket.receive":
-        await send({"type": "websocket.send", "bytes": event["bytes"]})
+        if (text := event.get("text")) is not None:
+            await send({"type": "websocket.send", "text": text})
+        else:
+            await send({"type": "websocket.send", "bytes": event["bytes"]})
 
 
 def starlette_application() -> Any:

@@ -46,7 +46,9 @@ def django_hello() -> Any:
     from django.urls import path
 
     urls = ModuleType("urls")
-    urls.urlpatterns = [path("", lambda request: HttpResponse(BODY, content_type="text/plain"))]  # type: ignore[attr-defined]
+    # Sites have a middleware that tells the length; without it waitress closes the connection after each response.
+    headers = {"Content-Type": "text/plain", "Content-Length": str(len(BODY))}
+    urls.urlpatterns = [path("", lambda request: HttpResponse(BODY, headers=headers))]  # type: ignore[attr-defined]
     settings.configure(ROOT_URLCONF=urls, ALLOWED_HOSTS=["*"], SECRET_KEY="benchmark", MIDDLEWARE=[])
     return get_wsgi_application()
 

@@ -1,11 +1,7 @@
 """The WebSocket's frames against those of ``websockets``: what an echo costs the server, by message size.
 
-    python -m benchmarks.websocket_frames [--quick] [--json FILE]
-
-Two server processes echo on the same transport, one through :class:`greendaphne.websocket.WebSocket` and one through the sans-I/O
-``ServerProtocol`` of ``websockets``, which is what that library's own servers are made of.  Both hand text over as ``str``.  One client
-process, which writes prepared frames and counts the bytes that come back, drives them in turn, round after round, so that whatever else the
-machine does hits both.
+Two kinds of server processes echo on the same transport, one through :class:`greendaphne.websocket.WebSocket` and one through the sans-I/O
+``ServerProtocol`` of ``websockets``.  A client process, which writes prepared frames and counts the bytes that come back, drives them.
 """
 
 from __future__ import annotations
@@ -13,12 +9,12 @@ from __future__ import annotations
 import _socket
 import select
 import socket
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from greendaphne.config import KIB, MIB, Limits, Timeouts
@@ -26,7 +22,8 @@ from greendaphne.core.message import ClientDisconnected, ConnectionInfo, Headers
 from greendaphne.net.transport import RECV_SIZE, Transport
 
 from .environment import CHECKOUT
-from .report import Column, Figures, Row, command
+from .family import Family, Layout, Plan, Sample, Trial, cpu_us
+from .results import Measure
 
 OURS, THEIRS = "greendaphne", "websockets"
 SIZES = {"16 B": 16, "1 KiB": KIB, "64 KiB": 64 * KIB, "1 MiB": MIB}
@@ -38,15 +35,7 @@ _INFO = ConnectionInfo("http", None, None)
 _REQUEST = Request("GET", b"/", b"/", b"", "1.1", [(b"sec-websocket-key", b"")], 0, b"websocket", _INFO)
 
 
-class Plan(NamedTuple):
-    """How long each of the rounds is, in seconds."""
-
-    rounds: int
-    seconds: float
-
-
-FULL = Plan(5, 1.5)
-QUICK = Plan(1, 0.3)
+WARM_UP = 0.1
 
 
 class _Tunnel:
@@ -183,7 +172,7 @@ class _Server(NamedTuple):
 
 @contextmanager
 def _running(which: str) -> Iterator[_Server]:
-    process = subprocess.Popen([sys.executable, "-m", __spec__.name, which], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.frames", which], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
     try:
         assert process.stdout is not None
         yield _Server(which, process.pid, int(process.stdout.readline()))
@@ -272,52 +261,32 @@ def _payload(size: int, *, text: bool) -> bytes:
     return (TEXT * (size // len(TEXT) + 1)).encode()[:size].decode(errors="ignore").encode().ljust(size)
 
 
-def measure(plan: Plan) -> Figures:
-    """Both servers, in turn, with every size as text and as binary."""
-    rows: list[Row] = []
-    with ExitStack() as stack:
-        servers = [stack.enter_context(_running(name)) for name in (OURS, THEIRS)]
-        for text in (True, False):
-            for name, size in SIZES.items():
-                frame = _frame(_payload(size, text=text)[:size], text=text)
-                found: dict[str, list[tuple[float, float]]] = {server.name: [] for server in servers}
-                for _ in range(plan.rounds):
-                    for server in servers:
-                        found[server.name].append(_drive(server, frame, plan.seconds))
-                for server in servers:
-                    rate, cost = (statistics.median(values) for values in zip(*found[server.name], strict=True))
-                    rows.append(
-                        {
-                            "server": server.name,
-                            "message": f"{name} {'text' if text else 'binary'}",
-                            "rate": round(rate),
-                            "per_cpu": round(1 / cost),
-                            "cost": round(cost * 1e6, 1),
-                        }
-                    )
-    return Figures(
-        name="websocket_frames",
-        title="WebSocket echo, protocol only",
-        by="message",
-        columns=(
-            Column("server", "protocol"),
-            Column("message", "message"),
-            Column("rate", "echoes/s", ratio=True),
-            Column("per_cpu", "echoes/CPU-s", ratio=True),
-            Column("cost", "server CPU µs/echo"),
-        ),
-        rows=rows,
-        conditions={"connections": CONNECTIONS, "rounds": plan.rounds, "seconds_each": plan.seconds, "figures": "medians"},
-    )
+_CASES = {f"{name} {'text' if text else 'binary'}": (size, text) for text in (True, False) for name, size in SIZES.items()}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of ``python -m benchmarks.websocket_frames``."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if arguments in ([OURS], [THEIRS]):
-        _serve(arguments[0])
-    return command(arguments, __doc__ or "", lambda quick: [measure(QUICK if quick else FULL)])
+def _run(which: str, cases: Sequence[str], plan: Plan) -> Iterator[tuple[str, Sample]]:
+    with _running(which) as server:
+        for case in cases:
+            size, text = _CASES[case]
+            frame = _frame(_payload(size, text=text)[:size], text=text)
+            _drive(server, frame, WARM_UP)
+            rate, cost = _drive(server, frame, plan.seconds / 2)
+            yield case, {"cpu_us": 1e6 * cost, "rate": rate}
+
+
+def _trials(plan: Plan) -> list[Trial]:
+    return [Trial("frames", which, tuple(_CASES), partial(_run, which)) for which in (OURS, THEIRS)]
+
+
+FAMILY = Family(
+    "frames",
+    "WebSocket frames",
+    f"Echo over {CONNECTIONS} connections by the WebSocket of this project and by the sans-I/O protocol of websockets, which that "
+    "library's own servers are made of, on the same transport and without a server around them. Both hand text over as str.",
+    (Layout("frames", "WebSocket echo, protocol only", (cpu_us("message"), Measure("rate", "messages/s", 0, less_is_better=False))),),
+    _trials,
+)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    _serve(sys.argv[1])

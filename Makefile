@@ -44,7 +44,7 @@ help:
 	@echo 'make lint         check style and types'
 	@echo 'make soak         reload and restart servers under load, for hours (ARGS=--help)'
 	@echo
-	@echo 'make bench        measure the server beside others for half an hour, and write a'
+	@echo 'make bench        measure the server beside others for an hour, and write a'
 	@echo '                  page with plots to build/bench (ARGS=--help)'
 	@echo 'make bench-check  compare the cost with that of another commit (BASE=COMMIT)'
 	@echo

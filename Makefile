@@ -27,7 +27,7 @@ DOCS_READY := $(DOCS)/.stamp-docs
 ADDRESS := http://127.0.0.1:8000
 
 .DELETE_ON_ERROR:
-.PHONY: help run run-redis run-wsgi test test-modern test-all test-lowest python3.14 manual soak lint bench bench-check dist sbom dist-check constraints docs clean
+.PHONY: help run run-redis run-wsgi test test-modern test-all test-lowest python3.14 manual soak lint mutation bench bench-check dist sbom dist-check constraints docs clean
 
 help:
 	@echo 'make run          serve the demo on $(ADDRESS)'
@@ -43,6 +43,7 @@ help:
 	@echo 'make python3.14   unpack Python 3.14 of Debian testing into .cache, for test-all'
 	@echo 'make lint         check style and types'
 	@echo 'make soak         reload and restart servers under load, for hours (ARGS=--help)'
+	@echo 'make mutation     change the code and see whether tests notice (ARGS=--help)'
 	@echo
 	@echo 'make bench        measure the server beside others for an hour, and write a'
 	@echo '                  page with plots to build/bench (ARGS=--help)'
@@ -124,6 +125,9 @@ docs: $(DOCS_READY)
 soak: $(TESTING)
 	@sh .ci/packages
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+mutation: $(TESTING)
+	@$(BIN)/python -m tests.mutation $(ARGS)
 
 lint: $(TESTING)
 	@echo '==> checking style'

@@ -284,3 +284,17 @@ def test_each_wait_has_all_of_its_time(layer: MemoryChannelLayer) -> None:
     started = time.monotonic()
     assert receiver.receive(1, 0.4) == []
     assert time.monotonic() - started > 0.3
+
+
+@pytest.mark.parametrize("name", ["", "two words", "p!a!b", "ä"])
+def test_names_of_receivers_and_takers_are_checked(layer: MemoryChannelLayer, name: str) -> None:
+    with pytest.raises(TypeError, match="not a channel name"):
+        layer.receiver(["a", name])
+    with pytest.raises(TypeError, match="not a channel name"):
+        layer.attach(name, Taker())
+
+
+def test_a_receiver_reads_all_channels_of_a_process_or_none(layer: MemoryChannelLayer) -> None:
+    assert layer.receiver(["p!"]) is not None
+    with pytest.raises(TypeError, match="not a channel name to receive on"):
+        layer.receiver(["p!here"])

@@ -125,8 +125,10 @@ class Server:
 def _http(case: Case, sock: socket.socket, outcome: Outcome) -> None:
     try:
         sock.sendall(case.pieces[0])
+        end: int | None = 0
         for method in case.methods:
-            if not _response(method, sock, outcome):
+            end = _response(method, sock, outcome, end)
+            if end is None:
                 return
     except (ConnectionResetError, BrokenPipeError):
         outcome.end = "reset"
@@ -152,9 +154,8 @@ def _read_on(sock: socket.socket, outcome: Outcome) -> bool:
     return False
 
 
-def _response(method: str, sock: socket.socket, outcome: Outcome) -> bool:
-    """Read one response; whether another one may follow."""
-    start = len(outcome.data)
+def _response(method: str, sock: socket.socket, outcome: Outcome, start: int) -> int | None:
+    """Read the response that begins at ``start`` of the data; returns where it ends, and ``None`` where no other one may follow."""
 
     def more() -> bool:
         data = sock.recv(65536)
@@ -165,26 +166,27 @@ def _response(method: str, sock: socket.socket, outcome: Outcome) -> bool:
 
     while b"\r\n\r\n" not in outcome.data[start:]:
         if not more():
-            return False
+            return None
     head, _, _ = outcome.data[start:].partition(b"\r\n\r\n")
     body = start + len(head) + 4
     status = int(head.split()[1]) if head[9:12].isdigit() else 0
     if method == "HEAD" or status in (204, 304):
-        return True
+        return body
     length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
     if b"chunked" in head.lower():
-        while not outcome.data[body:].endswith(b"0\r\n\r\n") and b"\r\n0\r\n\r\n" not in outcome.data[body:]:
+        while (last := re.search(rb"(?:^|\r\n)0\r\n\r\n", outcome.data[body:])) is None:
             if not more():
-                return False
-        return True
+                return None
+        return body + last.end()
     if length is not None:
-        while len(outcome.data) < body + int(length[1]):
+        end = body + int(length[1])
+        while len(outcome.data) < end:
             if not more():
-                return False
-        return True
+                return None
+        return end
     while more():
         pass
-    return False
+    return None
 
 
 def _websocket(case: Case, sock: socket.socket, outcome: Outcome) -> None:

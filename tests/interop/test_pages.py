@@ -178,6 +178,8 @@ def test_the_chat_on_redis_from_nothing() -> None:
             start.format("server", "-p 8001", "server"),
             start.format("worker", "", "worker"),
             f"{ask} http://127.0.0.1:8001/accounts/login/",
+            # The response may be there before the line of the access log.
+            "eventually grep -q '9.9.9.9:0 - -' /var/log/server",
             "cat /var/log/server /var/log/worker",
         ]
     )

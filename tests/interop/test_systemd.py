@@ -246,4 +246,6 @@ def test_the_service_s_command_and_configuration_are_right(tmp_path: Path) -> No
     with running([*GREENDAPHNE, "--config", "greendaphne.toml", "--check-config"], directory=tmp_path) as process:
         assert process.wait() == 0
         assert process.count("workers = 2  # greendaphne.toml") == 1
-        assert process.count("Nothing is wrong") == 1
+        # The application of the test has its channel layer in memory, which does not suit two workers.
+        assert process.count("WARNING") == process.count("in each process' own memory") == 1
+        assert process.count("Nothing else is wrong") == 1

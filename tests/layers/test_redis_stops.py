@@ -119,6 +119,26 @@ def test_a_wake_ends_a_wait_at_once(server: RedisServer, channels: list[str], hu
     assert layer.receive(channels, True, wake=wake) == (None, None)
 
 
+def test_a_connection_that_a_thread_uses_while_the_layer_is_closed_is_closed_afterwards(server: RedisServer) -> None:
+    """As the one that ends a wait: its thread may be behind the one that waited, and that one closes the layer."""
+    before = server.connections()
+    layer = make(server)
+    layer.send("normal", {"n": 1})
+    (lane,) = layer._thread_lanes
+    server.pause()
+    try:
+        thread = threading.Thread(target=layer.send, args=("normal", {"n": 2}))
+        thread.start()
+        wait_until(lambda: not lane._free)
+        layer.close()
+    finally:
+        server.resume()
+    thread.join(PATIENCE)
+    wait_until(lambda: server.connections() == before)
+    assert layer.receive(["normal"])[1] == {"n": 1}
+    assert layer.receive(["normal"])[1] == {"n": 2}
+
+
 @pytest.mark.parametrize("thrown", [gevent.GreenletExit(), gevent.Timeout(None), RuntimeError("thrown")])
 @pytest.mark.parametrize("size", [10, 3_000_000])
 def test_what_redis_hands_over_while_an_exception_is_thrown_goes_back(server: RedisServer, thrown: BaseException, size: int) -> None:

@@ -173,9 +173,12 @@ class ThreadLane:
         self._free: list[Link] = []
         self._unopened = connections
         self._available = threading.Condition()
+        # How often close() was called: a link that another thread uses meanwhile is closed when it comes back.
+        self._closed = 0
         self.readers = Readers(shard, False)
 
     def run(self, calls: Sequence[Call]) -> list[list[Reply]]:
+        closed = self._closed
         link = self._acquire()
         usable = False
         try:
@@ -184,7 +187,7 @@ class ThreadLane:
         except LinkError as error:
             raise self.shard.broken(error) from None
         finally:
-            self._release(link, usable)
+            self._release(link, usable, closed)
         return [outcome(call) for call in calls]
 
     def post(self, call: Call) -> None:
@@ -197,6 +200,7 @@ class ThreadLane:
         with self._available:
             links, self._free = self._free, []
             self._unopened += len(links)
+            self._closed += 1
         for link in links:
             self.shard.close(link)
         self.readers.close()
@@ -228,14 +232,14 @@ class ThreadLane:
             self._unopened += 1
             self._available.notify()
 
-    def _release(self, link: Link, usable: bool) -> None:
-        if not usable:
-            self.shard.close(link)
-            self._vacate()
-            return
+    def _release(self, link: Link, usable: bool, closed: int) -> None:
         with self._available:
-            self._free.append(link)
-            self._available.notify()
+            if usable and closed == self._closed:
+                self._free.append(link)
+                self._available.notify()
+                return
+        self.shard.close(link)
+        self._vacate()
 
 
 class HubLane:

@@ -102,7 +102,9 @@ def test_memory_is_bounded_and_comes_back(attack: Callable[[Victim], Iterator[so
                 assert target.post()[0] == 200
                 peak = max(peak, target.memory)
         assert peak < MEMORY * 1.2, f"{peak >> 20} MiB"
-        target.settles(60, start + 20 * MIB)
+        # Python's own allocator returns an arena of 1 MiB when it is empty, and any small object in it prevents that.  After thousands of
+        # requests at a time 12 to 22 MiB were measured.
+        target.settles(60, start + (26 if attack is unread_streams_of_many else 20) * MIB)
         assert "Traceback" not in target.log
 
 

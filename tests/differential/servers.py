@@ -125,11 +125,12 @@ class Server:
 def _http(case: Case, sock: socket.socket, outcome: Outcome) -> None:
     try:
         sock.sendall(case.pieces[0])
-        end: int | None = 0
+        start = 0
         for method in case.methods:
-            end = _response(method, sock, outcome, end)
+            end = _response(method, sock, outcome, start)
             if end is None:
                 return
+            start = end
     except (ConnectionResetError, BrokenPipeError):
         outcome.end = "reset"
         return

@@ -17,7 +17,7 @@ from typing import Final
 from . import page, text
 from .environment import CHECKOUT, BenchmarkError, progress
 from .family import QUICK, Family, Plan
-from .results import Results, read
+from .results import Results, merge, read
 from .runner import Selection, run
 
 #: In the order of the report; each is a module with ``FAMILY``.
@@ -40,7 +40,14 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--seconds", type=float, metavar="S", help=f"seconds of each run ({Plan().seconds:g})")
     how.add_argument("--connections", type=int, metavar="N", help=f"idle connections, and members of a group ({Plan().idle})")
     where = made.add_argument_group("results")
-    where.add_argument("--from", dest="source", type=Path, metavar="FILE", help="do not measure: take the figures from this file")
+    where.add_argument(
+        "--from",
+        dest="sources",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="do not measure: take the figures from this file; of several, later ones replace families of earlier ones",
+    )
     where.add_argument("--json", type=Path, metavar="FILE", help="the figures of all rounds (build/bench/results.json)")
     where.add_argument("--report", type=Path, metavar="FILE", help="the page (build/bench/index.html)")
     where.add_argument(
@@ -80,13 +87,13 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of ``python -m benchmarks``; 1 with one line on standard error where nothing could be measured."""
     options = parser().parse_args(argv)
     try:
-        results = read(options.source) if options.source else measure(options)
+        results = merge([read(path) for path in options.sources], FAMILIES) if options.sources else measure(options)
         if not any(row.samples for section in results.sections for table in section.tables for case in table.cases for row in case.rows):
             for section in results.sections:
                 if section.error:
                     print(f"benchmarks: {section.error}", file=sys.stderr)
             raise BenchmarkError("nothing was measured")
-        if options.source and options.json:
+        if options.sources and options.json:
             results.write(options.json)
         if options.rst is not None:
             if not options.rst and len(results.sections) < len(FAMILIES):

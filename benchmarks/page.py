@@ -60,7 +60,7 @@ def _section(section: Section) -> str:
     error = f'<p class="error">Not measured: {escape(section.error)}</p>' if section.error else ""
     return (
         f'<section id="{escape(section.name)}"><h2>{escape(section.title)}</h2>\n<p>{escape(section.method)}</p>\n'
-        f"<p>Repeat: <code>{escape(section.command)}</code>. It took {section.seconds:,.0f} s; "
+        f"<p>Repeat: <code>{escape(section.command)}</code>. {section.rounds} rounds took {section.seconds:,.0f} s; "
         f"load average of the machine meanwhile: {load}.</p>{error}\n"
         + "\n".join(_table(section, table) for table in section.tables)
         + "</section>"

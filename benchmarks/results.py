@@ -6,6 +6,7 @@ It keeps the figure of each round, so that a report can show any statistic of th
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
@@ -68,6 +69,7 @@ class Section:
     error: str | None = None
     load_average: list[list[float]] = field(default_factory=list)
     seconds: float = 0.0
+    rounds: int = 0
 
 
 @dataclass
@@ -110,6 +112,29 @@ def _section(data: dict[str, Any]) -> Section:
 def _table(data: dict[str, Any]) -> Table:
     cases = [Case(case["name"], [Row(**row) for row in case["rows"]]) for case in data["cases"]]
     return Table(**{**data, "measures": [Measure(**measure) for measure in data["measures"]], "cases": cases})
+
+
+def merge(runs: list[Results], order: Sequence[str]) -> Results:
+    """One tree of several runs on one machine: of a family that more than one measured, the last counts.
+
+    :param runs: in the order in which they were made; not empty.
+    :param order: the names of the families, in the order of the report.
+    :raises BenchmarkError: where they were not made on the same machine.
+    """
+    first, last = runs[0], runs[-1]
+    if any(run.machine != first.machine for run in runs):
+        raise BenchmarkError("the figures are not of the same machine")
+    sections = {section.name: section for run in runs for section in run.sections}
+    versions = {name: version for run in runs for name, version in run.versions.items()}
+    return Results(
+        first.started,
+        first.machine,
+        versions,
+        last.plan,
+        sorted(sections.values(), key=lambda section: order.index(section.name)),
+        last.ended,
+        [*first.load_average[:1], *last.load_average[-1:]],
+    )
 
 
 class Summary(NamedTuple):

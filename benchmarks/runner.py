@@ -41,7 +41,7 @@ def run(families: Sequence[Family], plan: Plan, selection: Selection, keep: Call
 
 
 def _section(family: Family, plan: Plan, selection: Selection) -> Section:
-    section = Section(family.name, family.title, family.method, _command(family.name))
+    section = Section(family.name, family.title, family.method, _command(family.name), rounds=plan.rounds)
     section.load_average.append(environment.load_average())
     begun = time.monotonic()
     tables = {layout.name: Table(layout.name, layout.title, list(layout.measures), layout.note) for layout in family.layouts}

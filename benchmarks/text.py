@@ -52,15 +52,21 @@ def _ratio(value: float) -> str:
 def about(results: Results) -> list[tuple[str, str]]:
     """Time, machine, how busy it was, versions and method, by name."""
     plan = results.plan
-    method = f"{plan['rounds']:g}; runs of {plan['seconds']:g} s; {plan['idle']:g} idle connections; {plan['members']:g} members of a group"
+    size = f"runs of {plan['seconds']:g} s; {plan['idle']:g} idle connections; {plan['members']:g} members of a group"
     load = [", ".join(f"{value:g}" for value in values) for values in results.load_average]
     return [
         ("time", f"{results.started} to {results.ended}"),
         *results.machine.items(),
         ("load average", " at the start, ".join(load) + " at the end (1, 5, 15 minutes)"),
         *results.versions.items(),
-        ("rounds", method),
+        ("rounds", f"{_rounds(results.sections)}; {size}"),
     ]
+
+
+def _rounds(sections: Sequence[Section]) -> str:
+    """How many rounds the figures are of."""
+    numbers = sorted({section.rounds for section in sections})
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else "".join(map(str, numbers))
 
 
 def grid(title: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -121,13 +127,14 @@ def headline(results: Results) -> str:
             figures = None if row is None else summary(row.samples.get(key, []))
             cells.append("-" if figures is None else f"{number(figures.median, measure.digits)} {unit}")
         lines.append(cells)
-    made = f"Medians of {results.plan['rounds']:g} rounds: {results.started}, {results.machine['processor']}, {results.machine['Python']}."
+    used = [section for section in results.sections if section.name in {name for _, name, *_ in _HEADLINES}]
+    made = f"Medians of {_rounds(used)} rounds: {results.started}, {results.machine['processor']}, {results.machine['Python']}."
     return f"{grid(['measure', *_COLUMNS], lines)}\n\n{_fill(made)}"
 
 
 def _section(section: Section, underline: str) -> list[str]:
     load = " to ".join(f"{values[0]:g}" for values in section.load_average)
-    parts = [_fill(f"{section.method} Load average of the machine: {load}."), "", f"``{section.command}``", ""]
+    parts = [_fill(f"{section.method} Rounds: {section.rounds}. Load average of the machine: {load}."), "", f"``{section.command}``", ""]
     if section.error:
         parts += [_fill(f"Not measured: {section.error}"), ""]
     for table in section.tables:

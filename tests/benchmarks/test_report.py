@@ -17,7 +17,7 @@ import pytest
 from benchmarks import page, text
 from benchmarks.__main__ import FAMILIES, PAGES, main
 from benchmarks.environment import BenchmarkError
-from benchmarks.results import Results, read
+from benchmarks.results import Results, merge, read
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 120.0
@@ -86,6 +86,19 @@ def test_the_page_has_a_plot_that_follows_the_theme_and_needs_nothing(directory:
     assert re.findall(r"<script|@import|https?:|<link", document) == []
     identifiers = re.findall(r'\bid="([^"]*)"', document)
     assert [name for name in re.findall(r'href="#([^"]*)"', document) if name not in identifiers] == []
+
+
+def test_of_several_runs_the_last_counts(directory: Path) -> None:
+    older = read(directory / "r.json")
+    newer = read(directory / "r.json")
+    newer.sections[0].rounds += 1
+    newer.sections[0].title = "newer"
+    other = dataclasses.replace(older, sections=[dataclasses.replace(older.sections[0], name="asgi", title="other")])
+    merged = merge([other, older, newer], FAMILIES)
+    assert [section.title for section in merged.sections] == ["other", "newer"]
+    assert ("rounds", "1 to 2;") in [(name, value.partition(" runs")[0]) for name, value in text.about(merged)]
+    with pytest.raises(BenchmarkError, match="same machine"):
+        merge([older, dataclasses.replace(newer, machine={**newer.machine, "cores": "1000"})], FAMILIES)
 
 
 def test_the_page_is_made_again_from_the_file(directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

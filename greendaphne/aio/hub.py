@@ -38,6 +38,8 @@ class AsyncioHub(Hub):
 
     #: Whether it is the class of new hubs.
     installed: ClassVar[bool] = False
+    #: Whether :mod:`.isolation` itself imports asyncio, so that its end is waited for.
+    pending: ClassVar[bool] = False
     #: Whether the self-test has failed, so that it is gevent's hub by another name.
     failed: ClassVar[bool] = False
 
@@ -55,7 +57,7 @@ def install() -> bool:
         return True
     if "asyncio" not in sys.modules and not gevent_names.MISSING:
         sys.meta_path.insert(0, _OnImport())
-    elif not _isolate():
+    elif not isolate():
         return False
     gevent_names.set_default_hub_class(AsyncioHub)
     hub = gevent_names.get_hub_if_exists()
@@ -74,7 +76,7 @@ def is_isolated() -> bool:
     return isinstance(gevent.get_hub(), AsyncioHub) and not AsyncioHub.failed
 
 
-def _isolate() -> bool:
+def isolate() -> bool:
     """Give :class:`AsyncioHub` its ``switch``, and test it; return whether it works."""
     try:
         from . import isolation
@@ -92,7 +94,7 @@ def _isolate() -> bool:
 
 
 class _OnImport:
-    """Stands before the finders of modules until asyncio is imported, and calls :func:`_isolate` at the end of that import.
+    """Stands before the finders of modules until asyncio is imported, and calls :func:`isolate` at the end of that import.
 
     No event loop can run before.
     """
@@ -108,7 +110,7 @@ class _OnImport:
         return None
 
     def _call_after(self, spec: ModuleSpec) -> None:
-        """Have :func:`_isolate` called after the module of ``spec`` has been executed."""
+        """Have :func:`isolate` called after the module of ``spec`` has been executed."""
         loader: Any = spec.loader
         execute = loader.exec_module
 
@@ -118,6 +120,9 @@ class _OnImport:
                 sys.meta_path.remove(self)
                 # The self-test runs in another thread, whose imports of asyncio would wait for the end of this one.
                 module.__spec__._initializing = False  # type: ignore[union-attr]
-                _isolate()
+                if f"{__package__}.isolation" in sys.modules:
+                    AsyncioHub.pending = True
+                else:
+                    isolate()
 
         loader.exec_module = exec_module

@@ -16,7 +16,7 @@ from gevent.hub import Hub
 from gevent.monkey import get_original
 
 from . import gevent_names
-from .hub import AsyncioHub
+from .hub import AsyncioHub, isolate
 from .private import get_running_loop, set_running_loop, swap_current_task
 
 #: Seconds after which a self-test that does not end counts as failed.
@@ -184,3 +184,9 @@ def _look(probes: list[_Probe]) -> None:
         if any(asyncio.current_task(probe.loop) is not None for probe in probes):
             raise SelfTestError("a task is the current one while its greenlet waits")
         gevent.sleep(0)
+
+
+if AsyncioHub.pending:
+    # This module imported asyncio, and the test needs the whole of it.
+    AsyncioHub.pending = False
+    isolate()

@@ -165,10 +165,11 @@ print(AsyncioHub.switch is gevent.hub.Hub.switch)
     [
         "import asyncio",
         "from asyncio import events",
+        "from greendaphne.aio import isolation",
         "gevent.get_hub().threadpool.apply(__import__, ('asyncio',))",
         "gevent.joinall([gevent.spawn(__import__, 'asyncio') for _ in range(3)], raise_error=True)",
     ],
-    ids=["module", "part", "thread", "greenlets"],
+    ids=["module", "part", "own", "thread", "greenlets"],
 )
 def test_asyncio_imported_later_in_any_thread(importing: str) -> None:
     source = f"""

@@ -235,6 +235,23 @@ def test_the_unit_files_are_right(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
+UNITS = sorted((ROOT / "examples").rglob("*.service"))
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_a_service_may_do_little_beyond_serving(unit: Path) -> None:
+    """systemd rates what a unit leaves open from 0.0 to 10.0; ``threshold`` is ten times that."""
+    result = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=25", str(unit)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Overall exposure level" in result.stdout
+
+
 def test_the_service_s_command_and_configuration_are_right(tmp_path: Path) -> None:
     directory = ROOT / "examples" / "systemd"
     line = next(line for line in (directory / "mysite.service").read_text().splitlines() if line.startswith("ExecStart="))

@@ -208,7 +208,7 @@ class MemoryChannelLayer(BaseChannelLayer):
 
         Not part of the specification.  ``taker(channel, message)`` is called in the sender's greenlet with the layer's lock held: it must
         not wait, not switch and not raise.  False means that it does not take the message, which then is queued as any other.  The order
-        is kept: where messages wait in the channel, those that follow wait behind them.  What other threads and hubs send is queued, and so
+        is kept: where messages wait in the channel, later ones are queued, too.  What other threads and hubs send is queued, and so
         is everything while others than ``taker``'s reader wait for messages on ``name``.  So the caller has to receive as well.
 
         :param name: as in :meth:`receive`; there is one taker for each name.

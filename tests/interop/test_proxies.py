@@ -22,7 +22,7 @@ from tests.support.server import Client, RunningServer, serve
 from tests.support.websocket import ACCEPT, BINARY, CLOSE, KEY, TEXT, Frame, close_payload, frame
 
 GET = b"GET /page?a=b HTTP/1.1\r\nHost: localhost\r\n"
-#: All that a client might try to be somebody else.
+#: Header fields by which a client could forge its address.
 CLAIMS = (
     b"X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 127.0.0.1, 10.0.0.1\r\nX-Forwarded-Port: 666\r\nX-Forwarded-Proto: wss\r\n"
     b"X-Forwarded-Host: evil.example\r\nForwarded: for=6.6.6.6;proto=https\r\nDaphne-Root-Path: /evil\r\n"

@@ -29,7 +29,7 @@ from tests.modern.serving import command
 from tests.modern.support import PATIENCE, ROOT
 from tests.support.certificates import Authority
 
-#: All that a client might try to be somebody else.
+#: Header fields by which a client could forge its address.
 CLAIMS = {
     "x-forwarded-for": "6.6.6.6",
     "x-forwarded-port": "666",

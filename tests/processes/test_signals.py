@@ -122,7 +122,7 @@ def test_the_first_process_reaps_orphans(tmp_path: Path, workers: tuple[str, ...
 
 
 def zombies(command: Command) -> list[int]:
-    """The children of the first process that nobody has waited for."""
+    """The children of the first process that have ended and were not waited for."""
     found = []
     for number in Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split():
         try:

@@ -140,7 +140,7 @@ def test_bodies(version: str, seen: Recorder, size: int) -> None:
     data = bytes(number % 251 for number in range(size))
     with serve_asgi(application, http2_cleartext=True) as server, requester(server, version) as client:
         assert client.ask(method=b"POST", body=data).body.decode() == hashlib.sha256(data).hexdigest()
-        # One that is not read is in nobody's way.
+        # A message that the application does not read has no effect.
         assert client.ask(method=b"POST", body=data[:1000]).status == 200
 
 

@@ -14,7 +14,7 @@ UNIX: Final = "unix"
 EVERYONE: Final = "*"
 #: Peers on this machine: the loopback addresses and UNIX sockets.
 LOCAL: Final = "127.0.0.1,::1,unix"
-#: Cached answers (a number).  Proxies have few addresses; the bound is for clients with very many.
+#: The maximum number of cached answers.  Proxies have few addresses; the limit is for clients with very many.
 _CACHE_SIZE: Final = 1024
 #: Bits in front of the IPv4 address in an IPv4-mapped one (RFC 4291 section 2.5.5.2).
 _MAPPED_PREFIX: Final = 96

@@ -112,7 +112,7 @@ def field_value(text: str) -> str:
 
 
 def host(text: str) -> str:
-    """Return ``text`` when it can be an address or a host name; other servers also take a port or a path in the same place."""
+    """Return ``text`` if it can be an address or a host name; other servers also accept a port or a path here, which is refused."""
     name, colon, port = text.rpartition(":")
     if colon and port.isascii() and port.isdigit() and (":" not in name or (name.startswith("[") and name.endswith("]"))):
         raise ValueError(f"must be an address without a port, as in --bind={name or '::'} --port={port}")
@@ -129,7 +129,7 @@ def environ_entry(text: str) -> tuple[str, str]:
     return name, value.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
-#: What the interface of a mount may be.
+#: The allowed interfaces of a mount.
 _INTERFACES = ("auto", "channels", "asgi3", "asgi2", "wsgi")
 
 

@@ -1,4 +1,4 @@
-"""Lists of hosts and of origins (RFC 6454), as options take them."""
+"""Lists of hosts and of origins (RFC 6454), as written in options."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from .message import Request
 
-#: Stands for the origin whose host and port are those that the request is for.
+#: The word for the origin with the host and port of the request.
 SAME_HOST: Final = "same-host"
-#: What browsers send for pages without an origin.
+#: The value that browsers send for pages without an origin.
 NULL: Final = "null"
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.\-]*)://((?:\*\.)?[a-z0-9._~\-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
@@ -20,11 +20,11 @@ _HOST: Final = re.compile(r"\.?[a-z0-9._~\-]+|\[[0-9a-f:.]+\]")
 class OriginList:
     """Origins that are allowed: ``https://example.com,https://*.example.org:8443`` or ``same-host``.
 
-    ``*.`` in front of a host stands for all of its subdomains.  ``same-host`` allows the origin whose host and port are those of the
-    request's ``Host``, whatever its scheme: a proxy may have taken TLS off.  ``null`` allows pages without an origin.
+    ``*.`` in front of a host stands for all of its subdomains.  ``same-host`` allows the origin with the host and port of the request's
+    ``Host`` and any scheme, because a proxy may have terminated TLS.  ``null`` allows pages without an origin.
 
-    :param text: with commas between them.
-    :raises ValueError: for anything else, in words that continue the name of an option.
+    :param text: origins separated by commas.
+    :raises ValueError: for any other text; the message continues the name of an option.
     """
 
     __slots__ = ("_origins", "_same_host", "_suffixes", "_text")
@@ -55,7 +55,7 @@ class OriginList:
             raise ValueError("must have at least one origin")
 
     def allow(self, request: Request) -> bool:
-        """Whether a browser may send ``request`` for a page of its origin.  A client that sends no ``Origin`` is no browser."""
+        """Whether a browser may send ``request`` for a page of its origin.  A client without an ``Origin`` field is not a browser."""
         values = _values(request, b"origin")
         if not values:
             return True
@@ -89,10 +89,10 @@ class OriginList:
 
 
 class HostList:
-    """Hosts that requests may be for: ``example.com,.example.org``; a dot in front stands for the host and all of its subdomains.
+    """Hosts that requests may name: ``example.com,.example.org``; a leading dot stands for the host and all of its subdomains.
 
-    :param text: with commas between them, without ports.
-    :raises ValueError: for anything else, in words that continue the name of an option.
+    :param text: hosts separated by commas, without ports.
+    :raises ValueError: for any other text; the message continues the name of an option.
     """
 
     __slots__ = ("_hosts", "_suffixes", "_text")
@@ -134,7 +134,7 @@ def _values(request: Request, name: bytes) -> list[bytes]:
 
 
 def _parse(text: str) -> tuple[str, str, str] | None:
-    """Scheme, host and port of an origin in lower case; ``None`` for what is none."""
+    """Scheme, host and port of an origin in lower case; ``None`` for other texts."""
     match = _ORIGIN.fullmatch(text)
     if match is None:
         return None

@@ -44,7 +44,7 @@ _SETTINGS: Final = {
     "DAPHNE_WEBSOCKET_MAX_FRAME_SIZE": "limits.websocket_frame",
 }
 
-#: How each outcome of a WebSocket is called in the log.
+#: The word for each outcome of a WebSocket in the log.
 _WEBSOCKETS: Final = {"connecting": "HANDSHAKING", "connected": "CONNECT", "disconnected": "DISCONNECT", "rejected": "REJECT"}
 
 

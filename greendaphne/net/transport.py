@@ -29,7 +29,7 @@ from gevent.socket import wait
 from ..core.accounts import FREE, Account
 from ..core.message import ClientDisconnected, ClientTooSlow
 
-#: Returns at once with a time limit of 0; gevent's does not know all events.
+#: The original poll returns at once with a time limit of 0; gevent's does not support all events.
 _native_poll = get_original("select", "poll")
 #: tcpi_bytes_acked in struct tcp_info (linux/tcp.h), since Linux 4.1; SIOCOUTQ, which has the number of TIOCOUTQ, gives an int.
 _BYTES_ACKED: Final = struct.Struct("=Q")
@@ -47,7 +47,7 @@ _ABORTIVE = struct.pack("ii", 1, 0)
 # Bytes of one call of sendfile(), which may wait for the disk, and of all calls until the other greenlets get their turn.
 _SENDFILE_SIZE: Final = 256 * 1024
 _SENDFILE_TURN: Final = 4 * _SENDFILE_SIZE
-# What sendfile() says of the connection; everything else is about the file.
+# Errors of sendfile() that concern the connection; all others concern the file.
 _PEER_ERRORS: Final = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH))
 
 
@@ -69,22 +69,22 @@ class ByteStream(Protocol):
         """Return once :meth:`recv` would not wait; raises :class:`TimeoutError`."""
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
-        """Send everything; :class:`ClientDisconnected` when the peer takes nothing for the send timeout.
+        """Send everything; :class:`ClientDisconnected` if the peer takes nothing for the send timeout.
 
-        Waits first for what :meth:`offer` took.
+        First waits for the bytes that :meth:`offer` took.
         """
 
     def offer(self, data: bytes) -> bool:
         """Send everything without waiting, or return false: then nothing of ``data`` was sent.
 
-        What the socket does not take at once, a greenlet of the transport's own sends, within the send timeout.  While that greenlet has
-        something left, ``offer`` returns false.
+        A greenlet of the transport sends the bytes that the socket does not take at once, within the send timeout.  Until it has sent all
+        of them, ``offer`` returns false.
 
         :raises ClientDisconnected: when the connection broke.
         """
 
     def has_room(self, callback: Callable[[], None] | None = None) -> bool:
-        """Whether :meth:`offer` would take something; if not, ``callback`` is called once when it does, or when the connection broke."""
+        """Whether :meth:`offer` would take data; if not, ``callback`` is called once when it does, or when the connection breaks."""
 
     def flush(self) -> None:
         """Wait until everything that :meth:`offer` took has been sent, or the connection broke; never raises."""
@@ -100,14 +100,15 @@ class ByteStream(Protocol):
         """
 
     def hung_up(self, *, half_closed: bool) -> bool:
-        """Whether the peer, whose stream has ended, is known to have left.
+        """Whether the peer, whose stream has ended, is known to have disconnected.
 
-        :param half_closed: whether a peer that has only stopped sending counts where it cannot be told from one that left: on TCP both have
-            sent a FIN.  A UNIX socket tells them apart, and so does TLS where the peer only ended its TLS stream.
+        :param half_closed: whether a peer that has only stopped sending counts as disconnected if the two cannot be distinguished: on TCP
+            both send a FIN.  A UNIX socket distinguishes them, and so does TLS if the peer only ended its TLS stream.
         """
 
     def delivery(self) -> tuple[int, int] | None:
-        """How many bytes the peer's system has taken so far, and how many wait for it in this one; ``None`` where that is not known."""
+        """The number of bytes that the peer's system has acknowledged so far, and the number that wait in this system; ``None`` if
+        unknown."""
 
     def shutdown_write(self) -> None:
         """Close the sending side, so that the peer sees the end of the stream; never raises."""
@@ -173,13 +174,13 @@ class Transport:
         # Whether the last read emptied the kernel's buffer.  The next read then waits at once, because it would fail first.
         self._drained = False
         self._reads = 0
-        # What is told of input that no greenlet waits for.
+        # The callback for input that no greenlet waits for.
         self._observer: Callable[[], None] | None = None
-        # The greenlet that sends the rest of what offer() took, and what is called when it has ended.
+        # The greenlet that sends the rest of the bytes that offer() took, and the callbacks for its end.
         self._flusher: Any = None
         self._rooms: list[Callable[[], None]] | None = None
         self.closed = False
-        #: Is told of what waits to be sent.
+        #: Receives the numbers of bytes that wait to be sent.
         self.account: Account = FREE
 
     def hung_up(self, *, half_closed: bool) -> bool:
@@ -309,7 +310,7 @@ class Transport:
         self._send_rest(memoryview(data)[sent:], len(data))
 
     def _send_rest(self, view: memoryview, size: int) -> None:
-        """Send ``view``, the end of an object of ``size`` bytes; all of that stays in memory until the last byte is sent."""
+        """Send ``view``, the end of an object of ``size`` bytes; the whole object stays in memory until the last byte is sent."""
         account = self.account
         account.take(size)
         try:
@@ -357,7 +358,7 @@ class Transport:
         try:
             self._send_rest(view, size)
         except ClientDisconnected:
-            pass  # the next call finds out for itself
+            pass  # the next call raises the error itself
         finally:
             self._flusher = None
             rooms, self._rooms = self._rooms, None
@@ -379,7 +380,7 @@ class Transport:
             flusher.join()
 
     def sendfile(self, descriptor: int, offset: int, count: int) -> int:
-        """Send up to ``count`` bytes of a file by the kernel; return how many were sent, fewer where the file ends.
+        """Send at most ``count`` bytes of a file by the kernel; returns the number of bytes sent, which is lower if the file ends.
 
         :raises ClientDisconnected: as :meth:`sendall`.
         :raises OSError: where the file cannot be read.

@@ -175,7 +175,7 @@ class TLSTransport(Transport):
     def observe(self, callback: Callable[[], None] | None) -> None:
         super().observe(callback)
         if callback is not None and not self.closed and self._connection.pending():
-            # OpenSSL has bytes that the socket will not tell of.
+            # OpenSSL has buffered bytes that make the socket not readable.
             get_hub().loop.run_callback(callback)
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:

@@ -319,7 +319,7 @@ class Master:
                 self._application = rest.decode(errors="replace")
                 logger.info("%s serves", child)
             elif word == control.RECYCLE and not child.tired:
-                child.tired = rest.decode(errors="replace") or "it asked for it"
+                child.tired = rest.decode(errors="replace") or "no reason given"
                 logger.info("%s is to be replaced: %s", child, child.tired)
             elif word == control.STOPPING and child.state is State.SERVING:
                 logger.info("%s stops by itself", child)
@@ -379,14 +379,14 @@ class Master:
 
     def _give_up_reload(self) -> None:
         if self._generation and any(child.generation < self._generation for child in self._in(State.SERVING)):
-            logger.error("Not reloaded: the workers of before go on")
+            logger.error("Not reloaded: the previous workers continue to serve")
             for child in self._children:
                 child.generation = self._generation
                 if self._watcher is not None and child.state is State.SERVING:
                     child.say(control.FAILED)
             self._reloading = False
             if self._manager is not None:
-                self._manager.ready("Not reloaded: the workers of before go on")
+                self._manager.ready("Not reloaded: the previous workers continue to serve")
 
     def _pause(self) -> None:
         """Set a pause before the next start, twice the last one if that was recent."""

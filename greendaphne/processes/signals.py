@@ -197,7 +197,7 @@ class _Post:
                 return
             reason = "The process has not ended"
         else:
-            reason = "The hub does not hear of it: other code is at work"
+            reason = "The hub does not react, because other code is running"
         if os.getpid() == self._pid:
             name = signal.Signals(number).name
             # Not through logging: the busy code may hold its locks.

@@ -27,7 +27,7 @@ def failure_page(text: str, *, serving: bool) -> bytes:
 
     :param serving: whether the previous code still serves.
     """
-    rest = "The code of before still answers all other requests." if serving else "The server tries again when a file changes."
+    rest = "The previous code still answers all other requests." if serving else "The server tries again when a file changes."
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="1">'
         f'<meta name="viewport" content="width=device-width"><title>The application does not load</title><style>{_STYLE}</style></head>'

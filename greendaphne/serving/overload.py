@@ -352,8 +352,8 @@ class Overload:
     def _end_overload(self, now: float) -> None:
         evicted, refused = self._counted
         logger.warning(
-            "The overload is over after %d seconds: %d times connections had to let go of what they held, and %d requests or messages were "
-            "refused",
+            "The overload is over after %d seconds: connections were told %d times to release memory or disk, and %d requests or messages "
+            "were refused",
             now - self.since,
             sum(each.evicted for each in self._shortages) - evicted,
             sum(each.refused for each in self._shortages) - refused,

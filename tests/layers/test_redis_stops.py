@@ -24,7 +24,7 @@ from greendaphne.layers.redis.resp import ReplyReader
 from greendaphne.layers.wake import Wake
 from tests.soak import losses as redis_losses
 from tests.support import legacy
-from tests.support.layer_loss import wait_until
+from tests.support.redis_load import wait_until
 from tests.support.redis_server import PATIENCE, RedisServer, in_hub, redis_server
 
 #: SIGTERMs for a ``runworker``.

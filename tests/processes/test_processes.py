@@ -193,7 +193,7 @@ def test_a_reload_runs_new_code_and_keeps_the_old_where_the_new_is_broken(tmp_pa
         now = set(children(process.pid))
         write(tmp_path, "import nothing_of_this_name\n", version=3)
         process.send(signal.SIGHUP)
-        process.find("Not reloaded: the workers of before go on")
+        process.find("Not reloaded: the previous workers continue to serve")
         assert process.count("did not start: it ended with exit code 1") == 1
         process.until(lambda: set(children(process.pid)) == now, "the same workers")
         assert ask(tmp_path)["version"] == 2

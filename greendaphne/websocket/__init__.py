@@ -1,13 +1,13 @@
 """WebSocket (RFC 6455), over HTTP/1.1 and over HTTP/2 (RFC 8441), with permessage-deflate (RFC 7692).
 
-* ``handshake`` judges the opening handshake and writes its answer;
-* ``frames`` turns bytes into messages and control frames, and payloads into frames, without any input or output of its own;
+* ``handshake`` checks the opening handshake and writes its answer;
+* ``frames`` turns bytes into messages and control frames, and payloads into frames; it does no input or output;
 * ``deflate`` negotiates and applies the compression;
 * ``connection`` is :class:`WebSocket`, which brings these together on a :class:`~greendaphne.core.message.Stream`;
 * ``errors`` has the exceptions, ``codes`` the close codes.
 
-Nothing here knows a socket or a channel layer.  All but the codes is imported with the first use of one of its names: it needs
-gevent-websocket and ``websockets``, which a server without WebSockets does without.
+The package knows no socket and no channel layer.  Except for the codes, its modules are imported when one of their names is first used,
+because they need gevent-websocket and ``websockets``, which a server without WebSockets does not load.
 """
 
 from typing import TYPE_CHECKING

@@ -336,8 +336,7 @@ class Http1Stream:
         source = self._connection.input
         if source.transport.closed:
             return True
-        # What is left of a body belongs to whoever reads it, and may be waited for in another greenlet.  What comes behind it is held here,
-        # but not without end.
+        # The rest of a body belongs to its reader, which may wait for it in another greenlet.  Bytes after it are held here, up to a limit.
         if not self.body_complete or source.unused >= RECV_SIZE:
             return False
         try:

@@ -468,4 +468,4 @@ def _make_directory() -> str:
     try:
         return tempfile.mkdtemp(prefix="greendaphne-", dir=place)
     except OSError as error:
-        raise EndpointError(f"There is no place for what the workers share: {error}.") from None
+        raise EndpointError(f"Cannot make the directory that the workers share: {error}.") from None

@@ -274,7 +274,7 @@ class Session:
                         timeout = max(timeout - left, 0)
                     self._deadline = None
                     logger.info(
-                        "WebSocket %s closed after %g seconds, its longest life", self.name, self._sessions.timeouts.websocket_lifetime
+                        "WebSocket %s closed after %g seconds, its maximum lifetime", self.name, self._sessions.timeouts.websocket_lifetime
                     )
                     websocket.close(CloseCode.NORMAL_CLOSURE, cause=causes.LIFETIME)
         except protocol.WebSocketClosed as closed:

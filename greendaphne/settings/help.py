@@ -26,13 +26,14 @@ Usage:
 
 _EXPLANATION: Final = (
     (
-        "<channel_layer> names what is served, an application or a channel layer: module.path:attribute.path, such as "
+        "<channel_layer> names the application or the channel layer to serve: module.path:attribute.path, such as "
         'project.wsgi:application or project.asgi:channel_layer, or module.path alone for its "application" or "app". Options may be '
         "abbreviated; their values follow a blank or an equals sign."
     ),
     (
         "Every option may also stand in a configuration file or in the environment: http-timeout = 60 in the file and "
-        "GREENDAPHNE_HTTP_TIMEOUT=60\xa0are\xa0--http-timeout=60. The command line counts first, then the environment, then the file."
+        "GREENDAPHNE_HTTP_TIMEOUT=60 mean\xa0--http-timeout=60. The command line takes precedence over the environment, the "
+        "environment over the file."
     ),
 )
 

@@ -233,19 +233,19 @@ OPTIONS: Final = (
         help="Send no Server header at all."),
 
     option(HTTP, "-t --http-timeout", to="timeouts.http", metavar="SECONDS", convert=seconds, legacy=True,
-        help="For a worker of a channel layer to begin its response, and between its parts; 503 after that. ASGI and WSGI "
+        help="Time for a worker of a channel layer to begin its response, and between its parts; 503 after that. ASGI and WSGI "
              "applications have --request-timeout."),
     option(HTTP, "--answer-half-closed", to="channels.answer_half_closed",
         help="Keep a request whose client has closed its sending side but still reads; by default the client counts as gone within a "
              "second."),
     option(HTTP, "--keep-alive-timeout", to="timeouts.keep_alive", metavar="SECONDS", convert=seconds_or_zero,
-        help="For the next request on an idle connection."),
+        help="Time for the next request on an idle connection."),
     option(HTTP, "--header-timeout", to="timeouts.header", metavar="SECONDS", convert=seconds,
-        help="For a whole request head to arrive."),
+        help="Time for a whole request head to arrive."),
     option(HTTP, "--body-timeout", to="timeouts.body", metavar="SECONDS", convert=seconds,
-        help="Without a further byte of a request body."),
+        help="Time without a further byte of a request body."),
     option(HTTP, "--send-timeout", to="timeouts.send", metavar="SECONDS", convert=seconds,
-        help="Without progress in sending to a client."),
+        help="Time without progress in sending to a client."),
 
     option(HTTP2, "--http2-max-concurrent-streams", to="http2.max_concurrent_streams", metavar="NUMBER",
         convert=whole_number(1, 1_000_000),
@@ -264,11 +264,11 @@ OPTIONS: Final = (
         help="The maximum lifetime of a connection; a negative number is no limit; the default is the channel layer's group expiry."),
     option(WEBSOCKET, "--websocket_connect_timeout --websocket-connect-timeout", to="timeouts.websocket_connect", metavar="SECONDS",
         convert=seconds_or_never, legacy=True,
-        help="For the application to accept a connection; a negative number is no limit."),
+        help="Time for the application to accept a connection; a negative number is no limit."),
     option(WEBSOCKET, "--ping-interval", to="timeouts.ping_interval", metavar="SECONDS", convert=seconds_or_zero, legacy=True,
         help="Ping a client that has been silent for this long; 0 is never."),
     option(WEBSOCKET, "--ping-timeout", to="timeouts.ping_timeout", metavar="SECONDS", convert=seconds_or_zero, legacy=True,
-        help="For the answer to a ping, before the connection is closed; 0 is no limit."),
+        help="Time for the answer to a ping, before the connection is closed; 0 is no limit."),
     option(WEBSOCKET, "--ws-protocol", to="websockets.protocols", metavar="NAME", takes=Takes.MANY, legacy=True, known_as="ws_protocols",
         help="The subprotocols to offer, one or several names; write -- or another option after the last one."),
     option(WEBSOCKET, "--ws-allow-origin", to="websockets.allow_origin", metavar="LIST", convert=OriginList,
@@ -279,11 +279,11 @@ OPTIONS: Final = (
     option(WEBSOCKET, "--websocket-max-frame-size", to="limits.websocket_frame", metavar="SIZE", convert=size,
         help="The longest frame; 0 is no limit."),
     option(WEBSOCKET, "--websocket-message-timeout", to="timeouts.websocket_message", metavar="SECONDS", convert=seconds_or_zero,
-        help="From the first byte of a message to its last; 0 is no limit."),
+        help="Time from the first byte of a message to its last; 0 is no limit."),
     option(WEBSOCKET, "--websocket-compression", to="websockets.compression",
         help="Compress messages for clients that offer it (permessage-deflate)."),
     option(WEBSOCKET, "--websocket-keep-context", to="websockets.keep_context",
-        help="Let compressed messages refer to earlier ones (context takeover): fewer bytes where messages resemble each other, for up to "
+        help="Let compressed messages refer to earlier ones (context takeover): fewer bytes if messages resemble each other, for up to "
              "350 KiB of memory per connection, 64 MiB in all."),
     option(WEBSOCKET, "--websocket-window-bits", to="websockets.window_bits", metavar="BITS", convert=whole_number(9, 15),
         help="The largest window for compression, as a power of two; smaller ones take less memory."),
@@ -312,7 +312,7 @@ OPTIONS: Final = (
 
     option(SHUTDOWN, "--graceful-timeout", to="timeouts.graceful", metavar="SECONDS", convert=seconds_or_zero,
         everyday=True,
-        help="For open requests to end after SIGTERM or SIGINT."),
+        help="Time for open requests to end after SIGTERM or SIGINT."),
 
     option(PROCESSES, "-w --workers", to="processes.workers", metavar="NUMBER", convert=whole_number(0, 1024),
         everyday=True,
@@ -330,7 +330,7 @@ OPTIONS: Final = (
     option(PROCESSES, "--umask", to="processes.umask", metavar="MODE", convert=umask,
         help="The permissions that new files must not have, as an octal number such as 027."),
     option(PROCESSES, "--pid", to="processes.pid_file", metavar="FILE", known_as="pidfile",
-        help="Write the number of the process, or of the master, into this file, and remove it at the end."),
+        help="Write the ID of the process, or of the master, into this file, and remove it at the end."),
     option(PROCESSES, "--chdir", to="processes.directory", metavar="DIRECTORY",
         help="Change to this directory before the application is imported; paths of other options do not depend on it."),
 

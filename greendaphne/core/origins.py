@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from .listed import Listed
+
 if TYPE_CHECKING:
     from .message import Request
 
@@ -17,7 +19,7 @@ _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.\-]*)://((?:\*\.)?[a-z0-9._~\-]+|\[
 _HOST: Final = re.compile(r"\.?[a-z0-9._~\-]+|\[[0-9a-f:.]+\]")
 
 
-class OriginList:
+class OriginList(Listed):
     """Origins that are allowed: ``https://example.com,https://*.example.org:8443`` or ``same-host``.
 
     ``*.`` in front of a host stands for all of its subdomains.  ``same-host`` allows the origin with the host and port of the request's
@@ -27,10 +29,10 @@ class OriginList:
     :raises ValueError: for any other text; the message continues the name of an option.
     """
 
-    __slots__ = ("_origins", "_same_host", "_suffixes", "_text")
+    __slots__ = ("_origins", "_same_host", "_suffixes")
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        super().__init__(text)
         self._same_host = False
         self._origins: set[tuple[str, str, str]] = set()
         self._suffixes: list[tuple[str, str, str]] = []
@@ -75,30 +77,18 @@ class OriginList:
         hosts = _values(request, b"host")
         return len(hosts) == 1 and _authority(hosts[0].decode("latin-1").lower(), scheme) == (host, port)
 
-    def __str__(self) -> str:
-        return self._text
 
-    def __repr__(self) -> str:
-        return f"OriginList({self._text!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, OriginList) and self._text == other._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-
-class HostList:
+class HostList(Listed):
     """Hosts that requests may name: ``example.com,.example.org``; a leading dot stands for the host and all of its subdomains.
 
     :param text: hosts separated by commas, without ports.
     :raises ValueError: for any other text; the message continues the name of an option.
     """
 
-    __slots__ = ("_hosts", "_suffixes", "_text")
+    __slots__ = ("_hosts", "_suffixes")
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        super().__init__(text)
         names = [item for item in (part.strip().lower().rstrip(".") for part in text.split(",")) if item]
         for name in names:
             if _HOST.fullmatch(name) is None:
@@ -115,18 +105,6 @@ class HostList:
             return False
         host = _authority(values[0].decode("latin-1").lower(), "")[0].rstrip(".")
         return host in self._hosts or host.endswith(self._suffixes)
-
-    def __str__(self) -> str:
-        return self._text
-
-    def __repr__(self) -> str:
-        return f"HostList({self._text!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, HostList) and self._text == other._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
 
 
 def _values(request: Request, name: bytes) -> list[bytes]:

@@ -231,8 +231,8 @@ OPTIONS: Final = (
         help="Send no Server header at all."),
 
     option(HTTP, "-t --http-timeout", to="timeouts.http", metavar="SECONDS", convert=seconds, legacy=True,
-        help="For a worker of a channel layer to begin its response, and then between its parts; 503 after that. ASGI and WSGI "
-             "applications have --request-timeout."),
+        help="For a worker of a channel layer to begin its response, and then between its parts; 503 after that. Where it is given, also "
+             "for the whole response of an ASGI application. See --request-timeout too."),
     option(HTTP, "--answer-half-closed", to="channels.answer_half_closed",
         help="Keep a request whose client has stopped sending, for a client that still reads; by default it counts as gone within a "
              "second."),

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +53,8 @@ class Server:
         pids = [self.process.pid]
         for pid in pids:
             for task in Path(f"/proc/{pid}/task").iterdir():
-                pids += map(int, (task / "children").read_text().split())
+                with suppress(FileNotFoundError):  # the thread has ended meanwhile
+                    pids += map(int, (task / "children").read_text().split())
         return pids
 
 
@@ -62,8 +63,13 @@ def _thread_seconds(task: Path) -> float:
         # Nanoseconds on a core; ticks of 10 ms are too coarse for a server that is asked twenty times a second.
         return int((task / "schedstat").read_text().split()[0]) / 1e9
     except FileNotFoundError:
+        # A kernel without that file, or a thread that has ended meanwhile.
+        try:
+            stat = (task / "stat").read_text()
+        except FileNotFoundError:
+            return 0.0
         # The fields behind the command's name, which may hold blanks: utime is the 12th of them, stime the 13th (proc(5)).
-        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        fields = stat.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
 

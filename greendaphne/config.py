@@ -397,6 +397,10 @@ class ApplicationOptions(Group):
         return self.asks_for_asgi and self.websocket_app is None and mounted
 
 
+_HTTP_TIMEOUT: Final = "timeouts.http"
+_RESPONSE_TIMEOUT: Final = "asgi.response_timeout"
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class AsgiOptions(Group):
     """How ASGI applications are started and ended."""
@@ -408,6 +412,9 @@ class AsgiOptions(Group):
     lifespan_timeout: float = 0
     #: Seconds for tasks that continue after the end of the last connection, before they are cancelled; daphne's default.
     close_timeout: float = 10
+    #: From the request to the end of the response; 503, or the connection is aborted in the middle of a response.  ``None`` means no limit;
+    #: :meth:`Config.changed` sets it with ``timeouts.http``.
+    response_timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -532,12 +539,16 @@ class Config(Group):
         """Return a copy with other values.
 
         :param values: by name: a value in a group (``timeouts.header``), a whole group (``timeouts``) or a value outside of groups
-            (``root_path``).  A value in a group takes precedence over the whole group.
+            (``root_path``).  A value in a group takes precedence over the whole group.  ``timeouts.http`` also sets
+            ``asgi.response_timeout``.
         :raises TypeError: for a name that does not exist.
         :raises ValueError: for a value that its group refuses.
         """
         changes: dict[str, Any] = {}
         groups: dict[str, dict[str, Any]] = {}
+        if _HTTP_TIMEOUT in values:
+            # The default is for channel layers.  A time limit that is given holds for ASGI applications too, as with daphne 4.
+            values = {_RESPONSE_TIMEOUT: values[_HTTP_TIMEOUT], **values}
         for target, value in values.items():
             group, dot, name = target.partition(".")
             if dot:

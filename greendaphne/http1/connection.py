@@ -275,7 +275,8 @@ class Http1Stream:
 
     def flush(self) -> None:
         transport = self._connection.transport
-        transport.flush()
+        if not transport.has_room():
+            transport.flush()
         if transport.closed:
             raise ClientDisconnected
 
@@ -446,6 +447,8 @@ class Http1Connection:
                     # are not looked at; the answer said that it is the last.
                     lingering_close(transport, self.timeouts.linger)
                     break
+            else:
+                transport.flush()
         except ClientDisconnected:
             pass
         finally:

@@ -28,6 +28,7 @@ from gevent.socket import wait
 
 from ..core.accounts import FREE, Account
 from ..core.message import ClientDisconnected, ClientTooSlow
+from .batch import HELD_SIZE, SendBatch
 
 #: The original poll returns at once with a time limit of 0; gevent's does not support all events.
 _native_poll = get_original("select", "poll")
@@ -71,14 +72,15 @@ class ByteStream(Protocol):
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
         """Send everything; :class:`ClientDisconnected` if the peer takes nothing for the send timeout.
 
-        First waits for the bytes that :meth:`offer` took.
+        First waits for the bytes that :meth:`offer` took.  A transport with a batch may send small ``data`` at the end of the hub's round; if
+        that fails, the next call raises.
         """
 
     def offer(self, data: bytes) -> bool:
         """Send everything without waiting, or return false: then nothing of ``data`` was sent.
 
         A greenlet of the transport sends the bytes that the socket does not take at once, within the send timeout.  Until it has sent all
-        of them, ``offer`` returns false.
+        of them, ``offer`` returns false.  A transport with a batch may delay small ``data`` as :meth:`sendall` does.
 
         :raises ClientDisconnected: when the connection broke.
         """
@@ -139,6 +141,7 @@ class Transport:
         "_drained",
         "_fd",
         "_flusher",
+        "_held",
         "_observer",
         "_reader",
         "_reads",
@@ -151,6 +154,7 @@ class Transport:
         "_watching",
         "_writer",
         "account",
+        "batch",
         "closed",
     )
 
@@ -179,9 +183,13 @@ class Transport:
         # The greenlet that sends the rest of the bytes that offer() took, and the callbacks for its end.
         self._flusher: Any = None
         self._rooms: list[Callable[[], None]] | None = None
+        # The bytes for the batch; empty while the flusher runs.
+        self._held = b""
         self.closed = False
         #: Receives the numbers of bytes that wait to be sent.
         self.account: Account = FREE
+        #: The batch that sends small data at the end of the hub's round; ``None`` to send at once.
+        self.batch: SendBatch | None = None
 
     def hung_up(self, *, half_closed: bool) -> bool:
         if self.closed:
@@ -194,6 +202,8 @@ class Transport:
         return half_closed and events & select.POLLRDHUP != 0 and self._sock.family != _socket.AF_UNIX
 
     def delivery(self) -> tuple[int, int] | None:
+        if self._held:
+            self.send_held()
         if self.closed or self._sock.family == _socket.AF_UNIX:
             return None
         try:
@@ -297,8 +307,8 @@ class Transport:
                 return data
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
-        if self._flusher is not None:
-            self.flush()
+        if self._put_off(data):
+            return
         try:
             sent = self._sock.send(data)
         except BlockingIOError:
@@ -308,6 +318,40 @@ class Transport:
         if sent == len(data):
             return
         self._send_rest(memoryview(data)[sent:], len(data))
+
+    def _put_off(self, data: bytes | bytearray | memoryview) -> bool:
+        """Wait for the flusher, and hold ``data`` for the batch; false if ``data`` has to be sent now."""
+        if self._flusher is not None:
+            self.flush()
+        if self.batch is not None:
+            if self._hold(data):
+                return True
+            if self._flusher is not None:
+                self.flush()
+        return False
+
+    def _hold(self, data: bytes | bytearray | memoryview) -> bool:
+        """Hold ``data`` for the batch if possible; after a false, the flusher may have the bytes that were held before."""
+        held = self._held
+        if held:
+            if len(held) + len(data) <= HELD_SIZE:
+                self._held = held + data
+                return True
+            self.send_held()
+        elif len(data) <= HELD_SIZE and self.batch is not None and self.batch.add(self):
+            self._held = bytes(data)
+            return True
+        return False
+
+    def send_held(self) -> None:
+        """Send the held bytes without waiting; the flusher sends those that the socket does not take."""
+        held, self._held = self._held, b""
+        if held and not self.closed:
+            try:
+                self._offer(held)
+            except ClientDisconnected:
+                # The next call raises the error itself.
+                self.batch = None
 
     def _send_rest(self, view: memoryview, size: int) -> None:
         """Send ``view``, the end of an object of ``size`` bytes; the whole object stays in memory until the last byte is sent."""
@@ -341,6 +385,16 @@ class Transport:
     def offer(self, data: bytes) -> bool:
         if self._flusher is not None:
             return False
+        if self.batch is not None:
+            if self._hold(data):
+                return True
+            if not self.has_room():
+                return False
+        self._offer(data)
+        return True
+
+    def _offer(self, data: bytes) -> None:
+        """Send ``data``; the flusher gets what the socket does not take."""
         try:
             sent = self._sock.send(data)
         except BlockingIOError:
@@ -349,7 +403,6 @@ class Transport:
             raise ClientDisconnected from None
         if sent < len(data):
             self._flush_later(memoryview(data)[sent:], len(data))
-        return True
 
     def _flush_later(self, rest: memoryview, size: int) -> None:
         self._flusher = spawn(self._flush, rest, size)
@@ -375,6 +428,8 @@ class Transport:
         return False
 
     def flush(self) -> None:
+        if self._held:
+            self.send_held()
         flusher = self._flusher
         if flusher is not None:
             flusher.join()
@@ -385,8 +440,7 @@ class Transport:
         :raises ClientDisconnected: as :meth:`sendall`.
         :raises OSError: where the file cannot be read.
         """
-        if self._flusher is not None:
-            self.flush()
+        self.flush()
         sent = 0
         turn = 0
         while sent < count:
@@ -427,6 +481,7 @@ class Transport:
 
     def abort(self) -> None:
         if not self.closed:
+            self._held = b""
             try:
                 self._sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _ABORTIVE)
             except OSError:
@@ -436,6 +491,9 @@ class Transport:
     def close(self) -> None:
         if self.closed:
             return
+        if self._held:
+            self.send_held()
+        self.batch = None
         self.closed = True
         reader, self._reader = self._reader, None
         if reader is not None:

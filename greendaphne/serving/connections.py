@@ -20,6 +20,7 @@ from ..core.message import Address, ClientDisconnected, ConnectionInfo
 from ..core.tlsinfo import TLSInfo
 from ..http1.connection import DRAIN_MOMENT, Http1Connection
 from ..http2 import PREFACE, Http2Limits
+from ..net import batch
 from ..net.endpoints import Endpoint
 from ..net.proxy_protocol import HeaderReader, ProxyProtocol
 from ..net.transport import RECV_SIZE, ByteStream, Transport
@@ -204,10 +205,12 @@ class Connections:
 
             secure = handshake(sock, endpoint.tls, timeout=self._patience(self._timeouts.tls_handshake), send_timeout=self._timeouts.send)
             secure.account = account
+            secure.batch = batch.current()
             info = info._replace(scheme="https", tls=secure.info)
             return self._http2(secure, info, b"") if secure.alpn == "h2" else self._http1(secure, info, b"")
         transport = Transport(sock, self._timeouts.send)
         transport.account = account
+        transport.batch = batch.current()
         if info.tls is not None:
             info = info._replace(scheme="https")
         if not self._http2_cleartext:

@@ -233,8 +233,8 @@ OPTIONS: Final = (
         help="Send no Server header at all."),
 
     option(HTTP, "-t --http-timeout", to="timeouts.http", metavar="SECONDS", convert=seconds, legacy=True,
-        help="Time for a worker of a channel layer to begin its response, and between its parts; 503 after that. ASGI and WSGI "
-             "applications have --request-timeout."),
+        help="Time for a worker of a channel layer to begin its response, and between its parts; 503 after that. If given, also the time for "
+             "the whole response of an ASGI application. See also --request-timeout."),
     option(HTTP, "--answer-half-closed", to="channels.answer_half_closed",
         help="Keep a request whose client has closed its sending side but still reads; by default the client counts as gone within a "
              "second."),

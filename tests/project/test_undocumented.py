@@ -105,6 +105,12 @@ def test_gevent() -> None:
     assert not missing(hub, ("cancel_waits_close_and_then", "destroy", "switch")), "see greendaphne.net.transport"
     gone = missing(hub.loop, ("MINPRI", "io", "run_callback", "timer"))
     assert not gone, f"gevent's loop has no {gone}: see greendaphne.core.turns and greendaphne.net.transport"
+    gone = missing(hub.loop, ("_callbacks", "pendingcnt"))
+    assert not gone, f"gevent's loop has no {gone}: see greendaphne.net.batch"
+    hub.loop.run_callback(lambda: None)
+    assert hub.loop._callbacks
+    gevent.sleep(0)
+    assert not hub.loop._callbacks
     timer = hub.loop.timer(0, priority=hub.loop.MINPRI)
     assert timer.priority == hub.loop.MINPRI
     timer.close()

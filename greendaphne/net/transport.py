@@ -72,8 +72,8 @@ class ByteStream(Protocol):
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
         """Send everything; :class:`ClientDisconnected` if the peer takes nothing for the send timeout.
 
-        First waits for the bytes that :meth:`offer` took.  A transport with a batch may send small ``data`` at the end of the hub's round; if
-        that fails, the next call raises.
+        First waits for the bytes that :meth:`offer` took.  A transport with a batch may send small ``data`` at the end of the hub's round;
+        if that fails, the next call raises.
         """
 
     def offer(self, data: bytes) -> bool:

@@ -108,7 +108,7 @@ OPTIONS: Final = (
         help="Use TLS with this certificate and its chain on every endpoint without TLS of its own."),
     option(TLS, "--keyfile", to="tls.keyfile", metavar="FILE",
         everyday=True,
-        help="The private key of --certfile, if it is in a separate file."),
+        help="The certificate's private key, if in another file."),
     option(TLS, "--keyfile-password", to="tls.keyfile_password", metavar="TEXT", secret=True,
         help="The password of encrypted private keys. Prefer the file: all users of the machine can read command lines."),
     option(TLS, "--keyfile-password-file", to="tls.keyfile_password_file", metavar="FILE",
@@ -212,7 +212,7 @@ OPTIONS: Final = (
         help="The path at which the application is mounted, URL-encoded; a Daphne-Root-Path header overrides it."),
     option(PROXIES, "--proxy-headers", to="proxies.headers", legacy=True,
         everyday=True,
-        help="Trust X-Forwarded-For, X-Forwarded-Port and X-Forwarded-Proto; only for servers that clients reach through a proxy."),
+        help="Trust X-Forwarded-For, X-Forwarded-Port and X-Forwarded-Proto; only for use behind a proxy."),
     option(PROXIES, "--proxy-headers-host", to="proxies.headers_host", metavar="NAME", convert=header_name,
         help="The header with the client's address, instead of X-Forwarded-For."),
     option(PROXIES, "--proxy-headers-port", to="proxies.headers_port", metavar="NAME", convert=header_name,
@@ -233,8 +233,8 @@ OPTIONS: Final = (
         help="Send no Server header at all."),
 
     option(HTTP, "-t --http-timeout", to="timeouts.http", metavar="SECONDS", convert=seconds, legacy=True,
-        help="Time for a worker of a channel layer to begin its response, and between its parts; 503 after that. If given, also the time for "
-             "the whole response of an ASGI application. See also --request-timeout."),
+        help="Time for a worker of a channel layer to begin its response, and between its parts; 503 after that. If given, also the time "
+             "for the whole response of an ASGI application. See also --request-timeout."),
     option(HTTP, "--answer-half-closed", to="channels.answer_half_closed",
         help="Keep a request whose client has closed its sending side but still reads; by default the client counts as gone within a "
              "second."),

@@ -181,7 +181,7 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         self._message_ends = inf
         # Counts the frames of either kind.
         self._turn: Turn | None = None
-        # Wakes the owner.  It is not reset on each read, because that is expensive; if it fires early, it is started again for the rest.
+        # Wakes the owner.  It is not set anew with every read but rings for nothing where the limit has moved on: setting it is what costs.
         self._timer: Any = None
         self._alarm = inf
 

@@ -1,8 +1,9 @@
-"""``python -m tests.mutation --sample N --seed S [--only PATH]``; see the package."""
+"""``python -m tests.mutation --sample N --seed S [--only PATH] [--results FILE]``; see the package."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import signal
 import sys
@@ -10,16 +11,88 @@ import tempfile
 import time
 from pathlib import Path
 
-from .equivalents import EQUIVALENT
+from .equivalents import EQUIVALENT, key
 from .mutants import Mutant, mutants, mutated
 from .plan import modules, tests_of
-from .run import adopt_orphans, copy_tree, run
+from .results import Results
+from .run import Run, adopt_orphans, copy_tree, run
 
 ROOT = Path(__file__).resolve().parents[2]
 #: A mutant has this many times as long as the original, and this many seconds more by default.
 FACTOR, GRACE = 3.0, 30.0
 #: Seconds the tests of an unchanged module may take.
-PATIENCE = 900.0
+PATIENCE = 1800.0
+#: Seconds one test may take.
+HANG = 100
+
+
+class _Trial:
+    """A copy of the tree in which one module at a time is changed, and what the tests need there without a change."""
+
+    def __init__(self, root: Path, directory: Path, grace: float, hang: int) -> None:
+        self._root = root
+        self._tree = directory / "tree"
+        self._temporary = directory / "tmp"
+        self._temporary.mkdir()
+        self._grace = grace
+        self._hang = hang
+        self._limits: dict[tuple[str, ...], float] = {}
+        self._time = 0
+        copy_tree(root, self._tree)
+
+    def _run(self, tests: tuple[str, ...], limit: float) -> Run:
+        return run(self._tree, tests, limit, self._temporary, self._hang)
+
+    def limit(self, name: str, tests: tuple[str, ...]) -> float:
+        """Seconds that a mutant has.
+
+        :raises SystemExit: the tests fail without a change.
+        """
+        if tests not in self._limits:
+            begun = time.monotonic()
+            done = self._run(tests, PATIENCE)
+            seconds = time.monotonic() - begun
+            if done.code != 0:
+                print(done.output[-3000:], file=sys.stderr)
+                _say(f"the tests of {name} fail without any change: nothing can be said about its mutants")
+                raise SystemExit(2)
+            _say(f"the tests of {name} take {seconds:.0f} s")
+            self._limits[tests] = FACTOR * seconds + self._grace
+        return self._limits[tests]
+
+    def verdict(self, name: str, mutant: Mutant, tests: tuple[str, ...]) -> tuple[str, str]:
+        """Whether tests notice a mutant, and the test that does.
+
+        A test that fails is run again alone: a failure that another cause may have had does not count.
+        """
+        limit = self.limit(name, tests)
+        source = (self._root / name).read_text()
+        self._write(name, mutated(source, mutant.number))
+        try:
+            begun = time.monotonic()
+            doubted: set[str] = set()
+            while True:
+                deselected = tuple(f"--deselect={test}" for test in sorted(doubted))
+                done = self._run((*tests, *deselected), max(begun + limit - time.monotonic(), 1.0))
+                if done.code == 0:
+                    return "survived", ""
+                if done.code is None:
+                    return "hung", ""
+                if done.code != 1 or not done.failed or done.failed in doubted:
+                    # A module that cannot be imported ends pytest before the first test; a test that hangs ends it with the test.
+                    return "noticed", done.failed
+                if self._run((done.failed,), limit).code != 0:
+                    return "noticed", done.failed
+                doubted.add(done.failed)
+        finally:
+            self._write(name, source)
+
+    def _write(self, name: str, source: str) -> None:
+        path = self._tree / name
+        path.write_text(source)
+        # Python takes the bytecode of another source for this one if size and time, in seconds, are the same.
+        self._time += 1
+        os.utime(path, (self._time, self._time))
 
 
 def main() -> int:
@@ -28,57 +101,69 @@ def main() -> int:
     )
     parser.add_argument("--sample", type=int, default=100, help="number of mutants (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="chooses the mutants (%(default)s)")
-    parser.add_argument("--only", metavar="PATH", help="a module or a folder, such as greendaphne/http1")
+    parser.add_argument("--only", metavar="PATH", action="append", help="a module or a folder, such as greendaphne/http1; may be repeated")
     parser.add_argument("--tests", nargs="+", metavar="PATH", help="run these tests instead of those planned")
     parser.add_argument(
         "--grace", type=float, default=GRACE, help="seconds a mutant has beyond thrice what the original takes (%(default)g)"
     )
+    parser.add_argument("--hang", type=int, default=HANG, help="seconds one test has (%(default)s)")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="write each result there, and take those that are there as they are")
+    parser.add_argument("--list", action="store_true", help="print the mutants of the sample and run nothing")
     parser.add_argument("--root", type=Path, default=ROOT, help="the tree; by default this one")
     arguments = parser.parse_args()
     root: Path = arguments.root.resolve()
+    names = modules(root, arguments.only)
+    if not names:
+        parser.error(f"no module is mutated in {' '.join(arguments.only or ())}")
+    everything = [(name, mutant) for name in names for mutant in mutants((root / name).read_text())]
+    # Equivalent mutants stay in the sample, so that an entry for one of them does not change the others.
+    sample = random.Random(arguments.seed).sample(everything, min(arguments.sample, len(everything)))
+    _say(f"{len(sample)} of {len(everything)} mutants of {len(names)} modules, seed {arguments.seed}")
+    if arguments.root == ROOT:
+        _tell_stale(names, everything)
+    if arguments.list:
+        for name, mutant in sample:
+            print(_shown(name, mutant))
+        return 0
     adopt_orphans()
     # The processes and the copy of the tree go as they do after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    names = modules(root, arguments.only)
-    if not names:
-        parser.error(f"no module is mutated in {arguments.only}")
-    everything = [(name, mutant) for name in names for mutant in mutants((root / name).read_text())]
-    everything = [(name, mutant) for name, mutant in everything if (name, mutant.before, mutant.after) not in EQUIVALENT]
-    sample = random.Random(arguments.seed).sample(everything, min(arguments.sample, len(everything)))
-    _say(f"{len(sample)} of {len(everything)} mutants of {len(names)} modules, seed {arguments.seed}")
+    results = Results(arguments.results)
     survivors: list[tuple[str, Mutant]] = []
+    equivalent = 0
     with tempfile.TemporaryDirectory(prefix="mutation-") as directory:
-        tree = Path(directory, "tree")
-        temporary = Path(directory, "tmp")
-        temporary.mkdir()
-        copy_tree(root, tree)
-        limits: dict[tuple[str, ...], float] = {}
+        trial = _Trial(root, Path(directory), arguments.grace, arguments.hang)
         for number, (name, mutant) in enumerate(sample, 1):
-            tests = tuple(arguments.tests or tests_of(name))
-            if tests not in limits:
+            if key(name, mutant) in EQUIVALENT:
+                equivalent += 1
+                continue
+            result = results.find(name, mutant)
+            if result is None:
+                tests = tuple(arguments.tests or tests_of(name))
+                trial.limit(name, tests)
                 begun = time.monotonic()
-                code, output = run(tree, tests, PATIENCE, temporary)
-                if code != 0:
-                    print(output[-3000:], file=sys.stderr)
-                    _say(f"the tests of {name} fail without any change: nothing can be said about its mutants")
-                    return 2
-                limits[tests] = FACTOR * (time.monotonic() - begun) + arguments.grace
-            source = (root / name).read_text()
-            (tree / name).write_text(mutated(source, mutant.number))
-            begun = time.monotonic()
-            try:
-                code, output = run(tree, tests, limits[tests], temporary)
-            finally:
-                (tree / name).write_text(source)
-            # Any other exit code is a difference: a module that cannot be imported ends pytest before the first test.
-            if code == 0:
+                verdict, test = trial.verdict(name, mutant, tests)
+                result = results.add(name, mutant, verdict, test, time.monotonic() - begun)
+            if result.verdict == "survived":
                 survivors.append((name, mutant))
-            verdict = {None: "noticed (hung)", 0: "SURVIVED"}.get(code, "noticed")
-            _say(f"{number}/{len(sample)} {verdict}, {time.monotonic() - begun:.0f} s: {_shown(name, mutant)}")
-    print(f"\n{len(sample) - len(survivors)} of {len(sample)} mutants noticed, seed {arguments.seed}")
+            verdict = {"hung": "noticed (hung)", "survived": "SURVIVED"}.get(result.verdict, "noticed")
+            _say(f"{number}/{len(sample)} {verdict}, {result.seconds:.0f} s: {_shown(name, mutant)}")
+    others = len(sample) - equivalent
+    reasoned = f", {equivalent} more behave like the original" if equivalent else ""
+    print(f"\n{others - len(survivors)} of {others} mutants noticed{reasoned}, seed {arguments.seed}")
     for name, mutant in survivors:
         print(f"  survived: {_shown(name, mutant)}")
     return 0
+
+
+def _tell_stale(names: list[str], everything: list[tuple[str, Mutant]]) -> None:
+    """Name the entries of equivalents that no line has, or more than one."""
+    lines: dict[tuple[str, ...], set[int]] = {}
+    for name, mutant in everything:
+        lines.setdefault(key(name, mutant), set()).add(mutant.line)
+    for entry in EQUIVALENT:
+        if entry.module in names and len(lines.get(entry, ())) != 1:
+            _say(f"equivalents.py names {len(lines.get(entry, ()))} × {entry.module} by {entry.text!r}: {entry.before} → {entry.after}")
 
 
 def _shown(name: str, mutant: Mutant) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+# pytest takes the tests of a folder in the order of their names, so quick modules are named one by one.
 _HTTP1 = (
     "tests/http1",
     "tests/core/test_causes.py",
@@ -17,7 +18,7 @@ _HTTP2 = (
     "tests/http2/test_http2_rfc9113.py",
     "tests/http2/test_http2_server.py",
     "tests/http2/test_http2_model.py",
-    "tests/http2",
+    "tests/http2/test_http2_compression.py",
     "tests/attacks/test_http2_attacks.py",
 )
 _WEBSOCKET = (
@@ -25,7 +26,7 @@ _WEBSOCKET = (
     "tests/websocket/test_websocket_frames.py",
     "tests/websocket/test_websocket_fuzz.py",
     "tests/websocket/test_websocket_connection.py",
-    "tests/websocket",
+    "tests/websocket/test_slow_lines.py",
     "tests/conformance/test_websocket_conformance.py",
     "tests/applications/channels/test_websocket_bridge.py",
 )
@@ -56,7 +57,6 @@ TESTS: dict[str, tuple[str, ...]] = {
     "greendaphne/core/": ("tests/core", *_HTTP1, "tests/http2", "tests/websocket", "tests/serving", "tests/applications"),
     "greendaphne/http1/": _HTTP1,
     "greendaphne/http2/": _HTTP2,
-    "greendaphne/http2/compression.py": ("tests/http2/test_http2_compression.py", *_HTTP2),
     "greendaphne/websocket/": _WEBSOCKET,
     "greendaphne/net/proxy_protocol.py": ("tests/net/test_proxy_protocol.py",),
     "greendaphne/net/urls.py": ("tests/net", "tests/layers/test_redis_layer.py"),

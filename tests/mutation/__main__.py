@@ -36,36 +36,44 @@ class _Trial:
         self._temporary.mkdir()
         self._grace = grace
         self._hang = hang
-        self._limits: dict[tuple[str, ...], float] = {}
+        self._tried: dict[tuple[str, ...], tuple[tuple[str, ...], float]] = {}
         self._time = 0
         copy_tree(root, self._tree)
 
     def _run(self, tests: tuple[str, ...], limit: float) -> Run:
         return run(self._tree, tests, limit, self._temporary, self._hang)
 
-    def limit(self, name: str, tests: tuple[str, ...]) -> float:
-        """Seconds that a mutant has.
+    def try_unchanged(self, name: str, tests: tuple[str, ...]) -> tuple[tuple[str, ...], float]:
+        """The tests that say something about mutants of the module ``name``, and the seconds that a mutant has.
 
-        :raises SystemExit: the tests fail without a change.
+        A test that fails without a change, and passes alone, is left out: the machine may be too busy for it.
+
+        :raises SystemExit: a test fails without a change, alone as well.
         """
-        if tests not in self._limits:
-            begun = time.monotonic()
-            done = self._run(tests, PATIENCE)
-            seconds = time.monotonic() - begun
-            if done.code != 0:
-                print(done.output[-3000:], file=sys.stderr)
-                _say(f"the tests of {name} fail without any change: nothing can be said about its mutants")
-                raise SystemExit(2)
+        if tests not in self._tried:
+            chosen = tests
+            while True:
+                begun = time.monotonic()
+                done = self._run(chosen, PATIENCE)
+                seconds = time.monotonic() - begun
+                if done.code == 0:
+                    break
+                if not done.failed or f"--deselect={done.failed}" in chosen or self._run((done.failed,), PATIENCE).code != 0:
+                    print(done.output[-3000:], file=sys.stderr)
+                    _say(f"the tests of {name} fail without any change: nothing can be said about its mutants")
+                    raise SystemExit(2)
+                _say(f"{done.failed} failed without a change, and passed when it ran alone; it is left out")
+                chosen = (*chosen, f"--deselect={done.failed}")
             _say(f"the tests of {name} take {seconds:.0f} s")
-            self._limits[tests] = FACTOR * seconds + self._grace
-        return self._limits[tests]
+            self._tried[tests] = chosen, FACTOR * seconds + self._grace
+        return self._tried[tests]
 
     def verdict(self, name: str, mutant: Mutant, tests: tuple[str, ...]) -> tuple[str, str]:
         """Whether tests notice a mutant, and the test that does.
 
         A test that fails is run again alone: a failure that another cause may have had does not count.
         """
-        limit = self.limit(name, tests)
+        tests, limit = self.try_unchanged(name, tests)
         source = (self._root / name).read_text()
         self._write(name, mutated(source, mutant.number))
         try:
@@ -108,6 +116,10 @@ def main() -> int:
     )
     parser.add_argument("--hang", type=int, default=HANG, help="seconds one test has (%(default)s)")
     parser.add_argument("--results", type=Path, metavar="FILE", help="write each result there, and take those that are there as they are")
+    parser.add_argument(
+        "--quick", action="store_true", help="run the first stage of tests only; FILE does not get what these do not notice"
+    )
+    parser.add_argument("--part", type=_part, default=(1, 1), metavar="I/N", help="one of N parts of the sample; runs may share FILE")
     parser.add_argument("--list", action="store_true", help="print the mutants of the sample and run nothing")
     parser.add_argument("--root", type=Path, default=ROOT, help="the tree; by default this one")
     arguments = parser.parse_args()
@@ -119,6 +131,10 @@ def main() -> int:
     # Equivalent mutants stay in the sample, so that an entry for one of them does not change the others.
     sample = random.Random(arguments.seed).sample(everything, min(arguments.sample, len(everything)))
     _say(f"{len(sample)} of {len(everything)} mutants of {len(names)} modules, seed {arguments.seed}")
+    part, parts = arguments.part
+    # Mutants with the same tests side by side: each part tries few lists of tests without a change.
+    sample.sort(key=lambda found: (found[0], found[1].number))
+    sample = sample[len(sample) * (part - 1) // parts : len(sample) * part // parts]
     if arguments.root == ROOT:
         _tell_stale(names, everything)
     if arguments.list:
@@ -139,10 +155,18 @@ def main() -> int:
                 continue
             result = results.find(name, mutant)
             if result is None:
-                tests = tuple(arguments.tests or tests_of(name))
-                trial.limit(name, tests)
+                stages = (tuple(arguments.tests),) if arguments.tests else tests_of(name)
+                if arguments.quick:
+                    stages = stages[:1]
                 begun = time.monotonic()
-                verdict, test = trial.verdict(name, mutant, tests)
+                verdict = test = ""
+                for tests in stages:
+                    verdict, test = trial.verdict(name, mutant, tests)
+                    if verdict != "survived":
+                        break
+                if verdict == "survived" and arguments.quick:
+                    _say(f"{number}/{len(sample)} open: {_shown(name, mutant)}")
+                    continue
                 result = results.add(name, mutant, verdict, test, time.monotonic() - begun)
             if result.verdict == "survived":
                 survivors.append((name, mutant))
@@ -154,6 +178,13 @@ def main() -> int:
     for name, mutant in survivors:
         print(f"  survived: {_shown(name, mutant)}")
     return 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not 1 <= int(part) <= int(parts):
+        raise ValueError
+    return int(part), int(parts)
 
 
 def _tell_stale(names: list[str], everything: list[tuple[str, Mutant]]) -> None:

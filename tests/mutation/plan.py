@@ -13,7 +13,12 @@ _HTTP1: tuple[Stage, ...] = (
     ("tests/attacks/test_http1_attacks.py", "tests/serving/test_server.py"),
 )
 _HTTP2: tuple[Stage, ...] = (
-    ("tests/http2/test_http2_streams.py", "tests/http2/test_http2_rfc9113.py", "tests/http2/test_http2_evictions.py"),
+    (
+        "tests/http2/test_http2_streams.py",
+        "tests/http2/test_http2_rfc9113.py",
+        "tests/http2/test_http2_evictions.py",
+        "tests/http2/test_http2_interim.py",
+    ),
     ("tests/http2/test_http2_server.py", "tests/http2/test_http2_model.py", "tests/http2/test_http2_compression.py"),
     ("tests/attacks/test_http2_attacks.py",),
 )

@@ -18,6 +18,7 @@ _HTTP2: tuple[Stage, ...] = (
         "tests/http2/test_http2_rfc9113.py",
         "tests/http2/test_http2_evictions.py",
         "tests/http2/test_http2_interim.py",
+        "tests/http2/test_http2_offers.py",
     ),
     ("tests/http2/test_http2_server.py", "tests/http2/test_http2_model.py", "tests/http2/test_http2_compression.py"),
     ("tests/attacks/test_http2_attacks.py",),
@@ -26,6 +27,7 @@ _WEBSOCKET: tuple[Stage, ...] = (
     (
         "tests/websocket/test_websocket_handshake.py",
         "tests/websocket/test_websocket_frames.py",
+        "tests/websocket/test_evictions.py",
         "tests/websocket/test_websocket_fuzz.py",
         "tests/websocket/test_slow_lines.py",
         "tests/websocket/test_websocket_connection.py",
@@ -33,12 +35,19 @@ _WEBSOCKET: tuple[Stage, ...] = (
     ("tests/conformance/test_websocket_conformance.py", "tests/applications/channels/test_websocket_bridge.py"),
 )
 _CHANNELS: Stage = ("tests/applications/channels", "tests/serving/test_server.py", "tests/serving/test_failures.py")
+_SLOW_STOP = "tests/layers/test_redis_stops.py::test_workers_that_stop_and_are_killed_lose_nothing"
 _REDIS: tuple[Stage, ...] = (
-    ("tests/layers/test_layer_defaults.py", "tests/layers/test_redis_layer.py", "tests/layers/test_redis_signals.py"),
+    (
+        "tests/layers/test_layer_defaults.py",
+        "tests/layers/test_sentinel_order.py",
+        "tests/layers/test_redis_layer.py",
+        "tests/layers/test_redis_signals.py",
+    ),
+    ("tests/layers/test_redis_stops.py", f"--deselect={_SLOW_STOP}"),
     ("tests/layers/test_redis_chaos.py",),
     # Another layer hangs in the one that is left out.
     ("tests/layers/test_redis_outages.py", "--deselect=tests/layers/test_redis_outages.py::test_redis_hangs_under_asgi_redis"),
-    ("tests/layers/test_redis_stops.py",),
+    (_SLOW_STOP,),
 )
 _MEMORY: Stage = (
     "tests/layers/test_layer_defaults.py",

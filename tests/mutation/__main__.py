@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .equivalents import EQUIVALENT, key
+from .equivalents import EQUIVALENT, Key, keys
 from .mutants import Mutant, mutants, mutated
 from .plan import modules, tests_of
 from .results import Results
@@ -127,7 +127,12 @@ def main() -> int:
     names = modules(root, arguments.only)
     if not names:
         parser.error(f"no module is mutated in {' '.join(arguments.only or ())}")
-    everything = [(name, mutant) for name in names for mutant in mutants((root / name).read_text())]
+    everything: list[tuple[str, Mutant]] = []
+    key: dict[tuple[str, Mutant], Key] = {}
+    for name in names:
+        named = keys(name, mutants((root / name).read_text()))
+        everything += [(name, mutant) for mutant in named]
+        key.update({(name, mutant): each for mutant, each in named.items()})
     # Equivalent mutants stay in the sample, so that an entry for one of them does not change the others.
     sample = random.Random(arguments.seed).sample(everything, min(arguments.sample, len(everything)))
     _say(f"{len(sample)} of {len(everything)} mutants of {len(names)} modules, seed {arguments.seed}")
@@ -136,7 +141,7 @@ def main() -> int:
     sample.sort(key=lambda found: (found[0], found[1].number))
     sample = sample[len(sample) * (part - 1) // parts : len(sample) * part // parts]
     if arguments.root == ROOT:
-        _tell_stale(names, everything)
+        _tell_stale(names, key)
     if arguments.list:
         for name, mutant in sample:
             print(_shown(name, mutant))
@@ -150,7 +155,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mutation-") as directory:
         trial = _Trial(root, Path(directory), arguments.grace, arguments.hang)
         for number, (name, mutant) in enumerate(sample, 1):
-            if key(name, mutant) in EQUIVALENT:
+            if key[name, mutant] in EQUIVALENT:
                 equivalent += 1
                 continue
             result = results.find(name, mutant)
@@ -187,14 +192,12 @@ def _part(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def _tell_stale(names: list[str], everything: list[tuple[str, Mutant]]) -> None:
+def _tell_stale(names: list[str], key: dict[tuple[str, Mutant], Key]) -> None:
     """Name the entries of equivalents that no line has, or more than one."""
-    lines: dict[tuple[str, ...], set[int]] = {}
-    for name, mutant in everything:
-        lines.setdefault(key(name, mutant), set()).add(mutant.line)
     for entry in EQUIVALENT:
-        if entry.module in names and len(lines.get(entry, ())) != 1:
-            _say(f"equivalents.py names {len(lines.get(entry, ()))} × {entry.module} by {entry.text!r}: {entry.before} → {entry.after}")
+        lines = {mutant.line for (_, mutant), each in key.items() if each == entry}
+        if entry.module in names and len(lines) != 1:
+            _say(f"equivalents.py: {len(lines)} lines of {entry.module} are {entry.text!r} with {entry.before} → {entry.after}")
 
 
 def _shown(name: str, mutant: Mutant) -> str:

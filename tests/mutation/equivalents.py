@@ -1,11 +1,13 @@
 """Mutants that behave like the original, each with the reason.
 
-An entry names a mutant by its module, the text of its line, and the code before and after: when the line changes, the entry no longer
-applies, and the next run says so.
+An entry names a mutant by its module, the text of its line, the code before and after, and, where one line has several such mutants, by its
+place among them, which counts from 1.  When the line changes, the entry no longer applies, and the next run says so.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from .mutants import Mutant
@@ -16,10 +18,38 @@ class Key(NamedTuple):
     text: str
     before: str
     after: str
+    place: int = 1
 
 
-def key(module: str, mutant: Mutant) -> Key:
-    return Key(module, mutant.text, mutant.before, mutant.after)
+def keys(module: str, found: Iterable[Mutant]) -> dict[Mutant, Key]:
+    """The keys of the mutants of a module."""
+    seen: Counter[tuple[int, str, str]] = Counter()
+    named = {}
+    for mutant in found:
+        same = mutant.line, mutant.before, mutant.after
+        seen[same] += 1
+        named[mutant] = Key(module, mutant.text, mutant.before, mutant.after, seen[same])
+    return named
 
 
-EQUIVALENT: dict[Key, str] = {}
+EQUIVALENT: dict[Key, str] = {
+    Key(
+        "greendaphne/http1/head.py",
+        "if len(head) > limits.request_field_size and any("
+        "len(name) + len(value) + 2 > limits.request_field_size for name, value in result):",
+        ">",
+        ">=",
+    ): "A head has more bytes than each of its fields as it is counted, so no field of a head of exactly the limit is too long.",
+    Key(
+        "greendaphne/layers/receiver.py",
+        "_Batch = list[tuple[str, dict[str, Any]]]",
+        "_Batch = list[tuple[str, dict[str, Any]]]",
+        "_Batch = None",
+    ): "An alias for annotations, which Python does not evaluate.",
+    Key(
+        "greendaphne/layers/redis/hubstream.py",
+        "return self.closed or bool(self._poller.poll(0))",
+        "0",
+        "1",
+    ): "An idle connection is looked at for a millisecond longer, with the same result.",
+}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from h2.errors import ErrorCodes
-from hyperframe.frame import RstStreamFrame
+from hyperframe.frame import DataFrame, RstStreamFrame
 
+from greendaphne.core.accounts import Account, Allowance
 from greendaphne.http2 import Http2Stream
 from tests.support.http2 import GET, Fields, Peer, RawPeer, eventually, forever, serve_http2
 
+CONNECT: Fields = [(b":method", b"CONNECT"), (b":protocol", b"websocket"), *GET[1:]]
 HEAD: Fields = [(b":method", b"HEAD"), *GET[1:]]
 
 
@@ -31,3 +33,17 @@ def test_refused_streams_count_as_errors() -> None:
         assert peer.goaway().error_code == ErrorCodes.ENHANCE_YOUR_CALM
         refused = [frame.stream_id for frame in peer.frames if isinstance(frame, RstStreamFrame)]
         assert refused[:3] == [3, 5, 7]
+
+
+def test_a_tunnel_is_reset_where_memory_is_short() -> None:
+    def application(stream: Http2Stream) -> None:
+        stream.switch([])
+        forever(stream)
+
+    with serve_http2(application) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, CONNECT, ("END_HEADERS",)))
+        assert peer.status(1) == 200
+        server.connections[0].account = Account(Allowance(0))
+        peer.send(DataFrame(1, b"x"))
+        assert peer.reset(1) == ErrorCodes.CANCEL
+        eventually(lambda: server.disconnected == 1)

@@ -197,7 +197,9 @@ def _tell_stale(names: list[str], key: dict[tuple[str, Mutant], Key]) -> None:
     for entry in EQUIVALENT:
         lines = {mutant.line for (_, mutant), each in key.items() if each == entry}
         if entry.module in names and len(lines) != 1:
-            _say(f"equivalents.py: {len(lines)} lines of {entry.module} are {entry.text!r} with {entry.before} → {entry.after}")
+            _say(
+                f"equivalents.py: {len(lines)} lines in {entry.module} {entry.scope} are {entry.text!r} with {entry.before} → {entry.after}"
+            )
 
 
 def _shown(name: str, mutant: Mutant) -> str:

@@ -55,9 +55,13 @@ _TIMES = frozenset(("now", "deadline", "_deadline", "monotonic", "perf_counter")
 
 
 class Mutant(NamedTuple):
-    """One change: where it is (the line counts from 1) and its text, its number within the module, and the code before and after."""
+    """One change: where it is (the line counts from 1), its number within the module, and the code before and after.
+
+    ``scope`` is the function or class around it, as in ``Class.method``; ``text`` is the line without indentation.
+    """
 
     line: int
+    scope: str
     text: str
     number: int
     before: str
@@ -70,15 +74,15 @@ def mutants(source: str) -> list[Mutant]:
     code = cst.Module([]).code_for_node
     lines = source.splitlines()
     return [
-        Mutant(line, lines[line - 1].strip(), number, code(old).strip(), code(new).strip())
-        for number, (line, old, new) in enumerate(collector.found)
+        Mutant(line, scope, lines[line - 1].strip(), number, code(old).strip(), code(new).strip())
+        for number, (line, scope, old, new) in enumerate(collector.found)
     ]
 
 
 def mutated(source: str, number: int) -> str:
     """``source`` with its mutant ``number``."""
     collector = _collect(source)
-    _, old, new = collector.found[number]
+    _, _, old, new = collector.found[number]
     changed = collector.module.deep_replace(old, new)
     assert isinstance(changed, cst.Module)
     return changed.code
@@ -97,7 +101,8 @@ class _Collector(cst.CSTVisitor):
     def __init__(self, module: cst.Module) -> None:
         super().__init__()
         self.module = module
-        self.found: list[tuple[int, cst.CSTNode, cst.CSTNode]] = []
+        self.found: list[tuple[int, str, cst.CSTNode, cst.CSTNode]] = []
+        self._scopes: list[str] = []
         #: Nodes below the one that is visited: operators beside a point in time, texts of an exception.
         self._timed: set[cst.CSTNode] = set()
         self._texts: set[cst.CSTNode] = set()
@@ -105,6 +110,8 @@ class _Collector(cst.CSTVisitor):
     def on_visit(self, node: cst.CSTNode) -> bool:
         if _without_effect(node):
             return False
+        if isinstance(node, (cst.FunctionDef, cst.ClassDef)):
+            self._scopes.append(node.name.value)
         if isinstance(node, (cst.If, cst.While, cst.IfExp)) and _negatable(node.test):
             self._add(node.test, _negated(node.test))
         if isinstance(node, cst.Comparison) and _timed(node):
@@ -117,8 +124,12 @@ class _Collector(cst.CSTVisitor):
             self._add(node, new)
         return not isinstance(node, (cst.Import, cst.ImportFrom))
 
+    def on_leave(self, original_node: cst.CSTNode) -> None:
+        if isinstance(original_node, (cst.FunctionDef, cst.ClassDef)) and not _without_effect(original_node):
+            self._scopes.pop()
+
     def _add(self, old: cst.CSTNode, new: cst.CSTNode) -> None:
-        self.found.append((self.get_metadata(PositionProvider, old).start.line, old, new))
+        self.found.append((self.get_metadata(PositionProvider, old).start.line, ".".join(self._scopes), old, new))
 
 
 def _dotted(node: cst.CSTNode) -> str:

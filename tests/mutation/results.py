@@ -17,6 +17,7 @@ class Result(NamedTuple):
 
     module: str
     line: int
+    scope: str
     text: str
     number: int
     before: str
@@ -35,7 +36,7 @@ class Results:
         if path is not None and path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
                 result = Result(**json.loads(line))
-                self._found[result.module, Mutant(*result[1:6])] = result
+                self._found[result.module, Mutant(*result[1:7])] = result
 
     def find(self, module: str, mutant: Mutant) -> Result | None:
         return self._found.get((module, mutant))

@@ -81,7 +81,7 @@ run-wsgi: $(MODERN_TESTING)
 
 test-modern: $(MODERN_TESTING)
 	@echo '==> running the tests with applications of today'
-	@$(MODERN_PYTHON) -m pytest -c tests/modern/pytest.ini $(or $(ARGS),tests/modern)
+	@$(MODERN_PYTHON) -m pytest -c tests/modern/pytest.ini $(if $(filter tests/%,$(ARGS)),,tests/modern) $(ARGS)
 
 test-all: $(RELEASING)
 	@sh .ci/packages

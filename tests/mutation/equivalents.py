@@ -1,5 +1,67 @@
-"""Mutants that behave like the original: module, code before, code after, and the reason."""
+"""Mutants that behave like the original, each with the reason.
+
+An entry names a mutant by its module, the function or class around it, the text of its line, the code before and after, and, where one line
+has several such mutants, by its place among them, which counts from 1.  When the line changes, the entry no longer applies: the next run
+names it.
+"""
 
 from __future__ import annotations
 
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from .mutants import Mutant
+
+
+class Key(NamedTuple):
+    module: str
+    scope: str
+    text: str
+    before: str
+    after: str
+    place: int = 1
+
+
+def keys(module: str, found: Iterable[Mutant]) -> dict[Mutant, Key]:
+    """The keys of the mutants of a module."""
+    seen: Counter[tuple[int, str, str]] = Counter()
+    named = {}
+    for mutant in found:
+        same = mutant.line, mutant.before, mutant.after
+        seen[same] += 1
+        named[mutant] = Key(module, mutant.scope, mutant.text, mutant.before, mutant.after, seen[same])
+    return named
+
+
+EQUIVALENT: dict[Key, str] = {
+    Key(
+        "greendaphne/http1/head.py",
+        "HeadParser._parse_fields",
+        "if len(head) > limits.request_field_size and any("
+        "len(name) + len(value) + 2 > limits.request_field_size for name, value in result):",
+        ">",
+        ">=",
+    ): "A head has more bytes than each of its fields as it is counted, so no field of a head of exactly the limit is too long.",
+    Key(
+        "greendaphne/layers/receiver.py",
+        "",
+        "_Batch = list[tuple[str, dict[str, Any]]]",
+        "_Batch = list[tuple[str, dict[str, Any]]]",
+        "_Batch = None",
+    ): "An alias for annotations, which Python does not evaluate.",
+    Key(
+        "greendaphne/layers/redis/hubstream.py",
+        "HubStream.is_stale",
+        "return self.closed or bool(self._poller.poll(0))",
+        "0",
+        "1",
+    ): "An idle connection is looked at for a millisecond longer, with the same result.",
+    Key(
+        "greendaphne/websocket/connection.py",
+        "WebSocket.send_frame",
+        "self._refuse()",
+        "self._refuse()",
+        "pass",
+    ): "The write that follows refuses in the same way, before it writes anything.",
+}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -31,14 +33,24 @@ def copy_tree(source: Path, target: Path) -> None:
             shutil.copy2(origin, copy)
 
 
-def run(tree: Path, tests: Sequence[str], timeout: float, temporary: Path) -> tuple[int | None, str]:
+class Run(NamedTuple):
+    """pytest's exit code, None after the time was over; what it printed; and the test that failed, or an empty string."""
+
+    code: int | None
+    output: str
+    failed: str
+
+
+def run(tree: Path, tests: Sequence[str], timeout: float, temporary: Path, hang: int) -> Run:
     """Run ``tests`` in ``tree`` until the first failure.
 
-    :param timeout: seconds.
-    :return: pytest's exit code, None after ``timeout``, and what it printed.
+    :param timeout: seconds for all of them.
+    :param hang: seconds for one of them.
     """
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(temporary)}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
+    bytecode = temporary.with_name("bytecode")
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONPYCACHEPREFIX": str(bytecode), "TMPDIR": str(temporary)}
+    quiet = ["-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-o", f"faulthandler_timeout={hang}"]
+    command = [sys.executable, "-m", "pytest", *quiet, *tests]
     output = temporary / "output"
     with output.open("wb") as stream:
         process = subprocess.Popen(command, cwd=tree, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)
@@ -49,7 +61,9 @@ def run(tree: Path, tests: Sequence[str], timeout: float, temporary: Path) -> tu
             code = None
         finally:
             kill_descendants()
-    return code, output.read_text(errors="replace")
+    text = output.read_text(errors="replace")
+    found = re.search(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?$", text, re.MULTILINE)
+    return Run(code, text, found[1] if found else "")
 
 
 def kill_descendants() -> None:

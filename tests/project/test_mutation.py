@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -115,3 +116,55 @@ def test_a_mutant_changes_one_thing() -> None:
         (">", ">="),
     ]
     assert mutated(MODULE, 2) == MODULE.replace(">", ">=")
+
+
+def test_logs_texts_and_boundaries_in_time_are_not_mutated() -> None:
+    source = """
+def f(self, now):
+    self._log(1 + 1)
+    if now < self.end:
+        raise ValueError("wrong")
+def _log(self):
+    return 1
+"""
+    assert [(mutant.before, mutant.after) for mutant in mutants(source)] == [("now < self.end", "not (now < self.end)")]
+
+
+def test_false_values_become_others() -> None:
+    assert [(mutant.before, mutant.after) for mutant in mutants("a = 0\nb = 0.0\nc = ''\n")] == [("0", "1"), ("0.0", "1.0"), ("''", "'XX'")]
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tree(tmp_path, STRONG)
+    results = tmp_path / "results"
+    whole = mutation(path, "--results", str(results))
+    lines = results.read_text().splitlines()
+    assert [json.loads(line)["verdict"] for line in lines].count("noticed") == 2
+    assert json.loads(lines[0])["test"] in ("test_toy.py::test_larger", "")
+    results.write_text("\n".join(lines[:2]) + "\n")
+    again = mutation(path, "--results", str(results))
+    assert again.stdout == whole.stdout
+    assert len(results.read_text().splitlines()) == 3
+    # The mutants that were there need no test.
+    (path / "test_toy.py").unlink()
+    assert mutation(path, "--results", str(results)).stdout == whole.stdout
+
+
+# Fails once, as a test does on a busy machine; the second time it passes.
+FLICKERS = """
+import json
+import os
+from greendaphne.core.toy import larger
+
+def test_larger():
+    if larger(1, 2) != 2 and not os.path.exists(os.environ["SEEN"]):
+        open(os.environ["SEEN"], "w").close()
+        assert False
+"""
+
+
+def test_a_failure_that_does_not_come_again_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+    run = mutation(tree(tmp_path, FLICKERS))
+    assert "0 of 3 mutants noticed" in run.stdout
+    assert (tmp_path / "seen").exists()

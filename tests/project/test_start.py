@@ -78,7 +78,6 @@ LATE = {
     "tomllib",
     "tomli",
     "logging.config",
-    "multiprocessing",
     "unittest",
     "http.server",
     "greendaphne.acme",
@@ -93,6 +92,9 @@ LATE = {
     "greendaphne.processes.master",
     "greendaphne.websocket.connection",
 }
+if sys.version_info < (3, 14):
+    # From 3.14 on, gevent imports it when it patches.
+    LATE.add("multiprocessing")
 
 
 def modules(line: list[str], directory: Path) -> set[str]:
@@ -130,7 +132,7 @@ def check(names: set[str], ours: set[str]) -> None:
     late = {name for name in names if any(name == each or name.startswith(f"{each}.") for each in LATE)}
     assert late == set()
     known = sys.stdlib_module_names
-    foreign = {top(name) for name in names} - set(known) - {"greendaphne", "application", "__main__"}
+    foreign = {top(name) for name in names} - set(known) - {"greendaphne", "application", "__main__", "__mp_main__"}
     # What is installed in the editable way has a finder of its own, and extension modules have what Cython made.
     assert {name for name in foreign if not name.startswith(("__editable__", "_distutils_hack", "_cython", "cython_runtime"))} <= PACKAGES
     assert {name.split(".")[1] for name in names if name.startswith("greendaphne.")} <= ours

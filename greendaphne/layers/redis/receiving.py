@@ -201,6 +201,7 @@ def _can_unblock(link: Link) -> bool:
 #: The replies that an exchange expects: of ``BLMOVE``, of ``BLPOP``, of a script that takes, of an acknowledgement.
 _MOVED, _POPPED, _TAKEN, _ACKNOWLEDGED = range(4)
 _BLOCKING = (_MOVED, _POPPED)
+_SIGNALS = signal.valid_signals()
 
 
 class _Exchange:
@@ -335,6 +336,7 @@ class _Exchange:
             self._lost = call
         assert self.link is not None
         self._send(call.data, [_TAKEN] + [_ACKNOWLEDGED] * (call.replies - 1))
+        self._hold_signals()
         reply = self._read()
         while self._expected:
             self._read()
@@ -361,11 +363,18 @@ class _Exchange:
 
     def _send(self, data: bytes, expected: list[int]) -> None:
         assert self.link is not None
+        held = self._mask is None and self._signals_interrupt
         try:
+            if held:
+                # An exception of a signal handler between the system call and the assignment would leave replies that are not expected.
+                self._block_signals()
             self.link.send(data)
+            self._expected = expected
         except LinkError as error:
             raise self.source.lane.shard.broken(error) from None
-        self._expected = expected
+        finally:
+            if held:
+                self._unmask()
 
     def _read(self) -> Reply:
         assert self.link is not None
@@ -395,14 +404,24 @@ class _Exchange:
         Python calls signal handlers there, between any two instructions, and what they raise would drop the bytes that were just read.
         Nothing is read while this waits.  With acknowledgements nothing can be lost by it.
         """
-        lane, _, taker = self.source
-        if lane.hub is None and taker is None and threading.current_thread() is threading.main_thread():
+        if self._signals_interrupt:
             assert self.link is not None
-            wait_readable([self.link.fileno()], self._seconds + lane.shard.timeout)
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-            # A second wait of the same exchange finds them blocked by the first.
-            if self._mask is None:
-                self._mask = mask
+            blocking = self._expected[0] in _BLOCKING
+            wait_readable([self.link.fileno()], (self._seconds if blocking else 0) + self.source.lane.shard.timeout)
+            self._block_signals()
+
+    @property
+    def _signals_interrupt(self) -> bool:
+        """Whether an exception of a signal handler could lose a message here."""
+        lane, _, taker = self.source
+        return lane.hub is None and taker is None and threading.current_thread() is threading.main_thread()
+
+    def _block_signals(self) -> None:
+        # A second wait of the same exchange finds them blocked by the first.
+        if self._mask is None:
+            # Known before anything is blocked: a handler may raise out of the call that blocks.
+            self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
     def _unmask(self) -> None:
         mask, self._mask = self._mask, None

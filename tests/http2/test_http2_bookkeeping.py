@@ -1,0 +1,49 @@
+"""HTTP/2: what a connection keeps of streams that have ended, and how it counts those that it refuses."""
+
+from __future__ import annotations
+
+from h2.errors import ErrorCodes
+from hyperframe.frame import DataFrame, RstStreamFrame
+
+from greendaphne.core.accounts import Account, Allowance
+from greendaphne.http2 import Http2Stream
+from tests.support.http2 import GET, Fields, Peer, RawPeer, eventually, forever, serve_http2
+
+CONNECT: Fields = [(b":method", b"CONNECT"), (b":protocol", b"websocket"), *GET[1:]]
+HEAD: Fields = [(b":method", b"HEAD"), *GET[1:]]
+
+
+def test_streams_that_end_with_a_header_section_are_forgotten() -> None:
+    def application(stream: Http2Stream) -> None:
+        stream.start(200, [])
+        stream.finish(trailers=[(b"x-sum", b"1")])
+
+    with serve_http2(application) as server, Peer(server) as peer:
+        # HEAD ends with the head; the others with trailers.
+        for fields in (GET, HEAD, GET):
+            assert peer.get(fields)[0] == 200
+        eventually(lambda: not server.connections[0].engine.streams)
+
+
+def test_refused_streams_count_as_errors() -> None:
+    with serve_http2(forever, max_concurrent_streams=1, server_resets=3) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1))
+        for number in range(4):
+            peer.try_send(peer.headers(3 + 2 * number))
+        assert peer.goaway().error_code == ErrorCodes.ENHANCE_YOUR_CALM
+        refused = [frame.stream_id for frame in peer.frames if isinstance(frame, RstStreamFrame)]
+        assert refused[:3] == [3, 5, 7]
+
+
+def test_a_tunnel_is_reset_where_memory_is_short() -> None:
+    def application(stream: Http2Stream) -> None:
+        stream.switch([])
+        forever(stream)
+
+    with serve_http2(application) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, CONNECT, ("END_HEADERS",)))
+        assert peer.status(1) == 200
+        server.connections[0].account = Account(Allowance(0))
+        peer.send(DataFrame(1, b"x"))
+        assert peer.reset(1) == ErrorCodes.CANCEL
+        eventually(lambda: server.disconnected == 1)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from .. import LayerUnavailable
-from .connection import Link, LinkError
+from .connection import Identity, Link, LinkError
 from .resp import ErrorReply, Reply
 from .scripts import SEND, SEND_GROUP, Script
 from .shard import FATAL_CODES, Shard
@@ -32,8 +32,8 @@ POST_DELAY = 0.02
 POST_LIMIT = 10000
 #: Seconds by which a timer of the hub may be early.
 TIMER_GRAIN = 0.001
-#: While at least this number of callers share a pipeline, the next one waits for more to travel with: a number of seconds for each caller,
-#: but no longer than the last call took, or than callers have patience for.
+#: While at least this number of callers share a pipeline, the next pipeline waits for more commands: for as long as the clients of a server
+#: have patience (see :mod:`.pace`), and at least for a number of seconds for each caller, which is at most what the last pipeline took.
 GATHER_CALLERS = 3
 GATHER_PER_CALLER = 0.0004
 GATHER_LIMIT = 0.004
@@ -280,6 +280,16 @@ class HubLane:
         """Whether commands travel together, so that one more costs little."""
         return self._owned or self._callers >= GATHER_CALLERS
 
+    @property
+    def gathers(self) -> bool:
+        """Whether so many callers share a pipeline that the next pipeline waits for more commands."""
+        return self._callers >= GATHER_CALLERS
+
+    @property
+    def identity(self) -> Identity | None:
+        """The server that answered last, ``None`` where the connection has ended since."""
+        return None if self._link is None else self._link.identity
+
     def run_apart(self, call: Call) -> Reply:
         """Run ``call``, which has one reply, in another greenlet than the caller's.
 
@@ -405,9 +415,13 @@ class HubLane:
 
         batch: list[Call] = []
         try:
-            while self._waiting or (self._due and self._queue):
+            while True:
                 if self._callers >= GATHER_CALLERS and len(self._queue) < PIPELINE_COMMANDS:
-                    sleep(min(self._callers * GATHER_PER_CALLER, max(self._seconds, self.shard.patience), GATHER_LIMIT))
+                    # Also where nothing waits yet: another flusher would be a greenlet more for each pipeline.
+                    sleep(max(min(self._callers * GATHER_PER_CALLER, self._seconds, GATHER_LIMIT), self.shard.patience))
+                if not (self._waiting or (self._due and self._queue)):
+                    self._callers = 0
+                    break
                 batch = self._next_batch()
                 started = time.monotonic()
                 self._exchange(batch)

@@ -1,0 +1,149 @@
+"""What a request through Redis costs in the working tree, beside another commit: server, workers and Redis apart.
+
+``python -m benchmarks.redis_check [--base COMMIT] [--rounds N] [--seconds S] [--only CASE] [--own-workers] [--threshold RATIO]``.
+Each commit has a Redis, a server and three worker processes of its own, all of which run all the time; the loads take turns, so that whatever
+else the machine does falls on both alike.  The workers are asgi_redis' for both, or with ``--own-workers`` each commit's own.
+
+CPU time is that of the server's process, and of the worker processes together, from ``/proc/<pid>/task``.  Round trips are reads that Redis
+counted (``total_reads_processed``), commands are those that it executed, Lua's among them, bytes are what it received and sent.  Exit code 1
+says that a case costs the server more than ``--threshold`` times as much CPU time, by the minima and by the medians, or round trips, by the
+medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Final, NamedTuple
+
+from . import environment, peers, wsclient
+from .check import Case, base_tree, load
+from .environment import CHECKOUT, BenchmarkError, bound_to, progress
+from .load import warm_up
+from .peers import CHANNELS1
+from .redis import APPLICATION, LEGACY_LAYER, OUR_LAYER, WORKERS, Redis, redis_process
+from .servers import Command, Server, running
+from .text import grid
+
+ROUNDS: Final = 7
+SECONDS: Final = 1.0
+CAPACITY: Final = 4096
+#: Connections of each case, and requests of a run; 0 for WebSockets, which are counted.
+CASES: Final = {
+    "hello, 1 connection": (1, 600),
+    "hello, 32 connections": (32, 1600),
+    "hello, 256 connections": (256, 2048),
+    "echo, 32 WebSockets": (32, 0),
+}
+FIGURES: Final = ("server µs", "workers µs", "Redis µs", "round trips", "commands", "bytes", "rate")
+
+
+class Deployed(NamedTuple):
+    """One commit at work."""
+
+    server: Server
+    workers: list[Server]
+    redis: Redis
+
+
+@contextmanager
+def deployed(tree: Path, *, own_workers: bool) -> Iterator[Deployed]:
+    """Redis, workers and the server of ``tree``; Redis and the workers share the core of the load."""
+    with redis_process() as redis, ExitStack() as stack:
+        variables = {"BENCH_REDIS_URL": redis.url, "BENCH_CAPACITY": str(CAPACITY), "PYTHONPATH": str(tree)}
+        python, layer = (sys.executable, OUR_LAYER) if own_workers else (peers.python(CHANNELS1), LEGACY_LAYER)
+        workers = []
+        with bound_to(environment.cores().client):
+            for _ in range(WORKERS):
+                process = subprocess.Popen(
+                    [python, "-W", "ignore", "-m", "benchmarks.apps.on_redis", "1"],
+                    cwd=tree,
+                    env={**os.environ, **variables, "BENCH_REDIS_LAYER": layer},
+                )
+                stack.callback(process.wait)
+                stack.callback(process.kill)
+                workers.append(Server(process, 0))
+        line = (sys.executable, str(tree / "bin" / "greendaphne"), "-v", "0", "-b", "127.0.0.1", "-p", "{port}", APPLICATION)
+        server = stack.enter_context(running(tree.name, Command(line, {**variables, "BENCH_REDIS_LAYER": OUR_LAYER})))
+        warm_up(server.port, environment.cores().client)
+        yield Deployed(server, workers, redis)
+
+
+def measure(target: Deployed, case: str, seconds: float) -> list[float]:
+    """The figures of one run, per request or message."""
+    connections, count = CASES[case]
+    before, begun = _totals(target), time.perf_counter()
+    if count:
+        # A number of requests, not of seconds: those that are on their way at the end would be paid for and not counted.
+        load(target.server, Case(case, True, False, connections, 1, count), count, environment.cores().client)
+    else:
+        with bound_to(environment.cores().client):
+            count = asyncio.run(_echo(target.server, connections, seconds))
+    taken = time.perf_counter() - begun
+    return [(now - then) / count for now, then in zip(_totals(target), before, strict=True)] + [count / taken]
+
+
+async def _echo(server: Server, connections: int, seconds: float) -> int:
+    clients = await wsclient.connect(server.port, connections)
+    echoes = await wsclient.echo(clients, b"x" * 16, seconds)
+    wsclient.close(clients)
+    return echoes.messages
+
+
+def _totals(target: Deployed) -> list[float]:
+    counted = target.redis.counters()
+    workers = sum(worker.cpu() for worker in target.workers)
+    return [1e6 * target.server.cpu(), 1e6 * workers, 1e6 * counted.cpu, counted.reads, counted.commands, counted.bytes]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of ``python -m benchmarks.redis_check``."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="HEAD~1", metavar="COMMIT", help="what to compare with; HEAD~1 by default")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"rounds; {ROUNDS} by default")
+    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help=f"seconds of each run of WebSockets; {SECONDS:g} by default")
+    parser.add_argument("--only", action="append", metavar="CASE", help=f"cases whose names contain this: {'; '.join(CASES)}")
+    parser.add_argument("--own-workers", action="store_true", help="workers on each commit's own layer, not on asgi_redis")
+    parser.add_argument("--threshold", type=float, default=1.03, metavar="RATIO", help="how much more a case may cost; 1.03 by default")
+    options = parser.parse_args(argv)
+    cases = [case for case in CASES if not options.only or any(part in case for part in options.only)]
+    failed = False
+    try:
+        trees = [base_tree(options.base), CHECKOUT]
+        found: dict[str, list[list[list[float]]]] = {case: [[], []] for case in cases}
+        with ExitStack() as stack:
+            targets = [stack.enter_context(deployed(tree, own_workers=options.own_workers)) for tree in trees]
+            for number in range(options.rounds):
+                progress(f"redis_check: round {number + 1} of {options.rounds}")
+                for case in cases:
+                    for index in (0, 1) if number % 2 else (1, 0):
+                        found[case][index].append(measure(targets[index], case, options.seconds))
+    except BenchmarkError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    rows = []
+    for case, (base, now) in found.items():
+        for index, figure in enumerate(FIGURES):
+            before, after = [run[index] for run in base], [run[index] for run in now]
+            minima, medians = min(after) / min(before), median(after) / median(before)
+            judged = {"server µs": min(minima, medians), "round trips": medians}.get(figure)
+            verdict = "" if judged is None else "ok" if judged <= options.threshold else "MORE"
+            failed = failed or verdict == "MORE"
+            values = (min(before), min(after), median(before), median(after))
+            rows.append([case if not index else "", figure, *(f"{value:.2f}" for value in values), f"{minima:.3f}", f"{medians:.3f}", verdict])
+    header = ["case", "figure", "base, least", "now, least", "base, median", "now, median", "× of minima", "× of medians", "verdict"]
+    print(grid(header, rows, 2))
+    print(f"\nbase: {trees[0].name}; now: {environment.revision()}; threshold: {options.threshold:g}; load: {environment.load_average()}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,13 +1,13 @@
 """What a request through Redis costs in the working tree, beside another commit: server, workers and Redis apart.
 
 ``python -m benchmarks.redis_check [--base COMMIT] [--rounds N] [--seconds S] [--only CASE] [--own-workers] [--threshold RATIO]``.
-Each commit has a Redis, a server and three worker processes of its own, all of which run all the time; the loads take turns, so that whatever
-else the machine does falls on both alike.  The workers are asgi_redis' for both, or with ``--own-workers`` each commit's own.
+Each commit has a Redis, a server and three worker processes of its own, all of which run all the time; the loads take turns, so that
+whatever else the machine does falls on both alike.  The workers are asgi_redis' for both, or with ``--own-workers`` each commit's own.
 
-CPU time is that of the server's process, and of the worker processes together, from ``/proc/<pid>/task``.  Round trips are reads that Redis
-counted (``total_reads_processed``), commands are those that it executed, Lua's among them, bytes are what it received and sent.  Exit code 1
-says that a case costs the server more than ``--threshold`` times as much CPU time, by the minima and by the medians, or round trips, by the
-medians.
+CPU time is that of the server's process, that of the worker processes together, and that of Redis.  Wake-ups are the server's voluntary
+context switches.  Round trips are reads that Redis counted, the workers' included; commands are those that it executed, Lua's among them;
+bytes are what it received and sent.  Exit code 1 says that a case costs the server more than ``--threshold`` times as much CPU time, by
+the minima and by the medians, or more round trips, by the medians.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CASES: Final = {
     "hello, 256 connections": (256, 2048),
     "echo, 32 WebSockets": (32, 0),
 }
-FIGURES: Final = ("server µs", "workers µs", "Redis µs", "round trips", "commands", "bytes", "rate")
+FIGURES: Final = ("server µs", "workers µs", "Redis µs", "wake-ups", "round trips", "commands", "bytes", "rate")
 
 
 class Deployed(NamedTuple):
@@ -101,7 +101,21 @@ async def _echo(server: Server, connections: int, seconds: float) -> int:
 def _totals(target: Deployed) -> list[float]:
     counted = target.redis.counters()
     workers = sum(worker.cpu() for worker in target.workers)
-    return [1e6 * target.server.cpu(), 1e6 * workers, 1e6 * counted.cpu, counted.reads, counted.commands, counted.bytes]
+    return [
+        1e6 * target.server.cpu(),
+        1e6 * workers,
+        1e6 * counted.cpu,
+        _wake_ups(target.server.process.pid),
+        counted.reads,
+        counted.commands,
+        counted.bytes,
+    ]
+
+
+def _wake_ups(pid: int) -> int:
+    """How often the process has waited: each wait costs the kernel's work, and caches that others used meanwhile."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split(None, 1)[0])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -109,7 +123,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="HEAD~1", metavar="COMMIT", help="what to compare with; HEAD~1 by default")
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"rounds; {ROUNDS} by default")
-    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help=f"seconds of each run of WebSockets; {SECONDS:g} by default")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, metavar="S", help=f"seconds of a run of WebSockets; {SECONDS:g} by default"
+    )
     parser.add_argument("--only", action="append", metavar="CASE", help=f"cases whose names contain this: {'; '.join(CASES)}")
     parser.add_argument("--own-workers", action="store_true", help="workers on each commit's own layer, not on asgi_redis")
     parser.add_argument("--threshold", type=float, default=1.03, metavar="RATIO", help="how much more a case may cost; 1.03 by default")
@@ -137,8 +153,8 @@ def main(argv: list[str] | None = None) -> int:
             judged = {"server µs": min(minima, medians), "round trips": medians}.get(figure)
             verdict = "" if judged is None else "ok" if judged <= options.threshold else "MORE"
             failed = failed or verdict == "MORE"
-            values = (min(before), min(after), median(before), median(after))
-            rows.append([case if not index else "", figure, *(f"{value:.2f}" for value in values), f"{minima:.3f}", f"{medians:.3f}", verdict])
+            values = [f"{value:.2f}" for value in (min(before), min(after), median(before), median(after))]
+            rows.append([case if not index else "", figure, *values, f"{minima:.3f}", f"{medians:.3f}", verdict])
     header = ["case", "figure", "base, least", "now, least", "base, median", "now, median", "× of minima", "× of medians", "verdict"]
     print(grid(header, rows, 2))
     print(f"\nbase: {trees[0].name}; now: {environment.revision()}; threshold: {options.threshold:g}; load: {environment.load_average()}")

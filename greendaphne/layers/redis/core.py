@@ -190,6 +190,13 @@ class CoreLayer(BaseChannelLayer):
         """Take back :meth:`add_listener`."""
         self._state.remove_listener(listener)
 
+    def set_patience(self, seconds: float) -> None:
+        """Let the commands of many greenlets that come at the same time wait so long for others to travel with, from now on.
+
+        Without this the layer takes a part of the time after which messages usually have their first reply, see :mod:`.pace`.
+        """
+        self._state.pace.fix(seconds)
+
     def claim_site(self, name: str) -> str | None:
         """Mark this Redis and prefix as used by the site ``name``; returns the name of another site that uses them, or ``None``.
 

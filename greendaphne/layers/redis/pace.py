@@ -1,8 +1,8 @@
 """How long the commands of a server may wait for company: a part of the time that its clients wait in any case.
 
-Where many clients are served at a time, a round trip to Redis for each message is what a server spends most of its time with.  Messages that
-gather for a moment share a round trip.  The moment must not tell, so it depends on the time from a message to the first reply to it, which is
-measured with a few messages at a time.
+Where many clients are served at a time, a round trip to Redis for each message is what a server spends most of its time with.  Messages
+that gather for a moment share a round trip.  The moment must not tell, so it depends on the time from a message to the first reply to
+it, which is measured with a few messages at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LEAST: Final = 0.0002
 class Pace:
     """Measures the time from messages to their replies."""
 
-    __slots__ = ("_probes", "_usual", "patience")
+    __slots__ = ("_fixed", "_probes", "_usual", "patience")
 
     def __init__(self) -> None:
         # The time of sending by reply channel.
@@ -33,6 +33,12 @@ class Pace:
         self._usual = LEAST
         #: Seconds that commands may wait for company.
         self.patience = 0.0
+        self._fixed = False
+
+    def fix(self, seconds: float) -> None:
+        """Have commands wait for ``seconds``, whatever is measured."""
+        self._fixed = True
+        self.patience = seconds
 
     def sent(self, reply_channel: str) -> None:
         """Take note of a message to which a reply on ``reply_channel`` is expected."""
@@ -50,4 +56,5 @@ class Pace:
         if since is not None:
             usual = self._usual * (LONGER if monotonic() - since > self._usual else SHORTER)
             self._usual = usual = max(usual, LEAST)
-            self.patience = max(min(usual * PART, LIMIT), min(usual * LONG_PART, LONG_LIMIT))
+            if not self._fixed:
+                self.patience = max(min(usual * PART, LIMIT), min(usual * LONG_PART, LONG_LIMIT))

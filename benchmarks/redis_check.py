@@ -1,6 +1,6 @@
 """What a request through Redis costs in the working tree, beside another commit: server, workers and Redis apart.
 
-``python -m benchmarks.redis_check [--base COMMIT] [--rounds N] [--seconds S] [--only CASE] [--own-workers] [--threshold RATIO]``.
+``python -m benchmarks.redis_check [--base COMMIT] [--rounds N] [--seconds S] [--only CASE] [--own-workers]``.
 Each commit has a Redis, a server and three worker processes of its own, all of which run all the time; the loads take turns, so that
 whatever else the machine does falls on both alike.  The workers are asgi_redis' for both, or with ``--own-workers`` each commit's own.
 
@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -36,6 +38,10 @@ from .text import grid
 ROUNDS: Final = 7
 SECONDS: Final = 1.0
 CAPACITY: Final = 4096
+#: Seconds for a server to listen, and to end; under valgrind it takes that long.
+LIMIT: Final = 180.0
+#: Requests of the two runs under valgrind.
+FEW, MANY = 300, 900
 #: Connections of each case, and requests of a run; 0 for WebSockets, which are counted.
 CASES: Final = {
     "hello, 1 connection": (1, 600),
@@ -55,8 +61,8 @@ class Deployed(NamedTuple):
 
 
 @contextmanager
-def deployed(tree: Path, *, own_workers: bool) -> Iterator[Deployed]:
-    """Redis, workers and the server of ``tree``; Redis and the workers share the core of the load."""
+def deployed(tree: Path, *, own_workers: bool, tool: tuple[str, ...] = ()) -> Iterator[Deployed]:
+    """Redis, workers and the server of ``tree``, this under ``tool``; Redis and the workers share the core of the load."""
     with redis_process() as redis, ExitStack() as stack:
         variables = {"BENCH_REDIS_URL": redis.url, "BENCH_CAPACITY": str(CAPACITY), "PYTHONPATH": str(tree)}
         python, layer = (sys.executable, OUR_LAYER) if own_workers else (peers.python(CHANNELS1), LEGACY_LAYER)
@@ -71,10 +77,29 @@ def deployed(tree: Path, *, own_workers: bool) -> Iterator[Deployed]:
                 stack.callback(process.wait)
                 stack.callback(process.kill)
                 workers.append(Server(process, 0))
-        line = (sys.executable, str(tree / "bin" / "greendaphne"), "-v", "0", "-b", "127.0.0.1", "-p", "{port}", APPLICATION)
-        server = stack.enter_context(running(tree.name, Command(line, {**variables, "BENCH_REDIS_LAYER": OUR_LAYER})))
+        line = (*tool, sys.executable, str(tree / "bin" / "greendaphne"), "-v", "0", "-b", "127.0.0.1", "-p", "{port}", APPLICATION)
+        command = Command(line, {**variables, "BENCH_REDIS_LAYER": OUR_LAYER, "PYTHONHASHSEED": "0"})
+        server = stack.enter_context(running(tree.name, command, start_limit=LIMIT, stop_limit=LIMIT))
         warm_up(server.port, environment.cores().client)
         yield Deployed(server, workers, redis)
+
+
+def instructions(tree: Path, case: str, *, own_workers: bool) -> float:
+    """Thousands of instructions of the server for each request: the difference between a longer and a shorter run under valgrind.
+
+    The server is so slow there that messages always travel together: what is counted is the work, not the wake-ups.
+    """
+    counts = []
+    for requests in (FEW, MANY):
+        with tempfile.NamedTemporaryFile() as log:
+            tool = ("valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null", f"--log-file={log.name}")
+            with deployed(tree, own_workers=own_workers, tool=tool) as target:
+                load(target.server, Case(case, True, False, CASES[case][0], 1, requests), requests, environment.cores().client)
+            total = re.search(r"I +refs: +([0-9,]+)", Path(log.name).read_text())
+        if total is None:
+            raise BenchmarkError("valgrind counted nothing")
+        counts.append(int(total[1].replace(",", "")))
+    return (counts[1] - counts[0]) / (MANY - FEW) / 1e3
 
 
 def measure(target: Deployed, case: str, seconds: float) -> list[float]:
@@ -129,11 +154,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", action="append", metavar="CASE", help=f"cases whose names contain this: {'; '.join(CASES)}")
     parser.add_argument("--own-workers", action="store_true", help="workers on each commit's own layer, not on asgi_redis")
     parser.add_argument("--threshold", type=float, default=1.03, metavar="RATIO", help="how much more a case may cost; 1.03 by default")
+    parser.add_argument("--instructions", action="store_true", help="count the server's instructions under valgrind instead; no echo")
     options = parser.parse_args(argv)
     cases = [case for case in CASES if not options.only or any(part in case for part in options.only)]
     failed = False
     try:
         trees = [base_tree(options.base), CHECKOUT]
+        if options.instructions:
+            return _compare_instructions(trees, [case for case in cases if CASES[case][1]], options)
         found: dict[str, list[list[list[float]]]] = {case: [[], []] for case in cases}
         with ExitStack() as stack:
             targets = [stack.enter_context(deployed(tree, own_workers=options.own_workers)) for tree in trees]
@@ -159,6 +187,16 @@ def main(argv: list[str] | None = None) -> int:
     print(grid(header, rows, 2))
     print(f"\nbase: {trees[0].name}; now: {environment.revision()}; threshold: {options.threshold:g}; load: {environment.load_average()}")
     return int(failed)
+
+
+def _compare_instructions(trees: list[Path], cases: list[str], options: argparse.Namespace) -> int:
+    rows = []
+    for case in cases:
+        progress(f"redis_check: {case}")
+        base, now = (instructions(tree, case, own_workers=options.own_workers) for tree in trees)
+        rows.append([case, f"{base:.1f}", f"{now:.1f}", f"{now / base:.3f}", "ok" if now / base <= options.threshold else "MORE"])
+    print(grid(["case", "base, 1000 instructions", "now", "ratio", "verdict"], rows, 1))
+    return int(any(row[-1] == "MORE" for row in rows))
 
 
 if __name__ == "__main__":

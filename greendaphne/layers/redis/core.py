@@ -39,6 +39,8 @@ SOCKET_TIMEOUT = 3.0
 CONNECT_TIMEOUT = 2.0
 #: Channels whose packed commands are kept.
 PACKED_SENDS = 1000
+#: Names of normal channels that are checked once.
+SHARED_NAMES = 100
 #: Sets of channels of which is kept where their messages are.
 PLANS = 100
 #: Channels to whose messages there is no reply.
@@ -130,6 +132,8 @@ class CoreLayer(BaseChannelLayer):
         self._rotation = count(random.randrange(4096))
         # For the keys of messages, which need not be secret: a source of its own, which no application seeds, and no system call for each.
         self._random = random.Random()
+        # Names of normal channels that have been checked.
+        self._shared_names: set[str] = set()
         self._plans: dict[tuple[str, ...], Plan] = {}
         self._packed_sends: dict[tuple[str, int], tuple[bytes, bytes, bytes]] = {}
         self._lock = native_lock()
@@ -306,7 +310,10 @@ class CoreLayer(BaseChannelLayer):
         self._lanes()[index].post(call)
 
     def _send_call(self, channel: str, message: Message) -> tuple[int, Call]:
-        self.valid_channel_name(channel)
+        if channel not in self._shared_names:
+            self.valid_channel_name(channel)
+            if "!" not in channel and "?" not in channel and len(self._shared_names) < SHARED_NAMES:
+                self._shared_names.add(channel)
         self._check(message)
         if "!" in channel:
             message = {**message, wire.FULL_NAME: channel}

@@ -267,6 +267,10 @@ class HubLane:
         # Told when the connection has no owner any more; made by the greenlet that waits for that.
         self._disowned: Any = None
         self.readers = Readers(shard, True)
+        from gevent.hub import Waiter
+
+        # Here, since the statement for each call would take longer than making the object.
+        self._new_waiter = Waiter
 
     def run(self, calls: Sequence[Call]) -> list[list[Reply]]:
         if self._owned or self._callers >= GATHER_CALLERS or len(self._queue) >= PIPELINE_COMMANDS:
@@ -356,10 +360,8 @@ class HubLane:
 
     def _join_others(self, calls: Sequence[Call]) -> None:
         """Wait until the flusher has run ``calls``."""
-        from gevent.hub import Waiter
-
         # The last call's outcome is known last; the others' are there by then.
-        waiter = calls[-1].waiter = Waiter(self.hub)
+        waiter = calls[-1].waiter = self._new_waiter(self.hub)
         self._queue.extend(calls)
         self._waiting += 1
         if not self._owned:

@@ -267,10 +267,11 @@ class HubLane:
         # Told when the connection has no owner any more; made by the greenlet that waits for that.
         self._disowned: Any = None
         self.readers = Readers(shard, True)
+        # Once, since the statement takes some microseconds each time.
+        from gevent import sleep, spawn
         from gevent.hub import Waiter
 
-        # Here, since the statement for each call would take longer than making the object.
-        self._new_waiter = Waiter
+        self._new_waiter, self._sleep, self._spawn = Waiter, sleep, spawn
 
     def run(self, calls: Sequence[Call]) -> list[list[Reply]]:
         if self._owned or self._callers >= GATHER_CALLERS or len(self._queue) >= PIPELINE_COMMANDS:
@@ -369,10 +370,8 @@ class HubLane:
         waiter.get()
 
     def _start(self) -> None:
-        from gevent import spawn
-
         self._owned = True
-        spawn(self._flush)
+        self._spawn(self._flush)
 
     def _disown(self) -> None:
         """Leave the connection to the flusher, if anything has to be sent now."""
@@ -413,14 +412,12 @@ class HubLane:
                 self._start()
 
     def _flush(self) -> None:
-        from gevent import sleep
-
         batch: list[Call] = []
         try:
             while True:
                 if self._callers >= GATHER_CALLERS and len(self._queue) < PIPELINE_COMMANDS:
                     # Also where nothing waits yet: another flusher would be a greenlet more for each pipeline.
-                    sleep(max(min(self._callers * GATHER_PER_CALLER, self._seconds, GATHER_LIMIT), self.shard.patience))
+                    self._sleep(max(min(self._callers * GATHER_PER_CALLER, self._seconds, GATHER_LIMIT), self.shard.patience))
                 if not (self._waiting or (self._due and self._queue)):
                     self._callers = 0
                     break

@@ -74,10 +74,14 @@ def _thread_seconds(task: Path) -> float:
 
 
 @contextmanager
-def running(name: str, command: Command, *, pause: float = START_PAUSE) -> Iterator[Server]:
+def running(
+    name: str, command: Command, *, pause: float = START_PAUSE, start_limit: float = START_LIMIT, stop_limit: float = STOP_LIMIT
+) -> Iterator[Server]:
     """Run a server on the servers' core; it has ended when the block has.
 
     :param pause: seconds between two attempts to connect.
+    :param start_limit: seconds for it to listen.
+    :param stop_limit: seconds for it to end, after which it is killed.
     :raises BenchmarkError: for a server that does not come up; its output is part of the text.
     """
     port = free_port()
@@ -89,7 +93,7 @@ def running(name: str, command: Command, *, pause: float = START_PAUSE) -> Itera
                 arguments, cwd=CHECKOUT, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
         try:
-            end = time.monotonic() + START_LIMIT
+            end = time.monotonic() + start_limit
             while not listens(port):
                 if process.poll() is not None or time.monotonic() > end:
                     output.seek(0)
@@ -100,7 +104,7 @@ def running(name: str, command: Command, *, pause: float = START_PAUSE) -> Itera
             if process.poll() is not None:
                 raise BenchmarkError(f"{name} ended under load, with {process.returncode}")
         finally:
-            _end(process)
+            _end(process, stop_limit)
 
 
 def listens(port: int) -> bool:
@@ -136,10 +140,10 @@ def certificate() -> dict[str, str]:
     return {"key": key, "cert": cert}
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], stop_limit: float) -> None:
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(STOP_LIMIT)
+        process.wait(stop_limit)
     except subprocess.TimeoutExpired:
         # A supervisor would leave its workers behind.
         os.killpg(process.pid, signal.SIGKILL)

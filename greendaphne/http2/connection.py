@@ -23,7 +23,7 @@ from ..core.greenlets import Greenlets
 from ..core.message import ClientDisconnected, ConnectionInfo, HTTPError, Request
 from ..net.transport import RECV_SIZE, ByteStream, lingering_close
 from .budgets import EnhanceYourCalm
-from .compression import Field
+from .compression import Field, Section
 from .engine import Engine
 from .fields import Head, MalformedMessage, check_trailers, parse_request
 from .limits import MAX_WINDOW, Http2Limits
@@ -189,7 +189,7 @@ class Http2Connection:
                 return True
             patience = self._patience()
             if patience <= 0:
-                engine.send_goaway(engine.highest_inbound_stream_id)
+                engine.send_goaway(engine.closed_streams.latest)
                 return True
             try:
                 data = transport.recv(RECV_SIZE, patience)
@@ -312,7 +312,7 @@ class Http2Connection:
     def _send_final_goaway(self) -> None:
         if self._goaway == _WARNED and not self._ending:
             self._goaway = _FINAL
-            self.engine.send_goaway(self.engine.highest_inbound_stream_id)
+            self.engine.send_goaway(self.engine.closed_streams.latest)
             self.writer.flush()
             self._end_if_done()
 
@@ -324,9 +324,11 @@ class Http2Connection:
     # --- streams ---
 
     def _open(self, stream_id: int, head: Head, error: HTTPError | None, *, end_stream: bool) -> None:
-        stream = Http2Stream(
-            self, self.engine.streams[stream_id], head.request, expect_continue=head.expect_continue, end_stream=end_stream
-        )
+        if not self.account.ask(_STREAM):
+            # RFC 9113 section 8.7: nothing was done, and the client may send it again.
+            self.engine.refuse(stream_id, ErrorCodes.REFUSED_STREAM)
+            return
+        stream = Http2Stream(self, stream_id, head.request, expect_continue=head.expect_continue, end_stream=end_stream)
         early = self._early_priorities.pop(stream_id, None) if self._early_priorities else None
         if early is not None or head.priority:
             urgency, incremental = parse_priority(head.priority) if early is None else early
@@ -334,10 +336,7 @@ class Http2Connection:
                 stream.urgency = urgency
             if incremental is not None:
                 stream.incremental = incremental
-        if not self.account.ask(_STREAM):
-            # RFC 9113 section 8.7: nothing was done, and the client may send it again.
-            self.engine.reset(stream_id, ErrorCodes.REFUSED_STREAM)
-            return
+        self.engine.open(stream)
         self._streams[stream_id] = stream
         stream.task = self._greenlets.spawn(self._serve_stream, stream, error)
 
@@ -357,7 +356,7 @@ class Http2Connection:
     def _close_stream(self, stream: Http2Stream) -> None:
         stream.close()
         self.account.give(_STREAM)
-        del self._streams[stream.h2.stream_id]
+        del self._streams[stream.stream_id]
         self._upload_windows += stream.grown
         if not self._streams:
             self._idle_since = monotonic()
@@ -399,15 +398,24 @@ class Http2Connection:
         count = len(self._streams) + len(self._lingering)
         return count < self.http2_limits.max_concurrent_streams and self._goaway != _FINAL and not self._ending
 
-    def on_request(self, stream_id: int, fields: list[Field] | None, size: int, end_stream: bool) -> None:
+    def on_request(self, stream_id: int, section: Section, end_stream: bool) -> None:
         error: HTTPError | None = None
+        head = section.meaning
+        if head is not None and end_stream:
+            # The same request as one before, of which the application may have changed the list of fields.
+            assert isinstance(head, Head)
+            self._open(stream_id, head.again(), None, end_stream=True)
+            return
+        fields = section.fields
         try:
             if fields is None:
                 raise HTTPError(431, "The request's header section is too long.")
-            head = parse_request(fields, size, self._info, self._limits, end_stream=end_stream)
+            head = parse_request(fields, section.size, self._info, self._limits, end_stream=end_stream)
+            if end_stream and section.remembered:
+                section.meaning = head.again()
         except MalformedMessage as malformed:
             logger.debug("Stream %d reset: %s", stream_id, str(malformed))
-            self.engine.stream_error(stream_id)
+            self.engine.refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
             return
         except HTTPError as refusal:
             error = refusal
@@ -419,15 +427,15 @@ class Http2Connection:
         method = "HEAD" if (b":method", b"HEAD") in fields else "GET"
         return Head(Request(method, b"", b"/", b"", "2", [], 0 if end_stream else None, b"", self._info), False, b"")
 
-    def on_trailers(self, stream_id: int, fields: list[Field] | None) -> None:
+    def on_trailers(self, stream_id: int, section: Section) -> None:
         self._lingering.pop(stream_id, None)
         stream = self._streams.get(stream_id)
         if stream is None:
             return
         try:
-            if fields is None:
+            if section.fields is None:
                 raise MalformedMessage("a trailer section that is too long")
-            check_trailers(fields)
+            check_trailers(section.fields)
             if not stream.feed_end():
                 raise MalformedMessage("a body shorter than its Content-Length")
         except MalformedMessage as malformed:
@@ -464,7 +472,7 @@ class Http2Connection:
         stream = self._streams.get(stream_id)
         if stream is not None:
             self.writer.prioritize(stream, *priority)
-        elif stream_id > self.engine.highest_inbound_stream_id:
+        elif stream_id > self.engine.closed_streams.latest:
             self._early_priorities.pop(stream_id, None)
             if len(self._early_priorities) < self.http2_limits.max_concurrent_streams:
                 self._early_priorities[stream_id] = priority

@@ -14,7 +14,6 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
-from h2.stream import H2Stream
 
 from ..core.accounts import FREE, Account
 from ..core.message import ClientDisconnected
@@ -23,18 +22,19 @@ from .compression import Field
 from .engine import Engine
 from .limits import MIN_FRAME_SIZE, Http2Limits
 from .priority import DEFAULT_URGENCY, Scheduler
+from .states import StreamState
 
 #: The largest DATA frame sent, one turn of an incremental stream: what every peer takes (RFC 9113 section 6.5.2), and no more.
 DATA_SIZE = MIN_FRAME_SIZE
 
 
-class Outbound:
+class Outbound(StreamState):
     """The sending side of a stream; owned by the writer."""
 
-    __slots__ = ("_chunks", "ending", "h2", "incremental", "queued", "scheduled", "taken", "trailers", "urgency")
+    __slots__ = ("_chunks", "ending", "incremental", "queued", "scheduled", "taken", "trailers", "urgency")
 
-    def __init__(self, h2: H2Stream) -> None:
-        self.h2 = h2
+    def __init__(self, stream_id: int, receive_window: int, send_window: int, *, end_stream: bool) -> None:
+        StreamState.__init__(self, stream_id, receive_window, send_window, end_stream=end_stream)
         self.urgency = DEFAULT_URGENCY
         self.incremental = False
         #: Whether the scheduler has the stream.
@@ -165,6 +165,22 @@ class Writer:
         for callback in rooms:
             callback()
 
+    def send_response(self, stream: Outbound, fields: list[Field], data: bytes) -> bool:
+        """Send a whole response, if there is room for it and no other response waits; returns whether it was sent."""
+        engine = self._engine
+        size = len(data)
+        if (
+            self._scheduler._size
+            or size > DATA_SIZE
+            or len(engine.output) >= self._limits.write_buffer
+            or (size and (size > engine.send_window or size > stream.send_window))
+        ):
+            return False
+        engine.send_response(stream, fields, data)
+        if self._idle:
+            self.wake()
+        return True
+
     def send(self, stream: Outbound, data: bytes, *, end_stream: bool) -> bool:
         """Send or queue body bytes; returns whether all of them, and END_STREAM with them, are with the engine already."""
         engine = self._engine
@@ -174,14 +190,14 @@ class Writer:
             and not stream.queued
             and size <= DATA_SIZE
             and engine.pending < self._limits.write_buffer
-            and (size <= engine.window(stream.h2) or not size)
+            and (size <= engine.window(stream) or not size)
         ):
             if end_stream and stream.trailers is not None:
                 if size:
-                    engine.send_body(stream.h2, data, end_stream=False)
-                engine.send_head(stream.h2, stream.trailers, end_stream=True)
+                    engine.send_body(stream, data, end_stream=False)
+                engine.send_head(stream, stream.trailers, end_stream=True)
             else:
-                engine.send_body(stream.h2, data, end_stream=end_stream)
+                engine.send_body(stream, data, end_stream=end_stream)
             stream.taken += size
             if self._idle:
                 self.wake()
@@ -190,14 +206,14 @@ class Writer:
             stream.put(data)
             self._account.take(size)
         stream.ending = end_stream
-        if stream.h2.stream_id not in self._blocked:
+        if stream.stream_id not in self._blocked:
             self._scheduler.add(stream)
             self.wake()
         return False
 
     def is_blocked(self, stream: Outbound) -> bool:
         """Whether the stream waits for the peer to open a window, not for its turn."""
-        return stream.h2.stream_id in self._blocked
+        return stream.stream_id in self._blocked
 
     def prioritize(self, stream: Outbound, urgency: int | None, incremental: bool | None) -> None:
         """Change a stream's priority where the arguments are not ``None``."""
@@ -211,7 +227,7 @@ class Writer:
     def discard(self, stream: Outbound) -> None:
         """Forget what a stream has queued."""
         self._scheduler.remove(stream)
-        self._blocked.pop(stream.h2.stream_id, None)
+        self._blocked.pop(stream.stream_id, None)
         if stream.queued:
             self._account.give(stream.queued)
         stream.discard()
@@ -265,10 +281,10 @@ class Writer:
                 return
             size = 0
             if stream.queued:
-                size = min(DATA_SIZE, engine.window(stream.h2))
+                size = min(DATA_SIZE, engine.window(stream))
                 if size <= 0:
                     scheduler.remove(stream)
-                    self._blocked[stream.h2.stream_id] = stream
+                    self._blocked[stream.stream_id] = stream
                     continue
             data: bytes | memoryview = b""
             if size:
@@ -277,10 +293,10 @@ class Writer:
             last = not stream.queued
             if stream.trailers is not None and last and stream.ending:
                 if size:
-                    engine.send_body(stream.h2, data, end_stream=False)
-                engine.send_head(stream.h2, stream.trailers, end_stream=True)
+                    engine.send_body(stream, data, end_stream=False)
+                engine.send_head(stream, stream.trailers, end_stream=True)
             elif size or stream.ending:
-                engine.send_body(stream.h2, data, end_stream=last and stream.ending)
+                engine.send_body(stream, data, end_stream=last and stream.ending)
             if last:
                 scheduler.remove(stream)
                 stream.ending = False

@@ -138,7 +138,7 @@ class Http2Connection:
             greenlets.leave(shared)
 
     def _run(self) -> None:
-        self.writer.start()
+        self.writer.start(self._greenlets)
         try:
             graceful = self._serve_until_end()
             self._cancel_streams()
@@ -155,6 +155,7 @@ class Http2Connection:
             self.writer.close(0)
             self._charge(0)
             self._end_streams()
+            self.engine.end()
 
     def _serve_until_end(self) -> bool:
         """Serve; returns whether the peer is to be told why the connection ends."""

@@ -99,6 +99,10 @@ class Engine(ControlFrames):
         """Bytes in the buffers: input that is not complete, and output that has not been taken."""
         return len(self._input) + len(self._fragment) + len(self.output)
 
+    def end(self) -> None:
+        """The connection has ended: let go of the listener, so that both are released without the cyclic garbage collector."""
+        del self._listener, self._decoder
+
     def fail(self, code: int, reason: bytes) -> None:
         """End the connection with an error of the server's own; only what is in the buffer is still sent."""
         if not self.failed:

@@ -156,6 +156,10 @@ class Http2Stream(Outbound):
             and self._connection.writer.send_response(self, head.fields, data)
         ):
             # Most responses: there is room for the whole.
+            if self._connection.serving == 1:
+                self._connection.writer.push()
+            else:
+                self._connection.writer.wake()
             self._head = None
             self.sent = len(data)
             self._left = 0

@@ -1,21 +1,23 @@
-"""The one greenlet of a connection that sends, and the queues it sends from.
+"""Sends for one connection, and has the queues that it sends from.
 
 A stream's greenlet hands its body bytes to :meth:`Writer.send`.  What fits, while no other stream waits, goes into the engine's buffer at
 once; the rest is queued on the stream, and the writer takes from the queues by priority (RFC 9218), as the peer's windows allow, one
-buffer's worth for each ``sendall``.  So whatever several streams do in one turn of the event loop leaves in one system call, memory is
-bounded for each stream and for the connection, and a stream whose peer gives it no window holds up no other.
+buffer's worth for each ``sendall``.  It does so in a kept greenlet, which it has only while there is something to send: an idle connection
+needs no memory for it.  The last stream that is served sends by itself what is in the buffer (:meth:`Writer.push`).  So whatever several
+streams do in one turn of the event loop leaves in one system call, memory is bounded for each stream and for the connection, and a stream
+whose peer gives it no window holds up no other.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
-import gevent
+from gevent import Timeout
 from gevent.event import Event
 
 from ..core.accounts import FREE, Account
+from ..core.greenlets import Greenlets, Task
 from ..core.message import ClientDisconnected
 from ..net.transport import ByteStream
 from .compression import Field
@@ -88,15 +90,15 @@ class Writer:
     __slots__ = (
         "_account",
         "_blocked",
-        "_closing",
         "_engine",
-        "_greenlet",
-        "_hub",
-        "_idle",
+        "_greenlets",
         "_limits",
         "_room",
         "_rooms",
+        "_running",
         "_scheduler",
+        "_sending",
+        "_task",
         "_transport",
         "failed",
     )
@@ -109,40 +111,72 @@ class Writer:
         self._scheduler: Scheduler[Outbound] = Scheduler()
         # Streams with bytes to send and no window, in the order in which they ran out of it.
         self._blocked: dict[int, Outbound] = {}
-        self._room = Event()
+        # Set when something was sent; made with the first wait.
+        self._room: Event | None = None
         # Called once when something was sent.
         self._rooms: list[Callable[[], None]] = []
-        self._idle = False
-        self._closing = False
-        self._hub = gevent.get_hub()
-        self._greenlet: Any = None
+        # What runs the writer; ``None`` before the start and after the end.
+        self._greenlets: Greenlets | None = None
+        self._task: Task | None = None
+        # Whether the task has not ended, and whether it waits for the transport.
+        self._running = False
+        self._sending = False
         #: Whether the connection broke while sending.
         self.failed = False
 
-    def start(self) -> None:
+    def start(self, greenlets: Greenlets) -> None:
         """Begin to send."""
-        self._greenlet = gevent.spawn(self._run)
+        self._greenlets = greenlets
+        self.flush()
 
     def close(self, timeout: float) -> None:
         """Send what the engine still has, for ``timeout`` seconds at most, and stop."""
-        self._closing = True
-        self.wake()
-        greenlet = self._greenlet
-        if greenlet is not None:
-            greenlet.join(timeout)
-            greenlet.kill()
+        self.flush()
+        task = self._task
+        if task is not None and not task.done:
+            if timeout > 0:
+                with Timeout(timeout, False):  # type: ignore[arg-type]  # it may be false: nothing is raised
+                    task.join()
+            if not task.done:
+                task.kill()
+                task.join()
+        self._greenlets = None
         self._blocked.clear()
 
     def wake(self) -> None:
         """Something is there to be sent."""
-        if self._idle:
-            self._idle = False
-            self._hub.loop.run_callback(self._greenlet.switch)
+        if not self._running and self._greenlets is not None and not self.failed:
+            self._running = True
+            self._task = self._greenlets.spawn(self._run)
 
     def flush(self) -> None:
         """Wake the writer if the engine has anything for the peer."""
-        if self._idle and self._engine.pending:
+        if not self._running and self._engine.output:
             self.wake()
+
+    def push(self) -> None:
+        """Send what is in the engine's buffer from the calling greenlet, without waiting, where that is possible."""
+        engine = self._engine
+        if self._sending or not engine.output or self.failed or self._greenlets is None:
+            return
+        try:
+            if self._transport.offer(bytes(engine.output)):
+                engine.take()
+                self._sent()
+            else:
+                self.wake()
+        except ClientDisconnected:
+            self._fail()
+
+    def _sent(self) -> None:
+        if self._room is not None:
+            self._room.set()
+        if self._rooms:
+            self.release()
+
+    def _fail(self) -> None:
+        self.failed = True
+        self._transport.abort()
 
     @property
     def full(self) -> bool:
@@ -151,6 +185,8 @@ class Writer:
 
     def wait_for_room(self, timeout: float) -> None:
         """Wait, for ``timeout`` seconds at most, until something was sent."""
+        if self._room is None:
+            self._room = Event()
         self._room.clear()
         self._room.wait(timeout)
 
@@ -160,13 +196,17 @@ class Writer:
 
     def release(self) -> None:
         """Let all who wait for room look again."""
-        self._room.set()
+        if self._room is not None:
+            self._room.set()
         rooms, self._rooms = self._rooms, []
         for callback in rooms:
             callback()
 
     def send_response(self, stream: Outbound, fields: list[Field], data: bytes) -> bool:
-        """Send a whole response, if there is room for it and no other response waits; returns whether it was sent."""
+        """Put a whole response into the engine's buffer, if there is room for it and no other response waits; returns whether it did.
+
+        The caller has the buffer sent, by :meth:`push` or :meth:`wake`.
+        """
         engine = self._engine
         size = len(data)
         if (
@@ -177,8 +217,6 @@ class Writer:
         ):
             return False
         engine.send_response(stream, fields, data)
-        if self._idle:
-            self.wake()
         return True
 
     def send(self, stream: Outbound, data: bytes, *, end_stream: bool) -> bool:
@@ -199,7 +237,7 @@ class Writer:
             else:
                 engine.send_body(stream, data, end_stream=end_stream)
             stream.taken += size
-            if self._idle:
+            if not self._running:
                 self.wake()
             return True
         if size:
@@ -254,22 +292,16 @@ class Writer:
             while True:
                 if self._scheduler:
                     self._fill()
-                if engine.pending:
-                    transport.sendall(engine.take())
-                    if not self._room.is_set():
-                        self._room.set()
-                    if self._rooms:
-                        self.release()
-                elif self._closing:
+                if not engine.output:
                     return
-                else:
-                    self._idle = True
-                    self._hub.switch()
+                self._sending = True
+                transport.sendall(engine.take())
+                self._sending = False
+                self._sent()
         except ClientDisconnected:
-            self.failed = True
-            transport.abort()
+            self._fail()
         finally:
-            self._idle = False
+            self._running = self._sending = False
 
     def _fill(self) -> None:
         """Move body bytes from the streams' queues into the engine's buffer until it has enough for one turn."""

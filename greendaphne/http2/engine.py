@@ -153,8 +153,8 @@ class Engine(ControlFrames):
                     self._receive_data(flags, stream_id, payload)
                 else:
                     self._receive_control(kind, flags, stream_id, payload)
-                # A frame is one unit, a header section more; what is only stored takes no time worth the name.
-                turn.left -= 1 if kind == DATA else 2 + (length >> 8)
+                # A frame is one unit, a header section more with each literal; what is only stored takes no time worth the name.
+                turn.left -= 1 if kind == DATA else 1 + (length >> 8)
                 if turn.left <= 0 and turn.over():
                     return True
             return False

@@ -15,10 +15,10 @@ from ..core.greenlets import Task
 from ..core.message import ClientDisconnected, Headers, Request, ResponseError
 from .fields import ResponseHead, build_response, interim_fields, trailer_fields, tunnel_fields
 from .inbox import Inbox
+from .outbound import Outbound
 from .priority import parse_priority
 from .progress import Progress
 from .states import RECEIVE
-from .writer import Outbound
 
 if TYPE_CHECKING:
     from .connection import Http2Connection
@@ -297,7 +297,7 @@ class Http2Stream(Outbound):
         inbox = self._inbox
         if inbox is not None and not inbox.ended:
             # The whole response was sent, and the rest of the request is not wanted.
-            self._connection.linger(self.stream_id)
+            self._connection.early_answers.add(self.stream_id)
 
     def _wrong_length(self, text: str) -> None:
         """The body does not fit its Content-Length.

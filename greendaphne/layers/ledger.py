@@ -24,7 +24,11 @@ def message_weight(message: Any) -> int:
     """
     if not isinstance(message, dict):
         return OVERHEAD
-    content = message.get("content") or message.get("body") or message.get("text") or message.get("bytes")
+    content = message.get("body")
+    if not content:
+        content = message.get("content") or message.get("text") or message.get("bytes")
+        if not content:
+            return OVERHEAD
     return OVERHEAD + len(content) if isinstance(content, (bytes, str)) else OVERHEAD
 
 

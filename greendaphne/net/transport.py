@@ -136,6 +136,7 @@ class Transport:
     __slots__ = (
         "_deadline",
         "_drained",
+        "_end",
         "_fd",
         "_flusher",
         "_observer",
@@ -178,6 +179,8 @@ class Transport:
         # The greenlet that sends the rest of what offer() took, and what is called when it has ended.
         self._flusher: Any = None
         self._rooms: list[Callable[[], None]] | None = None
+        # What reads and writes raise once the connection is broken.
+        self._end: type[ClientDisconnected] = ClientDisconnected
         self.closed = False
         #: Is told of what waits to be sent.
         self.account: Account = FREE
@@ -289,7 +292,7 @@ class Transport:
                     raise TimeoutError from None
                 self.wait_readable(timeout)
             except OSError:
-                raise ClientDisconnected from None
+                raise self._end from None
             else:
                 self._reads += 1
                 self._drained = 0 < len(data) < n or self._reads >= _READS_IN_A_ROW
@@ -303,7 +306,7 @@ class Transport:
         except BlockingIOError:
             sent = 0
         except OSError:
-            raise ClientDisconnected from None
+            raise self._end from None
         if sent == len(data):
             return
         self._send_rest(memoryview(data)[sent:], len(data))
@@ -334,6 +337,7 @@ class Transport:
             wait(writer, self._send_timeout, TimeoutError)
         except TimeoutError:
             # A part of the data is in the socket's buffer: only a reset tells the peer that it is incomplete.
+            self._end = ClientTooSlow
             self.abort()
             raise ClientTooSlow from None
 
@@ -345,7 +349,7 @@ class Transport:
         except BlockingIOError:
             sent = 0
         except OSError:
-            raise ClientDisconnected from None
+            raise self._end from None
         if sent < len(data):
             self._flush_later(memoryview(data)[sent:], len(data))
         return True
@@ -449,7 +453,7 @@ class Transport:
         if observer is not None:
             hub.loop.run_callback(observer)
         if self._waiter is not None:
-            hub.loop.run_callback(self._waiter.throw, ClientDisconnected)
+            hub.loop.run_callback(self._waiter.throw, self._end)
         # The hub wakes a greenlet that waits to write before the descriptor's number can be reused.
         writer, self._writer = self._writer, None
         hub.cancel_waits_close_and_then((writer,), ClientDisconnected, self._sock.close)

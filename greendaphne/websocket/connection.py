@@ -380,7 +380,8 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
                 data = stream.read(READ_SIZE)
             except _Wake:
                 continue
-            except ClientDisconnected:
+            except ClientDisconnected as error:
+                self._because(error.cause)
                 data = b""
             finally:
                 self._waiting = None
@@ -552,7 +553,9 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         """
         if self.state is not _OPEN:
             self._refuse()
-        if self._lock.locked() or not self.stream.has_room():
+        deflate = self._deflate
+        # Compression may change what later messages refer to.
+        if self._lock.locked() or (deflate is not None and not self.stream.has_room()):
             return False
         if isinstance(message, str):
             first = _TEXT_FRAME
@@ -563,10 +566,11 @@ class WebSocket(_GeventWebSocket):  # type: ignore[misc]
         else:
             first = _BINARY_FRAME
             payload = message
-        if self._deflate is not None and len(payload) >= SMALLEST:
-            first, payload = self._compressed(self._deflate, first, payload)
+        if deflate is not None and len(payload) >= SMALLEST:
+            first, payload = self._compressed(deflate, first, payload)
         try:
-            self.stream.offer(encode_header(first, len(payload)) + payload)
+            if not self.stream.offer(encode_header(first, len(payload)) + payload):
+                return False
         except ClientDisconnected as error:
             self._because(error.cause)
             self._end(CloseCode.ABNORMAL_CLOSURE)

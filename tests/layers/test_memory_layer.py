@@ -21,7 +21,7 @@ from gevent.hub import get_hub
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from greendaphne.layers import memory, receiver
+from greendaphne.layers import channel_store, memory, receiver
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.values import INT_MAX, INT_MIN, MAX_DEPTH, copy_message, message_size
 from tests.support.layers import receive_by_lasting_receivers
@@ -60,8 +60,8 @@ def layer() -> MemoryChannelLayer:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(memory, "time", clock)
-    monkeypatch.setattr(receiver, "time", clock)
+    for module in (memory, channel_store, receiver):
+        monkeypatch.setattr(module, "monotonic", clock.monotonic)
     return clock
 
 
@@ -832,9 +832,9 @@ def test_abandoned_channels_are_swept(clock: Clock) -> None:
     while len(layer._channels) > 1:
         layer.send("busy", {})
         assert layer.receive(["busy"]) == ("busy", {})
-        clock.now += memory.SWEEP_INTERVAL
+        clock.now += channel_store.SWEEP_INTERVAL
         sends += 1
-    assert sends <= count / memory.SWEEP_BATCH + 2
+    assert sends <= count / channel_store.SWEEP_BATCH + 2
     statistics = layer.global_statistics()
     assert statistics["messages_count"] == count + sends
     assert statistics["messages_pending"] == 0
@@ -845,9 +845,9 @@ def test_abandoned_groups_are_swept(clock: Clock) -> None:
     for n in range(1000):
         layer.group_add(f"g{n}", f"c{n}")
     clock.now += 101
-    for _ in range(1000 // memory.SWEEP_BATCH + 1):
+    for _ in range(1000 // channel_store.SWEEP_BATCH + 1):
         layer.receive(["x"])
-        clock.now += memory.SWEEP_INTERVAL
+        clock.now += channel_store.SWEEP_INTERVAL
     assert not len(layer._groups)
     assert not layer._groups._memberships
 

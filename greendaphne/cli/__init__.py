@@ -89,9 +89,9 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def collect_less_often() -> None:
-    """Let the garbage collector wait for as many new objects as Python 3.13 lets it: 2000 instead of 700.
+    """Let the garbage collector wait for as many new objects as newer versions of Python do: 2000 instead of 700.
 
-    The requests of some dozens of clients, all of them in process, have more than 700 objects, and none of these is garbage.
+    Some dozens of requests in process consist of more than 700 objects, and none of these is garbage.
     """
     young, *others = gc.get_threshold()
     if 0 < young < _YOUNG_OBJECTS:

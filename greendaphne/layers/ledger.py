@@ -14,7 +14,7 @@ OVERHEAD: Final = 512
 #: Messages up to this weight are counted, and never refused for want of memory.
 SMALL: Final = 64 * 1024
 #: Bytes by which the allowance may be behind: it is told of more only, so that small messages cost one comparison.
-_STEP: Final = 16 * 1024
+_STEP: Final = 64 * 1024
 
 
 def message_weight(message: Any) -> int:

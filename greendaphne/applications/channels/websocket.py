@@ -1,7 +1,8 @@
 """One WebSocket through the channel layer: ``websocket.connect``, ``.receive`` and ``.disconnect`` out, frames and closes back.
 
-The connection's greenlet reads frames.  Replies are written by a second greenlet that exists only while there are any, so a silent
-WebSocket costs one.  ``websocket.disconnect`` is sent exactly once for every ``websocket.connect`` that was delivered, on every way out.
+The connection's greenlet reads frames.  A short reply is written by the greenlet that brings it where the socket takes it at once, any
+other one by a greenlet that exists only while there are any, so a silent WebSocket costs one.  ``websocket.disconnect`` is sent exactly
+once for every ``websocket.connect`` that was delivered, on every way out.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def test_what_the_queue_offers() -> None:
 
     def take(message: Any) -> bool:
         offered.append(message["n"])
-        return message["n"] != 2
+        return bool(message["n"] != 2)
 
     queue.direct = take
     for n in range(2):

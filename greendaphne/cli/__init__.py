@@ -9,10 +9,11 @@ and its top-level imports must not import ``logging``, ``threading``, ``socket``
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .. import __version__
 from ..config import Config, ConfigurationError
@@ -34,6 +35,9 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 #: The shell's code for a process that SIGINT ended.
 EXIT_INTERRUPTED = 130
+
+#: New objects that make the garbage collector look at them.
+_YOUNG_OBJECTS: Final = 2000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,11 +80,22 @@ def _main(argv: Sequence[str] | None) -> int:
         patch()
     else:
         share_hub()
+    collect_less_often()
     try:
         return run(command)
     except KeyboardInterrupt:
         # Before the server handles signals, for example while the application is imported.
         return EXIT_INTERRUPTED
+
+
+def collect_less_often() -> None:
+    """Let the garbage collector wait for as many new objects as newer versions of Python do: 2000 instead of 700.
+
+    Some dozens of requests in process consist of more than 700 objects, and none of these is garbage.
+    """
+    young, *others = gc.get_threshold()
+    if 0 < young < _YOUNG_OBJECTS:
+        gc.set_threshold(_YOUNG_OBJECTS, *others)
 
 
 def patches(config: Config) -> bool:

@@ -139,6 +139,7 @@ class Transport:
     __slots__ = (
         "_deadline",
         "_drained",
+        "_end",
         "_fd",
         "_flusher",
         "_held",
@@ -185,6 +186,8 @@ class Transport:
         self._rooms: list[Callable[[], None]] | None = None
         # The bytes for the batch; empty while the flusher runs.
         self._held = b""
+        # What reads and writes raise once the connection is broken.
+        self._end: type[ClientDisconnected] = ClientDisconnected
         self.closed = False
         #: Receives the numbers of bytes that wait to be sent.
         self.account: Account = FREE
@@ -300,7 +303,7 @@ class Transport:
                     raise TimeoutError from None
                 self.wait_readable(timeout)
             except OSError:
-                raise ClientDisconnected from None
+                raise self._end from None
             else:
                 self._reads += 1
                 self._drained = 0 < len(data) < n or self._reads >= _READS_IN_A_ROW
@@ -314,7 +317,7 @@ class Transport:
         except BlockingIOError:
             sent = 0
         except OSError:
-            raise ClientDisconnected from None
+            raise self._end from None
         if sent == len(data):
             return
         self._send_rest(memoryview(data)[sent:], len(data))
@@ -379,6 +382,7 @@ class Transport:
             wait(writer, self._send_timeout, TimeoutError)
         except TimeoutError:
             # A part of the data is in the socket's buffer: only a reset tells the peer that it is incomplete.
+            self._end = ClientTooSlow
             self.abort()
             raise ClientTooSlow from None
 
@@ -400,7 +404,7 @@ class Transport:
         except BlockingIOError:
             sent = 0
         except OSError:
-            raise ClientDisconnected from None
+            raise self._end from None
         if sent < len(data):
             self._flush_later(memoryview(data)[sent:], len(data))
 
@@ -508,7 +512,7 @@ class Transport:
         if observer is not None:
             hub.loop.run_callback(observer)
         if self._waiter is not None:
-            hub.loop.run_callback(self._waiter.throw, ClientDisconnected)
+            hub.loop.run_callback(self._waiter.throw, self._end)
         # The hub wakes a greenlet that waits to write before the descriptor's number can be reused.
         writer, self._writer = self._writer, None
         hub.cancel_waits_close_and_then((writer,), ClientDisconnected, self._sock.close)

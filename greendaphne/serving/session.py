@@ -366,6 +366,7 @@ class Sessions:
 
         :raises HTTPError: where the opening handshake is in error, or as the application raises it before it accepts.
         """
+        protocol.load(_pause)
         websocket = self._make(stream)
         try:
             websocket.check()
@@ -407,6 +408,11 @@ class Sessions:
         """Have every open WebSocket end with 1012; one that is being opened is opened first."""
         self.draining = True
         leave([session for session in self._open if not session.connecting], causes.DRAINING, min(SPREAD, self.timeouts.graceful / 2))
+
+
+def _pause() -> None:
+    # Not 0, which gevent does not poll the sockets for.
+    gevent.sleep(0.001)
 
 
 def _call(application: Callable[[Request, Session], None], arguments: list[Any]) -> None:

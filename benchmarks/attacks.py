@@ -204,10 +204,11 @@ FAMILY: Final = Family(
     "attacks",
     "Another client under attack",
     f"One client asks for hello on one connection, a request every {1e3 * GAP:.0f} ms, while attackers send from one connection "
-    "or from ten; both share the second core. Without is the time before the attack, and more is what the attack adds to it. Hub lag is the longest time by which a sleep of a "
-    "millisecond ended too late in greendaphne; hub CPU is the most CPU time in such a sleep, which does not depend on other work of the "
-    f"machine. The client waits at most {1e3 * PATIENCE:,.0f} ms. A server is left out of what it does not speak: WebSockets for nginx and "
-    "gunicorn, cleartext HTTP/2 beside HTTP/1.1 for nginx, gunicorn and uvicorn.",
+    "or from ten; both share the second core. Without is the time before the attack, and more is what the attack adds to it. Hub lag is "
+    "the longest time by which a sleep of a millisecond ended too late in greendaphne; hub CPU is the most CPU time in such a sleep, which "
+    f"does not depend on other work of the machine. The client waits at most {1e3 * PATIENCE:,.0f} ms. A server is left out of what it "
+    "does not speak: WebSockets for nginx and gunicorn, cleartext HTTP/2 beside HTTP/1.1 for nginx, gunicorn and uvicorn. "
+    "``--rounds 3 --seconds 0.5`` takes ten minutes.",
     (
         Layout(
             "attacks",

@@ -209,9 +209,12 @@ class Greenlets:
         The function begins at once, and control comes back when it ends; neither needs a turn of the hub.  An exception that is thrown into
         the calling greenlet meanwhile, such as ``GreenletExit``, is thrown into the function and raised once that has ended.
         """
+        self._call(getcurrent(), function, arguments)
+
+    def _call(self, caller: greenlet, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         task = Task(function, arguments)
         worker = self._take()
-        worker.parent = getcurrent()
+        worker.parent = caller
         try:
             worker.switch(task)
             while not task.done:
@@ -231,10 +234,11 @@ class Greenlets:
 
     def isolate(self, function: Callable[..., object], *arguments: Any) -> None:
         """Like :meth:`call`, but in the calling greenlet if that is a reused one, which then serves nothing else."""
-        if type(getcurrent()) is _Worker:
+        caller = getcurrent()
+        if type(caller) is _Worker:
             function(*arguments)
         else:
-            self.call(function, *arguments)
+            self._call(caller, function, arguments)
 
     def _end(self, task: Task, error: BaseException) -> None:
         """Throw ``error`` into the function and wait for its end.  The hub throws, so that it restores the greenlet's state."""

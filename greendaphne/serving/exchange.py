@@ -95,7 +95,8 @@ class Exchange:
             self._answer(stream, answer)
             if refused and self._observer is not None:
                 self._observer.refused(stream, monotonic() - started, cause)
-        self._completed(stream, started, cause)
+        if self._observer is not None:
+            self._completed(stream, started, cause)
 
     def _completed(self, stream: Stream, started: float, cause: str) -> None:
         observer = self._observer

@@ -368,6 +368,7 @@ class Sessions:
 
         :raises HTTPError: for an invalid opening handshake, and if the application raises it before it accepts.
         """
+        protocol.load(_pause)
         websocket = self._make(stream)
         try:
             websocket.check()
@@ -409,6 +410,11 @@ class Sessions:
         """End every open WebSocket with 1012; a WebSocket in its opening handshake is opened first."""
         self.draining = True
         leave([session for session in self._open if not session.connecting], causes.DRAINING, min(SPREAD, self.timeouts.graceful / 2))
+
+
+def _pause() -> None:
+    # Not 0, which gevent does not poll the sockets for.
+    gevent.sleep(0.001)
 
 
 def _call(application: Callable[[Request, Session], None], arguments: list[Any]) -> None:

@@ -7,7 +7,8 @@
 * ``errors`` has the exceptions, ``codes`` the close codes.
 
 The package knows no socket and no channel layer.  Except for the codes, its modules are imported when one of their names is first used,
-because they need gevent-websocket and ``websockets``, which a server without WebSockets does not load.  :func:`load` imports it in pieces.
+because they need gevent-websocket and ``websockets``, which a server without WebSockets does not load.  :func:`load` imports them one by
+one.
 """
 
 from __future__ import annotations

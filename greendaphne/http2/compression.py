@@ -359,6 +359,11 @@ def _indexed_literal(field: Field) -> bytes:
     return _name(field[0], 6, 0x40) + _short_string(field[1])
 
 
+# The date changes each second: in the cache of all literals it would push out the others, and small objects that stay from a peak of load
+# keep the allocator from giving memory back.
+_date_literal = lru_cache(1)(_indexed_literal.__wrapped__)
+
+
 class ResponseEncoder:
     """Encodes the header sections of one connection."""
 
@@ -437,6 +442,8 @@ class ResponseEncoder:
         self._entries.append((field, size))
         self._size += size
         self._evict()
+        if name == b"date":
+            return _date_literal(field)
         if len(value) <= _REMEMBERED_LENGTH:
             return _indexed_literal(field)
         return _name(name, 6, 0x40) + _plain_string(value)

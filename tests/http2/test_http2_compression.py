@@ -196,3 +196,44 @@ def test_a_budget() -> None:
     budget.spend(2)
     with pytest.raises(EnhanceYourCalm, match="too many things"):
         budget.spend()
+
+
+def test_a_section_that_comes_again_is_the_same_object_until_the_table_changes() -> None:
+    reader, writer = decoder(), hpack.Encoder()
+    get = [(b":method", b"GET"), (b":path", b"/")]
+    block = writer.encode(get)
+    first = reader.section(block)
+    assert first.fields == get
+    assert reader.section(block) is first
+    # An entry moves all others of the dynamic table.
+    moved = writer.encode([(b"x-new", b"1")])
+    assert reader.section(moved).fields == [(b"x-new", b"1")]
+    again = reader.section(block)
+    assert again is not first
+    assert again.fields == get
+
+
+def test_an_index_means_another_field_after_an_insertion() -> None:
+    reader = decoder()
+    insert = b"\x40\x01a\x01%d"
+    assert reader.section(insert % 1).fields == [(b"a", b"1")]
+    assert reader.section(b"\xbe").fields == [(b"a", b"1")]
+    assert reader.section(b"\xbe").fields == [(b"a", b"1")]
+    assert reader.section(insert % 2).fields == [(b"a", b"2")]
+    assert reader.section(b"\xbe").fields == [(b"a", b"2")]
+    # A table of size 0 is empty.
+    assert reader.section(b"\x20").fields == []
+    with pytest.raises(CompressionError):
+        reader.section(b"\xbe")
+
+
+def test_the_block_of_the_last_response_is_used_again_only_where_it_means_the_same() -> None:
+    encoder, reader = ResponseEncoder(), hpack.Decoder()
+    fields = [(b":status", b"200"), (b"x-a", b"1")]
+    other = [(b":status", b"200"), (b"x-b", b"2")]
+    for each in (fields, fields, fields, other, fields, fields, other, other):
+        assert [tuple(field) for field in reader.decode(encoder.encode(each), raw=True)] == each
+    assert encoder.encode(other) is encoder.encode(other)
+    encoder.header_table_size = 0
+    reader.max_allowed_table_size = 4096
+    assert [tuple(field) for field in reader.decode(encoder.encode(other), raw=True)] == other

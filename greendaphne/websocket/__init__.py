@@ -43,16 +43,29 @@ _unloaded = [
 ]
 
 
+#: The piece of a greenlet that has not gone on from it to the next.
+_loading: set[str] = set()
+
+
 def load(pause: Callable[[], object]) -> None:
     """Import all that a WebSocket needs; without this, its first use imports all at once, and every client waits for that.
 
+    One greenlet at a time imports, and others wait for it: they would import several pieces in one iteration of the event loop.
+
     :param pause: called after each piece; lets other greenlets run.
     """
-    while _unloaded:
+    while _unloaded or _loading:
+        if _loading:
+            pause()
+            continue
         name = _unloaded.pop()
         if name not in sys.modules:
-            import_module(name)
-            pause()
+            _loading.add(name)
+            try:
+                import_module(name)
+                pause()
+            finally:
+                _loading.discard(name)
 
 
 def __getattr__(name: str) -> object:

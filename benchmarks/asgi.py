@@ -16,6 +16,7 @@ from .websocket import ECHO_MEASURES
 
 _OURS: Final = "greendaphne"
 _MODULE: Final = "benchmarks.apps.asgi"
+_DJANGO: Final = "benchmarks.apps.wsgi:django_asgi_application"
 _ALL: Final = (_OURS, GRANIAN, UVLOOP, ASYNCIO, HYPERCORN, DAPHNE4)
 _FAST: Final = (_OURS, GRANIAN, UVLOOP, ASYNCIO)
 
@@ -25,11 +26,17 @@ _CASES: Final = {
     "hello after a wait of 1 ms": Application(f"{_MODULE}:sleeping", _FAST),
     "Starlette hello": Application(f"{_MODULE}:starlette", _FAST),
     "stream, 64 x 16 KiB": Application(f"{_MODULE}:stream", _FAST),
+    "Django, synchronous view": Application(_DJANGO, (_OURS, UVLOOP, ASYNCIO, DAPHNE4)),
     "16 B": Application(f"{_MODULE}:echo", _ALL, 16),
 }
 
 
 def _ours(application: str) -> Command:
+    if application == _DJANGO:
+        # As a site with WebSockets serves its pages: by WSGI, beside an ASGI application.
+        options = ("--interface", "wsgi", "--websocket-app", f"{_MODULE}:echo")
+        line = (peers.python(TODAY), "-m", "greendaphne", "-v", "0", *options, "-b", "127.0.0.1", "-p", "{port}")
+        return Command((*line, "benchmarks.apps.wsgi:django_application"))
     return candidates.asgi(application, python=peers.python(TODAY))
 
 
@@ -51,7 +58,8 @@ FAMILY: Final = Family(
     "asgi",
     "ASGI",
     f"The same application in each server, with one process: {CONNECTIONS} connections of wrk, or {WEBSOCKETS} WebSockets with one message "
-    "in flight over each. The header section is the same in all requests, which greendaphne looks up, or new in each request.",
+    "in flight over each. The header section is the same in all requests, which greendaphne looks up, or new in each request. greendaphne "
+    "serves Django's synchronous view by WSGI, with an ASGI application for WebSockets beside it (``--websocket-app``).",
     (Layout("http", "ASGI applications", MEASURES), Layout("echo", "WebSocket echo through ASGI", ECHO_MEASURES)),
     _trials,
 )

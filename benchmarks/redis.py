@@ -55,6 +55,10 @@ class Counters(NamedTuple):
     commands: int
     reads: int
     blpops: int
+    #: Bytes in and out.
+    bytes: int
+    #: Seconds of CPU time.
+    cpu: float
 
 
 def _ours(*, own_workers: bool) -> Deployment:
@@ -88,8 +92,15 @@ class Redis:
     def counters(self) -> Counters:
         """Commands and reads so far, this question's among them."""
         facts = self._info("stats")
+        spent = self._info("cpu")
         blpop = self._info("commandstats").get("cmdstat_blpop", "calls=0").partition(",")[0]
-        return Counters(int(facts["total_commands_processed"]), int(facts["total_reads_processed"]), int(blpop.partition("=")[2]))
+        return Counters(
+            int(facts["total_commands_processed"]),
+            int(facts["total_reads_processed"]),
+            int(blpop.partition("=")[2]),
+            int(facts["total_net_input_bytes"]) + int(facts["total_net_output_bytes"]),
+            float(spent["used_cpu_sys"]) + float(spent["used_cpu_user"]),
+        )
 
     def _info(self, section: str) -> dict[str, str]:
         with socket.create_connection(("127.0.0.1", self.port), START_LIMIT) as sock, sock.makefile("rb") as replies:
@@ -100,7 +111,8 @@ class Redis:
 
 
 @contextmanager
-def _redis() -> Iterator[Redis]:
+def redis_process() -> Iterator[Redis]:
+    """A redis-server of its own, on the core of the load."""
     port = free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     with tempfile.TemporaryDirectory() as directory, bound_to(environment.cores().client):
@@ -120,7 +132,7 @@ def _redis() -> Iterator[Redis]:
 @contextmanager
 def _deployed(name: str, deployment: Deployment, capacity: int) -> Iterator[tuple[Server, Redis]]:
     """Redis and the workers share the load generator's core: what is measured is the server on the other."""
-    with _redis() as redis:
+    with redis_process() as redis:
         variables = {"BENCH_REDIS_URL": redis.url, "BENCH_CAPACITY": str(capacity), "PYTHONPATH": str(CHECKOUT)}
         worker_variables = {**os.environ, **variables, "BENCH_REDIS_LAYER": deployment.worker_layer}
         worker = [deployment.worker_python, "-W", "ignore", "-m", "benchmarks.apps.on_redis", "1"]

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +53,8 @@ class Server:
         pids = [self.process.pid]
         for pid in pids:
             for task in Path(f"/proc/{pid}/task").iterdir():
-                pids += map(int, (task / "children").read_text().split())
+                with suppress(FileNotFoundError):  # the thread has ended meanwhile
+                    pids += map(int, (task / "children").read_text().split())
         return pids
 
 
@@ -62,16 +63,25 @@ def _thread_seconds(task: Path) -> float:
         # Nanoseconds on a core; ticks of 10 ms are too coarse for a server that is asked twenty times a second.
         return int((task / "schedstat").read_text().split()[0]) / 1e9
     except FileNotFoundError:
+        # A kernel without that file, or a thread that has ended meanwhile.
+        try:
+            stat = (task / "stat").read_text()
+        except FileNotFoundError:
+            return 0.0
         # The fields behind the command's name, which may hold blanks: utime is the 12th of them, stime the 13th (proc(5)).
-        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        fields = stat.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 @contextmanager
-def running(name: str, command: Command, *, pause: float = START_PAUSE) -> Iterator[Server]:
+def running(
+    name: str, command: Command, *, pause: float = START_PAUSE, start_limit: float = START_LIMIT, stop_limit: float = STOP_LIMIT
+) -> Iterator[Server]:
     """Run a server on the servers' core; it has ended when the block has.
 
     :param pause: seconds between two attempts to connect.
+    :param start_limit: seconds for it to listen.
+    :param stop_limit: seconds for it to end, after which it is killed.
     :raises BenchmarkError: for a server that does not come up; its output is part of the text.
     """
     port = free_port()
@@ -83,7 +93,7 @@ def running(name: str, command: Command, *, pause: float = START_PAUSE) -> Itera
                 arguments, cwd=CHECKOUT, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
         try:
-            end = time.monotonic() + START_LIMIT
+            end = time.monotonic() + start_limit
             while not listens(port):
                 if process.poll() is not None or time.monotonic() > end:
                     output.seek(0)
@@ -94,7 +104,7 @@ def running(name: str, command: Command, *, pause: float = START_PAUSE) -> Itera
             if process.poll() is not None:
                 raise BenchmarkError(f"{name} ended under load, with {process.returncode}")
         finally:
-            _end(process)
+            _end(process, stop_limit)
 
 
 def listens(port: int) -> bool:
@@ -130,10 +140,10 @@ def certificate() -> dict[str, str]:
     return {"key": key, "cert": cert}
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], stop_limit: float) -> None:
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(STOP_LIMIT)
+        process.wait(stop_limit)
     except subprocess.TimeoutExpired:
         # A supervisor would leave its workers behind.
         os.killpg(process.pid, signal.SIGKILL)

@@ -58,7 +58,8 @@ WEBSOCKET_LIFETIME: Final = 86400.0
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Group:
-    """What every group has.  It stands here once because ``dataclass`` compiles such methods anew for each class, at every start."""
+    """The methods of every group.  They are defined once because ``dataclass`` compiles such methods again for each class, at every
+    start."""
 
     def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.__dataclass_fields__)
@@ -92,26 +93,26 @@ class Limits(Group):
     inline_body: int = 1 * MIB
     #: One message on a ``body_channel``.  The channel layer specification asks layers to take 1 MB "as JSON".
     body_chunk: int = 256 * KIB
-    #: ``--max-memory``: what the process occupies at most, as far as that is in the hands of clients; see
-    #: :mod:`greendaphne.serving.overload`.  What it occupies at its start is taken off, and 32 MiB are for clients in any case.  0 means
-    #: one half of the memory of the machine or of the control group, divided by the number of worker processes: the other half is for
-    #: the application, the kernel's buffers and the page cache.
+    #: ``--max-memory``: the maximum memory of the process, as far as clients determine it; see :mod:`greendaphne.serving.overload`.  The
+    #: memory that the process occupies at its start is subtracted, and clients get at least 32 MiB.  0 means one half of the memory of the
+    #: machine or of the control group, divided by the number of worker processes: the other half is for the application, the kernel's
+    #: buffers and the page cache.
     memory: int = 0
-    #: Part of that for request bodies; what is beyond goes to disk.
+    #: The part of it for request bodies; further bytes go to disk.
     buffered_bodies: int = 256 * MIB
-    #: Bodies and replies on disk of the process, as far as nine tenths of the free room reach.
+    #: Bodies and replies of the process on disk; at most nine tenths of the free space.
     spooled_bodies: int = 16 * GIB
-    #: What one connection may hold in memory of replies and request bodies; the rest goes to disk (WebSocket: 1013).
+    #: Replies and request bodies of one connection in memory; the rest goes to disk (WebSocket: 1013).
     reply_queue: int = 4 * MIB
     #: One WebSocket message; 1009 above it.  0 means no limit.  A channel layer need not take more than 1 MB.
     websocket_message: int = 1 * MIB
     #: Payload of one WebSocket frame; 1009 above it.  0 means no limit.
     websocket_frame: int = 1 * MIB
-    #: Compression contexts of all WebSockets, which ``WebSockets.keep_context`` allows; a WebSocket beyond it has none.  It is room for 180
-    #: with the largest windows, and part of ``memory``: while half of what clients may have of that is taken, new WebSockets have none.
+    #: Compression contexts of all WebSockets, which ``WebSockets.keep_context`` allows; further WebSockets have none.  It suffices for 180
+    #: with the largest windows, and is part of ``memory``: while clients use half of their memory, new WebSockets have none.
     websocket_contexts: int = 64 * MIB
-    #: Connections at a time (a number); above it the connection that has been idle for longest is closed for the next client.  0 means what
-    #: RLIMIT_NOFILE allows, without an eighth (32 to 1024) for the files of the server and of the application.
+    #: Connections at a time (a number); above it the connection that has been idle for longest is closed for the next client.  0 means the
+    #: number that RLIMIT_NOFILE allows, less an eighth (32 to 1024) for the files of the server and of the application.
     connections: int = 0
     #: Connections at a time of one client address (a number), of a network of 64 bits for IPv6; further ones are closed.  0 means any
     #: number, because many people may share the address of a gateway.
@@ -322,8 +323,8 @@ class WebSockets(Group):
     #: Whether compressed messages may refer to earlier ones (context takeover).  Off, because each connection then keeps up to 350 KiB,
     #: see ``window_bits``; :attr:`Limits.websocket_contexts` bounds all of them.
     keep_context: bool = False
-    #: Base-2 logarithm of the largest window for compression, 9 to 15.  15 is what clients use that do not know the parameter; 11 takes 16
-    #: KiB for sending in the place of 256.
+    #: Base-2 logarithm of the largest window for compression, 9 to 15.  Clients that do not know the parameter use 15; 11 takes 16 KiB for
+    #: sending instead of 256.
     window_bits: int = 15
 
 
@@ -342,26 +343,27 @@ class Channels(Group):
     reply_channels: int = 1
     #: Whether large bodies are passed on before the client has sent them completely.  Off, because workers then wait for clients.
     stream_request_body: bool = False
-    #: Whether an HTTP/1.1 client that has closed its side of the connection is answered however long it takes.  Off, because over TCP it
-    #: looks like a client that has left, whose request would occupy the server, and a drain, until its answer.
+    #: Whether an HTTP/1.1 client that has closed its side of the connection gets its answer even after a long time.  Off, because over TCP
+    #: the server cannot distinguish it from a client that has disconnected, whose request would occupy the server, and delay a drain, until
+    #: its answer.
     answer_half_closed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ApplicationOptions(Group):
-    """What the application is and how it is called, where it is not a channel layer."""
+    """The application, unless it is a channel layer, and how the server calls it."""
 
-    #: ``channels``, ``asgi3``, ``asgi2``, ``wsgi``, or ``auto`` to look at the object.
+    #: ``channels``, ``asgi3``, ``asgi2``, ``wsgi``, or ``auto`` to detect the interface.
     interface: str = "auto"
-    #: Short for the interfaces ``wsgi`` and ``asgi3`` (or ``asgi2`` where the object says so).
+    #: Short for the interfaces ``wsgi`` and ``asgi3`` (or ``asgi2`` for an object of that form).
     wsgi: bool = False
     asgi: bool = False
-    #: Whether what is named is a function that returns the application.
+    #: Whether the named object is a function that returns the application.
     factory: bool = False
-    #: Directory before all other places of modules; ``None`` means the current directory.
+    #: First directory of the module search path; ``None`` means the current directory.
     app_dir: str | None = None
-    #: Requests inside the application at a time (a number); 0 means no limit.  For what there is only so much of, such as database
-    #: connections; WebSockets are not counted.
+    #: Requests inside the application at a time (a number); 0 means no limit.  For scarce resources, such as database connections;
+    #: WebSockets are not counted.
     concurrency: int = 0
     #: Seconds that a request waits for ``concurrency``; 503 then.  Shorter than the time limits of proxies, which are 60 and more.
     queue: float = 30
@@ -375,36 +377,44 @@ class ApplicationOptions(Group):
     buffer_request_body: int = 0
     #: Names and strings in the environ of WSGI applications.
     environ: tuple[tuple[str, str], ...] = ()
-    #: Place of a second application, ``module.path:attribute``, that WebSockets go to; HTTP goes to the first.
+    #: Place of a second application, ``module.path:attribute``, for WebSockets; the first one gets HTTP.
     websocket_app: str | None = None
     #: Further applications by the path that they are mounted at: the path, percent-encoded, the place, and the interface or ``auto``.
     mounts: tuple[tuple[str, str, str], ...] = ()
-    #: Whether gevent patches the standard library in the command, in any case or in no case; by default unless ASGI is asked for.
+    #: Whether gevent patches the standard library in the command, always or never; by default unless an option selects ASGI.
     patch: bool = False
     no_patch: bool = False
 
     @property
     def asks_for_asgi(self) -> bool:
-        """Whether the configuration, and not only the object, says that it is an ASGI application."""
+        """Whether the configuration itself says that this is an ASGI application."""
         return self.asgi or self.interface in ("asgi2", "asgi3")
 
     @property
     def is_asgi_alone(self) -> bool:
-        """Whether the configuration says so of every application."""
+        """Whether the configuration itself says so for every application."""
         mounted = all(interface in ("asgi2", "asgi3") for _, _, interface in self.mounts)
         return self.asks_for_asgi and self.websocket_app is None and mounted
+
+
+_HTTP_TIMEOUT: Final = "timeouts.http"
+_RESPONSE_TIMEOUT: Final = "asgi.response_timeout"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class AsgiOptions(Group):
     """How ASGI applications are started and ended."""
 
-    #: ``auto``, ``on`` or ``off``: whether the application hears of start and end.  With ``on`` one that does not is an error.
+    #: ``auto``, ``on`` or ``off``: whether the application gets lifespan events.  With ``on`` an application without support for them is an
+    #: error.
     lifespan: str = "auto"
     #: Seconds for the application to start (``lifespan.startup``); 0 means no limit, as migrations and models take their time.
     lifespan_timeout: float = 0
-    #: Seconds for tasks that go on after the last connection has ended, before they are cancelled; daphne's default.
+    #: Seconds for tasks that continue after the end of the last connection, before they are cancelled; daphne's default.
     close_timeout: float = 10
+    #: From the request to the end of the response; 503, or the connection is aborted in the middle of a response.  ``None`` means no limit;
+    #: :meth:`Config.changed` sets it with ``timeouts.http``.
+    response_timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -419,23 +429,24 @@ class Processes(Group):
     max_requests_jitter: int = 0
     #: Resident memory above which a process is replaced, in bytes; 0 means never.
     max_rss: int = 0
-    #: User that the process becomes once it has opened its sockets, by name or number; ``None`` stays.  Only root can become another.
+    #: User that the process changes to after it has opened its sockets, by name or number; ``None`` for no change.  Only root can change to
+    #: another user.
     user: str | None = None
     #: Group likewise; ``None`` means the user's.
     group: str | None = None
-    #: Permissions that new files never have (``umask``); ``None`` leaves the one that the process was started with.
+    #: Permissions that new files never have (``umask``); ``None`` keeps the inherited one.
     umask: int | None = None
-    #: File that has the number of the process, or of the master, while it runs.
+    #: File that contains the ID of the process, or of the master, while it runs.
     pid_file: str | None = None
     #: Directory to change to before the application is imported.  Paths of other options do not depend on it.
     directory: str | None = None
     #: Whether the master starts new workers when a source file changes; for development.  It implies a master with one worker.
     reload: bool = False
-    #: Directories to watch, with commas between them; ``None`` means the current directory.
+    #: Directories to watch, separated by commas; ``None`` means the current directory.
     reload_dirs: str | None = None
-    #: Patterns of the file names to watch, with commas between them.
+    #: Patterns of the file names to watch, separated by commas.
     reload_include: str = "*.py"
-    #: Patterns of file names, or of paths below a watched directory, to ignore; with commas between them.
+    #: Patterns of file names, or of paths below a watched directory, to ignore; separated by commas.
     reload_exclude: str | None = None
 
     @property
@@ -497,9 +508,9 @@ class Config(Group):
     #: Value of the ``Server`` field.  By default HTTP responses have none, which tells attackers less, and WebSocket handshakes have
     #: ``Daphne``, as daphne's do.
     server_name: str | None = None
-    #: Whether WebSocket handshakes have no ``Server`` field either; counts before ``server_name``.
+    #: Whether WebSocket handshakes have no ``Server`` field either; takes precedence over ``server_name``.
     no_server_name: bool = False
-    #: Hosts that requests may be for; others are answered with 421.  ``None`` means any, because applications (Django's
+    #: Hosts that requests may name; requests for others are answered with 421.  ``None`` means any, because applications (Django's
     #: ``ALLOWED_HOSTS``) and proxies check it.
     allowed_hosts: HostList | None = None
     listening: Listening = Listening()
@@ -528,12 +539,16 @@ class Config(Group):
         """Return a copy with other values.
 
         :param values: by name: a value in a group (``timeouts.header``), a whole group (``timeouts``) or a value outside of groups
-            (``root_path``).  A value in a group takes precedence over the whole group.
+            (``root_path``).  A value in a group takes precedence over the whole group.  ``timeouts.http`` also sets
+            ``asgi.response_timeout``.
         :raises TypeError: for a name that does not exist.
         :raises ValueError: for a value that its group refuses.
         """
         changes: dict[str, Any] = {}
         groups: dict[str, dict[str, Any]] = {}
+        if _HTTP_TIMEOUT in values:
+            # The default is for channel layers.  A time limit that is given holds for ASGI applications too, as with daphne 4.
+            values = {_RESPONSE_TIMEOUT: values[_HTTP_TIMEOUT], **values}
         for target, value in values.items():
             group, dot, name = target.partition(".")
             if dot:

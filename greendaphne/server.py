@@ -32,7 +32,7 @@ logger = logging.getLogger("daphne.server")
 
 
 class Factory:
-    """What of daphne's factory other code looks at."""
+    """The attributes of daphne's factory that other code reads."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
@@ -47,8 +47,8 @@ class Factory:
 class Server(Runner):
     """A protocol server in front of an application.
 
-    The positional and first keyword arguments are daphne 1.4.2's.  What is given counts before ``config``; ``None`` is not given.
-    ``host``, ``port``, ``unix_socket`` and ``file_descriptor`` are deprecated in daphne already.  ``verbosity`` and
+    The positional and first keyword arguments are daphne 1.4.2's.  A given keyword takes precedence over ``config``; ``None`` means not
+    given.  ``host``, ``port``, ``unix_socket`` and ``file_descriptor`` are deprecated in daphne already.  ``verbosity`` and
     ``websocket_handshake_timeout`` are accepted and have no effect.
 
     :param channel_layer: the channel layer to serve.
@@ -59,16 +59,16 @@ class Server(Runner):
     :param http_timeout: seconds, as the other times; see :class:`greendaphne.config.Timeouts` for their defaults.
     :param ws_protocols: WebSocket subprotocols that the server accepts, or one of them.
     :param root_path: percent-encoded mount point of the application.
-    :param proxy_forwarded_address_header: name of the field with the client's address, likewise port and scheme; believed from every
-        peer unless ``config.proxies.forwarded_allow_ips`` names some.
-    :param force_sync: poll the channel layer even where it can wait.
-    :param application: a WSGI or ASGI application to serve in the place of a channel layer, as ``config.application`` says, or an
+    :param proxy_forwarded_address_header: name of the field with the client's address, likewise port and scheme; trusted from every peer
+        unless ``config.proxies.forwarded_allow_ips`` lists the trusted ones.
+    :param force_sync: poll the channel layer even if it supports waiting.
+    :param application: a WSGI or ASGI application to serve instead of a channel layer, according to ``config.application``, or an
         :class:`~greendaphne.applications.base.Application`.
-    :param config: everything else; see :class:`greendaphne.config.Config`.  By default, in a process with Django's settings, what their
-        ``GREENDAPHNE`` and the environment say.
-    :param keywords: ``observers``, which are told what becomes of requests and WebSockets (:mod:`greendaphne.core.observer`);
-        ``lifecycle``, which hear of the stages of :meth:`serve_forever`; ``reopen_logs``, called by :meth:`reopen`; and the keywords of
-        version 1.0, see :mod:`greendaphne.settings.keywords`.
+    :param config: everything else; see :class:`greendaphne.config.Config`.  By default, in a process with Django's settings, their
+        ``GREENDAPHNE`` and the environment.
+    :param keywords: ``observers``, which receive the outcome of requests and WebSockets (:mod:`greendaphne.core.observer`); ``lifecycle``,
+        which receives the stages of :meth:`serve_forever`; ``reopen_logs``, called by :meth:`reopen`; and the keywords of version 1.0, see
+        :mod:`greendaphne.settings.keywords`.
     :raises TypeError: for an unknown keyword, and unless there is either a channel layer or an application.
     :raises UserWarning: without any endpoint, as daphne does.
     :raises EndpointError: for a malformed endpoint string.
@@ -121,7 +121,7 @@ class Server(Runner):
             "verbosity": verbosity,
             "endpoints": endpoints,
         }
-        #: The configuration that is in force.
+        #: The effective configuration.
         self.config = configuration(django_config() if config is None else config, keywords)
         self.endpoints: list[str] = descriptions(self.config)
         if host is not None or port is not None or unix_socket is not None or file_descriptor is not None:
@@ -142,11 +142,11 @@ class Server(Runner):
         #: The channel layer, ``None`` for another application.
         self.channel_layer = channel_layer
         self.limits = self.config.limits
-        #: Gives ``reply_protocols``, the reply channels of all clients, under daphne's name.
+        #: Has ``reply_protocols``, the reply channels of all clients, under daphne's name.
         self.factory = Factory(parts.application)
 
     def check(self) -> None:
-        """Look for what would keep :meth:`start` from listening; opens no socket.
+        """Find errors that would prevent :meth:`start` from listening; opens no socket.
 
         :raises EndpointError: as :func:`greendaphne.net.endpoints.check.check_endpoints`.
         :raises ConfigurationError: where the application cannot serve.
@@ -157,10 +157,10 @@ class Server(Runner):
         self._application.check()
 
     def run(self) -> None:
-        """Serve until a signal or :meth:`stop`, then end in good order.
+        """Serve until a signal or :meth:`stop`, then stop gracefully.
 
-        :raises SystemExit: with 1 where an endpoint cannot be listened on, or where the channel layer's failure is to end the process;
-            the reason is logged.
+        :raises SystemExit: with 1 if an endpoint cannot be listened on, or if the channel layer's failure has to end the process; the
+            reason is logged.
         """
         try:
             self.start()
@@ -172,12 +172,12 @@ class Server(Runner):
             raise SystemExit(1)
 
     def __enter__(self) -> Self:
-        """Start it; it serves while the block lets other greenlets run."""
+        """Start the server; it serves while the block lets other greenlets run."""
         self.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        """Stop it and wait for the end, at once where the block was itself interrupted or killed."""
+        """Stop the server and wait for its end; without the graceful time if the block was interrupted or killed."""
         try:
             if kind is None or issubclass(kind, Exception):
                 self.stop()
@@ -187,14 +187,14 @@ class Server(Runner):
 
     @property
     def addresses(self) -> list[tuple[str, int] | str]:
-        """What is listened on, in the order of the endpoints: host and port, or the path of a UNIX socket."""
+        """The addresses of the listeners, in the order of the endpoints: host and port, or the path of a UNIX socket."""
         return [address.host if address.port is None else (address.host, address.port) for address in self._addresses()]
 
     @property
     def port(self) -> int:
-        """The port of the first TCP endpoint, also where the system chose it.
+        """The port of the first TCP endpoint, also one that the system chose.
 
-        :raises RuntimeError: while there is none.
+        :raises RuntimeError: without such a listener.
         """
         for address in self._addresses():
             if address.port is not None:
@@ -206,5 +206,5 @@ class Server(Runner):
 
     @property
     def metrics(self) -> Metrics | None:
-        """What is counted, ``None`` where metrics were not asked for; sources of further ones can be added before :meth:`start`."""
+        """The metrics, ``None`` if they are not configured; further sources can be added before :meth:`start`."""
         return None if self._monitor is None else self._monitor.metrics

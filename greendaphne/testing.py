@@ -34,7 +34,7 @@ Consumer = Callable[[Any], Any]
 class LiveServer:
     """A running server: ``server`` itself, and the ``layer`` that it serves, in a project of Channels without Channels' wrapper.
 
-    ``layer`` is ``None`` where an application is served.
+    ``layer`` is ``None`` if the server serves an application.
     """
 
     def __init__(self, server: Server, layer: Any, scheme: str) -> None:

@@ -38,10 +38,24 @@ def flask_hello() -> Any:
 
 def django_hello() -> Any:
     """A Django site with one view and no middleware."""
+    from django.core.wsgi import get_wsgi_application
+
+    _configure_django()
+    return get_wsgi_application()
+
+
+def django_asgi_hello() -> Any:
+    """The same site, whose view is synchronous, through ASGI."""
+    from django.core.asgi import get_asgi_application
+
+    _configure_django()
+    return get_asgi_application()
+
+
+def _configure_django() -> None:
     from types import ModuleType
 
     from django.conf import settings
-    from django.core.wsgi import get_wsgi_application
     from django.http import HttpResponse
     from django.urls import path
 
@@ -50,12 +64,11 @@ def django_hello() -> Any:
     headers = {"Content-Type": "text/plain", "Content-Length": str(len(BODY))}
     urls.urlpatterns = [path("", lambda request: HttpResponse(BODY, headers=headers))]  # type: ignore[attr-defined]
     settings.configure(ROOT_URLCONF=urls, ALLOWED_HOSTS=["*"], SECRET_KEY="benchmark", MIDDLEWARE=[])
-    return get_wsgi_application()
 
 
 def __getattr__(name: str) -> Any:
     # Peers import an attribute; the frameworks are imported where they are measured only.
-    if name in ("flask_application", "django_application"):
+    if name in ("flask_application", "django_application", "django_asgi_application"):
         made = globals()[name] = globals()[name.replace("_application", "_hello")]()
         return made
     raise AttributeError(name)

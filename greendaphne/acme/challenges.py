@@ -10,18 +10,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
+from ..net.tls.selfsigned import self_signed
 from .names import SUFFIX
 from .options import HTTP_01, TLS_ALPN_01, AcmeError
-from .store import Store, private_bytes
+from .store import Store
 
 #: The path of HTTP-01 challenges (RFC 8555 section 8.3).
 HTTP_PREFIX: Final = b"/.well-known/acme-challenge/"
@@ -33,7 +30,6 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,200}", re.ASCII)
 _ACME_IDENTIFIER: Final = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
 #: A challenge's certificate is not needed after the challenge.
 _LIFETIME: Final = timedelta(days=1)
-_BACKDATE: Final = timedelta(hours=1)
 #: The longest text of a challenge, in bytes: a token, a full stop and a digest.
 _MAX_TEXT: Final = 1024
 
@@ -100,24 +96,10 @@ class Challenges:
 
 def challenge_certificate(host: str, key_authorization: str) -> bytes:
     """Create the key and the self-signed certificate that answer a TLS-ALPN-01 challenge (RFC 8737 section 3), as PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ACME challenge")])
-    now = datetime.now(timezone.utc)
     digest = hashlib.sha256(key_authorization.encode()).digest()
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATE)
-        .not_valid_after(now + _LIFETIME)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        # The value is an OCTET STRING of 32 bytes in DER.
-        .add_extension(x509.UnrecognizedExtension(_ACME_IDENTIFIER, b"\x04\x20" + digest), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    return private_bytes(key) + certificate.public_bytes(Encoding.PEM)
+    # The value is an OCTET STRING of 32 bytes in DER.
+    proof = x509.UnrecognizedExtension(_ACME_IDENTIFIER, b"\x04\x20" + digest)
+    return self_signed("ACME challenge", [x509.DNSName(host)], _LIFETIME, (proof, True))
 
 
 def _remove(path: str) -> None:

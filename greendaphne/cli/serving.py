@@ -1,6 +1,6 @@
-"""What the command does once there is a log: check the configuration, or make the server and run it.
+"""The part of the command after the log is set up: checks the configuration, or creates and runs the server.
 
-It is imported after gevent has patched the process, like everything that it imports.
+This module and its imports are loaded after gevent has patched the process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(LOGGER)
 
 
 def serve(command: Command, logs: Logs) -> int:
-    """Serve until told to stop, once there is a log; returns the exit code."""
+    """Serve until a signal stops the server; returns the exit code."""
     try:
         if command.check:
             check(command, logs)
@@ -48,7 +48,7 @@ def serve(command: Command, logs: Logs) -> int:
 
 
 def serve_as_told(command: Command, logs: Logs) -> None:
-    """Serve until told to stop, as the user, in the directory and with the process file of the options; raises what can be the matter."""
+    """Serve until a signal stops the server, with the user, the directory and the process file of the options; raises errors."""
     config = command.config
     alone = not control.is_worker()
     with (
@@ -61,7 +61,8 @@ def serve_as_told(command: Command, logs: Logs) -> None:
 
 
 def check(command: Command, logs: Logs) -> None:
-    """Find what would keep the server from starting (``--check-config``); raises what :func:`make_server` and :meth:`Server.check` do."""
+    """Find errors that would prevent the server from starting (``--check-config``); raises those of :func:`make_server` and
+    :meth:`Server.check`."""
     identity.check_user(command.config.processes)
     with no_new_file(command.config.logging.access_log):
         server = make_server(command, logs)
@@ -75,8 +76,8 @@ def check(command: Command, logs: Logs) -> None:
 def make_server(command: Command, logs: Logs) -> Server:
     """Return the server that ``command`` asks for; it does not listen yet.
 
-    :raises ConfigurationError: when the application cannot be had, or values contradict each other.
-    :raises LogError: when the access log cannot be had.
+    :raises ConfigurationError: if the application cannot be found, or values contradict each other.
+    :raises LogError: if the access log cannot be opened.
     :raises ApplicationError: when the application's module raises an exception.
     :raises EndpointError: for a wrong endpoint string.
     """

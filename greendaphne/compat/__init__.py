@@ -38,7 +38,7 @@ from types import ModuleType
 #: The version of daphne whose interface and behaviour this implements; projects compare it.
 DAPHNE_VERSION = "1.4.2"
 
-#: What Django before 3.2 reads; later versions find it themselves.
+#: Read by Django before 3.2; later versions find the application themselves.
 DEFAULT_APP_CONFIG = "daphne.apps.DaphneConfig"
 
 #: For each module, the origin of each of its names: another module and the name there.
@@ -59,12 +59,12 @@ NAMES: dict[str, dict[str, tuple[str, str]]] = {
     "daphne.management.commands": {},
     "daphne.management.commands.runserver": {"Command": ("greendaphne.management.commands.runserver", "DaphneCommand")},
 }
-#: Those of them that have modules.
+#: The modules of :data:`NAMES` that contain other modules.
 PACKAGES = frozenset(name.rpartition(".")[0] for name in NAMES if "." in name)
 
-#: The only module that gets other objects: the test case that serves a live site, see ``liveserver``.
+#: The only module with other objects: the live-server test case, see ``liveserver``.
 LIVE_SERVER_MODULE = "channels.test.liveserver"
-#: The name in it that exists once it is completely imported.
+#: A name in it that exists once it is completely imported.
 LIVE_SERVER_CLASS = "ChannelLiveServerTestCase"
 #: The development server's command, see ``runserver``.
 RUNSERVER_MODULE = "channels.management.commands.runserver"
@@ -79,7 +79,7 @@ def is_live_server_being_imported() -> bool:
 
 
 def is_runserver_being_imported() -> bool:
-    """Whether the import that runs just now is that of Channels' ``runserver``."""
+    """Whether the running import is that of Channels' ``runserver``."""
     module = sys.modules.get(RUNSERVER_MODULE)
     return module is not None and "Command" not in module.__dict__
 
@@ -87,7 +87,8 @@ def is_runserver_being_imported() -> bool:
 class DaphneFinder:
     """Finds and fills the modules of :data:`NAMES` and, for the live-server test case alone, :data:`TWISTED_MODULES`.
 
-    It has what the import system calls; ``importlib.abc``, which has base classes for that, imports ``tempfile`` and much more.
+    It has the methods that the import system calls.  It does without the base classes in ``importlib.abc``, which imports ``tempfile`` and
+    more.
     """
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:

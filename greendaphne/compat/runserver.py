@@ -1,7 +1,7 @@
-"""The server of Channels' ``manage.py runserver``: errors are one line and an exit code, and the project's options count.
+"""The server of Channels' ``manage.py runserver``: reports errors as one line and an exit code, and uses the project's options.
 
-``runserver`` makes its server with keyword arguments of its own, also where the user gave none.  Those that have runserver's default give
-way to the options of the project (:mod:`greendaphne.settings.django`).
+``runserver`` always passes keyword arguments to its server.  The project's options (:mod:`greendaphne.settings.django`) replace those that
+have runserver's default.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..net.urls import url
 from ..server import Server
 from ..settings.django import django_settings
 
-#: Keyword arguments that it always gives, the default that it gives them, and the option that counts before that.
+#: Keyword arguments that it always passes, their default there, and the option that replaces that default.
 _DEFAULTS: Final = (("http_timeout", 60, "http-timeout"), ("root_path", "", "root-path"))
 
 Result = TypeVar("Result")
@@ -39,7 +39,7 @@ class DevelopmentServer(Server):
 
     def start(self) -> None:
         _in_one_line(super().start)
-        # runserver has announced the address that it was given, as plain HTTP.
+        # runserver has printed the given address as plain HTTP.
         if any(listener.endpoint.tls is not None for listener in self.listeners):
             for listener in self.listeners:
                 print(f"Serving at {url(listener.endpoint, listener.socket)}", flush=True)
@@ -54,7 +54,7 @@ def _in_one_line(function: Callable[[], Result]) -> Result:
 
 def _fail(text: str) -> NoReturn:
     """End the process with 1: under the reloader the server is in a thread, whose SystemExit would only end the thread."""
-    # In one piece: other threads log.
+    # In one write, because other threads log.
     sys.stderr.write(f"Error: {text}\n")
     sys.stderr.flush()
     if threading.current_thread() is not threading.main_thread():

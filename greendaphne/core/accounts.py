@@ -1,11 +1,11 @@
-"""What peers make the server hold: one account for each connection, one allowance for each resource of the process.
+"""Counts the bytes that the server holds for peers: one account for each connection, one allowance for each resource of the process.
 
-Everything that holds bytes for a peer tells the :class:`Account` of its connection: :meth:`Account.take` for what is there already,
-:meth:`Account.ask` for what can still be refused, :meth:`Account.give` when it is released.  An account passes the numbers on to the
-:class:`Allowance` of the process.  Taking and giving are a few additions; what happens when an allowance is short is the business of the
-policy (:mod:`greendaphne.serving.overload`), which sets :attr:`Allowance.on_short`.
+Code that holds bytes for a peer reports them to the :class:`Account` of its connection: :meth:`Account.take` for bytes that it already
+holds, :meth:`Account.ask` for bytes that can still be refused, :meth:`Account.give` when it releases them.  An account passes the numbers
+to the :class:`Allowance` of the process.  Taking and giving cost a few additions.  The policy (:mod:`greendaphne.serving.overload`), which
+sets :attr:`Allowance.on_short`, decides what happens when an allowance is short.
 
-One hub uses them, and nothing here switches greenlets.
+Only one hub uses them, and no method switches greenlets.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from math import inf
 from time import monotonic
 from typing import Final, Protocol
 
-#: Bytes from which on it is noted how long a connection holds them.
+#: The number of bytes from which on an account records since when its connection holds them.
 NOTABLE: Final = 64 * 1024
-#: Stands for an allowance without a bound.
+#: The size of an allowance without a limit.
 UNLIMITED: Final = 1 << 62
 
 
 class Holder(Protocol):
-    """What holds bytes of a connection and can be told to let go of them."""
+    """An object that holds bytes for a connection and can release them on request."""
 
     def evict(self) -> None:
-        """Release the bytes soon and tell the peer why (503, 1013); must not wait and not raise."""
+        """Release the bytes soon and tell the peer why (503, 1013); must not wait and must not raise."""
 
 
 def _refuse(account: Account | None, n: int) -> bool:
@@ -40,20 +40,21 @@ class Allowance:
     """Bytes of one resource that all connections of the process share.
 
     :param size: in bytes.
-    :param spill: what can be stored elsewhere is, as long as fewer bytes than this are left.
+    :param spill: while fewer bytes than this are left, data that can be stored elsewhere is.
     """
 
     __slots__ = ("alert", "left", "on_alert", "on_returned", "on_short", "returned", "size", "spill")
 
     def __init__(self, size: int = UNLIMITED, spill: int = 0) -> None:
         self.size = size
-        #: Bytes left; below 0 where more was taken than there is.
+        #: The remaining bytes; below 0 if more was taken than the size.
         self.left = size
         self.spill = spill
-        #: ``on_alert`` is called when fewer bytes than this are left, ``on_returned`` when more than this are; without waiting.
+        #: ``on_alert`` is called when fewer bytes than ``alert`` are left, ``on_returned`` when more than ``returned`` are; they must not
+        #: wait.
         self.alert: float = 0
         self.returned: float = inf
-        #: Called when bytes are asked for that are not left, with the account and their number, 0 where they are taken already.  Returns
+        #: Called with the account and a number of bytes if fewer are left; the number is 0 for bytes that are already taken.  Returns
         #: whether they are granted.
         self.on_short: Callable[[Account | None, int], bool] = _refuse
         self.on_alert: Callable[[], None] = _ignore
@@ -61,7 +62,7 @@ class Allowance:
 
     @property
     def held(self) -> int:
-        """Bytes that are taken."""
+        """The number of taken bytes."""
         return self.size - self.left
 
     def take(self, n: int, account: Account | None = None) -> bool:
@@ -72,7 +73,7 @@ class Allowance:
         return True
 
     def note(self, n: int) -> None:
-        """``n`` bytes are held, whatever is left."""
+        """Take ``n`` bytes even if fewer are left."""
         self.left = left = self.left - n
         if left < self.alert:
             self.on_alert()
@@ -84,15 +85,15 @@ class Allowance:
             self.on_returned()
 
     def resize(self, size: int) -> None:
-        """Change the size; what is taken stays so."""
+        """Change the size; the taken bytes stay the same."""
         self.left += size - self.size
         self.size = size
 
 
 class Account:
-    """What one connection holds.
+    """The bytes that the server holds for one connection.
 
-    :param memory: the process' memory for all connections.
+    :param memory: the allowance of the process.
     """
 
     __slots__ = ("_allowance", "close", "disk", "disk_since", "evicted", "holders", "memory", "since")
@@ -102,18 +103,18 @@ class Account:
         #: Bytes of memory and disk.
         self.memory = 0
         self.disk = 0
-        #: When it came to hold a notable number of bytes of memory, and of disk; on the monotonic clock.
+        #: Since when it holds at least :data:`NOTABLE` bytes of memory, and of disk; on the monotonic clock.
         self.since = 0.0
         self.disk_since = 0.0
-        #: When it was told last to let go of what it holds.
+        #: The time of the last request to release bytes.
         self.evicted = -inf
-        #: What can be released alone, before the connection is closed as a whole; ``None`` for nothing.
+        #: The objects that can release their bytes before the connection is closed; ``None`` for none.
         self.holders: list[Holder] | None = None
         #: Ends the connection at once; must not wait.
         self.close: Callable[[], object] | None = None
 
     def take(self, n: int) -> None:
-        """``n`` bytes are held in memory, whatever is left."""
+        """Take ``n`` bytes of memory even if fewer are left."""
         before = self.memory
         self.memory = after = before + n
         if after >= NOTABLE > before:
@@ -140,7 +141,7 @@ class Account:
         return True
 
     def give(self, n: int) -> None:
-        """``n`` bytes of memory are released."""
+        """Release ``n`` bytes of memory."""
         self.memory -= n
         allowance = self._allowance
         allowance.left = left = allowance.left + n
@@ -148,32 +149,33 @@ class Account:
             allowance.on_returned()
 
     def roomy(self, n: int, share: int) -> bool:
-        """Whether ``n`` bytes more belong in memory and not on disk.
+        """Whether ``n`` more bytes belong in memory and not on disk.
 
-        :param share: bytes of memory that one connection may hold of what can be stored on disk.
+        :param share: the number of bytes that one connection may hold in memory although they could be stored on disk.
         """
         allowance = self._allowance
         return self.memory + n <= share and allowance.left - n >= allowance.spill
 
     @property
     def allowance(self) -> Allowance:
-        """The process' memory: for what a connection has as long as it lives, and should not be the first to end for."""
+        """The allowance of the process, for memory that a connection holds all the time and that should not make it the first to be
+        evicted."""
         return self._allowance
 
     @property
     def short(self) -> bool:
-        """Whether the memory of the process is so short that what can be stored on disk is."""
+        """Whether memory is so short that data which can be stored on disk goes there."""
         allowance = self._allowance
         return allowance.left < allowance.spill
 
     def enter(self, holder: Holder) -> None:
-        """Have ``holder`` asked before the connection is closed."""
+        """Register ``holder``, which is asked to release its bytes before the connection is closed."""
         if self.holders is None:
             self.holders = []
         self.holders.append(holder)
 
     def leave(self, holder: Holder) -> None:
-        """``holder`` holds nothing any more; it may have left before."""
+        """Remove ``holder``, if it is registered."""
         holders = self.holders
         if holders is not None and holder in holders:
             holders.remove(holder)
@@ -181,7 +183,7 @@ class Account:
                 self.holders = None
 
     def settle(self) -> None:
-        """The connection has ended: give back what is held, and let later calls change nothing."""
+        """Release all bytes at the end of the connection; later calls change nothing."""
         allowance, self._allowance = self._allowance, _NOWHERE
         held, self.memory = self.memory, 0
         if held:

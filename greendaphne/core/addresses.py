@@ -8,19 +8,21 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
+from .listed import Listed
+
 #: The word for peers on UNIX sockets, which have no address.
 UNIX: Final = "unix"
 #: The word for every address and every UNIX socket.
 EVERYONE: Final = "*"
 #: Peers on this machine: the loopback addresses and UNIX sockets.
 LOCAL: Final = "127.0.0.1,::1,unix"
-#: Cached answers (a number).  Proxies have few addresses; the bound is for clients with very many.
+#: The maximum number of cached answers.  Proxies have few addresses; the limit is for clients with very many.
 _CACHE_SIZE: Final = 1024
 #: Bits in front of the IPv4 address in an IPv4-mapped one (RFC 4291 section 2.5.5.2).
 _MAPPED_PREFIX: Final = 96
 
 
-class AddressList:
+class AddressList(Listed):
     """A list of addresses and networks; ``host in addresses`` tests an address, ``None in addresses`` a UNIX socket.
 
     :param text: addresses, networks such as ``10.0.0.0/8``, ``unix`` and ``*``, separated by commas.  Blanks around them are ignored.
@@ -28,10 +30,10 @@ class AddressList:
     :raises ValueError: for any other text; the message continues the name of an option.
     """
 
-    __slots__ = ("_answers", "_everyone", "_networks", "_text", "_unix")
+    __slots__ = ("_answers", "_everyone", "_networks", "_unix")
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        super().__init__(text)
         self._everyone = self._unix = False
         self._networks: list[IPv4Network | IPv6Network] = []
         self._answers: dict[str, bool] = {}
@@ -64,18 +66,6 @@ class AddressList:
         except ValueError:
             return False
         return any(address in network for network in self._networks)
-
-    def __str__(self) -> str:
-        return self._text
-
-    def __repr__(self) -> str:
-        return f"AddressList({self._text!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, AddressList) and self._text == other._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
 
 
 def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

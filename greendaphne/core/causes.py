@@ -51,7 +51,7 @@ CAUSES: Final[dict[str, str]] = {
     LIFETIME: "The WebSocket reached its maximum lifetime, --websocket-timeout.",
     PROTOCOL_ERROR: "The WebSocket's client broke the protocol.",
     APP_BUSY: "As many requests as --app-concurrency allows were inside the application, for longer than --app-queue.",
-    APP_TIMEOUT: "The application did not begin its response within --request-timeout.",
+    APP_TIMEOUT: "The application did not begin its response within --request-timeout, or not complete it within --http-timeout.",
     SHED: "The WebSocket was closed because the channel layer may have lost its groups.",
 }
 

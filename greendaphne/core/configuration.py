@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class MissingExtra(ImportError):
-    """Packages that an extra of greendaphne brings are not installed; the text is one line that says which to install."""
+    """Packages of an extra of greendaphne are not installed; the text is one line that names the extra."""
 
 
 class ConfigurationError(ValueError):

@@ -7,6 +7,7 @@ say which texts are valid: "must be a number from 0 to 65535".
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -57,17 +58,18 @@ def seconds_or_zero(text: str) -> float:
     return value
 
 
-def umask(text: str) -> int:
-    """Convert an octal number from 0 to 777."""
-    if not text.isascii() or not text.isdigit() or len(text) > 4:
-        raise ValueError("must be an octal number from 0 to 777")
-    try:
-        number = int(text, 8)
-    except ValueError:
-        number = -1
-    if not 0 <= number <= 0o777:
-        raise ValueError("must be an octal number from 0 to 777")
-    return number
+def octal(kind: str) -> Callable[[str], int]:
+    """Return a converter to an octal number up to 777, with or without ``0`` or ``0o`` before it; errors say that ``kind`` is expected."""
+
+    def convert(text: str) -> int:
+        if re.fullmatch("(0o?)?[0-7]{1,3}", text) is None:
+            raise ValueError(f"must be {kind}")
+        return int(text, 8)
+
+    return convert
+
+
+umask: Final = octal("an octal number from 0 to 777")
 
 
 def seconds_or_never(text: str) -> float:
@@ -112,7 +114,7 @@ def field_value(text: str) -> str:
 
 
 def host(text: str) -> str:
-    """Return ``text`` when it can be an address or a host name; other servers also take a port or a path in the same place."""
+    """Return ``text`` if it can be an address or a host name; other servers also accept a port or a path here, which is refused."""
     name, colon, port = text.rpartition(":")
     if colon and port.isascii() and port.isdigit() and (":" not in name or (name.startswith("[") and name.endswith("]"))):
         raise ValueError(f"must be an address without a port, as in --bind={name or '::'} --port={port}")
@@ -129,7 +131,7 @@ def environ_entry(text: str) -> tuple[str, str]:
     return name, value.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
-#: What the interface of a mount may be.
+#: The allowed interfaces of a mount.
 _INTERFACES = ("auto", "channels", "asgi3", "asgi2", "wsgi")
 
 

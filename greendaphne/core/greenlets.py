@@ -1,16 +1,16 @@
-"""Kept greenlets: each runs one function after the other, and no function sees anything of the one before.
+"""Reused greenlets: each runs one function after another, and no function sees state of the previous one.
 
 A new greenlet costs more than a small request: CPython maps memory for the frames of each and unmaps it at the end.  So greenlets are kept
-and used again.  Under gevent, much belongs to the greenlet, and all of it ends with the function:
+and reused.  Under gevent much state belongs to the greenlet, and all of it ends with the function:
 
 * *Context variables*: each function begins with an empty context, as in a new greenlet.
-* *Thread-locals*, gevent's locals and the ``threading`` module's entries for greenlets: they ask to be told of the end of their greenlet
-  by ``rawlink``, and are told of the end of the function.
+* *Thread-locals*, gevent's locals and the ``threading`` module's entries for greenlets: they register a callback for the end of their
+  greenlet with ``rawlink``, and it is called at the end of the function.
 * *Attributes* that were set on the greenlet are deleted.
-* *Everything else that still refers to the greenlet*: a ``gevent.Timeout`` that was not cancelled, a callback that is to switch to it, a
-  dict with greenlets as keys.  A greenlet that has such a reference when it is to be used again ends instead, and a new one is made.
+* *Other references to the greenlet*: a ``gevent.Timeout`` that was not cancelled, a callback that will switch to it, a dict with greenlets
+  as keys.  A greenlet with such a reference is not reused: it ends, and a new one is created.
 
-:class:`Task` is what can be joined and killed.  It drops its greenlet at the end of its function, so that a late kill reaches no other.
+:class:`Task` can be joined and killed.  It drops its greenlet at the end of its function, so that a late kill reaches no other function.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from gevent import GreenletExit, get_hub
 from gevent.hub import Waiter
 from greenlet import getcurrent, greenlet
 
-#: Greenlets that one :class:`Greenlets` keeps at most.  A kept greenlet holds about 20 KiB.
+#: The maximum number of greenlets that one :class:`Greenlets` keeps.  A kept greenlet holds about 20 KiB.
 KEPT: Final = 256
-#: Seconds between two looks for greenlets that were not needed since the last one; half of these end.
+#: Seconds between two checks for greenlets that were idle all the time since the last check; half of these end.
 TRIM_INTERVAL: Final = 10.0
 
 
@@ -43,11 +43,11 @@ class Task:
         self._links: list[Callable[[Task], object]] | None = None
         #: Whether the function has ended.
         self.done = False
-        #: What the function raised.
+        #: The exception of the function.
         self.error: BaseException | None = None
 
     def kill(self) -> None:
-        """Have ``GreenletExit`` raised in the function soon, or the function not called where it has not begun; does not wait."""
+        """Raise ``GreenletExit`` in the function soon, or do not call it if it has not begun; does not wait."""
         if self.done:
             return
         if self._worker is None:
@@ -61,7 +61,7 @@ class Task:
             worker.throw(GreenletExit)
 
     def join(self) -> None:
-        """Wait for the end of the function; does not raise what the function raised."""
+        """Wait for the end of the function; does not raise its exception."""
         if self.done:
             return
         waiter: Waiter[Task] = Waiter()
@@ -82,7 +82,7 @@ class Task:
             run_callback = get_hub().loop.run_callback
             for link in links:
                 run_callback(link, self)
-            # In the same list: what stops to wait looks there.
+            # In the same list, because a waiter that gives up searches it there.
             links.clear()
 
 
@@ -99,7 +99,7 @@ class _Worker(greenlet):
         self._links: list[Callable[[Any], object]] = []
 
     def rawlink(self, callback: Callable[[Any], object]) -> None:
-        """Have ``callback`` called at the end of the function; gevent's method for the end of a greenlet."""
+        """Call ``callback`` at the end of the function; gevent has this method for the end of a greenlet."""
         self._links.append(callback)
 
     def unlink(self, callback: Callable[[Any], object]) -> None:
@@ -112,13 +112,13 @@ class _Worker(greenlet):
         hub = self._hub
         idle = owner.idle
         while True:
-            # Not where it was killed before it began.
+            # Not if it was killed before it began.
             function = task._function
             if function is not None:
                 task._worker = self
                 try:
                     function(*task._arguments)
-                except BaseException as error:  # noqa: BLE001 - the task has it
+                except BaseException as error:  # noqa: BLE001 - the task stores it
                     task.error = error
                 task._function = None
                 task._arguments = ()
@@ -145,15 +145,15 @@ class _Worker(greenlet):
                 task = parent.switch()
                 parent = hub
                 while type(task) is not Task:
-                    # A late wake-up, which was meant for a function before; this greenlet is in ``idle`` still.
+                    # A late wake-up for an earlier function; this greenlet is still in ``idle``.
                     task = hub.switch()
-            except BaseException:  # noqa: BLE001 - likewise, or the end: neither matters to anyone
+            except BaseException:  # noqa: BLE001 - likewise, or the greenlet's end
                 if self in idle:
                     idle.remove(self)
                 return
 
     def _forget(self) -> None:
-        """Drop all that the function has left in this greenlet."""
+        """Remove all state of the function from this greenlet."""
         while self._links:
             links = self._links
             self._links = []
@@ -167,7 +167,7 @@ class _Worker(greenlet):
             self.__dict__.clear()
 
     def _report(self, task: Task) -> None:
-        """Print what ended a function that nothing waits for, as gevent does."""
+        """Print the exception that ended a function without a waiter, as gevent does."""
         error = task.error
         task.error = None
         if error is not None and not isinstance(error, GreenletExit):
@@ -175,19 +175,19 @@ class _Worker(greenlet):
 
 
 class Greenlets:
-    """Runs functions in kept greenlets of the hub in which it was made."""
+    """Runs functions in reused greenlets of the hub in which it was created."""
 
     def __init__(self) -> None:
         self.hub = get_hub()
-        #: The greenlets that wait for a function.
+        #: The idle greenlets.
         self.idle: list[_Worker] = []
         #: Whether no greenlet is kept any more.
         self.closed = False
         self._run_callback = self.hub.loop.run_callback
-        # The fewest that were idle since the last look.
+        # The lowest number of idle greenlets since the last check.
         self._fewest = 0
         self._users = 0
-        # Looks while there are some; it does not keep the loop running.
+        # The timer of the checks; it does not keep the loop running.
         self._timer = self.hub.loop.timer(TRIM_INTERVAL, TRIM_INTERVAL, ref=False)
         # The references that an idle greenlet has in _take().
         self._references = sys.maxsize
@@ -198,24 +198,27 @@ class Greenlets:
         self._timer.start(self._trim)
 
     def spawn(self, function: Callable[..., object], *arguments: Any) -> Task:
-        """Have ``function`` called soon in a greenlet of its own, as ``gevent.spawn`` does; what it raises is printed."""
+        """Call ``function`` soon in a separate greenlet, as ``gevent.spawn`` does; prints its exception."""
         task = Task(function, arguments)
         self._run_callback(self._take().switch, task)
         return task
 
     def call(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Call ``function`` in a greenlet of its own, and return when it has returned; raises what it raises.
+        """Call ``function`` in a separate greenlet, and return its result; raises its exception.
 
         The function begins at once, and control comes back when it ends; neither needs a turn of the hub.  An exception that is thrown into
         the calling greenlet meanwhile, such as ``GreenletExit``, is thrown into the function and raised once that has ended.
         """
+        self._call(getcurrent(), function, arguments)
+
+    def _call(self, caller: greenlet, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         task = Task(function, arguments)
         worker = self._take()
-        worker.parent = getcurrent()
+        worker.parent = caller
         try:
             worker.switch(task)
             while not task.done:
-                # Woken by something else than the end of the function.
+                # Woken by another event than the end of the function.
                 self.hub.switch()
         except BaseException as error:
             del worker
@@ -230,14 +233,15 @@ class Greenlets:
                 del thrown
 
     def isolate(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Like :meth:`call`, but in the calling greenlet where that is a kept one: it serves nothing else then."""
-        if type(getcurrent()) is _Worker:
+        """Like :meth:`call`, but in the calling greenlet if that is a reused one, which then serves nothing else."""
+        caller = getcurrent()
+        if type(caller) is _Worker:
             function(*arguments)
         else:
-            self.call(function, *arguments)
+            self._call(caller, function, arguments)
 
     def _end(self, task: Task, error: BaseException) -> None:
-        """Throw ``error`` into the function and wait for its end.  The hub throws, so that it restores what belongs to the greenlet."""
+        """Throw ``error`` into the function and wait for its end.  The hub throws, so that it restores the greenlet's state."""
         worker = task._worker
         if worker is None:
             return
@@ -248,7 +252,7 @@ class Greenlets:
             self.hub.switch()
 
     def _take(self) -> _Worker:
-        """A greenlet that nothing else refers to."""
+        """An idle greenlet without other references, or a new one."""
         idle = self.idle
         while idle:
             worker = idle.pop()
@@ -256,7 +260,7 @@ class Greenlets:
                 if len(idle) < self._fewest:
                     self._fewest = len(idle)
                 return worker
-            # A Timeout may still be thrown into it, or something may take it for the one that it knew.
+            # A Timeout may still be thrown into it, or other code may take it for the greenlet of the earlier function.
             self._run_callback(worker.throw)
         self._fewest = 0
         return _Worker(self)
@@ -271,7 +275,7 @@ class Greenlets:
             worker.throw()
 
     def close(self) -> None:
-        """End the greenlets that are kept, in the thread that made them, and keep none from now on."""
+        """End the idle greenlets, in the thread that created them, and keep none from now on."""
         self.closed = True
         self._timer.stop()
         self._timer.close()
@@ -290,7 +294,7 @@ _shared: WeakKeyDictionary[Any, Greenlets] = WeakKeyDictionary()
 
 
 def enter() -> Greenlets:
-    """The greenlets that are shared in the calling thread's hub; each call needs one of :func:`leave`."""
+    """The shared greenlets of the calling thread's hub; each call needs one of :func:`leave`."""
     hub = get_hub()
     greenlets = _shared.get(hub)
     if greenlets is None:
@@ -300,7 +304,7 @@ def enter() -> Greenlets:
 
 
 def leave(greenlets: Greenlets) -> None:
-    """Undo :func:`enter`; the last one ends the greenlets that are kept."""
+    """Undo :func:`enter`; the last call ends the kept greenlets."""
     greenlets._users -= 1
     if not greenlets._users:
         _shared.pop(greenlets.hub, None)

@@ -8,5 +8,5 @@ CHANNELS: Final = "channels"
 WSGI: Final = "wsgi"
 ASGI3: Final = "asgi3"
 ASGI2: Final = "asgi2"
-#: What ``--interface`` takes besides ``auto``.
+#: The values of ``--interface`` other than ``auto``.
 INTERFACES: Final = (CHANNELS, ASGI3, ASGI2, WSGI)

@@ -7,7 +7,7 @@ turns the exceptions below into responses.
 Exceptions::
 
     HTTPError               a fault of the peer or the deployment; carries the status of the response
-    ClientDisconnected      the client is gone; everything about the request is released
+    ClientDisconnected      the client has disconnected; everything about the request is released
     ResponseError           the application's response cannot be sent; answered with 500 and logged
     Unreported              already answered; excluded from logs and metrics (a health check, for example)
 """
@@ -41,7 +41,7 @@ class ConnectionInfo(NamedTuple):
     server: Address
     tls: TLSInfo | None = None
     peer: Address = None
-    #: Path of the UNIX socket that the connection came to, ``""`` for other sockets.
+    #: Path of the UNIX socket that accepted the connection, ``""`` for other sockets.
     socket_path: str = ""
     account: Account = FREE
 
@@ -200,11 +200,12 @@ class Stream(Protocol):
         """
 
     def offer(self, data: bytes, *, last: bool = False, trailers: Headers = ()) -> bool:
-        """Do what :meth:`write`, or :meth:`finish` where it is the ``last``, does, without ever waiting.
+        """Do the same as :meth:`write`, or as :meth:`finish` for the ``last`` piece, without waiting.
 
-        Takes ``data`` whole, or returns false and has done nothing: too much waits to be sent then, and :meth:`has_room` tells when that
-        changes.  What the client does not take at once is held, without a copy, and sent by the server, within the send timeout.  After
-        the last piece :meth:`flush` waits until it has left.  For greenlets that many clients share, such as that of an event loop.
+        Takes all of ``data``, or returns false and does nothing because too much waits to be sent; :meth:`has_room` tells when that
+        changes.  The server holds bytes that the client does not take at once, without a copy, and sends them within the send timeout.
+        After the last piece :meth:`flush` waits until all bytes are sent.  For greenlets that serve many clients, such as the one of an
+        event loop.
 
         :raises ClientDisconnected: as :meth:`write`.
         :raises ResponseError: as :meth:`write`.
@@ -213,28 +214,28 @@ class Stream(Protocol):
     def has_room(self, callback: Callable[[], None] | None = None) -> bool:
         """Whether :meth:`offer` would take data now; if not, ``callback`` is called once, in the hub or any greenlet, when it would.
 
-        It is called as well when the client has left, which the next :meth:`offer` reports; it must not wait and not raise.
+        It is also called when the client has disconnected, which the next :meth:`offer` reports; it must not wait and must not raise.
         """
 
     def flush(self) -> None:
-        """Wait until everything that :meth:`offer` took has left.
+        """Wait until everything that :meth:`offer` took has been sent.
 
-        :raises ClientDisconnected: when the client did not take it.
+        :raises ClientDisconnected: if the client did not take it.
         """
 
     def switch(self, headers: Headers) -> None:
         """Turn the stream into a tunnel: 101 with ``headers`` on HTTP/1.1 (RFC 9110 section 15.2.2), 200 on HTTP/2 (RFC 8441)."""
 
     def gone(self, *, half_closed: bool) -> bool:
-        """Whether the server has noticed that the peer is gone; never waits.
+        """Whether the server has detected that the peer has disconnected; never waits.
 
-        :param half_closed: whether a peer that only stopped sending counts as gone where it cannot be told from one that left.
+        :param half_closed: whether a peer that has only stopped sending counts as disconnected if the server cannot distinguish the two.
         """
 
     def watch(self, callback: Callable[[], None] | None, *, half_closed: bool = False) -> None:
         """Register ``callback`` to be called once when the peer abandons the stream; ``None`` ends that.
 
-        For a greenlet blocked elsewhere, such as on its reply_queue, that would otherwise miss the disconnect.  The callback must neither
+        For a greenlet blocked elsewhere, such as on its reply queue, that would otherwise miss the disconnect.  The callback must neither
         wait nor raise.  HTTP/1 keeps reading meanwhile: it keeps a bounded number of bytes that the client sends ahead for the next
         request, and cannot detect the disconnect after that.
 

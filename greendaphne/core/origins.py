@@ -1,36 +1,38 @@
-"""Lists of hosts and of origins (RFC 6454), as options take them."""
+"""Lists of hosts and of origins (RFC 6454), as written in options."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final
 
+from .listed import Listed
+
 if TYPE_CHECKING:
     from .message import Request
 
-#: Stands for the origin whose host and port are those that the request is for.
+#: The word for the origin with the host and port of the request.
 SAME_HOST: Final = "same-host"
-#: What browsers send for pages without an origin.
+#: The value that browsers send for pages without an origin.
 NULL: Final = "null"
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.\-]*)://((?:\*\.)?[a-z0-9._~\-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 _HOST: Final = re.compile(r"\.?[a-z0-9._~\-]+|\[[0-9a-f:.]+\]")
 
 
-class OriginList:
+class OriginList(Listed):
     """Origins that are allowed: ``https://example.com,https://*.example.org:8443`` or ``same-host``.
 
-    ``*.`` in front of a host stands for all of its subdomains.  ``same-host`` allows the origin whose host and port are those of the
-    request's ``Host``, whatever its scheme: a proxy may have taken TLS off.  ``null`` allows pages without an origin.
+    ``*.`` in front of a host stands for all of its subdomains.  ``same-host`` allows the origin with the host and port of the request's
+    ``Host`` and any scheme, because a proxy may have terminated TLS.  ``null`` allows pages without an origin.
 
-    :param text: with commas between them.
-    :raises ValueError: for anything else, in words that continue the name of an option.
+    :param text: origins separated by commas.
+    :raises ValueError: for any other text; the message continues the name of an option.
     """
 
-    __slots__ = ("_origins", "_same_host", "_suffixes", "_text")
+    __slots__ = ("_origins", "_same_host", "_suffixes")
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        super().__init__(text)
         self._same_host = False
         self._origins: set[tuple[str, str, str]] = set()
         self._suffixes: list[tuple[str, str, str]] = []
@@ -55,7 +57,7 @@ class OriginList:
             raise ValueError("must have at least one origin")
 
     def allow(self, request: Request) -> bool:
-        """Whether a browser may send ``request`` for a page of its origin.  A client that sends no ``Origin`` is no browser."""
+        """Whether a browser may send ``request`` for a page of its origin.  A client without an ``Origin`` field is not a browser."""
         values = _values(request, b"origin")
         if not values:
             return True
@@ -75,30 +77,18 @@ class OriginList:
         hosts = _values(request, b"host")
         return len(hosts) == 1 and _authority(hosts[0].decode("latin-1").lower(), scheme) == (host, port)
 
-    def __str__(self) -> str:
-        return self._text
 
-    def __repr__(self) -> str:
-        return f"OriginList({self._text!r})"
+class HostList(Listed):
+    """Hosts that requests may name: ``example.com,.example.org``; a leading dot stands for the host and all of its subdomains.
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, OriginList) and self._text == other._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-
-class HostList:
-    """Hosts that requests may be for: ``example.com,.example.org``; a dot in front stands for the host and all of its subdomains.
-
-    :param text: with commas between them, without ports.
-    :raises ValueError: for anything else, in words that continue the name of an option.
+    :param text: hosts separated by commas, without ports.
+    :raises ValueError: for any other text; the message continues the name of an option.
     """
 
-    __slots__ = ("_hosts", "_suffixes", "_text")
+    __slots__ = ("_hosts", "_suffixes")
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        super().__init__(text)
         names = [item for item in (part.strip().lower().rstrip(".") for part in text.split(",")) if item]
         for name in names:
             if _HOST.fullmatch(name) is None:
@@ -116,25 +106,13 @@ class HostList:
         host = _authority(values[0].decode("latin-1").lower(), "")[0].rstrip(".")
         return host in self._hosts or host.endswith(self._suffixes)
 
-    def __str__(self) -> str:
-        return self._text
-
-    def __repr__(self) -> str:
-        return f"HostList({self._text!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, HostList) and self._text == other._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
 
 def _values(request: Request, name: bytes) -> list[bytes]:
     return [value for key, value in request.headers if key == name]
 
 
 def _parse(text: str) -> tuple[str, str, str] | None:
-    """Scheme, host and port of an origin in lower case; ``None`` for what is none."""
+    """Scheme, host and port of an origin in lower case; ``None`` for other texts."""
     match = _ORIGIN.fullmatch(text)
     if match is None:
         return None

@@ -1,20 +1,20 @@
-"""Relative paths of options: they begin where the command was given, wherever the application changes to afterwards."""
+"""Resolves relative paths of options from the directory in which the command was given, even if the application changes it later."""
 
 from __future__ import annotations
 
 import os
 
-#: The directory in which the command was given; empty in a library, whose paths begin in the current directory.
+#: The directory in which the command was given; empty in a library, which resolves paths from the current directory.
 _base: list[str] = []
 
 
 def remember_directory() -> None:
-    """Let relative paths begin in the current directory from now on."""
+    """Resolve relative paths from the directory that is current now."""
     _base[:] = [os.getcwd()]
 
 
 def resolve(path: str) -> str:
-    """Return ``path``, made absolute only where it is relative and the current directory is another one by now."""
+    """Return ``path``; a relative one becomes absolute if the current directory has changed since."""
     if not _base or os.path.isabs(path):
         return path
     try:

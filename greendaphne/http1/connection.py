@@ -220,6 +220,14 @@ class Http1Stream:
         return True
 
     def write(self, data: bytes) -> None:
+        size = len(data)
+        if self._framing == LENGTH and 0 < size <= self._left and size <= _JOINED:
+            # What most pieces are.  A tunnel has no such framing.
+            head, self._head = self._head, b""
+            self._left -= size
+            self.sent += size
+            self._connection.transport.sendall(head + data)
+            return
         if self._tunnel:
             self._connection.transport.sendall(data)
             return
@@ -228,6 +236,16 @@ class Http1Stream:
             self._connection.transport.sendall(out)
 
     def finish(self, data: bytes = b"", trailers: Headers = ()) -> None:
+        left = self._left
+        if self._framing == LENGTH and len(data) == left <= _JOINED:
+            # What most responses are.
+            head, self._head = self._head, b""
+            if left or head:
+                self._left = 0
+                self.sent += left
+                self._connection.transport.sendall(head + data)
+            self.complete = True
+            return
         out = self._framed(data)
         if self._framing == CHUNKED:
             out += _last_chunk(trailers) if trailers else _LAST_CHUNK
@@ -275,7 +293,8 @@ class Http1Stream:
 
     def flush(self) -> None:
         transport = self._connection.transport
-        transport.flush()
+        if not transport.has_room():
+            transport.flush()
         if transport.closed:
             raise ClientDisconnected
 
@@ -336,8 +355,7 @@ class Http1Stream:
         source = self._connection.input
         if source.transport.closed:
             return True
-        # What is left of a body belongs to whoever reads it, and may be waited for in another greenlet.  What comes behind it is held here,
-        # but not without end.
+        # The rest of a body belongs to its reader, which may wait for it in another greenlet.  Bytes after it are held here, up to a limit.
         if not self.body_complete or source.unused >= RECV_SIZE:
             return False
         try:
@@ -442,11 +460,14 @@ class Http1Connection:
             while (stream := self._next_stream()) is not None:
                 if transport.closed or not stream.complete:
                     break
-                if stream.close or not (stream.body_complete or stream.skip_body()):
+                body = stream._body
+                if stream.close or not (body is None or body.complete or stream.skip_body()):
                     # The peer may still be sending, or not have read yet: closing now could erase the answer.  Requests behind this one
                     # are not looked at; the answer said that it is the last.
                     lingering_close(transport, self.timeouts.linger)
                     break
+            else:
+                transport.flush()
         except ClientDisconnected:
             pass
         finally:
@@ -500,19 +521,25 @@ class Http1Connection:
     def _read_head(self) -> bytes:
         """The next head with its empty line; ``b""`` when the connection is over in good order."""
         source = self.input
-        if source.empty:
+        if not source.buffer:
             self.idle = True
             self.idle_since = monotonic()
             try:
                 # In a drain this is the request behind a response that began before and did not say that it is the last one: a client must
                 # not lose what it was allowed to send.
-                if not source.more(DRAIN_MOMENT if self.draining else self._patience):
-                    return b""
+                data = self.transport.recv(RECV_SIZE, DRAIN_MOMENT if self.draining else self._patience)
             except TimeoutError:
                 return b""
             finally:
                 self.idle = False
                 self._patience = self.timeouts.keep_alive
+            size = len(data)
+            if data.find(b"\r\n\r\n") == size - 4 and 4 < size <= self.limits.request_head and data[0] != _CR:
+                # One request without a body, as most are: nothing is left for the buffer.
+                return data
+            if not data:
+                return b""
+            source.buffer = data
         else:
             # Answers that need no worker wait for nothing where the peer sends ahead and reads fast; other connections want their turn.
             source.turn.spend(_REQUEST_WORK)

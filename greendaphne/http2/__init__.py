@@ -1,9 +1,12 @@
-"""HTTP/2 (RFC 9113) and the bootstrapping of WebSockets on it (RFC 8441), over h2.
+"""HTTP/2 (RFC 9113) and the bootstrapping of WebSockets on it (RFC 8441).
 
-``limits`` states what is allowed, ``budgets`` counts; ``compression`` is HPACK, ``fields`` the rules about header fields, ``engine`` h2
-made into a server's; ``priority`` and ``writer`` send, ``stream`` is one request, ``connection`` brings all of it together.
+``limits`` states what is allowed, ``budgets`` counts.  The protocol without input and output: ``frames`` has the layout, ``states`` those
+of streams, ``settings`` SETTINGS, ``compression`` HPACK, ``fields`` the rules about header fields; ``sender`` is what the server sends,
+``control`` and ``engine`` are what it receives, and ``listener`` is told.  One request: ``stream``, with its ``inbox``, its ``outbound``
+queue and the ``progress`` of that.  The connection: ``priority`` and ``writer`` send, ``early`` ends requests that were answered early,
+and ``connection`` brings all of it together.
 
-All but the limits is imported with the first use of one of its names: a server without TLS rarely speaks HTTP/2, and h2 takes time.
+All but the limits is imported with the first use of one of its names: a server without TLS rarely speaks HTTP/2, and hpack takes time.
 """
 
 from typing import TYPE_CHECKING

@@ -9,7 +9,7 @@ allows.  Static table, Huffman code and errors are hpack's, from modules that it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from h2.errors import ErrorCodes
@@ -48,6 +48,11 @@ _LONGEST_CODE = 30
 _MAX_RESIZES = 8
 #: A literal counts for one unit of a turn, and for one more for each 64 octets.
 _OCTETS_SHIFT = 6
+#: Header sections that are remembered for a connection, and the longest, in octets: a client that repeats its requests has few.
+_KNOWN_SECTIONS = 4
+_KNOWN_LENGTH = 256
+#: The longest encoded section that a connection keeps for the next response, in octets.
+_KEPT_BLOCK = 1024
 # Stands for a name that was not decoded.
 _TOO_LONG = b"(too long)"
 
@@ -98,6 +103,24 @@ def _string(data: bytes, position: int, longest: int) -> tuple[bytes | None, int
     return string, end
 
 
+class Section:
+    """A header section that was received.
+
+    :param fields: not to be changed, because the decoder remembers them; ``None`` for a list that is too large.
+    :param size: the size of the list, as RFC 9113 section 6.5.2 counts it.
+    """
+
+    __slots__ = ("fields", "meaning", "remembered", "size")
+
+    def __init__(self, fields: list[Field] | None, size: int) -> None:
+        self.fields = fields
+        self.size = size
+        #: Whether the decoder returns the same object when the same section comes again.
+        self.remembered = False
+        #: What the reader of the section has made of it, for the next time that the same section is received.
+        self.meaning: object = None
+
+
 class RequestDecoder:
     """Decodes the header sections of one connection.
 
@@ -110,8 +133,10 @@ class RequestDecoder:
     """
 
     __slots__ = (
+        "_changed",
         "_entries",
         "_excessive_size",
+        "_known",
         "_longest",
         "_max_list_size",
         "_pause",
@@ -144,6 +169,31 @@ class RequestDecoder:
         self._table_size = TABLE_SIZE
         #: The size of the last list, as RFC 9113 section 6.5.2 counts it.
         self.list_size = 0
+        # The latest sections by their encoded form, which means the same as long as the table is the same.
+        self._known: dict[bytes, Section] = {}
+        # Whether the table is another one than when the sections were decoded.
+        self._changed = False
+
+    def section(self, data: bytes) -> Section:
+        """Decode a complete header section.
+
+        :raises CompressionError: for what is no HPACK.
+        :raises EnhanceYourCalm: for a list too large by far.
+        """
+        known = self._known
+        section = known.get(data)
+        if section is None:
+            fields = self.decode(data)
+            section = Section(fields, self.list_size)
+            if self._changed:
+                self._changed = False
+                known.clear()
+            elif fields is not None and len(data) <= _KNOWN_LENGTH:
+                if len(known) >= _KNOWN_SECTIONS:
+                    known.clear()
+                known[data] = section
+                section.remembered = True
+        return section
 
     def decode(self, data: bytes) -> list[Field] | None:
         """Return the fields of a complete header section, ``None`` for a list that is too large.
@@ -218,6 +268,7 @@ class RequestDecoder:
             field = (name, value) if self._valid(name, value) else MALFORMED
             size = ENTRY_OVERHEAD + len(name) + len(value)
         if indexing:
+            self._changed = True
             self._entries.appendleft((field, size, name))
             self._size += size
             if self._size > self._table_size:
@@ -233,6 +284,7 @@ class RequestDecoder:
         if size > TABLE_SIZE:
             raise CompressionError("a table size update exceeds the table size allowed")
         self._table_size = size
+        self._changed = True
         self._evict()
         return position
 
@@ -308,9 +360,9 @@ def _indexed_literal(field: Field) -> bytes:
 
 
 class ResponseEncoder:
-    """Encodes the header sections of one connection; takes the place of hpack's ``Encoder`` in h2."""
+    """Encodes the header sections of one connection."""
 
-    __slots__ = ("_entries", "_inserted", "_numbers", "_resizes", "_size", "_table_size")
+    __slots__ = ("_block", "_block_at", "_entries", "_fields", "_inserted", "_numbers", "_resizes", "_size", "_table_size")
 
     def __init__(self) -> None:
         # Fields with their sizes, the oldest first, and the number under which each was inserted, counted from 1.
@@ -321,10 +373,14 @@ class ResponseEncoder:
         self._table_size = TABLE_SIZE
         # Table sizes to be signalled with the next header section: the smallest since the last one, and the current one.
         self._resizes: list[int] = []
+        # The last list of fields with its encoded form, which is the same until a field is inserted after ``_block_at`` others.
+        self._fields: Sequence[Field] | None = None
+        self._block = b""
+        self._block_at = 0
 
     @property
     def header_table_size(self) -> int:
-        """The table's size; assigned by h2 when the peer's SETTINGS_HEADER_TABLE_SIZE changes."""
+        """The table's size; assigned when the peer's SETTINGS_HEADER_TABLE_SIZE changes."""
         return self._table_size
 
     @header_table_size.setter
@@ -334,13 +390,21 @@ class ResponseEncoder:
             return
         self._resizes = [min((size, *self._resizes)), size]
         self._table_size = size
+        self._fields = None
         self._evict()
 
-    def encode(self, fields: Iterable[Field]) -> bytes:
-        """The header section of ``fields``."""
+    def encode(self, fields: Sequence[Field]) -> bytes:
+        """The header section of ``fields``.
+
+        :param fields: not changed afterwards: when the same object comes next, its encoded form is known.
+        """
+        inserted = self._inserted
+        if fields is self._fields and self._block_at == inserted:
+            return self._block
         parts: list[bytes] = []
         append = parts.append
-        if self._resizes:
+        resized = bool(self._resizes)
+        if resized:
             # RFC 7541 section 4.2: the smallest size, then the final one.
             for size in dict.fromkeys(self._resizes):
                 append(_encode_integer(size, 5, 0x20))
@@ -353,7 +417,12 @@ class ResponseEncoder:
                 continue
             indexed = _INDEXED_STATIC.get(field)
             append(indexed if indexed is not None else self._literal(field))
-        return b"".join(parts)
+        block = b"".join(parts)
+        if self._inserted == inserted and not resized and len(block) <= _KEPT_BLOCK:
+            self._fields = fields
+            self._block = block
+            self._block_at = inserted
+        return block
 
     def _literal(self, field: Field) -> bytes:
         name, value = field

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from enum import Enum
 from time import monotonic
 from typing import Any, Final
 
@@ -23,7 +24,8 @@ from ..core.greenlets import Greenlets
 from ..core.message import ClientDisconnected, ConnectionInfo, HTTPError, Request
 from ..net.transport import RECV_SIZE, ByteStream, lingering_close
 from .budgets import EnhanceYourCalm
-from .compression import Field
+from .compression import Field, Section
+from .early import EarlyAnswers
 from .engine import Engine
 from .fields import Head, MalformedMessage, check_trailers, parse_request
 from .limits import MAX_WINDOW, Http2Limits
@@ -37,8 +39,6 @@ logger = logging.getLogger("daphne.http2_protocol")
 LAST_STREAM = MAX_WINDOW
 #: Seconds between the warning and the final GOAWAY where the peer does not answer the PING sent with the first: a round trip.
 GOAWAY_DELAY = 1.0
-#: Seconds for which an early answer stands before the request is reset, unless ``timeouts.linger`` is shorter.
-EARLY_ANSWER_DELAY = 0.5
 _GOAWAY_PING = b"goaway\0\0"
 
 #: Bytes that a request takes besides its content: objects, a greenlet and its stack.  11 KiB while it waits for the application, more while
@@ -49,7 +49,16 @@ _UNCHARGED = 32 * KIB
 #: The same for a connection that is closed to make room, in seconds.
 _HURRY = 0.1
 
-_SERVING, _WARNED, _FINAL = range(3)
+
+class _Goaway(Enum):
+    """How far the graceful end of the connection is (RFC 9113 section 6.8)."""
+
+    #: No GOAWAY was sent.
+    NONE = 0
+    #: The first GOAWAY was sent, which only warns.
+    WARNED = 1
+    #: The GOAWAY with the last stream that is served was sent.
+    FINAL = 2
 
 
 class Http2Connection:
@@ -91,13 +100,12 @@ class Http2Connection:
         self._greenlets: Greenlets
         # Streams whose greenlet has not ended, whether or not the peer has given them up.
         self._streams: dict[int, Http2Stream] = {}
-        # Streams answered before the request's end, and until when the rest of it is thrown away.
-        self._lingering: dict[int, float] = {}
-        self._linger_timer: Any = None
+        #: Streams that were answered before the request's end.
+        self.early_answers = EarlyAnswers(self.engine, self.writer, timeouts.linger)
         # PRIORITY_UPDATE frames for requests that have not come yet (RFC 9218 section 7.1).
         self._early_priorities: dict[int, tuple[int | None, bool | None]] = {}
         self._upload_windows = http2_limits.upload_windows
-        self._goaway = _SERVING
+        self._goaway: _Goaway = _Goaway.NONE
         self._goaway_timer: Any = None
         self._peer_leaves = False
         self._ending = False
@@ -115,7 +123,7 @@ class Http2Connection:
     @property
     def draining(self) -> bool:
         """Whether the peer has been told that the connection will end."""
-        return self._goaway != _SERVING
+        return self._goaway is not _Goaway.NONE
 
     @property
     def serving(self) -> int:
@@ -138,7 +146,7 @@ class Http2Connection:
             greenlets.leave(shared)
 
     def _run(self) -> None:
-        self.writer.start()
+        self.writer.start(self._greenlets)
         try:
             graceful = self._serve_until_end()
             self._cancel_streams()
@@ -155,6 +163,7 @@ class Http2Connection:
             self.writer.close(0)
             self._charge(0)
             self._end_streams()
+            self.engine.end()
 
     def _serve_until_end(self) -> bool:
         """Serve; returns whether the peer is to be told why the connection ends."""
@@ -189,7 +198,7 @@ class Http2Connection:
                 return True
             patience = self._patience()
             if patience <= 0:
-                engine.send_goaway(engine.highest_inbound_stream_id)
+                engine.send_goaway(engine.closed_streams.latest)
                 return True
             try:
                 data = transport.recv(RECV_SIZE, patience)
@@ -234,9 +243,9 @@ class Http2Connection:
     def _cancel_streams(self) -> None:
         """Serve nothing from here on; greenlets that wait for the peer are told."""
         self._ending = True
-        for timer in (self._goaway_timer, self._linger_timer):
-            if timer is not None:
-                timer.kill(block=False)
+        if self._goaway_timer is not None:
+            self._goaway_timer.kill(block=False)
+        self.early_answers.end()
         for stream in list(self._streams.values()):
             stream.cancel()
         self.writer.release()
@@ -273,9 +282,9 @@ class Http2Connection:
         Streams that the peer opens until it knows are still answered: the first GOAWAY only warns, the one that follows a round trip
         later is final.
         """
-        if self._goaway != _SERVING or self._ending:
+        if self._goaway is not _Goaway.NONE or self._ending:
             return
-        self._goaway = _WARNED
+        self._goaway = _Goaway.WARNED
         self.engine.send_goaway(LAST_STREAM)
         self.engine.ping(_GOAWAY_PING)
         self.writer.flush()
@@ -293,7 +302,7 @@ class Http2Connection:
         """End: it serves no request, and another client waits for a connection; called from another greenlet."""
         if not self._ending:
             self._linger = _HURRY
-            self._goaway = _WARNED
+            self._goaway = _Goaway.WARNED
             self._send_final_goaway()
 
     def evict(self) -> None:
@@ -310,23 +319,25 @@ class Http2Connection:
         self._transport.shutdown_read()
 
     def _send_final_goaway(self) -> None:
-        if self._goaway == _WARNED and not self._ending:
-            self._goaway = _FINAL
-            self.engine.send_goaway(self.engine.highest_inbound_stream_id)
+        if self._goaway is _Goaway.WARNED and not self._ending:
+            self._goaway = _Goaway.FINAL
+            self.engine.send_goaway(self.engine.closed_streams.latest)
             self.writer.flush()
             self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if (self._goaway == _FINAL or self._peer_leaves) and not self._streams and not self._ending:
+        if (self._goaway is _Goaway.FINAL or self._peer_leaves) and not self._streams and not self._ending:
             self._ending = True
             self._transport.shutdown_read()
 
     # --- streams ---
 
     def _open(self, stream_id: int, head: Head, error: HTTPError | None, *, end_stream: bool) -> None:
-        stream = Http2Stream(
-            self, self.engine.streams[stream_id], head.request, expect_continue=head.expect_continue, end_stream=end_stream
-        )
+        if not self.account.ask(_STREAM):
+            # RFC 9113 section 8.7: nothing was done, and the client may send it again.
+            self.engine.refuse(stream_id, ErrorCodes.REFUSED_STREAM)
+            return
+        stream = Http2Stream(self, stream_id, head.request, expect_continue=head.expect_continue, end_stream=end_stream)
         early = self._early_priorities.pop(stream_id, None) if self._early_priorities else None
         if early is not None or head.priority:
             urgency, incremental = parse_priority(head.priority) if early is None else early
@@ -334,10 +345,7 @@ class Http2Connection:
                 stream.urgency = urgency
             if incremental is not None:
                 stream.incremental = incremental
-        if not self.account.ask(_STREAM):
-            # RFC 9113 section 8.7: nothing was done, and the client may send it again.
-            self.engine.reset(stream_id, ErrorCodes.REFUSED_STREAM)
-            return
+        self.engine.open(stream)
         self._streams[stream_id] = stream
         stream.task = self._greenlets.spawn(self._serve_stream, stream, error)
 
@@ -357,34 +365,12 @@ class Http2Connection:
     def _close_stream(self, stream: Http2Stream) -> None:
         stream.close()
         self.account.give(_STREAM)
-        del self._streams[stream.h2.stream_id]
+        del self._streams[stream.stream_id]
         self._upload_windows += stream.grown
         if not self._streams:
             self._idle_since = monotonic()
             self._end_if_done()
         self.writer.flush()
-
-    def linger(self, stream_id: int) -> None:
-        """Let the client of an early answer see it in peace.
-
-        RFC 9113 section 8.1 has RST_STREAM(NO_ERROR) follow an early answer, and clients keep the answer.  Not all do when the reset
-        comes in the same segment (curl 7), so it is sent only to those that have not stopped by themselves after a while.
-        """
-        self._lingering[stream_id] = monotonic() + min(self.timeouts.linger, EARLY_ANSWER_DELAY)
-        if self._linger_timer is None:
-            self._linger_timer = gevent.spawn(self._end_lingering)
-
-    def _end_lingering(self) -> None:
-        lingering = self._lingering
-        while lingering:
-            stream_id, end = next(iter(lingering.items()))
-            left = end - monotonic()
-            if left > 0:
-                gevent.sleep(left)
-            elif lingering.pop(stream_id, None) is not None:
-                self.engine.reset(stream_id, ErrorCodes.NO_ERROR)
-                self.writer.flush()
-        self._linger_timer = None
 
     def grow_window(self, window: int) -> int:
         """How much a stream's receive window of ``window`` bytes may grow, taken from what the connection has for that."""
@@ -396,18 +382,27 @@ class Http2Connection:
     # --- what the engine tells (engine.Listener); nothing here may switch greenlets ---
 
     def admit(self) -> bool:
-        count = len(self._streams) + len(self._lingering)
-        return count < self.http2_limits.max_concurrent_streams and self._goaway != _FINAL and not self._ending
+        count = len(self._streams) + len(self.early_answers)
+        return count < self.http2_limits.max_concurrent_streams and self._goaway is not _Goaway.FINAL and not self._ending
 
-    def on_request(self, stream_id: int, fields: list[Field] | None, size: int, end_stream: bool) -> None:
+    def on_request(self, stream_id: int, section: Section, end_stream: bool) -> None:
         error: HTTPError | None = None
+        head = section.meaning
+        if head is not None and end_stream:
+            # The same request as one before, of which the application may have changed the list of fields.
+            assert isinstance(head, Head)
+            self._open(stream_id, head.again(), None, end_stream=True)
+            return
+        fields = section.fields
         try:
             if fields is None:
                 raise HTTPError(431, "The request's header section is too long.")
-            head = parse_request(fields, size, self._info, self._limits, end_stream=end_stream)
+            head = parse_request(fields, section.size, self._info, self._limits, end_stream=end_stream)
+            if end_stream and section.remembered:
+                section.meaning = head.again()
         except MalformedMessage as malformed:
             logger.debug("Stream %d reset: %s", stream_id, str(malformed))
-            self.engine.stream_error(stream_id)
+            self.engine.refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
             return
         except HTTPError as refusal:
             error = refusal
@@ -419,15 +414,15 @@ class Http2Connection:
         method = "HEAD" if (b":method", b"HEAD") in fields else "GET"
         return Head(Request(method, b"", b"/", b"", "2", [], 0 if end_stream else None, b"", self._info), False, b"")
 
-    def on_trailers(self, stream_id: int, fields: list[Field] | None) -> None:
-        self._lingering.pop(stream_id, None)
+    def on_trailers(self, stream_id: int, section: Section) -> None:
+        self.early_answers.discard(stream_id)
         stream = self._streams.get(stream_id)
         if stream is None:
             return
         try:
-            if fields is None:
+            if section.fields is None:
                 raise MalformedMessage("a trailer section that is too long")
-            check_trailers(fields)
+            check_trailers(section.fields)
             if not stream.feed_end():
                 raise MalformedMessage("a body shorter than its Content-Length")
         except MalformedMessage as malformed:
@@ -436,8 +431,8 @@ class Http2Connection:
 
     def on_data(self, stream_id: int, data: bytes, overhead: int, end_stream: bool) -> None:
         engine = self.engine
-        if end_stream and self._lingering:
-            self._lingering.pop(stream_id, None)
+        if end_stream:
+            self.early_answers.discard(stream_id)
         stream = self._streams.get(stream_id)
         if stream is None:
             engine.consumed(len(data) + overhead)
@@ -451,7 +446,7 @@ class Http2Connection:
             engine.stream_error(stream_id)
 
     def on_reset(self, stream_id: int) -> None:
-        self._lingering.pop(stream_id, None)
+        self.early_answers.discard(stream_id)
         stream = self._streams.get(stream_id)
         if stream is not None:
             stream.cancel()
@@ -464,13 +459,13 @@ class Http2Connection:
         stream = self._streams.get(stream_id)
         if stream is not None:
             self.writer.prioritize(stream, *priority)
-        elif stream_id > self.engine.highest_inbound_stream_id:
+        elif stream_id > self.engine.closed_streams.latest:
             self._early_priorities.pop(stream_id, None)
             if len(self._early_priorities) < self.http2_limits.max_concurrent_streams:
                 self._early_priorities[stream_id] = priority
 
     def on_ping_ack(self) -> None:
-        if self._goaway == _WARNED:
+        if self._goaway is _Goaway.WARNED:
             self._send_final_goaway()
 
     def on_goaway(self) -> None:

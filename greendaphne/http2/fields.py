@@ -43,6 +43,16 @@ class Head(NamedTuple):
     #: The value of the ``priority`` field, empty for none (RFC 9218 section 5).
     priority: bytes
 
+    def again(self) -> Head:
+        """The same head with a list of fields of its own, which whatever serves the request may change."""
+        request = self.request
+        method, target, path, query, version, headers, length, upgrade, connection, root_path = request
+        return Head(
+            Request(method, target, path, query, version, headers[:], length, upgrade, connection, root_path),
+            self.expect_continue,
+            self.priority,
+        )
+
 
 def valid_field(name: bytes, value: bytes) -> bool:
     """Whether name and value may occur in an HTTP/2 message at all (RFC 9113 section 8.2.1); pseudo-fields included."""

@@ -59,7 +59,8 @@ class Scheduler(Generic[S]):
     __slots__ = ("_levels", "_size")
 
     def __init__(self) -> None:
-        self._levels: list[deque[S]] = [deque() for _ in range(LEAST_URGENT + 1)]
+        # By urgency, each made with its first stream.
+        self._levels: list[deque[S] | None] = [None] * (LEAST_URGENT + 1)
         self._size = 0
 
     def __len__(self) -> int:
@@ -69,15 +70,23 @@ class Scheduler(Generic[S]):
         """Let ``stream`` take part, behind the others of its urgency."""
         if not stream.scheduled:
             stream.scheduled = True
-            self._levels[stream.urgency].append(stream)
+            level = self._levels[stream.urgency]
+            if level is None:
+                level = self._levels[stream.urgency] = deque()
+            level.append(stream)
             self._size += 1
 
     def remove(self, stream: S) -> None:
         """The stream has nothing to send, or must not."""
         if stream.scheduled:
             stream.scheduled = False
-            self._levels[stream.urgency].remove(stream)
+            self._level(stream).remove(stream)
             self._size -= 1
+
+    def _level(self, stream: S) -> deque[S]:
+        level = self._levels[stream.urgency]
+        assert level is not None
+        return level
 
     def first(self) -> S | None:
         """Whose turn it is."""
@@ -90,7 +99,7 @@ class Scheduler(Generic[S]):
     def served(self, stream: S) -> None:
         """The first stream has sent a frame: an incremental one lets the others of its urgency go first now."""
         if stream.incremental:
-            self._levels[stream.urgency].rotate(-1)
+            self._level(stream).rotate(-1)
 
     def change(self, stream: S, urgency: int, incremental: bool) -> None:
         """Give ``stream`` another priority."""

@@ -1,4 +1,4 @@
-"""Channel layers whose ``receive(block=True)`` really waits, and the error they raise when they cannot be reached."""
+"""Channel layers whose ``receive(block=True)`` waits instead of polling, and the error that they raise when they cannot be reached."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from __future__ import annotations
 class LayerUnavailable(Exception):
     """The channel layer cannot be reached, or refuses to store anything.
 
-    A layer never sends a message again by itself (at-most-once delivery).  ``maybe_stored`` tells its caller whether that would be safe:
-    ``False`` where the message certainly was not stored, ``True``, the default, where it may have been.  The text is for logs: it can name
+    A layer never sends a message again by itself (at-most-once delivery).  ``maybe_stored`` tells the caller whether sending again would be
+    safe: ``False`` if the message certainly was not stored, ``True``, the default, if it may have been.  The text is for logs: it can name
     hosts and must not reach a client.
     """
 

@@ -1,8 +1,8 @@
-"""What the project's channel layers have in common, with or without asgiref's class of the same name.
+"""The base class of the project's channel layers, with or without asgiref's class of the same name.
 
-asgiref 1 defines the channel-layer interface and a base class for layers; later versions define another interface and have none.  Where
-asgiref 1 is installed, :class:`BaseChannelLayer` is a subclass of that class, so that ``isinstance`` and exceptions caught by its names
-work.  Elsewhere it stands alone.  Its behaviour is the same in both cases.
+asgiref 1 defines the channel-layer interface and a base class for layers; later versions define another interface and have none.  If
+asgiref 1 is installed, :class:`BaseChannelLayer` is a subclass of that class, so that ``isinstance`` and its exceptions work.  Otherwise it
+has no base.  Its behaviour is the same in both cases.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _NAME_LENGTH = 100
 
 
 class _ChannelFull(Exception):
-    """A channel has as many messages as it may have."""
+    """A channel has its maximum number of messages."""
 
 
 class _MessageTooLarge(Exception):
-    """A message is larger than the layer takes."""
+    """A message is larger than the layer accepts."""
 
 
 def _asgiref_class() -> Any:
@@ -43,7 +43,7 @@ class BaseChannelLayer(_Base):  # type: ignore[misc]
 
     :param expiry: seconds after which a message that no reader has taken is dropped.
     :param group_expiry: seconds after which a channel leaves a group unless it is added again.
-    :param capacity: messages that wait in a channel at most.
+    :param capacity: the maximum number of messages that wait in a channel.
     :param channel_capacity: other capacities by channel name, a dict of globs or compiled expressions; the first match counts.
     """
 
@@ -82,14 +82,14 @@ class BaseChannelLayer(_Base):  # type: ignore[misc]
         ]
 
     def get_capacity(self, channel: str) -> int:
-        """Return the number of messages that wait in ``channel`` at most."""
+        """Return the maximum number of messages that wait in ``channel``."""
         for pattern, capacity in self.channel_capacity:
             if pattern.match(channel):
                 return capacity
         return self.capacity
 
     def match_type_and_length(self, name: object) -> bool:
-        """Return whether ``name`` is a string of the length that names may have."""
+        """Return whether ``name`` is a string of a valid length for names."""
         return isinstance(name, str) and len(name) < _NAME_LENGTH
 
     def valid_channel_name(self, name: object, receive: bool = False) -> bool:

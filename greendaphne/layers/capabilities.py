@@ -1,4 +1,4 @@
-"""What a channel layer can do beyond the ASGI specification, found out once and written down in one value.
+"""The abilities of a channel layer beyond the ASGI specification, determined once and stored in one value.
 
 =====================  ==========================================================================================================
 Ability                What a layer has for it
@@ -14,7 +14,7 @@ a direct way           ``attach(name, taker)`` and ``detach(name)``, see :meth:`
 counted memory         ``count_in(allowance)``, see :meth:`greendaphne.layers.memory.MemoryChannelLayer.count_in`
 =====================  ==========================================================================================================
 
-A layer of Channels is asked through the wrapper that Channels has around it.
+For a layer of Channels the wrapper that Channels puts around it is removed first.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from gevent.monkey import is_module_patched
 class Ending(Enum):
     """How a wait for messages can be ended without losing one."""
 
-    #: By a :class:`~greendaphne.layers.wake.Wake`: the wait returns what the layer has handed over.
+    #: By a :class:`~greendaphne.layers.wake.Wake`: the wait returns the messages that the layer has handed over.
     WAKE = "wake"
-    #: The layer does not wait: its reader sleeps between two looks, and ends there.
+    #: The layer does not wait: its reader sleeps between two polls, and ends there.
     POLL = "poll"
-    #: Only by itself, after the layer's own time.  An exception that is thrown into the wait may lose a message.
+    #: Only after the layer's own time limit.  An exception that is thrown into the wait may lose a message.
     LIMIT = "limit"
 
 
@@ -43,11 +43,11 @@ class Ending(Enum):
 class Capabilities:
     """The abilities of one layer."""
 
-    #: Whether ``receive_batch`` hands out several messages at a time and waits no longer than it is told to.
+    #: Whether ``receive_batch`` returns several messages at a time and waits at most for its ``timeout``.
     batches: bool
     #: How a wait ends.
     ending: Ending
-    #: Whether a wait holds up the whole hub, so that it needs a native thread.
+    #: Whether a wait blocks the whole hub, so that it needs a native thread.
     blocks_natively: bool
     #: Whether a message counts as taken only once it is acknowledged.
     acknowledges: bool
@@ -72,7 +72,7 @@ def capabilities(layer: Any) -> Capabilities:
 
 
 def blocks_natively(layer: Any) -> bool:
-    """Whether a call of ``layer`` that waits would hold up the whole hub."""
+    """Whether a waiting call of ``layer`` would block the whole hub."""
     declared = getattr(layer, "blocks_natively", None)
     if declared is not None:
         return bool(declared)
@@ -80,9 +80,9 @@ def blocks_natively(layer: Any) -> bool:
 
 
 def beside(layer: Any, name: str, standard: str) -> Any:
-    """The method ``name`` of ``layer`` that does more than ``standard``, a method of the specification; ``None`` where there is none.
+    """The method ``name`` of ``layer`` that does more than ``standard``, a method of the specification; ``None`` if there is none.
 
-    Only where the same class defines both: a class that changes ``standard`` alone means every message.
+    Only if the same class defines both, because a class that overrides only ``standard`` means all messages.
     """
     if standard in getattr(layer, "__dict__", ()):
         return None

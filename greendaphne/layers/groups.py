@@ -1,6 +1,6 @@
-"""Which channels are in which groups, and since when: the bookkeeping of :mod:`.memory`'s groups extension.
+"""The members of groups, each with the time since when: the data of :mod:`.memory`'s groups extension.
 
-Every operation costs constant time per membership that it touches.  It takes no lock and checks no name; its owner does both.
+Every operation costs constant time per membership that it touches.  The owner takes the lock and checks the names.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from collections import OrderedDict
 from collections.abc import Collection
 
 #: Messages per member of a group that a process-specific channel takes from groups beyond its capacity, by default.  All clients of a
-#: server share one such channel, and while one message is sent to all of them its reader cannot come in between; the rest is what a burst
-#: may bring before the reader has its turn.
+#: server share one such channel, and its reader cannot run while one message is sent to all of them.  The other messages are for a burst
+#: before the reader runs.
 GROUP_HEADROOM = 50
 
 
 def headroom(value: int) -> int:
-    """``value`` as a group's headroom.
+    """Return ``value`` if it is valid as a group's headroom.
 
     :raises ValueError: for anything but a whole number of messages, at least 1.
     """
@@ -25,7 +25,7 @@ def headroom(value: int) -> int:
 
 
 class Groups:
-    """Memberships that end when they are not renewed.
+    """Memberships that end if they are not renewed.
 
     Times are monotonic seconds; ``oldest`` is the time before which a membership that was not renewed has ended.
     """
@@ -35,11 +35,11 @@ class Groups:
     def __init__(self) -> None:
         #: group -> channel -> time of the latest addition, oldest first; the outer order is that of :meth:`sweep`.
         self._groups: OrderedDict[str, OrderedDict[str, float]] = OrderedDict()
-        #: channel -> its groups, so that :meth:`expel` costs nothing but the channel's own memberships.
+        #: channel -> its groups, so that :meth:`expel` touches only the channel's own memberships.
         self._memberships: dict[str, set[str]] = {}
 
     def add(self, group: str, channel: str, now: float) -> None:
-        """Put ``channel`` into ``group`` or renew its membership."""
+        """Add ``channel`` to ``group`` or renew its membership."""
         members = self._groups.get(group)
         if members is None:
             members = self._groups[group] = OrderedDict()
@@ -48,7 +48,7 @@ class Groups:
         self._memberships.setdefault(channel, set()).add(group)
 
     def discard(self, group: str, channel: str) -> None:
-        """End a membership; nothing happens where there is none."""
+        """End a membership, if there is one."""
         members = self._groups.get(group)
         if members is None or members.pop(channel, None) is None:
             return
@@ -77,7 +77,7 @@ class Groups:
         return members
 
     def sweep(self, limit: int, oldest: float) -> None:
-        """End what is over in the next ``limit`` groups; called again and again it goes round all of them."""
+        """Remove ended memberships from the next ``limit`` groups; repeated calls go through all groups in turn."""
         groups = self._groups
         for _ in range(min(limit, len(groups))):
             group = next(iter(groups))

@@ -14,7 +14,7 @@ OVERHEAD: Final = 512
 #: Messages up to this weight are counted, and never refused for want of memory.
 SMALL: Final = 64 * 1024
 #: Bytes by which the allowance may be behind: it is told of more only, so that small messages cost one comparison.
-_STEP: Final = 16 * 1024
+_STEP: Final = 64 * 1024
 
 
 def message_weight(message: Any) -> int:
@@ -24,7 +24,11 @@ def message_weight(message: Any) -> int:
     """
     if not isinstance(message, dict):
         return OVERHEAD
-    content = message.get("content") or message.get("body") or message.get("text") or message.get("bytes")
+    content = message.get("body")
+    if not content:
+        content = message.get("content") or message.get("text") or message.get("bytes")
+        if not content:
+            return OVERHEAD
     return OVERHEAD + len(content) if isinstance(content, (bytes, str)) else OVERHEAD
 
 

@@ -4,91 +4,44 @@
 asgiref's conformance suite, and is safe to use from greenlets of any number of hubs and from native threads at once, monkey-patched or not.
 ``send`` never waits and never switches to another greenlet.  ``receive(block=True)`` is woken the moment a message arrives.
 
-How it stays correct: messages lie in a queue per channel until a receiver takes them in one step under the lock, so neither a timeout nor
-a kill can lose one.  A wake-up hands over no message; it only says "look again".  For every channel with messages and sleeping waiters at
-least one waiter has been told so, and a waiter that leaves, with a message, empty-handed or killed, passes the word on.
-
-What it leaves to others: validity and isolation of messages (:mod:`.values`), sleeping and waking (:mod:`.waiter`).
+What it leaves to others: channels, messages and who waits for them (:mod:`.channel_store`), names (:mod:`.channel_names`), validity and
+isolation of messages (:mod:`.values`), sleeping and waking (:mod:`.waiter`).
 """
 
 from __future__ import annotations
 
-import re
 import secrets
-import time
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from time import monotonic
 from typing import Any, ClassVar
 
 from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
-from gevent.monkey import get_original
 
 from ..core.accounts import Allowance
 from .base import BaseChannelLayer
-from .groups import GROUP_HEADROOM, Groups, headroom
-from .ledger import OVERHEAD, SMALL, Ledger, message_weight
+from .channel_names import NAME_LENGTH, check_group_name, check_receive_name, reader_name
+from .channel_store import SERVED, ChannelStore, Message, Taker
+from .groups import GROUP_HEADROOM, headroom
 from .receiver import Receiver
 from .sharing import tell_channels
 from .tally import Tally
 from .values import copy_message, message_size
-from .waiter import FOREVER, GreenletWaiter, ThreadWaiter, new_waiter
+from .waiter import FOREVER, new_waiter
 from .wake import Wake
-
-#: Channels that a reader of has to exist for an application to answer.
-SERVED = frozenset(("http.request", "websocket.connect", "websocket.receive"))
 
 _NO_ROOM = "the channel holds its capacity and group_headroom for each member of the group"
 
 #: Seconds after which ``receive(block=True)`` returns ``(None, None)``, as asgi_redis does, so that a worker can look at its stop flag.
 BLOCK_LIMIT = 5.0
-#: A sweep looks at this many channels and groups and comes at most every ``SWEEP_INTERVAL`` seconds, within a ``send`` or a ``receive``.
-SWEEP_BATCH = 100
-SWEEP_INTERVAL = 0.05
-
-#: Names are shorter than this (specification).
-NAME_LENGTH = 100
 #: Random bytes in the names that ``new_channel`` makes.
 NEW_CHANNEL_BYTES = 8
 #: What layers on a wire keep in the message beside its own keys, and therefore refuse in it.
 RESERVED_KEY = "__asgi_channel__"
 
-# Recursive, for a signal handler or a finalizer may send while its thread holds the lock; the native one, for threads of any kind.
-_new_lock = get_original("_thread", "RLock")
 
-# Group 1 is the part of a process-specific name that readers listen on; of other names they use the whole.
-_send_name = re.compile(r"([A-Za-z0-9\-_.]+!)[A-Za-z0-9\-_.]*|[A-Za-z0-9\-_.]+(?:\?[A-Za-z0-9\-_.]+)?").fullmatch
-_receive_name = re.compile(r"[A-Za-z0-9\-_.]+(?:!|\?[A-Za-z0-9\-_.]+)?").fullmatch
-_group_name = re.compile(r"[A-Za-z0-9\-_.]+").fullmatch
-_NAME_RULE = "under 100 ASCII letters, digits, '-', '_' and '.', with at most one '!', or one '?' that is not the last"
-
-_Waiter = GreenletWaiter | ThreadWaiter | Receiver
-_Message = dict[str, Any]
-_Taker = Callable[[str, _Message], bool]
-
-
-class _Channel:
-    """The messages of a name that readers listen on, and who sleeps until one comes.  Guarded by the layer's lock."""
-
-    __slots__ = ("capacity", "name", "queue", "refused", "sent", "taker", "temporary", "waiters")
-
-    def __init__(self, name: str, capacity: int) -> None:
-        self.name = name
-        self.capacity = capacity
-        #: (monotonic time of sending, full name, message, its weight), oldest first.
-        self.queue: deque[tuple[float, str, _Message, int]] = deque()
-        #: A dict for its order and its removal in constant time.
-        self.waiters: dict[_Waiter, None] = {}
-        #: A name of ``new_channel``, used for one exchange: forgotten as soon as it is empty.
-        self.temporary = "?" in name
-        self.sent = 0
-        self.refused = 0
-        #: The hub and the function of :meth:`MemoryChannelLayer.attach`.
-        self.taker: tuple[Any, _Taker] | None = None
-
-
-class MemoryChannelLayer(BaseChannelLayer):
+class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
     """See the module's documentation.
 
     :param expiry: seconds after which a message that was not taken is dropped.
@@ -121,25 +74,12 @@ class MemoryChannelLayer(BaseChannelLayer):
         max_message_size: int | None = None,
         group_headroom: int = GROUP_HEADROOM,
     ) -> None:
-        self._lock = _new_lock()
-        #: By the name that readers listen on; the order is that of the sweep.
-        self._channels: OrderedDict[str, _Channel] = OrderedDict()
-        self._groups = Groups()
-        self._takers: dict[str, tuple[Any, _Taker]] = {}
-        self._turn = 0
-        self._sweep_at = 0.0
-        # What channels that are gone have counted.
-        self._sent_before = 0
-        self._refused_before = 0
-        #: What counts the bytes of messages that wait, in the hub of a server that serves the layer.
-        self._ledger = Ledger()
+        ChannelStore.__init__(self)
         self.max_message_size = max_message_size
         self.group_headroom = headroom(group_headroom)
         #: The messages that were lost.
         self.tally = Tally()
-        #: Whether no reader has ever looked for a request or a WebSocket.
-        self.unserved = True
-        super().__init__(expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity)
+        BaseChannelLayer.__init__(self, expiry=expiry, group_expiry=group_expiry, capacity=capacity, channel_capacity=channel_capacity)
 
     @property
     def capacity(self) -> int:
@@ -166,22 +106,19 @@ class MemoryChannelLayer(BaseChannelLayer):
         name = self._reader_name(channel)
         copy = self._copy(message)
         with self._lock:
-            if not self._put(name, channel, copy, 0):
-                raise self.ChannelFull(channel)
+            if self._put(name, channel, copy):
+                return
+        raise self.ChannelFull(channel)
 
-    def send_owned(self, channel: str, message: _Message) -> None:
+    def send_owned(self, channel: str, message: Message) -> None:
         """Like :meth:`send`, for a plain message that the sender has just made and never looks at again: it is neither copied nor checked.
 
         Not part of the specification.
         """
-        name = self._reader_name(channel)
-        if self.max_message_size is not None and message_size(message) > self.max_message_size:
-            raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
-        with self._lock:
-            if not self._put(name, channel, message, 0):
-                raise self.ChannelFull(channel)
+        if not self.offer(channel, message):
+            raise self.ChannelFull(channel)
 
-    def offer(self, channel: str, message: _Message) -> bool:
+    def offer(self, channel: str, message: Message) -> bool:
         """Like :meth:`send_owned`, but false where that raises ``ChannelFull``, which costs more than the message.
 
         Not part of the specification.
@@ -190,7 +127,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         if self.max_message_size is not None and message_size(message) > self.max_message_size:
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
         with self._lock:
-            return self._put(name, channel, message, 0)
+            return self._put(name, channel, message)
 
     def receiver(self, channels: list[str]) -> Receiver | None:
         """What receives for one greenlet that does so again and again; ``None`` where :meth:`receive_batch` is as good.
@@ -200,10 +137,12 @@ class MemoryChannelLayer(BaseChannelLayer):
         if not channels or any("?" in name for name in channels) or get_hub_if_exists() is None:
             return None
         for name in channels:
-            self.valid_channel_name(name, receive=True)
+            check_receive_name(name)
+        if not SERVED.isdisjoint(channels):
+            self.unserved = False
         return Receiver(self, channels)
 
-    def attach(self, name: str, taker: _Taker) -> None:
+    def attach(self, name: str, taker: Taker) -> None:
         """Have messages on ``name`` that are sent in the calling thread's hub handed to ``taker`` at once, before they enter the queue.
 
         Not part of the specification.  ``taker(channel, message)`` is called in the sender's greenlet with the layer's lock held: it must
@@ -237,7 +176,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         with self._lock:
             self._ledger.count_in(allowance)
 
-    def receive(self, channels: Iterable[str], block: bool = False) -> tuple[str, _Message] | tuple[None, None]:
+    def receive(self, channels: Iterable[str], block: bool = False) -> tuple[str, Message] | tuple[None, None]:
         """Take the oldest message of one of ``channels``; which one changes from call to call, so that none is starved.
 
         :param block: wait for a message, at most :attr:`block_limit` seconds.
@@ -245,20 +184,20 @@ class MemoryChannelLayer(BaseChannelLayer):
         :raises TypeError: for a bad channel name; a process-specific one must end in ``!``.
         """
         names = _list(channels)
-        now = time.monotonic()
+        now = monotonic()
         with self._lock:
             batch = self._take(names, 1, now)
         if not batch and block:
             batch = self._wait(names, 1, now + (self.block_limit or BLOCK_LIMIT))
         return batch[0] if batch else (None, None)
 
-    def receive_many(self, channels: Iterable[str], block: bool = False) -> tuple[str, _Message] | tuple[None, None]:
+    def receive_many(self, channels: Iterable[str], block: bool = False) -> tuple[str, Message] | tuple[None, None]:
         """The old name of :meth:`receive`, which the workers of Channels 1 call; without the warning of the base class."""
         return self.receive(channels, block)
 
     def receive_batch(
         self, channels: Iterable[str], limit: int, timeout: float | None = None, wake: Wake | None = None
-    ) -> list[tuple[str, _Message]]:
+    ) -> list[tuple[str, Message]]:
         """Take up to ``limit`` messages; wait up to ``timeout`` seconds (``None``: as long as it takes) for the first.
 
         Not part of the specification.  The order within a channel is kept.  Returns an empty list after ``timeout``, or once ``wake`` is
@@ -269,7 +208,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         names = _list(channels)
         if wake is not None and wake.is_set:
             return []
-        now = time.monotonic()
+        now = monotonic()
         with self._lock:
             batch = self._take(names, limit, now)
         if batch or (timeout is not None and timeout <= 0):
@@ -292,7 +231,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         """Put ``channel`` into ``group``, or renew its membership."""
         self.valid_group_name(group)
         self._reader_name(channel)
-        now = time.monotonic()
+        now = monotonic()
         with self._lock:
             self._groups.add(group, channel, now)
             if now >= self._sweep_at:
@@ -309,7 +248,7 @@ class MemoryChannelLayer(BaseChannelLayer):
         """The members of ``group``."""
         self.valid_group_name(group)
         with self._lock:
-            return list(self._groups.members(group, time.monotonic() - self.group_expiry))
+            return list(self._groups.members(group, monotonic() - self.group_expiry))
 
     def send_group(self, group: str, message: Mapping[str, Any]) -> None:
         """Send ``message`` to every member of ``group``; a member whose channel is full misses it.
@@ -320,10 +259,10 @@ class MemoryChannelLayer(BaseChannelLayer):
         """
         self.valid_group_name(group)
         # Validated once, also for a group without members: a mistake must not show only with the first one.
-        copy: _Message | None = self._copy(message)
+        copy: Message | None = self._copy(message)
         shared = False
         with self._lock:
-            members = list(self._groups.members(group, time.monotonic() - self.group_expiry))
+            members = list(self._groups.members(group, monotonic() - self.group_expiry))
         slack = self.group_headroom * len(members)
         # Counted when all have been sent to, so that one line has the number.
         dropped: dict[str, int] = {}
@@ -332,7 +271,7 @@ class MemoryChannelLayer(BaseChannelLayer):
             if copy is None:
                 copy = copy_message(message)
             with self._lock:
-                stored = self._put(head + local, channel, copy, slack if local else 0, shared=shared)
+                stored = self._put(head + local, channel, copy, slack if local else 0, shared)
             # The copies have the same content.
             shared = True
             if not stored:
@@ -372,21 +311,20 @@ class MemoryChannelLayer(BaseChannelLayer):
             found = self._channels.get(name)
             return self._statistics([] if found is None else [found])
 
-    # Names, as the base class offers them; stricter than there, for "\\d" and "$" let other digits and a final newline pass
+    # Names, as the base class offers them; stricter than there
 
     def valid_channel_name(self, name: object, receive: bool = False) -> bool:
         """True, or :exc:`TypeError`."""
-        if not receive:
+        if receive:
+            check_receive_name(name)
+        else:
             self._reader_name(name)
-        elif not isinstance(name, str) or len(name) >= NAME_LENGTH or _receive_name(name) is None:
-            raise TypeError(f"not a channel name to receive on: {name!r:.120} ({_NAME_RULE}; a process-specific name ends at its '!')")
         return True
 
     def valid_group_name(self, name: object) -> bool:
         """True, or :exc:`TypeError`."""
-        if isinstance(name, str) and len(name) < NAME_LENGTH and _group_name(name) is not None:
-            return True
-        raise TypeError(f"not a group name: {name!r:.120} (under 100 ASCII letters, digits, '-', '_' and '.')")
+        check_group_name(name)
+        return True
 
     # Below: called without the lock
 
@@ -394,13 +332,17 @@ class MemoryChannelLayer(BaseChannelLayer):
         """Check a channel name and return the part that readers listen on."""
         if channel in self._channels:
             return channel  # type: ignore[no-any-return]
-        if isinstance(channel, str) and len(channel) < NAME_LENGTH:
-            match = _send_name(channel)
-            if match is not None:
-                return match[1] or channel
-        raise TypeError(f"not a channel name: {channel!r:.120} ({_NAME_RULE})")
+        if type(channel) is str and len(channel) < NAME_LENGTH:
+            # Most names are those of clients, on a channel that is known.
+            at = channel.find("!") + 1
+            name = channel[:at]
+            if name in self._channels:
+                local = channel[at:]
+                if local.isalnum() and local.isascii():
+                    return name
+        return reader_name(channel)
 
-    def _copy(self, message: Mapping[str, Any]) -> _Message:
+    def _copy(self, message: Mapping[str, Any]) -> Message:
         copy = copy_message(message)
         if RESERVED_KEY in copy:
             raise ValueError(f"message key {RESERVED_KEY!r} is reserved to channel layers")
@@ -408,9 +350,9 @@ class MemoryChannelLayer(BaseChannelLayer):
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
         return copy
 
-    def _wait(self, channels: list[str], limit: int, deadline: float | None, wake: Wake | None = None) -> list[tuple[str, _Message]]:
+    def _wait(self, channels: list[str], limit: int, deadline: float | None, wake: Wake | None = None) -> list[tuple[str, Message]]:
         """Sleep until there are messages, then take up to ``limit``; an empty list after ``deadline`` (monotonic) or ``wake``."""
-        now = time.monotonic()
+        now = monotonic()
         while deadline is None or now < deadline:
             waiter = new_waiter()
             with self._lock:
@@ -430,7 +372,7 @@ class MemoryChannelLayer(BaseChannelLayer):
             finally:
                 if wake is not None:
                     wake.detach(attachment)
-            now = time.monotonic()
+            now = monotonic()
             with self._lock:
                 # Taken before the word is passed on, or another would be woken for this message.
                 batch = self._take(channels, limit, now)
@@ -438,194 +380,6 @@ class MemoryChannelLayer(BaseChannelLayer):
             if batch or (wake is not None and wake.is_set):
                 return batch
         return []
-
-    def _end_wait(self, waiter: _Waiter) -> None:
-        with self._lock:
-            if not waiter.signalled:
-                waiter.signalled = True
-                waiter.wake()
-
-    # Below: called with the lock held
-
-    def _channel(self, name: str) -> _Channel:
-        channel = self._channels.get(name)
-        if channel is None:
-            channel = self._channels[name] = _Channel(name, self.get_capacity(name))
-            if self._takers:
-                channel.taker = self._takers.get(name)
-        return channel
-
-    def _put(self, name: str, full_name: str, message: _Message, slack: int, *, shared: bool = False) -> bool:
-        """Queue ``message`` and wake a waiter; false if the channel holds ``slack`` more than its capacity already, or memory is short.
-
-        :param shared: whether another message that was queued has the same content.
-        """
-        now = time.monotonic()
-        if now >= self._sweep_at:
-            self._sweep(now)
-        channel = self._channels.get(name)
-        if channel is None:
-            channel = self._channel(name)
-        queue = channel.queue
-        taker = channel.taker
-        if (
-            taker is not None
-            and not queue
-            and len(channel.waiters) < 2
-            and taker[0] is get_hub_if_exists()
-            and taker[1](full_name, message)
-        ):
-            channel.sent += 1
-            return True
-        if len(queue) >= channel.capacity + slack:
-            self._expire(channel, now)
-            if len(queue) >= channel.capacity + slack:
-                channel.refused += 1
-                return False
-        weight = OVERHEAD if shared else message_weight(message)
-        if weight > SMALL and not self._grants(channel, full_name, weight):
-            channel.refused += 1
-            return False
-        queue.append((now, full_name, message, weight))
-        self._ledger.add(weight)
-        channel.sent += 1
-        if channel.waiters:
-            self._wake(channel)
-        return True
-
-    def _grants(self, channel: _Channel, full_name: str, weight: int) -> bool:
-        """Whether a large message may wait; see :meth:`count_in`.
-
-        The server takes replies in any case, and has what to do with them: they are refused only as long as others wait before them.
-        """
-        ledger = self._ledger
-        return ledger.has_room(weight) or (not channel.queue if "!" in full_name else ledger.ask(weight))
-
-    def _pop(self, channel: _Channel, now: float) -> tuple[str, _Message] | None:
-        """Take the oldest message of ``channel`` that has not expired.
-
-        A message that was not read in time has no reader any more, so its channel leaves its groups, as the specification allows.
-        """
-        queue = channel.queue
-        oldest = now - self.expiry
-        while queue:
-            sent, name, message, weight = queue.popleft()
-            self._ledger.add(-weight)
-            if not queue and channel.temporary and not channel.waiters:
-                self._forget(channel)
-            if sent >= oldest:
-                return name, message
-            self._groups.expel(name)
-        return None
-
-    def _take(self, channels: list[str], limit: int, now: float) -> list[tuple[str, _Message]]:
-        """Take up to ``limit`` messages of ``channels``, beginning with another channel every time."""
-        if self.unserved and not SERVED.isdisjoint(channels):
-            self.unserved = False
-        count = len(channels)
-        start = 0
-        if count != 1:
-            if not count:
-                raise TypeError("no channel to receive on")
-            start = self._turn = (self._turn + 1) % count
-        batch: list[tuple[str, _Message]] = []
-        for index in range(start - count, start):
-            name = channels[index]
-            channel = self._channels.get(name)
-            if channel is None:
-                self.valid_channel_name(name, receive=True)
-                continue
-            while channel.queue:
-                taken = self._pop(channel, now)
-                if taken is None:
-                    break
-                batch.append(taken)
-                if len(batch) == limit:
-                    return batch
-        if not batch and now >= self._sweep_at:
-            self._sweep(now)
-        return batch
-
-    def _wake(self, channel: _Channel) -> None:
-        """Tell the waiter of ``channel`` that has slept longest to look again."""
-        waiters = channel.waiters
-        while waiters:
-            waiter = next(iter(waiters))
-            del waiters[waiter]
-            if waiter.lasting:
-                waiter.missing.append(channel.name)
-            if not waiter.signalled:
-                waiter.signalled = True
-                if waiter.wake():
-                    if waiter.lasting:
-                        waiter.told = channel
-                    return
-
-    def _leave(self, waiter: _Waiter, channels: list[str]) -> None:
-        """Strike ``waiter`` off; if it was told of a message, tell the next one of what it left behind."""
-        for name in channels:
-            channel = self._channels.get(name)
-            if channel is None:
-                continue
-            channel.waiters.pop(waiter, None)
-            if channel.queue:
-                if waiter.signalled and channel.waiters:
-                    self._wake(channel)
-            elif channel.temporary and not channel.waiters:
-                self._forget(channel)
-
-    def _forget(self, channel: _Channel) -> None:
-        if self._channels.pop(channel.name, None) is not None:
-            self._sent_before += channel.sent
-            self._refused_before += channel.refused
-
-    def _expire(self, channel: _Channel, now: float) -> None:
-        """Drop the messages of ``channel`` that are too old, and their memberships like :meth:`_pop`."""
-        queue = channel.queue
-        oldest = now - self.expiry
-        while queue and queue[0][0] < oldest:
-            _, name, _, weight = queue.popleft()
-            self._ledger.add(-weight)
-            self._groups.expel(name)
-
-    def _sweep(self, now: float) -> None:
-        """Look at the next few channels and groups and forget what is not used any more.
-
-        Each look costs a constant time and goes round the whole layer in turn, so that what is abandoned is found without ever being
-        searched for.
-        """
-        self._sweep_at = now + SWEEP_INTERVAL
-        channels = self._channels
-        oldest = now - self.expiry
-        for _ in range(min(SWEEP_BATCH, len(channels))):
-            name = next(iter(channels))
-            channel = channels[name]
-            queue = channel.queue
-            if queue and queue[0][0] < oldest:
-                self._expire(channel, now)
-            if queue or channel.waiters:
-                channels.move_to_end(name)
-            else:
-                self._forget(channel)
-        self._groups.sweep(SWEEP_BATCH, now - self.group_expiry)
-
-    def _statistics(self, channels: Iterable[_Channel]) -> dict[str, float]:
-        now = time.monotonic()
-        count = pending = refused = 0
-        oldest = now
-        for channel in channels:
-            self._expire(channel, now)
-            count += channel.sent
-            refused += channel.refused
-            pending += len(channel.queue)
-            if channel.queue:
-                oldest = min(oldest, channel.queue[0][0])
-        return {
-            "messages_count": count,
-            "messages_pending": pending,
-            "messages_max_age": now - oldest,
-            "channel_full_count": refused,
-        }
 
 
 def _list(channels: Iterable[str]) -> list[str]:

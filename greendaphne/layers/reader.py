@@ -111,11 +111,14 @@ class Reader:
         """
         if limit is None:
             limit = self.limit
+        received: list[tuple[str, dict[str, Any]]]
+        receiver = self._receiver
+        if receiver is not None:
+            received = receiver.receive(limit, IDLE_LIMIT, wake)
+            return received
         if self._receive_batch is not None and not self._threaded:
             # It waits by itself, so there is nothing to measure.
-            received: list[tuple[str, dict[str, Any]]]
-            receiver = self._receiver
-            if receiver is None and self._make_receiver is not None:
+            if self._make_receiver is not None:
                 receiver = self._receiver = self._make_receiver(self.channels)
                 if receiver is None:
                     self._make_receiver = None

@@ -1,13 +1,14 @@
 """A lasting receiver of the memory layer: what one greenlet that receives again and again need not do each time.
 
 The layer's ``receive_batch`` makes a waiter for each wait, enters it in every channel and takes it out again.  A :class:`Receiver` stays
-entered.  The rules are the same: a wake-up hands over no message, it only says "look again", and a receiver that was told so and leaves
-messages behind passes the word on.  So a kill, a timeout or an error at any moment loses no message.
+entered, and so does its timer.  The rules are the same: a wake-up hands over no message, it only says "look again", and a receiver that
+was told so and leaves messages behind passes the word on.  So a kill, a timeout or an error at any moment loses no message.
 """
 
 from __future__ import annotations
 
-import time
+from math import inf
+from time import monotonic
 from typing import Any, Literal
 
 from gevent import get_hub
@@ -27,19 +28,39 @@ class Receiver:
     :param channels: checked names without ``?``: a channel of one exchange is forgotten as soon as it is empty.
     """
 
-    __slots__ = ("_attached", "_channels", "_hub", "_layer", "_seconds", "_timer", "_waiter", "missing", "signalled", "told")
+    __slots__ = (
+        "_attached",
+        "_channels",
+        "_deadline",
+        "_hub",
+        "_layer",
+        "_lock",
+        "_rings_at",
+        "_rotations",
+        "_timer",
+        "_turn",
+        "_waiter",
+        "missing",
+        "signalled",
+        "told",
+    )
 
     #: Whether it stays entered in channels while it does not wait.
     lasting: Literal[True] = True
 
     def __init__(self, layer: Any, channels: list[str]) -> None:
         self._layer = layer
+        self._lock = layer._lock
         self._channels = channels
+        # Begins with another channel every time, so that none is starved.
+        self._rotations = [channels[start:] + channels[:start] for start in range(len(channels))]
+        self._turn = 0
         self._hub = get_hub()
-        self._waiter: Waiter[None] = Waiter(self._hub)
-        # A timer, and its seconds.
+        self._waiter: Waiter[None] | None = None
+        # When the wait ends, and when the timer rings.  It is not set anew for each wait, but rings for nothing where that has moved on.
+        self._deadline = inf
+        self._rings_at = inf
         self._timer: Any = None
-        self._seconds = 0.0
         # The switch that ends the waits, and what detaches it.
         self._attached: tuple[Wake, object] | None = None
         # From here on guarded by the layer's lock.
@@ -66,39 +87,39 @@ class Receiver:
                 self._attached = wake, wake.attach(self._hub, self._end_wait)
             if wake.is_set:
                 return []
-        if timeout is None:
-            timeout = FOREVER
-        if timeout != self._seconds:
-            self._close_timer()
-            # Repeated, so that again() starts it with all of its seconds; start() would go on with what was left when it was stopped.
-            self._timer = self._hub.loop.timer(timeout, timeout)
-            self._seconds = timeout
-        channels = self._channels
-        waiter: Waiter[None] = Waiter(self._hub)
-        with layer._lock:
+        now = monotonic()
+        with self._lock:
             # Looking and lying down are one step: no message comes in between unseen.
-            batch: _Batch = layer._take(channels, limit, time.monotonic())
+            batch: _Batch
+            if limit == 1:
+                turn = self._turn = (self._turn or len(self._rotations)) - 1
+                batch = layer._take_one(self._rotations[turn], now)
+            else:
+                batch = layer._take(self._channels, limit, now)
             if batch:
                 return batch
             if self.missing:
                 for name in self.missing:
                     layer._channel(name).waiters[self] = None
                 self.missing.clear()
+            waiter: Waiter[None] = Waiter(self._hub)
             self._waiter = waiter
             self.signalled = False
-        timer = self._timer
-        timer.again(waiter.switch, None)
+        self._deadline = deadline = now + (FOREVER if timeout is None else timeout)
+        if deadline < self._rings_at:
+            self._set_timer(deadline, now)
         try:
             waiter.get()
         except BaseException:  # a timeout or a kill: nothing was taken, only the word is passed on
-            with layer._lock:
+            with self._lock:
                 self._get_up()
             raise
         finally:
-            timer.stop()
-        with layer._lock:
+            self._waiter = None
+            self._deadline = inf
+        with self._lock:
             # Taken before the word is passed on, or another would be woken for this message.
-            batch = layer._take(channels, limit, time.monotonic())
+            batch = layer._take(self._channels, limit, monotonic())
             self._get_up()
         return batch
 
@@ -106,16 +127,35 @@ class Receiver:
         """Leave the channels; in the hub of the receiver, and not while it waits."""
         self._detach()
         self._close_timer()
-        with self._layer._lock:
+        with self._lock:
             self._layer._leave(self, self._channels)
             self.missing = self._channels[:]
 
+    def _set_timer(self, at: float, now: float) -> None:
+        self._close_timer()
+        self._rings_at = at
+        self._timer = self._hub.loop.timer(max(at - now, 0.0))
+        self._timer.start(self._ring, update=True)
+
+    def _ring(self) -> None:
+        # Runs in the hub.
+        self._close_timer()
+        deadline = self._deadline
+        if deadline == inf:
+            # It does not wait; the next wait starts the timer.
+            return
+        now = monotonic()
+        if now < deadline:
+            self._set_timer(deadline, now)
+        elif self._waiter is not None:
+            self._waiter.switch(None)
+
     def _close_timer(self) -> None:
+        self._rings_at = inf
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()
             self._timer = None
-            self._seconds = 0.0
 
     def _detach(self) -> None:
         if self._attached is not None:
@@ -124,7 +164,7 @@ class Receiver:
             wake.detach(key)
 
     def _end_wait(self) -> None:
-        with self._layer._lock:
+        with self._lock:
             if not self.signalled:
                 self.signalled = True
                 self.wake()
@@ -146,11 +186,14 @@ class Receiver:
     def wake(self) -> bool:
         """End the wait soon, from any thread; false if its thread's hub is gone.  Never switches."""
         loop = self._hub.loop
+        waiter = self._waiter
+        if waiter is None:
+            return True
         try:
             if get_hub_if_exists() is self._hub:
-                loop.run_callback(self._waiter.switch, None)
+                loop.run_callback(waiter.switch, None)
             else:
-                loop.run_callback_threadsafe(self._waiter.switch, None)
+                loop.run_callback_threadsafe(waiter.switch, None)
         except Exception:  # noqa: BLE001 - a destroyed hub: None instead of a loop, or a loop that refuses in one way or another
             return False
         return True

@@ -1,10 +1,10 @@
-"""Ends the workers of Channels 1 in good order when a signal comes.
+"""Ends the workers of Channels 1 gracefully on a signal.
 
-``manage.py runworker`` ends by ``sys.exit`` in its signal handler: out of whatever the main thread is at where the worker is idle, which
-includes the moment in which a message arrives, and with ``--threads`` out of every thread's consumer.  :func:`attend` puts a handler in its
-place that raises nothing: the workers finish their messages, their waits end, and the process ends when the last of them is done.
+``manage.py runworker`` calls ``sys.exit`` in its signal handler.  In an idle worker that interrupts any code of the main thread, even at
+the moment when a message arrives, and with ``--threads`` it interrupts the consumers of all threads.  :func:`attend` replaces the handler
+by one that raises no exception: the workers finish their messages, their waits end, and the process ends after the last of them.
 
-Channels is asked for by its layer, never imported: without it nothing here happens.
+The module never imports Channels: the layer calls :func:`attend`, which does nothing without Channels.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Layer(Protocol):
-    """What the end of a worker needs of its layer."""
+    """The methods of a layer that the end of a worker needs."""
 
     def interrupt(self) -> None:
         """End the waits for messages, from a signal handler."""
 
     def finished(self) -> None:
-        """Take note that the consumer of the calling thread has returned."""
+        """Record that the consumer of the calling thread has returned."""
 
 
 #: The layers that workers of Channels receive from.
 _layers: WeakSet[Layer] = WeakSet()
-#: What is done: ``"signals"`` of Channels are connected, ``"handlers"`` of the main thread's worker are replaced.
+#: The completed steps: ``"signals"`` of Channels are connected, ``"handlers"`` of the main thread's worker are replaced.
 _done: set[str] = set()
 
 
 def attend(layer: Layer) -> None:
-    """See to it that the calling worker of Channels, if it is one, ends in good order.  Cheap after the first time."""
+    """Make the calling worker of Channels, if it is one, end gracefully.  Cheap after the first call."""
     if "handlers" in _done and layer in _layers:
         return
     _layers.add(layer)
@@ -52,7 +52,8 @@ def attend(layer: Layer) -> None:
 
 
 def _connect() -> None:
-    """Learn when a consumer has returned, and give the handler to a group of threads, which install Channels' own after they began."""
+    """Connect to Channels' signals: to learn when a consumer has returned, and to give the handler to a group of threads, which installs
+    Channels' own later."""
     worker = sys.modules.get("channels.worker")
     if worker is None:
         return
@@ -67,7 +68,7 @@ def _consumer_finished(**_: object) -> None:
 
 
 def _replace_handlers() -> None:
-    """Replace the handlers that a worker has installed already."""
+    """Replace the handlers that a worker has already installed."""
     worker = sys.modules.get("channels.worker")
     if worker is None:
         return
@@ -89,7 +90,7 @@ def _handle(self: Any, signo: int, frame: object) -> None:
 
 
 def _join(worker: Any) -> None:
-    """Wait for the threads of a group, which the interpreter would not wait for."""
+    """Wait for the threads of a group, because the interpreter does not wait for them."""
     if worker.termed:
         for thread in getattr(worker, "threads", ()):
             thread.join()

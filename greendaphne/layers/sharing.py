@@ -1,4 +1,4 @@
-"""Which channel layers connect processes, and which exist in each process anew."""
+"""Tells channel layers that connect processes from those that exist separately in each process."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _LOCAL_LAYERS: Final = ("greendaphne.layers.memory", "asgiref.inmemory")
 
 
 def is_local(channel_layer: Any) -> bool:
-    """Whether other processes see nothing of what is sent to ``channel_layer``, which may be in the wrapper of Channels."""
+    """Whether other processes do not see the messages of ``channel_layer``, which may be in the wrapper of Channels."""
     inner = getattr(channel_layer, "channel_layer", channel_layer)
     return any(base.__module__ in _LOCAL_LAYERS for base in type(inner).__mro__)
 
 
 def tell_channels() -> None:
-    """Have ``manage.py runworker`` refuse a layer that other processes do not see; Channels 1 knows its own by their module's name.
+    """Make ``manage.py runworker`` refuse a layer that other processes do not see; Channels 1 knows its own by their module's name.
 
     Does nothing in a process that has not imported Channels 1.
     """

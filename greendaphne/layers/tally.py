@@ -1,8 +1,8 @@
 """Counts messages that a channel layer lost, and warns of them at most once a minute for each kind of channel.
 
-A message is *bad* where its receiver cannot use it, and *dropped* where a channel had no room for it and its sender is not told, as in a
-group.  Lines name the channel and the number, never a message's content.  Counting is safe in every thread; it is done for lost messages
-only, so good messages cost nothing.
+A message is *bad* if its receiver cannot use it, and *dropped* if a channel had no room for it and its sender is not told, as in a group.
+Lines name the channel and the number, never a message's content.  Counting is safe in every thread; it is done for lost messages only, so
+good messages cost nothing.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ logger = logging.getLogger("greendaphne.layers")
 
 #: Seconds between two lines about one kind of channel.
 INTERVAL: Final = 60.0
-#: Kinds of channels that are counted one by one; all others are counted as ``other``.
+#: Kinds of channels that are counted separately; all others are counted as ``other``.
 KINDS: Final = 64
 
-#: The kind of all channels that clients' replies travel on.
+#: The kind of all reply channels.
 REPLY: Final = "reply"
 OTHER: Final = "other"
 
@@ -45,7 +45,7 @@ def kind_of(channel: object) -> str:
 
 
 def shown(channel: object) -> str:
-    """``channel`` for a log line: its name, or that it is none."""
+    """``channel`` for a log line: its name, or a text for an invalid name."""
     return channel if isinstance(channel, str) and _shown_name(channel) else "a channel without a valid name"
 
 
@@ -58,7 +58,7 @@ class _Kind:
         self.number = 0
         self.told_at = float("-inf")
         self.channel = self.reason = self.text = ""
-        # Whether a timer will write what has been counted since.
+        # Whether a timer will log the messages counted since.
         self.pending = False
 
 
@@ -74,7 +74,7 @@ class Tally:
         self.bad: dict[str, int] = {}
         self.dropped: dict[str, int] = {}
         self._lines: dict[tuple[bool, str], _Kind] = {}
-        # Recursive and native: a signal handler may count while its thread counts, and threads of any kind do.
+        # Recursive and native, because a signal handler may count while its thread counts, and native threads count too.
         self._lock = _native_lock()
 
     def bad_message(self, channel: object, reason: str, number: int = 1, text: str = "") -> None:
@@ -86,7 +86,7 @@ class Tally:
         self._count(self.bad, channel, reason, number, text)
 
     def dropped_message(self, channel: object, reason: str, number: int = 1) -> None:
-        """Count ``number`` messages that ``channel`` had no room for."""
+        """Count ``number`` messages for which ``channel`` had no room."""
         self._count(self.dropped, channel, reason, number)
 
     def _count(self, numbers: dict[str, int], channel: object, reason: str, number: int, text: str = "") -> None:
@@ -131,7 +131,7 @@ class Tally:
             logger.warning("Dropped %s for want of room, the last on %s: %s", messages, channel, reason)
 
     def _tell_later(self, key: tuple[bool, str], line: _Kind) -> None:
-        """Have the rest of a burst told after the interval; a thread without a hub tells it with its next lost message."""
+        """Log the rest of a burst after the interval; a thread without a hub logs it with its next lost message."""
         local = sys.modules.get("gevent._hub_local")
         hub = None if local is None else local.get_hub_if_exists()
         if hub is None or hub.loop is None:
@@ -139,7 +139,7 @@ class Tally:
         import gevent
 
         def tell() -> None:
-            # The interval is over; a hub that starts anew in this thread counts as well.
+            # The interval is over, or this thread has a new hub.
             now = time.monotonic()
             with self._lock:
                 line.pending = False
@@ -161,7 +161,7 @@ _others: WeakKeyDictionary[Any, Tally] = WeakKeyDictionary()
 
 
 def tally_of(layer: Any) -> Tally:
-    """The tally of ``layer``: its own where it has one, as this package's layers do, else one that is kept for it."""
+    """The tally of ``layer``: its own if it has one, as this package's layers do, otherwise one that is kept for it."""
     layer = getattr(layer, "channel_layer", layer)
     tally = getattr(layer, "tally", None)
     if isinstance(tally, Tally):

@@ -1,20 +1,20 @@
-"""Tells a message that cannot be read from a channel layer that cannot be reached, by what the layer's ``receive`` raised.
+"""Distinguishes an unreadable message from an unreachable channel layer, by the exception of the layer's ``receive``.
 
-The layers of this package drop a message that they cannot read by themselves.  Others raise what their decoder raises, after the message
-is gone from the channel: asgi_redis does so for a value that is no message.  Taken for an outage, one such message would close every
-WebSocket.
+The layers of this package drop unreadable messages themselves.  Others raise the exception of their decoder after they have removed the
+message from the channel, as asgi_redis does for a value that is not a message.  If that counted as an outage, one such message would close
+every WebSocket.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-#: What decoders raise, and code that takes a value for another type.
+#: The exceptions of decoders, and of code that gets a value of another type.
 _DECODER_ERRORS: Final = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
-#: Packages whose own exceptions say that a value cannot be read.
+#: Packages whose own exceptions mean that a value cannot be read.
 _DECODERS: Final = frozenset(("msgpack", "cryptography"))
 
-#: Such errors in a row, without any message or an empty wait between them, after which the layer itself counts as broken.
+#: The number of such errors in a row, without a message or an empty wait between them, after which the layer itself counts as broken.
 LIMIT: Final = 1000
 
 
@@ -24,5 +24,5 @@ def is_unreadable(error: Exception) -> bool:
 
 
 def describe(error: Exception) -> str:
-    """``error`` for the log: its type alone, since its text may quote the message."""
+    """``error`` for the log: only its type, because its text may quote the message."""
     return f"the channel layer raised {type(error).__name__}"

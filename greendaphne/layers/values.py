@@ -26,6 +26,10 @@ INT_MAX = 2**64 - 1
 _SHARED = frozenset({bytes, bool, float, type(None)})
 _KEYS = frozenset({str})
 _TUPLES = {tuple}
+#: Lists of header fields that have been checked, by their content.  They are forgotten all together when there are too many.
+_known_fields: dict[tuple[object, ...], Sequence[object]] = {}
+#: Lists that are remembered, the most fields in one of them, and their bytes: a cookie that is another for each client is too long.
+_REMEMBERED, _REMEMBERED_FIELDS, _REMEMBERED_SIZE = 256, 16, 256
 
 #: What a container or a number takes at most beside its content, in MessagePack; for :func:`message_size`.
 _OVERHEAD = 9
@@ -37,9 +41,59 @@ def copy_message(message: Mapping[str, object]) -> dict[str, object]:
     :raises TypeError: for a value or a key that no channel layer carries; names the key and the type.
     :raises ValueError: for an ``int`` beyond 64 bits, a ``str`` with lone surrogates, and nesting deeper than :data:`MAX_DEPTH`.
     """
-    if not isinstance(message, dict):
-        raise TypeError(f"a message must be a dict, not {type(message).__name__}")
-    return _copy_dict(message, "", 0)
+    if type(message) is not dict:
+        if not isinstance(message, dict):
+            raise TypeError(f"a message must be a dict, not {type(message).__name__}")
+        return _copy_dict(message, "", 0)
+    # What most messages are made of; everything else begins anew.
+    copy = message.copy()
+    for key, value in copy.items():
+        if type(key) is not str:
+            return _copy_dict(message, "", 0)
+        kind = type(value)
+        if kind in _SHARED:
+            continue
+        if kind is str:
+            if not value.isascii():
+                _check_text(value, key)
+        elif kind is list:
+            # Assigning to a key that exists does not disturb the iteration.
+            copy[key] = _copy_fields(value, key)
+        elif kind is not int or not 0 <= value <= INT_MAX:
+            copy[key] = _copy_value(value, key, 1)
+    return copy
+
+
+def _copy_fields(values: list[object], where: str) -> Sequence[object]:
+    """A copy of a list, which usually is one of header fields that other messages had, too: those are not looked at again.
+
+    The copy consists of the objects of the list that was remembered, which are of the plain types, whatever ``values`` consists of that is
+    equal to them.
+    """
+    try:
+        known = _known_fields.get(tuple(values))
+    except TypeError:  # it has lists in it, or dicts
+        return _copy_list(values, where, 1)
+    if known is not None:
+        return known[:]
+    copy = _copy_list(values, where, 1)
+    if _are_fields(copy):
+        if len(_known_fields) >= _REMEMBERED:
+            _known_fields.clear()
+        _known_fields[tuple(copy)] = copy[:]
+    return copy
+
+
+def _are_fields(values: Sequence[object]) -> bool:
+    """Whether ``values`` are pairs of ``bytes``, few and short enough to be remembered."""
+    if len(values) > _REMEMBERED_FIELDS:
+        return False
+    size = 0
+    for pair in values:
+        if type(pair) is not tuple or len(pair) != 2 or type(pair[0]) is not bytes or type(pair[1]) is not bytes:
+            return False
+        size += len(pair[0]) + len(pair[1])
+    return size <= _REMEMBERED_SIZE
 
 
 def _copy_dict(content: dict[str, object], where: str, depth: int) -> dict[str, object]:

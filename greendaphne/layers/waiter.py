@@ -1,17 +1,17 @@
 """Waiting for a wake-up that may come from any thread and any gevent hub.
 
-:func:`new_waiter` returns what suits the caller: a greenlet of a thread with a hub waits on that hub and lets its neighbours run; a native
-thread without a hub waits on a native lock.  Both work alike in monkey-patched and unpatched processes, for the native primitives are
-taken from below the patches.  A waiter is used for one wait; its owner calls ``wake`` at most once.
+:func:`new_waiter` returns a waiter for the caller: a greenlet of a thread with a hub waits on that hub, and other greenlets run meanwhile;
+a native thread without a hub waits on a native lock.  Both work in patched and unpatched processes, because they use the original native
+primitives.  A waiter is used for one wait; its owner calls ``wake`` at most once.
 
-It knows nothing of what is waited for, and takes no lock of its own: :attr:`signalled` belongs to the caller's lock.
+A waiter does not know the reason of the wait, and takes no lock: the caller's lock protects :attr:`signalled`.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-# get_hub() would create a hub in a native thread that needs none; this tells whether there is one.
+# get_hub() would create a hub in a native thread that needs none; this function does not.
 from gevent._hub_local import get_hub_if_exists
 from gevent.hub import Hub
 from gevent.hub import Waiter as HubWaiter
@@ -19,7 +19,7 @@ from gevent.monkey import get_original
 
 _allocate_lock = get_original("_thread", "allocate_lock")
 
-#: Seconds that stand for "no limit".  A hub whose only business is a wait without a timer believes that it can never be woken.
+#: Seconds that mean "no limit".  A hub that has only a wait without a timer would raise LoopExit.
 FOREVER = 86400.0
 
 
@@ -28,7 +28,7 @@ class GreenletWaiter:
 
     __slots__ = ("hub", "signalled", "waiter")
 
-    #: It is for one wait, unlike a :class:`~greendaphne.layers.receiver.Receiver`.
+    #: This waiter is for one wait, unlike a :class:`~greendaphne.layers.receiver.Receiver`.
     lasting: Literal[False] = False
 
     def __init__(self, hub: Hub) -> None:
@@ -37,7 +37,7 @@ class GreenletWaiter:
         self.signalled = False
 
     def wait(self, timeout: float) -> None:
-        """Return when woken or after ``timeout`` seconds.  What is thrown into the greenlet meanwhile is raised here."""
+        """Return when woken or after ``timeout`` seconds.  An exception that is thrown into the greenlet meanwhile is raised."""
         timer = self.hub.loop.timer(timeout)
         timer.start(self.waiter.switch, None)
         try:

@@ -1,7 +1,7 @@
-"""Ends waits for messages, from any thread, greenlet or signal handler, without cutting them off.
+"""Ends waits for messages without losing one, from any thread, greenlet or signal handler.
 
-A wait that an exception cuts off may hold a message already.  A wait that was given a :class:`Wake` ends in good order instead: the layer
-asks for its end and returns the messages that had come by then.  Needs no gevent where no greenlet waits.
+A wait that an exception interrupts may already hold a message.  A wait with a :class:`Wake` ends regularly instead: the layer ends it and
+returns the messages that have arrived.  The module needs no gevent if no greenlet waits.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 
 class Wake:
-    """A switch that ends every wait it was given to, those under way and those still to come.  It cannot be reset.
+    """A switch that ends all waits that have it, present and future ones.  It cannot be reset.
 
-    It takes no lock, so that a signal handler may call :meth:`set` whatever it interrupts.  Each step is one operation on a dict or a flag,
+    It takes no lock, so that a signal handler may call :meth:`set` at any time.  Each step is one operation on a dict or a flag,
     and :meth:`attach` adds its entry before it reads the flag: either :meth:`set` finds the entry, or :meth:`attach` finds the flag.
     """
 
@@ -33,10 +33,10 @@ class Wake:
             _call(hub, ender)
 
     def attach(self, hub: Any, ender: Callable[[], object]) -> object:
-        """Have ``ender`` called at :meth:`set`, or now where it was called before; returns what :meth:`detach` takes.
+        """Call ``ender`` at :meth:`set`, or now if that was called before; returns the argument for :meth:`detach`.
 
-        :param hub: the gevent hub of the wait: the hub calls ``ender``, which must not wait.  ``None`` for a wait of a plain thread: a
-            thread of its own calls ``ender``.  It may be called twice.
+        :param hub: the gevent hub of the wait: the hub calls ``ender``, which must not wait.  ``None`` for a wait of a native thread: a
+            separate thread calls ``ender``.  It may be called twice.
         """
         key = object()
         self._enders[key] = (hub, ender)
@@ -45,7 +45,7 @@ class Wake:
         return key
 
     def detach(self, key: object) -> None:
-        """Take back :meth:`attach`."""
+        """Undo :meth:`attach`."""
         self._enders.pop(key, None)
 
 
@@ -60,7 +60,7 @@ def _call(hub: Any, ender: Callable[[], object]) -> None:
 
 
 def start_native_thread(function: Callable[..., object], arguments: tuple[object, ...]) -> None:
-    """Call ``function`` in a thread of its own, a native one even where gevent patched threads.
+    """Call ``function`` in a new native thread, even if gevent has patched threads.
 
     It takes no lock of Python's, so that a signal handler may do it, and the interpreter does not wait for the thread at its end.
     """

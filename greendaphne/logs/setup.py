@@ -73,7 +73,7 @@ class Logs:
         level = options.level.upper() if options.level is not None else LEVELS[min(max(options.verbosity, 0), 2)]
         if options.config is not None:
             if options.format is not None:
-                raise LogError("--log-format has no meaning with --log-config, which has formats of its own.")
+                raise LogError("--log-format has no meaning with --log-config, whose file sets the formats.")
             use_config(options.config)
             if options.level is not None:
                 root.setLevel(level)

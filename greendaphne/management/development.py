@@ -34,7 +34,7 @@ _Base: Any = import_module(f"{_STATIC_FILES}.management.commands.runserver").Com
 
 #: For each option of the command, or setting of daphne 4, the value of the configuration that it sets.
 _OPTIONS: Final = {
-    "http_timeout": "application.request_timeout",
+    "http_timeout": "asgi.response_timeout",
     "websocket_handshake_timeout": "timeouts.websocket_connect",
     "websocket_max_message_size": "limits.websocket_message",
     "websocket_max_frame_size": "limits.websocket_frame",
@@ -44,7 +44,7 @@ _SETTINGS: Final = {
     "DAPHNE_WEBSOCKET_MAX_FRAME_SIZE": "limits.websocket_frame",
 }
 
-#: How each outcome of a WebSocket is called in the log.
+#: The word for each outcome of a WebSocket in the log.
 _WEBSOCKETS: Final = {"connecting": "HANDSHAKING", "connected": "CONNECT", "disconnected": "DISCONNECT", "rejected": "REJECT"}
 
 
@@ -59,7 +59,7 @@ class Command(_Base):  # type: ignore[misc]
         parser.add_argument(
             "--noasgi", action="store_false", dest="use_asgi", help="Run Django's WSGI development server instead of the ASGI one."
         )
-        parser.add_argument("--http_timeout", type=int, help="Seconds for the application to begin its response (default: no limit).")
+        parser.add_argument("--http_timeout", type=int, help="Seconds for a whole response (default: no limit).")
         parser.add_argument("--websocket_handshake_timeout", type=int, help="Seconds to accept a WebSocket (default: 20).")
         parser.add_argument(
             "--websocket-max-message-size", type=int, help="Maximum size of a WebSocket message in bytes; 0 is no limit (default: 1 MiB)."

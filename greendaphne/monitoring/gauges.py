@@ -58,7 +58,7 @@ class State:
         sizes = {(each.name,): each.allowance.size for each in shortages}
         yield gauges("greendaphne_clients_limit_bytes", "Bytes that may be held for clients.", resources, sizes)
         evicted = {(each.name,): each.evicted for each in shortages}
-        yield counters("greendaphne_clients_evicted", "Times that a connection had to let go of what it held.", resources, evicted)
+        yield counters("greendaphne_clients_evicted", "Times that a connection was told to release memory or disk.", resources, evicted)
         refused = {(each.name,): each.refused for each in shortages}
         yield counters("greendaphne_clients_refused", "Bodies and messages that were refused in an overload.", resources, refused)
         yield gauge("greendaphne_connections_limit", "The greatest number of connections; 0 for no limit.", overload.connections)

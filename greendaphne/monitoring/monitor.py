@@ -1,4 +1,4 @@
-"""Health checks, metrics and the watchdog of one server, assembled from the configuration.
+"""Assembles health checks, metrics and the watchdog of one server from the configuration.
 
 :class:`Monitor` is created first, because the other parts of the server get their meters from it.
 """

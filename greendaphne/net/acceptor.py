@@ -25,9 +25,9 @@ logger = logging.getLogger("daphne.server")
 
 #: Seconds without accepting after the process has run out of descriptors or memory.
 PAUSE = 0.5
-#: Not gevent's, which would wait in the hub.
+#: Not gevent's select, which would wait in the hub.
 _poll = get_original("select", "poll")
-#: Seconds between looks for a connection that can make room, while there are as many as there may be.
+#: Seconds between two searches for a connection to close, while the number of connections is at its limit.
 ROOM_PAUSE = 0.25
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
@@ -45,7 +45,7 @@ class ConnectionHandler(Protocol):
         """Return the function that serves each connection accepted on ``endpoint``."""
 
     def make_room(self) -> bool:
-        """End some connections that are idle, for clients that wait; returns whether there were any."""
+        """End some idle connections for waiting clients; returns whether it found any."""
 
 
 class Acceptor(StreamServer):
@@ -55,12 +55,12 @@ class Acceptor(StreamServer):
     :param handle: called in a new greenlet with the accepted socket and the peer's address; must close the socket.
     :param pool: runs the greenlets; the acceptor accepts nothing while it is full.
     :param shared: whether other processes accept on the same socket.
-    :param make_room: called when the pool is full; ends what another client can do without.
+    :param make_room: called when the pool is full; ends idle connections.
     """
 
     def __init__(self, listener: socket, handle: Handler, pool: Pool, shared: bool, make_room: Callable[[], object] | None = None) -> None:
         self.shared = shared
-        # The watcher that looks for room while the pool is full.
+        # The timer that searches for idle connections while the pool is full.
         self._look: Any = None
         self._make_room = make_room
         # On a shared socket, one connection per wake-up: a process that takes more leaves none for the others.
@@ -68,16 +68,16 @@ class Acceptor(StreamServer):
         self._starved = False
         super().__init__(listener, handle, spawn=pool)
         self._connections = pool
-        # The superclass asks the pool.
+        # The superclass checks the pool.
         self.full = self._full  # type: ignore[method-assign]
 
     def _full(self) -> bool:
-        """Whether there is no room for a client that waits; there may be some soon."""
+        """Whether the pool has no room for a waiting client; starts to make room then."""
         full: bool = self._connections.full()
         if full and self._make_room is not None:
             if self._client_waits():
                 self._make_room()
-            # It accepts again as soon as a connection ends, and looks again for one that has come to be idle.
+            # It accepts again as soon as a connection ends, and searches again for connections that have become idle.
             self._stop_looking()
             self._look = self.loop.timer(ROOM_PAUSE)
             self._look.start(self._resume)
@@ -125,7 +125,7 @@ class Acceptor(StreamServer):
         return _socket.socket(listener.family, listener.type, listener.proto, fileno=fd), address
 
     def take_waiting(self) -> None:
-        """Accept the connections that wait in the backlog, as far as the pool has room; closing the socket would reset them."""
+        """Accept the connections in the backlog, as far as the pool has room, because closing the socket would reset them."""
         self.stop_accepting()
         while not self._connections.full() and (accepted := self.do_read()) is not None:
             self.do_handle(*accepted)

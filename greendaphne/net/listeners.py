@@ -1,4 +1,4 @@
-"""The listening sockets of a server, from opening to closing, with the names that Twisted has for them."""
+"""Opens and closes the listening sockets of a server; their attributes have Twisted's names."""
 
 from __future__ import annotations
 

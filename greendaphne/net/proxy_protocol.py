@@ -170,7 +170,7 @@ class HeaderReader:
             else:
                 raise ProxyError("it does not begin with a PROXY header")
             if version not in self._versions and len(data) >= len(V1_PREFIX):
-                raise ProxyError(f"its PROXY header has version {version}, which is not the one that is asked for")
+                raise ProxyError(f"its PROXY header has version {version}, which this endpoint does not accept")
         return data
 
     def _exactly(self, size: int) -> bytes:
@@ -204,7 +204,7 @@ class HeaderReader:
             try:
                 wait_read(self._sock.fileno(), max(0.0, self._deadline - monotonic()), TimeoutError)
             except TimeoutError:
-                raise ProxyError(f"its PROXY header did not come within {self._timeout:g} seconds") from None
+                raise ProxyError(f"its PROXY header did not arrive within {self._timeout:g} seconds") from None
 
 
 def parse_v1(line: bytes) -> ProxyHeader | None:

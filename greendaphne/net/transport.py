@@ -28,8 +28,9 @@ from gevent.socket import wait
 
 from ..core.accounts import FREE, Account
 from ..core.message import ClientDisconnected, ClientTooSlow
+from .batch import HELD_SIZE, SendBatch
 
-#: Returns at once with a time limit of 0; gevent's does not know all events.
+#: The original poll returns at once with a time limit of 0; gevent's does not support all events.
 _native_poll = get_original("select", "poll")
 #: tcpi_bytes_acked in struct tcp_info (linux/tcp.h), since Linux 4.1; SIOCOUTQ, which has the number of TIOCOUTQ, gives an int.
 _BYTES_ACKED: Final = struct.Struct("=Q")
@@ -47,7 +48,7 @@ _ABORTIVE = struct.pack("ii", 1, 0)
 # Bytes of one call of sendfile(), which may wait for the disk, and of all calls until the other greenlets get their turn.
 _SENDFILE_SIZE: Final = 256 * 1024
 _SENDFILE_TURN: Final = 4 * _SENDFILE_SIZE
-# What sendfile() says of the connection; everything else is about the file.
+# Errors of sendfile() that concern the connection; all others concern the file.
 _PEER_ERRORS: Final = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH))
 
 
@@ -69,22 +70,23 @@ class ByteStream(Protocol):
         """Return once :meth:`recv` would not wait; raises :class:`TimeoutError`."""
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
-        """Send everything; :class:`ClientDisconnected` when the peer takes nothing for the send timeout.
+        """Send everything; :class:`ClientDisconnected` if the peer takes nothing for the send timeout.
 
-        Waits first for what :meth:`offer` took.
+        First waits for the bytes that :meth:`offer` took.  A transport with a batch may send small ``data`` at the end of the hub's round;
+        if that fails, the next call raises.
         """
 
     def offer(self, data: bytes) -> bool:
         """Send everything without waiting, or return false: then nothing of ``data`` was sent.
 
-        What the socket does not take at once, a greenlet of the transport's own sends, within the send timeout.  While that greenlet has
-        something left, ``offer`` returns false.
+        A greenlet of the transport sends the bytes that the socket does not take at once, within the send timeout.  Until it has sent all
+        of them, ``offer`` returns false.  A transport with a batch may delay small ``data`` as :meth:`sendall` does.
 
         :raises ClientDisconnected: when the connection broke.
         """
 
     def has_room(self, callback: Callable[[], None] | None = None) -> bool:
-        """Whether :meth:`offer` would take something; if not, ``callback`` is called once when it does, or when the connection broke."""
+        """Whether :meth:`offer` would take data; if not, ``callback`` is called once when it does, or when the connection breaks."""
 
     def flush(self) -> None:
         """Wait until everything that :meth:`offer` took has been sent, or the connection broke; never raises."""
@@ -100,14 +102,15 @@ class ByteStream(Protocol):
         """
 
     def hung_up(self, *, half_closed: bool) -> bool:
-        """Whether the peer, whose stream has ended, is known to have left.
+        """Whether the peer, whose stream has ended, is known to have disconnected.
 
-        :param half_closed: whether a peer that has only stopped sending counts where it cannot be told from one that left: on TCP both have
-            sent a FIN.  A UNIX socket tells them apart, and so does TLS where the peer only ended its TLS stream.
+        :param half_closed: whether a peer that has only stopped sending counts as disconnected if the two cannot be distinguished: on TCP
+            both send a FIN.  A UNIX socket distinguishes them, and so does TLS if the peer only ended its TLS stream.
         """
 
     def delivery(self) -> tuple[int, int] | None:
-        """How many bytes the peer's system has taken so far, and how many wait for it in this one; ``None`` where that is not known."""
+        """The number of bytes that the peer's system has acknowledged so far, and the number that wait in this system; ``None`` if
+        unknown."""
 
     def shutdown_write(self) -> None:
         """Close the sending side, so that the peer sees the end of the stream; never raises."""
@@ -136,8 +139,10 @@ class Transport:
     __slots__ = (
         "_deadline",
         "_drained",
+        "_end",
         "_fd",
         "_flusher",
+        "_held",
         "_observer",
         "_reader",
         "_reads",
@@ -150,6 +155,7 @@ class Transport:
         "_watching",
         "_writer",
         "account",
+        "batch",
         "closed",
     )
 
@@ -173,14 +179,20 @@ class Transport:
         # Whether the last read emptied the kernel's buffer.  The next read then waits at once, because it would fail first.
         self._drained = False
         self._reads = 0
-        # What is told of input that no greenlet waits for.
+        # The callback for input that no greenlet waits for.
         self._observer: Callable[[], None] | None = None
-        # The greenlet that sends the rest of what offer() took, and what is called when it has ended.
+        # The greenlet that sends the rest of the bytes that offer() took, and the callbacks for its end.
         self._flusher: Any = None
         self._rooms: list[Callable[[], None]] | None = None
+        # The bytes for the batch; empty while the flusher runs.
+        self._held = b""
+        # What reads and writes raise once the connection is broken.
+        self._end: type[ClientDisconnected] = ClientDisconnected
         self.closed = False
-        #: Is told of what waits to be sent.
+        #: Receives the numbers of bytes that wait to be sent.
         self.account: Account = FREE
+        #: The batch that sends small data at the end of the hub's round; ``None`` to send at once.
+        self.batch: SendBatch | None = None
 
     def hung_up(self, *, half_closed: bool) -> bool:
         if self.closed:
@@ -193,6 +205,8 @@ class Transport:
         return half_closed and events & select.POLLRDHUP != 0 and self._sock.family != _socket.AF_UNIX
 
     def delivery(self) -> tuple[int, int] | None:
+        if self._held:
+            self.send_held()
         if self.closed or self._sock.family == _socket.AF_UNIX:
             return None
         try:
@@ -289,27 +303,61 @@ class Transport:
                     raise TimeoutError from None
                 self.wait_readable(timeout)
             except OSError:
-                raise ClientDisconnected from None
+                raise self._end from None
             else:
                 self._reads += 1
                 self._drained = 0 < len(data) < n or self._reads >= _READS_IN_A_ROW
                 return data
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
-        if self._flusher is not None:
-            self.flush()
+        if self._put_off(data):
+            return
         try:
             sent = self._sock.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
-            raise ClientDisconnected from None
+            raise self._end from None
         if sent == len(data):
             return
         self._send_rest(memoryview(data)[sent:], len(data))
 
+    def _put_off(self, data: bytes | bytearray | memoryview) -> bool:
+        """Wait for the flusher, and hold ``data`` for the batch; false if ``data`` has to be sent now."""
+        if self._flusher is not None:
+            self.flush()
+        if self.batch is not None:
+            if self._hold(data):
+                return True
+            if self._flusher is not None:
+                self.flush()
+        return False
+
+    def _hold(self, data: bytes | bytearray | memoryview) -> bool:
+        """Hold ``data`` for the batch if possible; after a false, the flusher may have the bytes that were held before."""
+        held = self._held
+        if held:
+            if len(held) + len(data) <= HELD_SIZE:
+                self._held = held + data
+                return True
+            self.send_held()
+        elif len(data) <= HELD_SIZE and self.batch is not None and self.batch.add(self):
+            self._held = bytes(data)
+            return True
+        return False
+
+    def send_held(self) -> None:
+        """Send the held bytes without waiting; the flusher sends those that the socket does not take."""
+        held, self._held = self._held, b""
+        if held and not self.closed:
+            try:
+                self._offer(held)
+            except ClientDisconnected:
+                # The next call raises the error itself.
+                self.batch = None
+
     def _send_rest(self, view: memoryview, size: int) -> None:
-        """Send ``view``, the end of an object of ``size`` bytes; all of that stays in memory until the last byte is sent."""
+        """Send ``view``, the end of an object of ``size`` bytes; the whole object stays in memory until the last byte is sent."""
         account = self.account
         account.take(size)
         try:
@@ -334,21 +382,31 @@ class Transport:
             wait(writer, self._send_timeout, TimeoutError)
         except TimeoutError:
             # A part of the data is in the socket's buffer: only a reset tells the peer that it is incomplete.
+            self._end = ClientTooSlow
             self.abort()
             raise ClientTooSlow from None
 
     def offer(self, data: bytes) -> bool:
         if self._flusher is not None:
             return False
+        if self.batch is not None:
+            if self._hold(data):
+                return True
+            if not self.has_room():
+                return False
+        self._offer(data)
+        return True
+
+    def _offer(self, data: bytes) -> None:
+        """Send ``data``; the flusher gets what the socket does not take."""
         try:
             sent = self._sock.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
-            raise ClientDisconnected from None
+            raise self._end from None
         if sent < len(data):
             self._flush_later(memoryview(data)[sent:], len(data))
-        return True
 
     def _flush_later(self, rest: memoryview, size: int) -> None:
         self._flusher = spawn(self._flush, rest, size)
@@ -357,7 +415,7 @@ class Transport:
         try:
             self._send_rest(view, size)
         except ClientDisconnected:
-            pass  # the next call finds out for itself
+            pass  # the next call raises the error itself
         finally:
             self._flusher = None
             rooms, self._rooms = self._rooms, None
@@ -374,18 +432,19 @@ class Transport:
         return False
 
     def flush(self) -> None:
+        if self._held:
+            self.send_held()
         flusher = self._flusher
         if flusher is not None:
             flusher.join()
 
     def sendfile(self, descriptor: int, offset: int, count: int) -> int:
-        """Send up to ``count`` bytes of a file by the kernel; return how many were sent, fewer where the file ends.
+        """Send at most ``count`` bytes of a file by the kernel; returns the number of bytes sent, which is lower if the file ends.
 
         :raises ClientDisconnected: as :meth:`sendall`.
         :raises OSError: where the file cannot be read.
         """
-        if self._flusher is not None:
-            self.flush()
+        self.flush()
         sent = 0
         turn = 0
         while sent < count:
@@ -426,6 +485,7 @@ class Transport:
 
     def abort(self) -> None:
         if not self.closed:
+            self._held = b""
             try:
                 self._sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _ABORTIVE)
             except OSError:
@@ -435,6 +495,9 @@ class Transport:
     def close(self) -> None:
         if self.closed:
             return
+        if self._held:
+            self.send_held()
+        self.batch = None
         self.closed = True
         reader, self._reader = self._reader, None
         if reader is not None:
@@ -449,7 +512,7 @@ class Transport:
         if observer is not None:
             hub.loop.run_callback(observer)
         if self._waiter is not None:
-            hub.loop.run_callback(self._waiter.throw, ClientDisconnected)
+            hub.loop.run_callback(self._waiter.throw, self._end)
         # The hub wakes a greenlet that waits to write before the descriptor's number can be reused.
         writer, self._writer = self._writer, None
         hub.cancel_waits_close_and_then((writer,), ClientDisconnected, self._sock.close)

@@ -6,7 +6,7 @@ from typing import Any
 
 from .endpoints import Endpoint
 
-#: Where a browser on this machine finds a socket that listens on every address.
+#: The host in the URL of a socket that listens on every address.
 _EVERY = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
 

@@ -1,4 +1,4 @@
-"""What the command shows on a terminal once it serves: where, what, and how to stop it."""
+"""The banner that the command shows on a terminal once it serves: addresses, application, and how to stop it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BOLD, _CYAN, _PLAIN = "\x1b[1m", "\x1b[36m", "\x1b[0m"
 
 
 def wanted(config: Config) -> bool:
-    """Whether there is to be a banner: the log is text for a person who looks at a terminal."""
+    """Whether to show a banner: the log is text and goes to a terminal."""
     logging = config.logging
     if (
         logging.verbosity < 1

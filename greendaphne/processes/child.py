@@ -1,4 +1,4 @@
-"""One worker as its master sees it: a process, what it has said, and when patience with it ends."""
+"""The master's view of one worker: its process, its messages, and its deadlines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RECEIVE: Final = 4096
 
 
 class State(enum.Enum):
-    """Where a worker is in its life."""
+    """The states of a worker."""
 
     STARTING = "starting"
     SERVING = "serving"
@@ -32,9 +32,9 @@ class Child:
     :param command: executable and arguments.
     :param index: the worker's; see :data:`control.WORKER`.
     :param generation: the number of reloads that preceded its start.
-    :param environment: what it gets besides the variables that concern it alone.
+    :param environment: its environment, without the variables of :mod:`control`, which the constructor adds.
     :param sockets: endpoint strings and the descriptors that listen.
-    :param directory: where it starts.
+    :param directory: its working directory.
     :param heartbeat: seconds between two signs of life; 0 for none.
     :raises OSError: when it cannot be started.
     """
@@ -52,10 +52,10 @@ class Child:
         self.index = index
         self.generation = generation
         self.state = State.STARTING
-        #: Why it wants to be replaced; empty while it does not.
+        #: Why it asks to be replaced; empty while it does not ask.
         self.tired = ""
         self.started = self.heard = time.monotonic()
-        #: When it is killed, on the monotonic clock, unless it has ended or come further by then.
+        #: When it is killed, on the monotonic clock, unless it has reached the next state or ended by then.
         self.deadline: float | None = None
         self._lines = Lines()
         self.socket, theirs = socket.socketpair()
@@ -69,7 +69,8 @@ class Child:
             if heartbeat:
                 own[control.HEARTBEAT] = f"{heartbeat:.3f}"
             inherited = [theirs.fileno(), *(number for _, number in sockets)]
-            # A session of its own: what a terminal or a manager sends to the whole group is the master's to pass on.
+            # A session of its own: signals that a terminal or a manager sends to the whole group reach only the master, which passes them
+            # on.
             self._process = subprocess.Popen(command, env={**environment, **own}, pass_fds=inherited, cwd=directory, start_new_session=True)
         except BaseException:
             self.socket.close()
@@ -82,7 +83,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process' number."""
+        """The process ID."""
         return self._process.pid
 
     @property
@@ -91,9 +92,9 @@ class Child:
         return time.monotonic() - self.started
 
     def read(self) -> list[bytes]:
-        """What it has said since the last call.
+        """The lines that it has sent since the last call.
 
-        :raises EOFError: behind its last word, when it cannot say more.
+        :raises EOFError: after its last line, when it has closed its end.
         """
         lines: list[bytes] = []
         try:
@@ -108,7 +109,7 @@ class Child:
         return lines
 
     def say(self, line: bytes) -> bool:
-        """Tell it ``line``; whether it can hear that."""
+        """Send it ``line``; returns whether it still reads."""
         try:
             self.socket.send(line + b"\n")
         except OSError:
@@ -116,12 +117,12 @@ class Child:
         return True
 
     def stop(self, line: bytes, patience: float) -> None:
-        """Have it end, and be killed when it has not after ``patience`` seconds.
+        """End it; it is killed if it has not ended after ``patience`` seconds.
 
-        :param line: what is said to one that serves: :data:`control.RETIRE`, :data:`control.STOP` or :data:`control.QUIT`.
+        :param line: the line for one that serves: :data:`control.RETIRE`, :data:`control.STOP` or :data:`control.QUIT`.
         """
-        # One that starts has nothing to lose, and would not listen before it serves.  One that does not listen at all lost its end of the
-        # socket pair to an application that closes what it does not know.
+        # A worker that starts has no clients, and reads no lines before it serves.  A worker whose application has closed unknown
+        # descriptors has lost its end of the socket pair.
         if not self.say(line) or self.state is State.STARTING:
             self.signal(signal.SIGTERM)
         self.state = State.STOPPING
@@ -132,12 +133,12 @@ class Child:
         self._process.send_signal(number)
 
     def poll(self) -> int | None:
-        """Its exit code, negative for a signal; ``None`` while it lives."""
+        """The exit code, negative for a signal; ``None`` while it runs."""
         return self._process.poll()
 
 
 def describe(code: int) -> str:
-    """How a process ended, for the log."""
+    """Words for the log that say how a process ended."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:
@@ -148,9 +149,9 @@ def describe(code: int) -> str:
 
 
 def working_directory() -> str:
-    """The current directory, by the name under which it was entered.
+    """The current directory, under the name by which it was entered.
 
-    Where that is a symbolic link to the release of the day, workers started later are to find the release of their day.
+    If that is a symbolic link to the current release, workers that start later then use the release that is current at their start.
     """
     current = os.getcwd()
     named = os.environ.get("PWD", "")

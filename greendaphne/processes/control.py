@@ -1,8 +1,8 @@
-"""What master and worker say to each other: environment variables at the start, lines on a socket pair afterwards.
+"""The protocol between master and worker: environment variables at the start, lines on a socket pair afterwards.
 
-Signals alone would not do: they cannot say why, one sent before its handler is installed kills, and a service manager that sends SIGTERM to
-every process of a service would make the master's own the second one.  The socket pair also tells each side that the other is gone,
-however that happened.
+Signals alone are not enough.  They carry no reason; one sent before its handler is installed ends the worker; and where a service manager
+sends SIGTERM to every process of a service, the master's own SIGTERM would be the worker's second.  The socket pair also tells each side
+that the other has ended, for any reason.
 """
 
 from __future__ import annotations
@@ -16,51 +16,51 @@ from typing import Final, NamedTuple
 SOCKETS: Final = "_GREENDAPHNE_SOCKETS"
 #: The descriptor of the worker's end of the socket pair.
 CONTROL: Final = "_GREENDAPHNE_CONTROL"
-#: The worker's index: from 0, unique among the workers that live, those that end included.
+#: The worker's index: from 0, unique among the running workers, including those that drain.
 WORKER: Final = "_GREENDAPHNE_WORKER"
-#: A directory for what the workers of one master share, mode 0700; removed when the master ends.
+#: A directory for files that the workers of one master share, mode 0700; removed when the master ends.
 RUN_DIR: Final = "_GREENDAPHNE_RUN_DIR"
-#: Set where no worker has loaded the application yet (``--reload``): a worker that cannot load it shows why instead of ending.
+#: Set if no worker has loaded the application yet (``--reload``): a worker that cannot load it then serves the traceback instead of ending.
 SHOW_FAILURE: Final = "_GREENDAPHNE_SHOW_FAILURE"
 #: The file in :data:`RUN_DIR` with the traceback of the last worker that could not load the application.
 FAILURE_FILE: Final = "failure.txt"
-#: Seconds between two ALIVE; not set where nobody asks for it.
+#: Seconds between two ALIVE lines; not set without a watchdog.
 HEARTBEAT: Final = "_GREENDAPHNE_HEARTBEAT"
 
-#: Worker to master, with what it serves behind a blank: it listens and serves.
+#: Worker to master: it listens and serves; a blank and the name of the application follow.
 READY: Final = b"ready"
-#: Worker to master, in the place of READY: it serves a page that shows why the application does not load.
+#: Worker to master, instead of READY: it serves a page with the traceback of an application that does not load.
 SHOWS_FAILURE: Final = b"shows-failure"
-#: Worker to master: it drains, for a reason of its own; not sent when a failure makes it end.
+#: Worker to master: it drains without an order of the master; not sent when it ends because of a failure.
 STOPPING: Final = b"stopping"
-#: Worker to master, with a reason behind a blank: it asks to be replaced, and serves until it is told to stop.
+#: Worker to master: it asks to be replaced, and serves until it is told to stop; a blank and the reason follow.
 RECYCLE: Final = b"recycle"
 #: Worker to master: its hub runs.
 ALIVE: Final = b"alive"
 
-#: Master to worker: drain, others serve on.
+#: Master to worker: drain; other workers continue to serve.
 RETIRE: Final = b"retire"
-#: Master to worker: drain, nobody serves on.
+#: Master to worker: drain; all workers stop.
 STOP: Final = b"stop"
-#: Master to worker: end now, whatever is open.
+#: Master to worker: end at once, without waiting for open requests.
 QUIT: Final = b"quit"
 #: Master to worker: the successor could not load the application; :data:`FAILURE_FILE` says why.
 FAILED: Final = b"failed"
 #: Master to worker: reopen log files.
 REOPEN: Final = b"reopen"
 
-#: The longest line, bytes.
+#: The longest line in bytes.
 MAX_LINE: Final = 1024
 
 
 class Inheritance(NamedTuple):
-    """What a worker was given by its master."""
+    """The environment variables of a worker, parsed."""
 
     #: Pairs of endpoint string and descriptor.
     sockets: list[tuple[str, int]]
     control: int
     number: int
-    #: Seconds, 0 for none.
+    #: Seconds between two ALIVE lines; 0 for none.
     heartbeat: float
 
 
@@ -70,15 +70,16 @@ def is_worker() -> bool:
 
 
 def protect() -> None:
-    """Keep what the master gave this process from the programs that the application starts, perhaps while it is imported."""
+    """Make the descriptors that the master gave this process non-inheritable, because the application may start programs while it is
+    imported."""
     for number in [int(os.environ[CONTROL]), *(int(number) for _, number in json.loads(os.environ[SOCKETS]))]:
         os.set_inheritable(number, False)
 
 
 def inheritance(environment: MutableMapping[str, str] = os.environ) -> Inheritance | None:
-    """Return what the master gave this process, ``None`` where there is no master.
+    """Return the values that the master gave this process; ``None`` without a master.
 
-    What only this process may use is taken out of ``environment``, or a program that the application starts would take it for its own.
+    Removes the variables that concern only this process from ``environment``, so that programs started by the application do not use them.
     """
     sockets = environment.pop(SOCKETS, None)
     if sockets is None:
@@ -89,14 +90,14 @@ def inheritance(environment: MutableMapping[str, str] = os.environ) -> Inheritan
 
 
 def opened(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The endpoint strings of what the master opened; empty where there is no master."""
+    """The strings of the endpoints that the master opened; empty without a master."""
     return [str(description) for description, _ in json.loads(environment.get(SOCKETS, "[]"))]
 
 
 def check(sockets: Sequence[tuple[str, int]], descriptions: Sequence[str]) -> None:
-    """Make sure that the master opened the endpoints that this process is to serve.
+    """Check that the master opened the endpoints that this process has to serve.
 
-    :raises EndpointError: when it did not, as after a change of the configuration.
+    :raises EndpointError: if it did not, for example after a change of the configuration.
     """
     from ..net.endpoints import EndpointError
 
@@ -106,13 +107,13 @@ def check(sockets: Sequence[tuple[str, int]], descriptions: Sequence[str]) -> No
 
 
 def write_failure(text: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Leave ``text`` for the worker that serves on."""
+    """Store ``text`` for the worker that continues to serve."""
     with open(os.path.join(environment[RUN_DIR], FAILURE_FILE), "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
 
 
 def read_failure(environment: Mapping[str, str] = os.environ) -> str:
-    """What :func:`write_failure` left; empty where there is nothing."""
+    """The text that :func:`write_failure` stored; empty if there is none."""
     try:
         with open(os.path.join(environment[RUN_DIR], FAILURE_FILE), encoding="utf-8") as file:
             return file.read()
@@ -126,7 +127,7 @@ def encode_sockets(pairs: Iterable[tuple[str, int]]) -> str:
 
 
 class Lines:
-    """Bytes as they come to whole lines; an overlong one is cut."""
+    """Splits received bytes into whole lines; cuts a line that is too long."""
 
     def __init__(self) -> None:
         self._rest = b""

@@ -1,4 +1,4 @@
-"""The process as the system sees it: directory, umask, user and groups, and the file with its number."""
+"""Attributes of the process: directory, umask, user and groups, and the file with its process ID."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Final
 
 from ..config import ConfigurationError, Processes
 
-#: Bytes of a file with a process number that are looked at.
+#: The number of bytes that are read from a file with a process ID.
 _MAX: Final = 32
 
 
 def enter(processes: Processes) -> None:
-    """Set umask and directory as the options say; before the application is imported.
+    """Set umask and directory from the options, before the application is imported.
 
-    :raises ConfigurationError: where there is no such directory.
+    :raises ConfigurationError: if the directory does not exist.
     """
     if processes.umask is not None:
         os.umask(processes.umask)
@@ -29,14 +29,14 @@ def enter(processes: Processes) -> None:
 
 
 def changes_user(processes: Processes) -> bool:
-    """Whether the process is to run as another user or with another group than it was started with."""
+    """Whether the options ask for another user or group than the process was started with."""
     return processes.user is not None or processes.group is not None
 
 
 def check_user(processes: Processes) -> None:
-    """Find out whether :func:`become` could do what it is told.
+    """Check whether :func:`become` would succeed.
 
-    :raises ConfigurationError: where it could not.
+    :raises ConfigurationError: if not.
     """
     if not changes_user(processes):
         return
@@ -46,9 +46,9 @@ def check_user(processes: Processes) -> None:
 
 
 def become(processes: Processes) -> None:
-    """Run as the user and group of the options from now on, for good, with the groups that this user has.
+    """Change to the user and group of the options permanently, with the supplementary groups of this user.
 
-    :raises ConfigurationError: where that is not possible.
+    :raises ConfigurationError: if that is not possible.
     """
     check_user(processes)
     if not changes_user(processes) or os.geteuid() != 0:
@@ -62,13 +62,13 @@ def become(processes: Processes) -> None:
         os.environ.update(HOME=entry.pw_dir, USER=name, LOGNAME=name)
     else:
         os.setgroups([group])
-    # The saved IDs as well, so that there is no way back.
+    # The saved IDs as well, so that the process cannot change back.
     os.setresgid(group, group, group)
     os.setresuid(user, user, user)
 
 
 def _wanted(processes: Processes) -> tuple[int, int, str | None]:
-    """Number of the user and of the group, and the user's name where it has one.
+    """The numbers of the user and of the group, and the user's name if it has one.
 
     :raises ConfigurationError: for names that do not exist.
     """
@@ -95,9 +95,9 @@ def _wanted(processes: Processes) -> tuple[int, int, str | None]:
 
 @contextmanager
 def process_file(path: str | None) -> Iterator[None]:
-    """Keep the number of this process in the file at ``path`` while the block runs; nothing where there is no path.
+    """Keep the ID of this process in the file at ``path`` while the block runs; does nothing without a path.
 
-    :raises ConfigurationError: where it cannot be written, or names another process that lives.
+    :raises ConfigurationError: if the file cannot be written, or names another running process.
     """
     if path is None:
         yield
@@ -107,7 +107,7 @@ def process_file(path: str | None) -> Iterator[None]:
     if other is not None and other != os.getpid() and _lives(other):
         raise ConfigurationError(f"--pid: {path} names process {other}, which runs.")
     try:
-        # Another file in its place at once: a reader never sees half a number.
+        # Replaces the file atomically, so a reader never sees a part of the number.
         temporary = f"{path}.{os.getpid()}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
@@ -124,7 +124,7 @@ def process_file(path: str | None) -> Iterator[None]:
             try:
                 os.unlink(path)
             except OSError:
-                pass  # the user that the process became may not
+                pass  # the new user may lack the permission
 
 
 def _number(path: str) -> int | None:

@@ -1,4 +1,4 @@
-"""What is told of a server's life to those who have to pass it on: a service manager, the master of several workers."""
+"""The stages of a server's life, reported to components that pass them on to a service manager or to the master of several workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ logger = logging.getLogger("daphne.server")
 
 
 class RunningServer(Protocol):
-    """What a :class:`Lifecycle` uses of :class:`greendaphne.server.Server`."""
+    """The part of :class:`greendaphne.server.Server` that a :class:`Lifecycle` uses."""
 
     timeouts: Any
     #: The channel layers that it serves.
@@ -22,23 +22,23 @@ class RunningServer(Protocol):
 
     @property
     def listeners(self) -> Sequence[Any]:
-        """What is listened on, in the order of the endpoints."""
+        """The listeners, in the order of the endpoints."""
 
     def stop(self, *, take_waiting: bool = False, succeeded: bool = False) -> None:
-        """Begin to end in good order; from any thread."""
+        """Start to stop gracefully; from any thread."""
 
     def end_now(self) -> None:
-        """Cut short what is left of a drain."""
+        """End the rest of a drain at once."""
 
     def reopen(self) -> None:
-        """Open the log files anew."""
+        """Reopen the log files."""
 
     def show_failure(self, text: str) -> None:
         """Show browsers the traceback ``text`` of a successor that could not load the application."""
 
 
 class Silent:
-    """A :class:`Lifecycle` that does nothing; a base for those to which only some stages matter."""
+    """A :class:`Lifecycle` that does nothing; a base class for implementations that use only some stages."""
 
     def started(self, server: RunningServer) -> None:
         """Nothing."""
@@ -57,7 +57,7 @@ class Silent:
 
 
 class Warned(Silent):
-    """Logs warnings once the server listens: what keeps a server from starting is more important.
+    """Logs warnings once the server listens, so that they do not stand before an error that prevents the start.
 
     :param find: returns the warnings.
     """
@@ -71,19 +71,19 @@ class Warned(Silent):
 
 
 class Lifecycle(Protocol):
-    """Hears of the stages of a server that runs as a process' job.  Each method returns at once and raises nothing."""
+    """Receives the stages of a server that a process runs.  Each method returns at once and raises no exception."""
 
     def started(self, server: RunningServer) -> None:
         """``server`` listens, and signals are handled."""
 
     def reloading(self) -> None:
-        """Certificates are being read again."""
+        """The server begins to read its certificates again."""
 
     def reloaded(self) -> None:
-        """That is done."""
+        """The certificates have been read."""
 
     def stopping(self, failed: bool) -> None:
         """The drain begins; ``failed`` is whether the server ends because of an error."""
 
     def stopped(self) -> None:
-        """Everything has ended."""
+        """The server has ended."""

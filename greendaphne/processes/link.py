@@ -1,4 +1,4 @@
-"""The master as a worker sees it."""
+"""A worker's connection to its master."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _RECEIVE = 4096
 
 
 class MasterLink:
-    """Tells the master of the life of this worker's server, and does what the master says.
+    """Reports the stages of this worker's server to the master, and carries out the master's orders.
 
-    :param application: what is served, in words.
-    :param failed: whether the server shows why the application does not load, instead of serving it.
+    :param application: the name of the application, for the master's log.
+    :param failed: whether the server shows the traceback of an application that does not load.
     """
 
     def __init__(self, given: Inheritance, application: str = "", *, failed: bool = False) -> None:
@@ -36,7 +36,7 @@ class MasterLink:
         self._heartbeat = given.heartbeat
         self._server: RunningServer | None = None
         self._told_to_stop = False
-        # Whether the master is gone without a word.
+        # Whether the master has ended without an order to stop.
         self._orphaned = False
 
     def started(self, server: RunningServer) -> None:
@@ -59,11 +59,11 @@ class MasterLink:
                 for line in lines.feed(data):
                     self._obey(line, server)
         except OSError:
-            pass  # as good as its end
+            pass  # the same as its end
         if self._server is not None:
             logger.error("The master of this worker is gone; the worker ends")
             self._told_to_stop = self._orphaned = True
-            # Also one that drains has to know: those that were to serve on end as well.
+            # Also for a server that drains: the workers that continued to serve now stop as well.
             server.stop(take_waiting=True)
 
     def _obey(self, line: bytes, server: RunningServer) -> None:
@@ -86,24 +86,24 @@ class MasterLink:
         self._say(control.RECYCLE + b" " + reason.encode())
 
     def reloading(self) -> None:
-        """Nothing: a worker reloads certificates when it is told to by a signal of its own, which is its own affair."""
+        """Does nothing: the master takes no part in a worker's reload of certificates, which a signal to the worker starts."""
 
     def reloaded(self) -> None:
         """Nothing."""
 
     def stopping(self, failed: bool) -> None:
         if not failed and not self._told_to_stop:
-            # Before the drain, so that another one is up as soon as can be.
+            # Before the drain, so that the master starts another worker at once.
             self._say(control.STOPPING)
 
     def stopped(self) -> None:
         self._server = None
         if self._orphaned:
-            # The master would have done it.
+            # The master would have started a successor itself.
             shutil.rmtree(os.environ[control.RUN_DIR], ignore_errors=True)
 
     def _say(self, line: bytes) -> None:
         try:
             self._sock.send(line + b"\n")
         except OSError:
-            pass  # the greenlet that listens sees it, too
+            pass  # the greenlet that reads notices this as well

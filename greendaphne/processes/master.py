@@ -1,10 +1,11 @@
 """The master of several workers (``--workers``).
 
-It opens the listening sockets, starts the workers and keeps their number: one that ends is replaced, with growing pauses when workers end
-soon after their start; one that asks for it is replaced before it stops.  SIGHUP replaces all of them one by one, each only once its
-successor serves.  What workers cannot be trusted with is kept out: no application, no certificates, no gevent loop.
+The master opens the listening sockets, starts the workers and keeps their number.  It replaces a worker that ends, with growing pauses if
+workers end soon after their start.  It replaces a worker that asks for it before that worker stops.  On SIGHUP it replaces all workers one
+by one, each once its successor serves.  The master loads no application, no certificates and no gevent loop, because their faults must not
+end it.
 
-Everything happens in one loop that waits for signals, for words of the workers and for the next moment at which something is due.
+One loop waits for signals, for lines from the workers and for the next deadline.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ from .watching import Watcher
 
 logger = logging.getLogger("greendaphne.processes")
 
-#: Seconds from a worker's start to its first request, the import of the application included.
+#: Seconds that a worker may take from its start until it serves, including the import of the application.
 START_TIMEOUT: Final = 120.0
-#: A worker that ends so many seconds after its start, or earlier, did not get far.
+#: A worker that ends within this number of seconds after its start counts as failed at the start.
 SOON: Final = 10.0
-#: Seconds before a worker is started behind one that did not get far: the first pause, and the most it doubles to.
+#: Seconds before a worker is started after one that failed at the start: the first pause, and the maximum to which it doubles.
 FIRST_PAUSE: Final = 1.0
 LAST_PAUSE: Final = 30.0
-#: Seconds beyond the graceful time limit for a worker to close what is left and end.
+#: Seconds after the graceful time limit for a worker to close the remaining connections and end.
 END_PATIENCE: Final = 20.0
 #: Seconds for a worker that was told to end at once.
 QUIT_PATIENCE: Final = 5.0
-#: Parts of the service manager's watchdog time: how often the workers give a sign of life, and how often it is passed on.
+#: Fractions of the service manager's watchdog time: between two signs of life of a worker, and between two notifications of the manager.
 _HEARTBEATS: Final = 4
-#: Codes with which a process ends because it was told something impossible; trying again would not help.
+#: Exit codes for a wrong configuration; another start would end in the same way.
 _CONFIGURATION: Final = frozenset((1, 2))
 
 _SIGNALS: Final = (
@@ -61,12 +62,13 @@ class Master:
     """Runs ``number`` workers.
 
     :param command: executable and arguments of a worker.
-    :param number: how many; at least 1.
+    :param number: the number of workers; at least 1.
     :param endpoints: where to listen.
     :param graceful: seconds that a worker may take to drain.
-    :param manager: the service manager, where it wants to be notified.
+    :param manager: the service manager, if it asks for notifications.
     :param reopen: reopens log files.
-    :param announce: called with the endpoints and their sockets, and with what is served, once all workers serve for the first time.
+    :param announce: called with the endpoints and their sockets, and with the name of the application, once all workers serve for the first
+        time.
     :param opened: called once all sockets are open, before the first worker starts.
     :param watcher: watches source files; workers are replaced when they change.
     """
@@ -102,12 +104,12 @@ class Master:
         self._environment: dict[str, str] = {}
         self._selector = selectors.DefaultSelector()
         self._generation = 0
-        # The generation of which it was logged that it waits for those that stop.
+        # The generation for which the log has a line that it waits for stopping workers.
         self._waiting_for = 0
-        # Whether a reload, or the start, is under way.
+        # Whether a reload, or the start, is in progress.
         self._reloading = False
         self._announced = False
-        # The number of serving workers that the service manager was told last.
+        # The number of serving workers in the last notification of the service manager.
         self._reported = 0
         self._stopping = False
         # Whether any worker has ever served.
@@ -121,7 +123,7 @@ class Master:
     def run(self) -> int:
         """Serve until told to stop; return the exit code.
 
-        :raises EndpointError: where an endpoint cannot be listened on, or there is no place for what the workers share.
+        :raises EndpointError: if an endpoint cannot be listened on, or the directory that the workers share cannot be made.
         """
         awake, waker = socket.socketpair()
         for end in (awake, waker):
@@ -159,7 +161,7 @@ class Master:
 
     def _listen(self) -> None:
         for endpoint in self._endpoints:
-            # TLS around it is the workers': they read certificates, and read them again.
+            # The workers do TLS: they read certificates, and read them again on a reload.
             inner = innermost(endpoint)
             sock = inner.bind()
             self._sockets.append((inner, sock))
@@ -173,7 +175,7 @@ class Master:
         self._sockets.clear()
 
     def _turn(self, awake: socket.socket) -> None:
-        """Do what is due, wait for something to happen, and take note of it."""
+        """Do what is due, wait for the next event or deadline, and handle it."""
         self._reap()
         self._hurry()
         self._balance()
@@ -231,7 +233,7 @@ class Master:
     def _reload(self) -> None:
         logger.info("Replacing all workers, one after the other")
         self._generation += 1
-        # Whoever sends it expects a try now.
+        # The sender of the signal expects a start now, without the pause.
         self._failures, self._next_start = 0, 0.0
         self._reloading = True
         if self._manager is not None:
@@ -253,22 +255,22 @@ class Master:
         return bool(child.tired) or child.generation < self._generation
 
     def _balance(self) -> None:
-        """Start or stop workers until their number is right, and none that serves is outdated."""
+        """Start or stop workers until their number is right and no outdated worker serves."""
         if self._stopping and not self._children:
             self._exit_code = 0
         if self._stopping or self._exit_code is not None:
             return
         serving, starting = self._in(State.SERVING), self._in(State.STARTING)
-        # Those that are to go first come first, the oldest of them in front.
+        # The workers to stop first come first, the oldest of them at the front.
         serving.sort(key=lambda child: (not self._is_outdated(child), child.started))
         for child in serving[: max(0, len(serving) - self.number)]:
             self._retire(child)
         missing = self.number - len(serving) - len(starting)
         if not self._served:
-            # The first one shows whether the configuration is good, and the others need not show it again.
+            # The first worker shows whether the configuration is valid; the others start after that.
             missing = min(missing, 1 - len(starting))
         if missing <= 0 and not starting and serving and self._is_outdated(serving[0]) and len(serving) <= self.number:
-            # Never more than as many that drain as there are to serve: reloads in quick succession would pile them up.
+            # At most as many workers drain as serve, because reloads in quick succession would otherwise accumulate draining workers.
             missing = int(len(self._children) < 2 * self.number)
             if not missing and self._waiting_for != self._generation:
                 self._waiting_for = self._generation
@@ -317,14 +319,14 @@ class Master:
                 self._application = rest.decode(errors="replace")
                 logger.info("%s serves", child)
             elif word == control.RECYCLE and not child.tired:
-                child.tired = rest.decode(errors="replace") or "it asked for it"
+                child.tired = rest.decode(errors="replace") or "no reason given"
                 logger.info("%s is to be replaced: %s", child, child.tired)
             elif word == control.STOPPING and child.state is State.SERVING:
                 logger.info("%s stops by itself", child)
                 child.state, child.deadline = State.STOPPING, time.monotonic() + self._graceful + END_PATIENCE
 
     def _close(self, child: Child) -> None:
-        """Listen to it no longer."""
+        """Stop reading from it."""
         if child.socket.fileno() >= 0:
             self._selector.unregister(child.socket)
             child.socket.close()
@@ -334,13 +336,13 @@ class Master:
             code = child.poll()
             if code is None:
                 continue
-            # Its last words may change what its end means.
+            # Its last lines may change the meaning of its end.
             if child.socket.fileno() >= 0:
                 self._hear(child)
             self._close(child)
             self._children.remove(child)
             if child.state is State.STOPPING:
-                # One that starts is ended by the signal, or by itself where it is the first process of a namespace.
+                # The signal ends a worker that is starting; as the first process of a namespace the worker ends itself.
                 log = logger.info if code in (0, -signal.SIGTERM, SIGNALLED + signal.SIGTERM) else logger.warning
                 log("%s %s", child, describe(code))
             else:
@@ -349,7 +351,7 @@ class Master:
             self._reap_orphans()
 
     def _reap_orphans(self) -> None:
-        """Take note of the end of processes that others started: in a namespace, the first process becomes their parent."""
+        """Reap processes that others started: the first process of a namespace becomes their parent."""
         own = {child.pid for child in self._children}
         try:
             while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None and ended.si_pid not in own:
@@ -358,7 +360,7 @@ class Master:
             pass  # there are none
 
     def _mourn(self, child: Child, code: int) -> None:
-        """Deal with a worker that nobody told to end."""
+        """Handle a worker that has ended without an order."""
         if not self._served and code in _CONFIGURATION:
             logger.error("The first worker %s; the reason is above", describe(code))
             self._exit_code = code
@@ -377,33 +379,33 @@ class Master:
 
     def _give_up_reload(self) -> None:
         if self._generation and any(child.generation < self._generation for child in self._in(State.SERVING)):
-            logger.error("Not reloaded: the workers of before go on")
+            logger.error("Not reloaded: the previous workers continue to serve")
             for child in self._children:
                 child.generation = self._generation
                 if self._watcher is not None and child.state is State.SERVING:
                     child.say(control.FAILED)
             self._reloading = False
             if self._manager is not None:
-                self._manager.ready("Not reloaded: the workers of before go on")
+                self._manager.ready("Not reloaded: the previous workers continue to serve")
 
     def _pause(self) -> None:
-        """Leave a pause before the next start, twice as long as the last one when that was not long ago."""
+        """Set a pause before the next start, twice the last one if that was recent."""
         now = time.monotonic()
         pause = min(FIRST_PAUSE * 2**self._failures, LAST_PAUSE)
         if self._failures and now - self._last_failure > SOON + pause:
             self._failures, pause = 0, FIRST_PAUSE
         if now < self._next_start:
-            return  # several ended in one go
+            return  # several workers ended at the same time
         self._failures = min(self._failures + 1, 10)
         self._last_failure, self._next_start = now, now + pause
         logger.warning("The next worker starts in %g seconds", pause)
 
     def _hurry(self) -> None:
-        """End what takes too long."""
+        """End workers that have passed a deadline."""
         now = time.monotonic()
         for child in self._children:
             if child.socket.fileno() >= 0 and self._is_late(child, now):
-                # It may have said something while this process had no time to listen.
+                # It may have sent lines while this process was busy.
                 self._hear(child)
             if child.deadline is not None and now >= child.deadline:
                 what = "has not begun to serve" if child.state is State.STARTING else "has not ended"
@@ -416,7 +418,7 @@ class Master:
                 child.heard = now
 
     def _is_late(self, child: Child, now: float) -> bool:
-        """Whether it should have come further by now, or given a sign of life."""
+        """Whether it has passed its deadline or missed a sign of life."""
         if child.deadline is not None:
             return now >= child.deadline
         return self._watchdog > 0 and child.state is State.SERVING and now - child.heard > self._watchdog
@@ -457,13 +459,13 @@ class Master:
 
 
 def _ignore(number: int, frame: Any) -> None:
-    """Stands for a signal that the loop hears of through the wake-up descriptor."""
+    """The handler of a signal that the loop reads from the wake-up descriptor."""
 
 
 def _make_directory() -> str:
-    """A new directory for what the workers share, where the service manager or TMPDIR says."""
+    """A new directory for the files that the workers share, below the service manager's runtime directory or TMPDIR."""
     place = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0] or None
     try:
         return tempfile.mkdtemp(prefix="greendaphne-", dir=place)
     except OSError as error:
-        raise EndpointError(f"There is no place for what the workers share: {error}.") from None
+        raise EndpointError(f"Cannot make the directory that the workers share: {error}.") from None

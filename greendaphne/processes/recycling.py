@@ -1,7 +1,7 @@
-"""Ends a process that has served enough requests or grown too large (``--max-requests``, ``--max-rss``), in good order.
+"""Ends a process gracefully after a number of requests or above a size in memory (``--max-requests``, ``--max-rss``).
 
-Under a master it asks to be replaced, and goes on until its successor serves.  Any other process drains and ends with exit code 0, for its
-process manager to start it again.
+Under a master the process asks to be replaced, and serves until its successor does.  Any other process drains and ends with exit code 0, so
+that its process manager starts it again.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("greendaphne.processes")
 
-#: Seconds between two looks at the process' size.
+#: Seconds between two measurements of the process' size.
 INTERVAL: Final = 5.0
 _STATM: Final = "/proc/self/statm"
 _MEGABYTE: Final = 1024 * 1024
 
 
 class Recycler(Observer):
-    """Counts requests and looks at the memory of this process.
+    """Counts requests and measures the memory of this process.
 
-    A WebSocket counts as one request, when it has been opened or rejected.
+    A WebSocket counts as one request once it has been opened or rejected.
 
-    :param max_requests: how many; 0 for no bound.
-    :param jitter: up to so many more, by chance, so that processes which began together do not end together.
-    :param max_rss: bytes of resident memory; 0 for no bound.
-    :param replace: asks for a successor, with the reason; ``None`` where the process has to end by itself.
+    :param max_requests: the number of requests; 0 for no limit.
+    :param jitter: adds a random number of requests up to this one, so that processes which started together do not end together.
+    :param max_rss: bytes of resident memory; 0 for no limit.
+    :param replace: called with the reason to ask for a successor; ``None`` if the process ends by itself.
     """
 
     __slots__ = ("_left", "_max_requests", "_max_rss", "_replace", "_server")
@@ -78,7 +78,7 @@ class Recycler(Observer):
     def _end(self, reason: str) -> None:
         server, self._server = self._server, None
         if server is None:
-            return  # it ends already
+            return  # it already ends
         if self._replace is not None:
             self._replace(reason)
         else:
@@ -86,7 +86,7 @@ class Recycler(Observer):
             server.stop()
 
     def reloading(self) -> None:
-        """Nothing: a reload changes neither number."""
+        """Does nothing: a reload changes neither number."""
 
     def reloaded(self) -> None:
         """Nothing."""
@@ -95,11 +95,11 @@ class Recycler(Observer):
         self._server = None
 
     def stopped(self) -> None:
-        """Nothing is left to do."""
+        """Does nothing."""
 
 
 def resident_size() -> int:
-    """Bytes of this process that are in memory; 0 where the system does not tell."""
+    """Bytes of resident memory of this process; 0 if the system does not report them."""
     try:
         with open(_STATM, "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

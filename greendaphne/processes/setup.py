@@ -1,4 +1,4 @@
-"""What the command does about processes: become the master, or serve as one of its workers, or alone."""
+"""Sets up the command's process as the master, as one of its workers, or as the only process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger("greendaphne.processes")
 
 
 class Process(NamedTuple):
-    """What a server has to know of the process that it is."""
+    """The values that a server needs to know about its process."""
 
     lifecycle: list[Lifecycle]
     observers: list[Observer]
@@ -33,9 +33,9 @@ class Process(NamedTuple):
 def prepare(config: Config, descriptions: Sequence[str], application: str = "", *, failed: bool = False) -> Process:
     """Set up this process for the server at the endpoints ``descriptions``.
 
-    :param application: what is served, in words for the banner.
+    :param application: the name of the application, for the banner.
 
-    :raises EndpointError: in a worker, when these are not the endpoints that its master opened.
+    :raises EndpointError: in a worker whose master opened other endpoints.
     """
     lifecycle: list[Lifecycle] = []
     observers: list[Observer] = []
@@ -71,7 +71,7 @@ def prepare(config: Config, descriptions: Sequence[str], application: str = "", 
 
 
 def _all(config: Config, descriptions: Sequence[str]) -> list[str]:
-    """What the master listens on: the endpoints, and behind them the one for metrics."""
+    """The endpoints of the master: those for clients, then the one for metrics."""
     return [*descriptions, *([config.monitoring.metrics] if config.monitoring.metrics is not None else ())]
 
 
@@ -83,7 +83,7 @@ def run_master(
 ) -> int:
     """Run the master of ``config.processes.workers`` workers; return the exit code.
 
-    :param argv: the arguments, where they are not those of the process.
+    :param argv: the arguments, if they are not those of the process.
     :param reopen: reopens the master's own log files.
     :raises EndpointError: where an endpoint cannot be listened on.
     """
@@ -98,7 +98,7 @@ def run_master(
     if banner.wanted(config):
 
         def announce(sockets: Sequence[tuple[Any, Any]], application: str) -> None:
-            # The last one is for metrics alone.
+            # The last one is for metrics only.
             banner.show_for_master(sockets[: len(descriptions)], application, config)
 
     manager = service_manager()
@@ -120,7 +120,7 @@ def run_master(
 
 
 def watcher_of(processes: Processes) -> Watcher | None:
-    """What notices changed source files; ``None`` without ``--reload``."""
+    """The watcher of source files; ``None`` without ``--reload``."""
     if not processes.reload:
         return None
     from .watching import Watcher
@@ -134,12 +134,12 @@ def watcher_of(processes: Processes) -> Watcher | None:
 
 @contextmanager
 def opened_as_root(config: Config, descriptions: Sequence[str]) -> Iterator[None]:
-    """Open the sockets of the endpoints ``descriptions``, then become the user of ``--user``, for the block to import the application.
+    """Open the sockets of the endpoints ``descriptions``, then change to the user of ``--user``; the block imports the application.
 
-    Nothing happens in a worker, whose master has done it, and where the user stays.
+    Does nothing in a worker, whose master has done it, and without ``--user``.
 
     :raises EndpointError: where an endpoint cannot be listened on.
-    :raises ConfigurationError: where the process cannot become that user.
+    :raises ConfigurationError: if the process cannot change to that user.
     """
     if control.is_worker() or not changes_user(config.processes):
         yield
@@ -164,13 +164,13 @@ def opened_as_root(config: Config, descriptions: Sequence[str]) -> Iterator[None
             sock.detach()
         yield
     finally:
-        # What they left in the file system; the sockets are the server's.
+        # Removes what they left in the file system; the server owns the sockets.
         for inner, sock in opened:
             inner.close(sock)
 
 
 def command(argv: Sequence[str] | None) -> list[str]:
-    """Executable and arguments that start this command anew.
+    """The executable and arguments that start this command again.
 
     :param argv: as for :func:`run_master`; the interpreter's own options are kept only without it.
     """

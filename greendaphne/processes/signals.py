@@ -1,4 +1,4 @@
-"""What signals mean in the phases of a process: while it starts, while it serves, and while it ends.
+"""The effect of signals in each phase of a process: while it starts, while it serves, and while it ends.
 
 ==================  ==============================  ====================================================  =================
 Signal              start (import) and end          serve                                                 drain
@@ -12,8 +12,8 @@ SIGUSR1             nothing                         reopen log files            
 :func:`ending` is for the phases without a server, :func:`handle_signals` for those with one.  Both mean the same in a process with number
 1, for which the kernel ignores every signal that has its default action.
 
-A greenlet that never gives way keeps the hub from hearing of a signal.  So a native thread hears of it, through the descriptor that the
-interpreter's own C handler writes to, and ends the process itself where the second signal to end has no effect.
+A greenlet that never yields prevents the hub from handling a signal.  So a native thread reads signals from the descriptor that the
+interpreter's C handler writes to, and ends the process itself if the hub does not act on a second signal to end.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-#: The shell's codes for processes that a signal ended are above this.
+#: The shell adds the number of the signal to this for the exit code of a process that a signal ended.
 SIGNALLED: Final = 128
-#: Signals that ask for the end.
+#: Signals that ask the process to end.
 ENDING: Final = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
-#: Seconds for the hub to hear of a signal that is to end the process at once.
+#: Seconds for the hub to react to a signal that ends the process at once.
 DEAF: Final = 1.0
-#: Seconds for the process to end after it has.
+#: Seconds for the process to end after the hub has reacted.
 LAST_PATIENCE: Final = 15.0
 
 
@@ -41,7 +41,7 @@ def end_by(number: int) -> None:
     signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
-    # The kernel ignores that for the first process of a namespace.
+    # The kernel ignores such a signal for the first process of a namespace.
     os._exit(SIGNALLED + number)
 
 
@@ -58,9 +58,9 @@ def _do_nothing(number: int, frame: object) -> None:
 def ending() -> Iterator[None]:
     """Let SIGTERM and SIGQUIT end the process at once, and SIGHUP and SIGUSR1 do nothing, while the block runs.
 
-    The system's default action for the former two works whatever the process is at; only process 1 does not have it.
-    Programs that the block starts have the system's default again, as they would not with ``SIG_IGN``.  SIGINT stays the interpreter's
-    :class:`KeyboardInterrupt`.  A signal that is ignored on purpose, as ``nohup`` does it, stays ignored.
+    The system's default action for SIGTERM and SIGQUIT works at any time; only process 1 does not have it.  Programs that the block starts
+    get the system's default action, which they would not with ``SIG_IGN``.  SIGINT raises :class:`KeyboardInterrupt` as usual.  A signal
+    that is already ignored, for example by ``nohup``, stays ignored.
     """
     ends = dict.fromkeys((signal.SIGTERM, signal.SIGQUIT), _end) if os.getpid() == 1 else {}
     with _handlers({**ends, **dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), _do_nothing)}):
@@ -72,7 +72,7 @@ def _handlers(handlers: Mapping[signal.Signals, Callable[[int, object], None]]) 
     try:
         previous = {number: signal.signal(number, handler) for number, handler in handlers.items() if _is_wanted(number)}
     except ValueError:
-        # Not the main thread.
+        # Signal handlers can only be set in the main thread.
         previous = {}
     try:
         yield
@@ -88,7 +88,7 @@ def _is_wanted(number: int) -> bool:
 
 @contextmanager
 def handle_signals(handlers: Mapping[signal.Signals, Callable[[], object]]) -> Iterator[None]:
-    """Call each handler in a greenlet of its own when its signal comes, while the block runs; only in the main thread."""
+    """Call each handler in a separate greenlet when its signal arrives, while the block runs; only in the main thread."""
     post = _Post(handlers)
     try:
         yield
@@ -97,9 +97,9 @@ def handle_signals(handlers: Mapping[signal.Signals, Callable[[], object]]) -> I
 
 
 class _Post:
-    """Takes signals to the hub of the calling thread, and ends the process where that does not listen.
+    """Passes signals to the hub of the calling thread, and ends the process if the hub does not react.
 
-    The C handler of the interpreter writes the number of each signal into a pipe.  A native thread reads it, so it hears of signals also
+    The C handler of the interpreter writes the number of each signal into a pipe.  A native thread reads the pipe, so signals arrive also
     while the main thread is busy.
     """
 
@@ -111,7 +111,7 @@ class _Post:
         self._loop: Any = get_hub().loop
         self._allocate_lock = get_original("_thread", "allocate_lock")
         self._pid = os.getpid()
-        # Signals to end, and whether the hub has taken the last of them.
+        # The number of signals to end, and whether the hub has taken the last one.
         self._asked = 0
         self._closed = self._allocate_lock()
         self._closed.acquire()
@@ -123,7 +123,7 @@ class _Post:
         get_original("_thread", "start_new_thread")(self._run, ())
 
     def close(self) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         self._closed.release()
         _posts.remove(self)
         self._restore()
@@ -135,19 +135,19 @@ class _Post:
         if current not in (self._write, self._other):
             signal.set_wakeup_fd(current)
         for number, action in self._previous.items():
-            # Where nothing of Python was there before, the system's default is.
+            # ``None`` stands for a handler that was not set from Python; the system's default replaces it.
             signal.signal(number, signal.SIG_DFL if action is None else action)
 
     def forked(self) -> None:
-        """In a child process: its signals are its own."""
+        """In a child process: release its signals, which are not the parent's."""
         self._restore()
         signal.set_wakeup_fd(-1)
 
     def _interpreter(self, number: int, frame: object) -> None:
-        """The handler that the interpreter calls, in the main thread, some time later."""
+        """The handler that the interpreter calls later in the main thread."""
         current = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         if current != self._write:
-            # Other code took the descriptor's place, and this signal to itself.
+            # Other code has replaced the descriptor, so the thread does not read this signal.
             self._other = current
             self._deliver(number)
 
@@ -186,26 +186,26 @@ class _Post:
         if number in ENDING and (self._asked == 2 or number == signal.SIGQUIT):
             from gevent.monkey import get_original
 
-            # In a thread of its own: further signals are for the hub all the same.
+            # In a separate thread, because this one still passes further signals to the hub.
             get_original("_thread", "start_new_thread")(self._insist, (number, taken))
 
     def _insist(self, number: int, taken: Any) -> None:
-        """End the process where the hub does not."""
+        """End the process if the hub does not."""
         if taken.acquire(True, DEAF):
             if self._closed.acquire(True, LAST_PATIENCE):
                 self._closed.release()
                 return
             reason = "The process has not ended"
         else:
-            reason = "The hub does not hear of it: other code is at work"
+            reason = "The hub does not react, because other code is running"
         if os.getpid() == self._pid:
             name = signal.Signals(number).name
-            # Not through logging, whose locks the code at work may hold.
+            # Not through logging: the busy code may hold its locks.
             _tell(f"{reason}; {name} ends the process now\n")
             os._exit(SIGNALLED + number)
 
 
-#: Those that are open, for children.
+#: The open ones, for child processes.
 _posts: list[_Post] = []
 
 
@@ -226,7 +226,7 @@ def _tell(text: str) -> None:
 
 
 def has_terminal() -> bool:
-    """Whether this process belongs to a terminal, whose end SIGHUP then is."""
+    """Whether this process belongs to a terminal; SIGHUP then means that the terminal was closed."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError as error:
@@ -235,9 +235,9 @@ def has_terminal() -> bool:
 
 
 def reap_orphans() -> None:
-    """Have the hub of this thread take note of the end of processes that it did not start, in the first process of a namespace.
+    """In the first process of a namespace, make the hub of this thread reap processes that it did not start.
 
-    The kernel makes their parent whatever has number 1.  libev's handler of SIGCHLD waits for all children, so there needs to be one.
+    The kernel makes process 1 their parent.  libev's handler of SIGCHLD waits for all children, so installing it is enough.
     """
     if os.getpid() == 1:
         from gevent import get_hub

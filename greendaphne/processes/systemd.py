@@ -1,6 +1,6 @@
 """Notifications to systemd (``sd_notify(3)``): readiness, reloads, stops and the watchdog.
 
-A notification is one datagram to the socket that ``NOTIFY_SOCKET`` names.  Nobody has to listen: what cannot be sent at once is dropped.
+A notification is one datagram to the socket that ``NOTIFY_SOCKET`` names.  A notification that cannot be sent at once is dropped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ServiceManager:
     """The service manager that started this process.
 
     :param address: path of its socket; one that begins with ``@`` is in the abstract namespace.
-    :param watchdog: seconds within which it wants to hear of this process again and again; 0 for never.
+    :param watchdog: the longest time in seconds between two notifications that it expects; 0 for no limit.
     """
 
     def __init__(self, address: str, watchdog: float = 0) -> None:
@@ -48,7 +48,7 @@ class ServiceManager:
             self._failed = True
 
     def ready(self, status: str) -> None:
-        """This process, or what it stands for, serves; also the end of a reload."""
+        """This process, or the workers of this master, serve; also reports the end of a reload."""
         self.notify(READY=1, MAINPID=os.getpid(), STATUS=status)
 
     def reloading(self) -> None:
@@ -60,14 +60,14 @@ class ServiceManager:
         self.notify(STOPPING=1, STATUS=status)
 
     def alive(self) -> None:
-        """All is well for another :attr:`watchdog` seconds."""
+        """The process works; restarts the manager's watchdog time."""
         self.notify(WATCHDOG=1)
 
 
 def service_manager(environment: MutableMapping[str, str] = os.environ) -> ServiceManager | None:
-    """Return the service manager that wants to be notified, ``None`` where there is none.
+    """Return the service manager that asks for notifications; ``None`` without one.
 
-    Its variables are taken out of ``environment``, or programs that the application starts would speak in this process' name.
+    Removes its variables from ``environment``, so that programs started by the application do not send notifications for this process.
     """
     address = environment.pop(_NOTIFY_SOCKET, "")
     usec, pid = environment.pop(_WATCHDOG_USEC, ""), environment.pop(_WATCHDOG_PID, "")
@@ -78,7 +78,7 @@ def service_manager(environment: MutableMapping[str, str] = os.environ) -> Servi
 
 
 class Notifier:
-    """Tells the service manager of the life of a server that is a process of its own."""
+    """Notifies the service manager of the stages of a server that runs without a master."""
 
     def __init__(self, manager: ServiceManager) -> None:
         self._manager = manager
@@ -93,7 +93,7 @@ class Notifier:
             gevent.spawn(self._watch, self._manager.watchdog / 2)
 
     def _watch(self, interval: float) -> None:
-        # In the hub's turn: one that is blocked sends nothing, and the service manager starts the server anew.
+        # In the hub: a blocked hub sends nothing, so the service manager restarts the server.
         import gevent
 
         while self._server is not None:

@@ -1,6 +1,6 @@
 """Notices changed source files, for ``--reload``.
 
-A native thread of the master looks at the files twice a second.  The master is not patched and has no event loop, so the thread tells it of
+A native thread of the master checks the files twice a second.  The master is not patched and has no event loop, so the thread tells it of
 changes over a socket pair that the master's loop waits on.
 """
 
@@ -13,18 +13,18 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from typing import Final
 
-#: Seconds between two looks.  A look at 2000 files takes about 10 ms.
+#: Seconds between two checks.  A check of 2000 files takes about 10 ms.
 INTERVAL: Final = 0.5
-#: Files at most; the watcher ignores further ones, so that a wrong directory costs a bounded time.
+#: The maximum number of files; the watcher ignores further ones, so that a wrong directory costs a bounded time.
 MAX_FILES: Final = 20_000
-#: Directories that hold no source of the application.
+#: Directories without source files of the application.
 SKIPPED: Final = frozenset(("__pycache__", "node_modules", "site-packages"))
 
 
 class Watcher:
     """Watches the files of some directories.
 
-    :param directories: where to look, with all directories below.  Hidden ones and virtual environments are passed over.
+    :param directories: the directories, with all below them.  Hidden ones and virtual environments are skipped.
     :param include: patterns of file names, such as ``*.py``.
     :param exclude: patterns of file names or of paths relative to their directory; they count before ``include``.
     """
@@ -77,7 +77,7 @@ class Watcher:
             # A few names are enough for the log.
             self._theirs.send("".join(f"{path}\n" for path in changed[:10]).encode("utf-8", "surrogateescape"))
         except OSError:
-            pass  # the master has not read the last news yet, or has ended
+            pass  # the master has not read the previous byte yet, or has ended
 
     def _look(self) -> dict[str, tuple[int, int]]:
         """Time of change and size of each file."""

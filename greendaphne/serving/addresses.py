@@ -1,4 +1,4 @@
-"""Connections of each client address, so that one client does not take all that there are."""
+"""Counts the connections of each client address, so that one client cannot use all connections."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ..core.message import Address, ClientDisconnected
 
 logger = logging.getLogger("daphne.server")
 
-#: Bits of an IPv6 address that one client has: the network that a provider gives to a home or a host (RFC 6177).
+#: Bits of an IPv6 address that identify one client: the network that a provider assigns to a home or a host (RFC 6177).
 _CLIENT_BITS: Final = 64
 #: Seconds between two log lines.
 INTERVAL: Final = 60.0
 
 
 class TooManyConnections(ClientDisconnected):
-    """The client's address has as many connections as it may have; the socket is closed."""
+    """The client's address has the maximum number of connections; the socket is closed."""
 
 
 class AddressCounts:
     """Counts connections by client address.
 
-    :param limit: connections of one address at a time.
-    :param exempt: peers that speak for many clients, such as proxies; ``None`` for none.
+    :param limit: the maximum number of connections of one address at a time.
+    :param exempt: peers that forward many clients, such as proxies; ``None`` for none.
     """
 
     __slots__ = ("_counts", "_exempt", "_limit", "_next", "refused")
@@ -41,11 +41,11 @@ class AddressCounts:
         self.refused = 0
 
     def enter(self, client: Address) -> str | None:
-        """Count a connection of ``client``; returns what :meth:`leave` wants, ``None`` for a client that is not counted.
+        """Count a connection of ``client``; returns the argument for :meth:`leave`, ``None`` for a client that is not counted.
 
         Clients on UNIX sockets have no address and are not counted.
 
-        :raises TooManyConnections: where it is one too many.
+        :raises TooManyConnections: if the limit is exceeded.
         """
         if not client:
             return None
@@ -78,7 +78,7 @@ class AddressCounts:
 
 
 def _key(host: str) -> str:
-    """What the connections of ``host`` are counted under."""
+    """The key under which connections of ``host`` are counted."""
     if ":" not in host:
         return host
     try:

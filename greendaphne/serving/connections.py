@@ -20,6 +20,7 @@ from ..core.message import Address, ClientDisconnected, ConnectionInfo
 from ..core.tlsinfo import TLSInfo
 from ..http1.connection import DRAIN_MOMENT, Http1Connection
 from ..http2 import PREFACE, Http2Limits
+from ..net import batch
 from ..net.endpoints import Endpoint
 from ..net.proxy_protocol import HeaderReader, ProxyProtocol
 from ..net.transport import RECV_SIZE, ByteStream, Transport
@@ -46,13 +47,13 @@ class Connection(Protocol):
 
     @property
     def idle_since(self) -> float:
-        """When it began to wait for a request, on the monotonic clock; 0 while it serves one."""
+        """The time since when it waits for a request, on the monotonic clock; 0 while it serves one."""
 
     def make_room(self) -> None:
-        """End now: it is idle, and another client waits."""
+        """End an idle connection because another client waits."""
 
     def evict(self) -> None:
-        """End at once: it holds what others need."""
+        """End at once, because the memory or disk that it holds is needed."""
 
 
 class ConnectionMeter(Protocol):
@@ -67,7 +68,7 @@ class ConnectionMeter(Protocol):
 
 #: Seconds that a connection must have been idle to make room for another.
 IDLE_LEAST: Final = 1.0
-#: Connections that make room at a time, of those that are idle for longest.
+#: The number of connections that are closed at a time to make room, those idle for longest first.
 ROOM: Final = 16
 
 
@@ -78,7 +79,7 @@ class Connections:
     :param http2_cleartext: whether a plain connection may begin with HTTP/2's preface (RFC 9113 section 3.3).
     :param proxy_protocol: reads PROXY headers, on endpoints with them.
     :param meter: counts connections; ``None`` without metrics.
-    :param overload: the memory, disk and descriptors for clients; by default its own.
+    :param overload: the memory, disk and descriptors for clients; by default a new one.
     :param proxies: peers whose connections are those of many clients, for ``limits.connections_per_address``.
     """
 
@@ -102,13 +103,13 @@ class Connections:
         self._proxy_protocol = proxy_protocol or ProxyProtocol()
         self._meter = meter
         self._open: set[Connection] = set()
-        # The sockets of connections whose protocol is not known yet, and since when.
+        # The sockets of connections whose protocol is not known yet, each with the time of its acceptance.
         self._undecided: dict[_socket.socket, float] = {}
         self._draining = False
         # Closes idle connections DRAIN_MOMENT after the drain starts.
         self._closer: Greenlet[..., None] | None = None
         self.overload = overload or Overload(limits)
-        #: Counts the connections of each client address; ``None`` where their number has no bound.
+        #: Counts the connections of each client address; ``None`` without a limit.
         self.addresses = AddressCounts(limits.connections_per_address, proxies) if limits.connections_per_address else None
         #: The greenlets of all connections.
         self.pool = Pool(self.overload.connections or None)
@@ -156,15 +157,15 @@ class Connections:
         return handle
 
     def _connect(self, sock: _socket.socket, address: Any, endpoint: Endpoint, account: Account) -> tuple[Connection, str | None]:
-        """Find out what the peer speaks; returns also what :attr:`addresses` counts it under.
+        """Determine the peer's protocol; also returns the key under which :attr:`addresses` counts it.
 
-        :raises ClientDisconnected: when the peer leaves before that is known; also for a failed handshake, and where there are too many
-            connections of its address.
+        :raises ClientDisconnected: if the peer disconnects before its protocol is known; also for a failed handshake, and if its address
+            has too many connections.
         """
         info = self._origin(sock, address, endpoint, account)
         host = None
         if self.addresses is not None:
-            # As early as it can be known: a handshake of TLS costs more than all that came before.
+            # As early as the address is known, because a TLS handshake costs more than all steps before it.
             host = self.addresses.enter(info.client)
         try:
             return self._speak(sock, endpoint, account, info), host
@@ -174,7 +175,7 @@ class Connections:
             raise
 
     def _origin(self, sock: _socket.socket, address: Any, endpoint: Endpoint, account: Account) -> ConnectionInfo:
-        """The addresses of the client and of the server, those of a PROXY header where one is due."""
+        """The addresses of the client and of the server; those of the PROXY header if the connection has to begin with one."""
         client: Address = None
         server: Address = None
         socket_path = ""
@@ -197,17 +198,19 @@ class Connections:
         return ConnectionInfo("http", client, server, client_tls, peer, socket_path, account)
 
     def _speak(self, sock: _socket.socket, endpoint: Endpoint, account: Account, info: ConnectionInfo) -> Connection:
-        """Do the handshake of TLS where there is one, and find out the protocol."""
+        """Perform the TLS handshake, if any, and determine the protocol."""
         if endpoint.tls is not None:
             # Imported here, because it imports OpenSSL, which a server without TLS does not need.
             from ..net.tls import handshake
 
             secure = handshake(sock, endpoint.tls, timeout=self._patience(self._timeouts.tls_handshake), send_timeout=self._timeouts.send)
             secure.account = account
+            secure.batch = batch.current()
             info = info._replace(scheme="https", tls=secure.info)
             return self._http2(secure, info, b"") if secure.alpn == "h2" else self._http1(secure, info, b"")
         transport = Transport(sock, self._timeouts.send)
         transport.account = account
+        transport.batch = batch.current()
         if info.tls is not None:
             info = info._replace(scheme="https")
         if not self._http2_cleartext:
@@ -220,7 +223,7 @@ class Connections:
         return self._http2(transport, info, initial) if initial.startswith(PREFACE) else self._http1(transport, info, initial)
 
     def _patience(self, seconds: float) -> float:
-        """The seconds that a connection has to show its protocol: ``seconds``, but less during a drain."""
+        """The seconds within which a connection has to show its protocol: ``seconds``, but less during a drain."""
         return min(seconds, DRAIN_MOMENT) if self._draining else seconds
 
     def _first_bytes(self, transport: ByteStream) -> bytes:
@@ -275,11 +278,10 @@ class Connections:
         self.pool.kill(timeout=timeout)
 
     def make_room(self) -> bool:
-        """End some of the connections that have been idle for longest; returns whether there were any.
+        """End some of the connections that have been idle for longest; returns whether it found any.
 
-        For an acceptor that may open no more.  A client whose connection ends between two requests connects anew, as after the keep-alive
-        timeout; one that cannot connect has no such way.  Connections that have not said what they speak, or have not sent a whole head,
-        count as idle.
+        An acceptor at its limit calls this.  A client whose connection ends between two requests connects again, as after the keep-alive
+        timeout; a client that cannot connect is not served at all.  Connections without a known protocol or a complete head count as idle.
         """
         latest = monotonic() - IDLE_LEAST
         idle: list[tuple[float, Callable[[], None]]] = []
@@ -305,7 +307,7 @@ class Connections:
 
     def census(self) -> tuple[int, int, int]:
         """The numbers of open HTTP/1 connections, of open HTTP/2 connections, and of the latter's streams."""
-        # Those of HTTP/1 serve one request at a time and do not count them.
+        # HTTP/1 connections serve one request at a time and have no count.
         streams = [serving for connection in self._open if (serving := getattr(connection, "serving", None)) is not None]
         return len(self._open) - len(streams), len(streams), sum(streams)
 
@@ -314,7 +316,7 @@ class Connections:
 
 
 def _import_http2() -> None:
-    """Import what takes 40 ms now, rather than while the first connection waits and all others with it."""
+    """Import HTTP/2 now, which takes 40 ms and would otherwise delay the first connection and all others."""
     from ..http2 import connection  # noqa: F401
 
 
@@ -323,8 +325,8 @@ def _since(candidate: tuple[float, Callable[[], None]]) -> float:
 
 
 def _end_reading(sock: _socket.socket) -> None:
-    """Have whatever reads from ``sock`` see the end."""
+    """Shut ``sock`` down, so that its reader gets the end of the stream."""
     try:
         sock.shutdown(_socket.SHUT_RD)
     except OSError:
-        pass  # the peer was quicker
+        pass  # the peer has already closed the connection

@@ -1,7 +1,7 @@
 """Serves one stream: calls the application, turns exceptions into responses, and reports the outcome to the observer.
 
 No other module turns exceptions into statuses.  A fault of the peer costs at most one log line.  Faults of the application and the server
-are logged with the details that are needed to find them, and the client gets a fixed sentence only.
+are logged with details, and the client gets only a fixed sentence.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .session import Session, Sessions
 
 logger = logging.getLogger("daphne.http_protocol")
 
-#: The sentence for faults that the client has not caused; daphne's.
+#: daphne's sentence for faults that the client has not caused.
 PROCESSING_ERROR = "HTTP processing error"
 
 
 class Handler(Protocol):
-    """Answers the requests of an exchange: an application, or local pages in front of it."""
+    """Answers the requests of an exchange: an application, or local pages before it."""
 
     def http(self, request: Request, stream: Stream) -> None:
         """Answer ``request`` on ``stream``; return when the response is complete."""
@@ -90,12 +90,13 @@ class Exchange:
             self._completed(stream, started, causes.DRAINING)
             raise
         if answer is not None:
-            # The client may take its time for it, and the frames of what failed may hold as much as a whole response.
+            # The client may read the answer slowly, and the frames of the traceback may hold a whole response in memory.
             answer.__traceback__ = answer.__cause__ = answer.__context__ = None
             self._answer(stream, answer)
             if refused and self._observer is not None:
                 self._observer.refused(stream, monotonic() - started, cause)
-        self._completed(stream, started, cause)
+        if self._observer is not None:
+            self._completed(stream, started, cause)
 
     def _completed(self, stream: Stream, started: float, cause: str) -> None:
         observer = self._observer

@@ -1,7 +1,7 @@
 """Shows a developer why the code does not load (``--reload``): the traceback as a page, which loads itself again.
 
-While a worker of before serves on, only pages that a browser navigates to are replaced by the traceback; scripts, images, other clients and
-WebSockets go on to the application.
+While a worker with the previous code serves, the traceback replaces only pages that a browser navigates to.  Scripts, images, other clients
+and WebSockets still reach the application.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _STYLE = (
 def failure_page(text: str, *, serving: bool) -> bytes:
     """The page that shows the traceback ``text``.
 
-    :param serving: whether the code of before serves on.
+    :param serving: whether the previous code still serves.
     """
-    rest = "The code of before still answers all other requests." if serving else "The server tries again when a file changes."
+    rest = "The previous code still answers all other requests." if serving else "The server tries again when a file changes."
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="1">'
         f'<meta name="viewport" content="width=device-width"><title>The application does not load</title><style>{_STYLE}</style></head>'
@@ -48,9 +48,9 @@ def send_page(stream: Stream, page: bytes) -> None:
 
 
 class FailureNotice:
-    """Puts the traceback in front of an application while the code on disk does not load.
+    """Answers with the traceback instead of the application while the code on disk does not load.
 
-    :param inner: what answers otherwise.
+    :param inner: the handler of the application.
     """
 
     def __init__(self, inner: Handler) -> None:
@@ -60,7 +60,7 @@ class FailureNotice:
         self.websocket = inner.websocket
 
     def http(self, request: Request, stream: Stream) -> None:
-        """Show the traceback to a browser that navigates; pass everything else on."""
+        """Show the traceback to a browser that navigates; pass all other requests to the application."""
         if self.text and request.method == "GET" and any(b"text/html" in value for value in header_values(request.headers, b"accept")):
             send_page(stream, failure_page(self.text, serving=True))
         else:

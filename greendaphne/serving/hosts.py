@@ -1,6 +1,6 @@
-"""Requests for hosts that are not the site's: refused with 421 (RFC 9110 section 15.5.20) before the application sees them.
+"""Refuses requests for hosts other than the site's with 421 (RFC 9110 section 15.5.20) before they reach the application.
 
-Pages of the server's own are answered whatever the host is: health checks are mostly sent to an address.
+The server answers its own pages for any host, because most health checks are sent to an address.
 """
 
 from __future__ import annotations

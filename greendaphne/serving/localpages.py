@@ -1,4 +1,4 @@
-"""The server's own pages in front of the application: health, metrics, challenges of a certificate authority.
+"""The server's own pages, answered before the application: health, metrics, challenges of a certificate authority.
 
 :class:`LocalPages` is a handler of an exchange: it answers some paths itself and passes all other requests to the application.
 A server without such pages does not use it, so its requests pay nothing.

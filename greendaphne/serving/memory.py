@@ -1,4 +1,4 @@
-"""Memory of the process and of the machine: how much there is, how much is in use, and how to give back what is free."""
+"""Memory of the process and of the machine: its size, the part in use, and how to return free memory to the system."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _STATM: Final = "/proc/self/statm"
 _CGROUPS: Final = Path("/sys/fs/cgroup")
-#: Where Linux says it, 1 GiB is what the smallest machines have.
+#: Assumed where the system does not report it: 1 GiB, the memory of the smallest machines.
 _GUESS: Final = 1 << 30
 
 
@@ -27,7 +27,7 @@ def resident() -> int:
 
 
 def available() -> int:
-    """Bytes of memory of the machine, or of the control group of the process where that has a limit."""
+    """Bytes of memory of the machine, or the limit of the control group of the process if it is lower."""
     try:
         machine = os.sysconf("SC_PHYS_PAGES") * _PAGE
     except (ValueError, OSError):
@@ -36,7 +36,7 @@ def available() -> int:
 
 
 def _limits() -> list[int]:
-    """The memory limits of the control groups that the process is in, their parents' included."""
+    """The memory limits of the control groups of the process, including those of their parents."""
     limits = []
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
@@ -51,7 +51,7 @@ def _limits() -> list[int]:
         else:
             continue
         place = root / path.lstrip("/")
-        # In a container the path may be that outside of it; its own group is at the root then.
+        # In a container the path may be the one outside of it; its group is then at the root.
         for directory in (place, *place.parents):
             try:
                 limits.append(int((directory / name).read_text()))
@@ -63,12 +63,13 @@ def _limits() -> list[int]:
 
 
 def trim() -> None:
-    """Have the allocator give free memory back to the system; for a native thread.
+    """Make the allocator return free memory to the system; called in a native thread.
 
-    Buffers between 512 bytes and some hundred KiB, which is what clients' bytes are in, come from the C library's heap.  glibc returns
-    only its end by itself, and a few small objects between the buffers keep that from coming down.  ``malloc_trim`` returns every free
-    page (since glibc 2.8).  It takes 0.05 to 0.2 ms for each MiB, for which other threads that allocate such buffers wait, whether or not
-    they have Python's lock: the heap has its own.  Other C libraries have no such function and need none: musl returns what is free.
+    Buffers between 512 bytes and some hundred KiB, such as the bytes of clients, come from the C library's heap.  By itself glibc returns
+    only the free end of this heap (M_TRIM_THRESHOLD in mallopt(3)).  Our explanation for memory that stays after a peak, which is not
+    measured, is that small objects in use between the free buffers keep this end short.  ``malloc_trim`` returns every free page (since
+    glibc 2.8).  It took 0.05 to 0.2 ms for each MiB in our measurements.  Meanwhile other threads that allocate from the heap wait for its
+    lock, even without Python's lock.  Without such a function, as in musl, this does nothing.
     """
     function = getattr(_LIBC, "malloc_trim", None)
     if function is not None:

@@ -1,4 +1,4 @@
-"""What holds for every request, whatever the interface of the application: client, root path, header fields, body limit, ``Server`` field.
+"""The rules for every request to an application of any interface: client, root path, header fields, body limit, ``Server`` field.
 
 :class:`RequestPolicy` applies it once, between the protocols and the application.
 """
@@ -22,9 +22,9 @@ class RequestPolicy:
 
     :param body_limit: bytes of a request body; 413 above it, 0 for no limit.
     :param root_path: percent-encoded mount point of the application.
-    :param locate: returns the request as it is seen after proxies, or ``None`` where none are configured.
-    :param located: whether ``locate`` takes ``Daphne-Root-Path`` out of requests of peers that are not trusted.  Otherwise the field counts
-        from peers on this machine only, which is where daphne deployments have their proxy.
+    :param locate: returns the request with the client that proxies report; ``None`` if no proxies are configured.
+    :param located: whether ``locate`` takes ``Daphne-Root-Path`` out of requests of peers that are not trusted.  Otherwise the field is
+        used only from peers on this machine, because daphne deployments have their proxy there.
     :param extra_headers: fields that every HTTP response has unless the application gives them.
     :param footer: the name at the end of error pages; see :func:`greendaphne.core.errors.error_page`.
     """
@@ -91,17 +91,17 @@ class RequestPolicy:
 
 
 def _is_local(connection: ConnectionInfo) -> bool:
-    """Whether the peer is on this machine, and so is the client that it names in a PROXY header: it may not have read the request."""
+    """Whether the peer is on this machine, and also the client in its PROXY header, because such a peer may forward requests unread."""
     client = connection.client
     peer = connection.socket_peer
     return (peer[0] if peer else None) in _LOCAL and (client[0] if client else None) in _LOCAL
 
 
 def _root_path(value: bytes, default: str) -> str:
-    """The mount point that a ``Daphne-Root-Path`` field gives; ``default`` for a value that applications must not build links with.
+    """The mount point in a ``Daphne-Root-Path`` field; ``default`` for a value that would make links of the application unsafe.
 
-    A mount point is empty or a path: one leading slash, no ``//`` or backslash, which would make a host of what follows (RFC 3986 section
-    4.2; browsers read a backslash as a slash), no control characters.
+    A mount point is empty or a path with one leading slash and no control characters.  It has no ``//`` or backslash, because the text
+    after it would be a host in a link (RFC 3986 section 4.2; browsers read a backslash as a slash).
     """
     if not value.isascii():
         return default

@@ -1,7 +1,7 @@
-"""WebSockets as applications get them: a session has its accept deadline, its longest life, the server's drain and its observers already.
+"""WebSockets as applications get them: a session handles the accept deadline, the maximum lifetime, the server's drain and the observers.
 
-:class:`Sessions` serves the WebSockets of one server and ends them when it drains.  :class:`Session` is one of them; it passes messages on
-to the :class:`~greendaphne.websocket.WebSocket`, which does the protocol.
+:class:`Sessions` serves the WebSockets of one server and ends them when it drains.  :class:`Session` is one of them; it passes messages to
+the :class:`~greendaphne.websocket.WebSocket`, which implements the protocol.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from ..websocket import CloseCode
 logger = logging.getLogger("daphne.ws_protocol")
 _http_logger = logging.getLogger("daphne.http_protocol")
 
-#: All WebSockets are closed over this time in seconds, few of them over as much less: their clients shall not all come back at once.
+#: Seconds over which all WebSockets are closed, so that their clients do not all reconnect at once; and the seconds for each, which shorten
+#: this time for a few.
 SPREAD: Final = 2.0
 SPREAD_EACH: Final = 0.02
-#: Seconds between looks whether a client that waits to be accepted is still there, where its protocol does not tell.
+#: Seconds between two checks whether a client that waits to be accepted is still connected, for protocols that do not report a disconnect.
 _LOOK: Final = 1.0
 
 
@@ -47,20 +48,21 @@ class Session:
     def __init__(self, sessions: Sessions, websocket: protocol.WebSocket) -> None:
         #: The WebSocket itself, an instance of gevent-websocket's class.
         self.websocket = websocket
-        #: The close code for the application: 1006 until the closing handshake has told another.
+        #: The close code for the application: 1006 until the closing handshake gives another.
         self.code = int(CloseCode.ABNORMAL_CLOSURE)
-        #: What log lines call the WebSocket; the target of its request unless the application has a better name.
+        #: The name of the WebSocket in log lines; the target of its request unless the application sets another.
         self.name = websocket.request.target.decode("ascii", "backslashreplace")
-        #: Called with a cause when the server wants the WebSocket to end with 1012 (a drain); must not wait.  Without it the session closes
-        #: the WebSocket itself.
+        #: Called with a cause when the WebSocket has to end with 1012 (a drain); must not wait.  Without it the session closes the
+        #: WebSocket itself.
         self.on_leave: Callable[[str], None] | None = None
-        #: Called without waiting when the session ends before the application accepted: the client left, or the deadline passed.
+        #: Called when the session ends before the application accepted, because the client disconnected or the deadline passed; must not
+        #: wait.
         self.on_end: Callable[[], None] | None = None
         self._sessions = sessions
         self._born = monotonic()
         self._deadline: float | None = None
         self._timer: Any = None
-        # Whether the observers were told that the application knows of the WebSocket.
+        # Whether the observers were notified that the application has received the WebSocket.
         self._told = False
 
     # ---- facts
@@ -77,7 +79,7 @@ class Session:
 
     @property
     def age(self) -> float:
-        """Seconds since the application was told of the WebSocket."""
+        """Seconds since the application received the WebSocket."""
         return monotonic() - self._born
 
     @property
@@ -92,7 +94,7 @@ class Session:
 
     @property
     def lifetime(self) -> float:
-        """Seconds that it may live; negative for no limit."""
+        """The maximum lifetime in seconds; negative for no limit."""
         return self._sessions.timeouts.websocket_lifetime
 
     @property
@@ -108,16 +110,16 @@ class Session:
     # ---- the opening handshake
 
     def begin(self) -> None:
-        """Start the accept deadline, and look for a client that leaves before it is accepted."""
+        """Start the accept deadline, and watch for a client that disconnects before it is accepted."""
         patience = self._sessions.timeouts.websocket_connect
         self._deadline = None if patience < 0 else self._born + patience
         self._timer = get_hub().loop.timer(_LOOK if patience < 0 else min(patience, _LOOK), _LOOK)
         self._timer.start(self._look)
 
     def offer(self) -> None:
-        """Tell the observers that the application knows of the WebSocket; further calls do nothing.
+        """Notify the observers that the application has received the WebSocket; further calls do nothing.
 
-        Every other method does so itself.  An application that may fail to be told calls it once that succeeded.
+        Every other method calls this itself.  An application that may fail to receive the WebSocket calls it once it has received it.
         """
         if self._told:
             return
@@ -130,7 +132,7 @@ class Session:
     def accept(self, subprotocol: str | None = None, headers: Headers = ()) -> None:
         """Open the WebSocket; parameters and errors as :meth:`greendaphne.websocket.WebSocket.accept`.
 
-        :raises WebSocketClosed: where the session has ended: its client left, or the deadline passed.
+        :raises WebSocketClosed: if the session has ended because its client disconnected or the deadline passed.
         """
         self.offer()
         websocket = self.websocket
@@ -139,15 +141,15 @@ class Session:
         websocket.accept(subprotocol, headers)
         self._opened()
         if self._sessions.draining:
-            # The client learns that it should connect again, which a rejection would not tell it.
+            # 1012 asks the client to connect again; a rejection would not.
             self.leave(causes.DRAINING)
 
     def hand_over(self, headers: Headers) -> None:
-        """Leave the stream to an application that speaks the protocol itself, as :meth:`greendaphne.websocket.WebSocket.hand_over`.
+        """Hand the stream to an application that implements the protocol itself, as :meth:`greendaphne.websocket.WebSocket.hand_over`.
 
-        The application closes it at its longest life, :attr:`lifetime`, and when :attr:`on_leave` is called.
+        The application closes it after its maximum lifetime, :attr:`lifetime`, and when :attr:`on_leave` is called.
 
-        :raises WebSocketClosed: where the session has ended.
+        :raises WebSocketClosed: if the session has ended.
         """
         self.offer()
         opened = self.websocket.was_open
@@ -159,7 +161,7 @@ class Session:
         self._deadline = None
 
     def deny(self, respond: Callable[[], None]) -> None:
-        """Have ``respond`` answer the opening handshake by an ordinary response on :attr:`stream`, after which the session is over."""
+        """Call ``respond`` to answer the opening handshake with an ordinary response on :attr:`stream`; the session then ends."""
         self.offer()
         self._stop_timer()
         websocket = self.websocket
@@ -188,7 +190,7 @@ class Session:
             sessions.observer.websocket_connected(websocket.stream, self.age)
 
     def reject(self, status: int = 403, reason: str = "Access denied", *, cause: str = causes.REJECTED) -> None:
-        """Answer the opening handshake with an error; the application, or the server in its place, does not want the WebSocket.
+        """Reject the opening handshake with an error, by decision of the application or the server.
 
         :param reason: the reason phrase, which HTTP/2 does not have.
         :param cause: one of :mod:`greendaphne.core.causes`.
@@ -204,7 +206,7 @@ class Session:
             self._sessions.observer.websocket_rejected(websocket.stream, self.age, cause)
 
     def refuse(self, status: int, reason: str, cause: str) -> None:
-        """Answer the opening handshake with an error before the application knows of it."""
+        """Reject the opening handshake with an error before the application receives it."""
         started = self._born
         try:
             self.websocket.reject(status, reason)
@@ -213,7 +215,7 @@ class Session:
                 self._sessions.observer.refused(self.websocket.stream, monotonic() - started, cause)
 
     def _look(self) -> None:
-        """While the application has not decided: notice that the client left and that the deadline passed.  Runs in the hub."""
+        """End the session if the client disconnects or the deadline passes before the application decides.  Runs in the hub."""
         websocket = self.websocket
         if not websocket.connecting:
             self._stop_timer()
@@ -249,11 +251,11 @@ class Session:
     def receive(self, timeout: float | None = None) -> str | bytes:
         """Return the next message; text as ``str``, binary as ``bytes``.  Only the owner calls it.
 
-        It closes the WebSocket with 1000 at the end of its longest life, ``timeouts.websocket`` seconds.
+        It closes the WebSocket with 1000 after its maximum lifetime, ``timeouts.websocket`` seconds.
 
-        :param timeout: seconds to wait at most; ``None``: as long as it takes.
-        :raises TimeoutError: when they have passed; nothing is lost.
-        :raises WebSocketClosed: when the WebSocket is over.
+        :param timeout: the maximum time to wait in seconds; ``None`` for no limit.
+        :raises TimeoutError: after that time; no message is lost.
+        :raises WebSocketClosed: when the WebSocket has ended.
         """
         websocket = self.websocket
         try:
@@ -272,7 +274,7 @@ class Session:
                         timeout = max(timeout - left, 0)
                     self._deadline = None
                     logger.info(
-                        "WebSocket %s closed after %g seconds, its longest life", self.name, self._sessions.timeouts.websocket_lifetime
+                        "WebSocket %s closed after %g seconds, its maximum lifetime", self.name, self._sessions.timeouts.websocket_lifetime
                     )
                     websocket.close(CloseCode.NORMAL_CLOSURE, cause=causes.LIFETIME)
         except protocol.WebSocketClosed as closed:
@@ -296,7 +298,7 @@ class Session:
         self.websocket.close(code, reason, cause=cause)
 
     def leave(self, cause: str) -> None:
-        """Have the WebSocket end with 1012, for its client to come back, or with 503 before it is open; does not wait."""
+        """End the WebSocket with 1012, so that its client reconnects, or with 503 before it is open; does not wait."""
         if self.on_leave is not None:
             self.on_leave(cause)
         else:
@@ -315,7 +317,7 @@ class Session:
     # ---- the end
 
     def finish(self, code: int, cause: str = causes.NONE) -> None:
-        """Close the WebSocket where it is open, and complete the closing handshake."""
+        """Close the WebSocket if it is open, and complete the closing handshake."""
         if self.websocket.closed:
             return
         try:
@@ -326,7 +328,7 @@ class Session:
             pass
 
     def over(self) -> None:
-        """Release what the session holds and tell the observers."""
+        """Release the session's resources and notify the observers."""
         self._stop_timer()
         self.on_leave = self.on_end = None
         websocket = self.websocket
@@ -339,10 +341,10 @@ class Session:
 class Sessions:
     """The WebSockets of one server.
 
-    :param make: makes the WebSocket of a stream that asks for one.
+    :param make: returns the WebSocket for a stream with an opening handshake.
     :param timeouts: ``websocket_connect``, ``websocket`` and ``graceful`` are used.
-    :param observer: told of every change of a WebSocket's state, or ``None``.
-    :param origins: pages that browsers may open WebSockets from; ``None`` for all.
+    :param observer: receives every change of a WebSocket's state, or ``None``.
+    :param origins: the origins of pages that may open WebSockets; ``None`` for all.
     """
 
     def __init__(
@@ -357,15 +359,16 @@ class Sessions:
         self._open: set[Session] = set()
         self.timeouts = timeouts
         self.observer = observer
-        #: Request fields that are kept as long as a WebSocket lives.
+        #: Request fields that are kept during the whole life of a WebSocket.
         self.kept_fields = frozenset() if observer is None else frozenset(observer.websocket_fields)
         self.draining = False
 
     def serve(self, stream: Stream, request: Request, application: Callable[[Request, Session], None]) -> None:
-        """Have ``application`` serve the WebSocket that ``stream`` asks for.
+        """Let ``application`` serve the WebSocket whose opening handshake ``stream`` carries.
 
-        :raises HTTPError: where the opening handshake is in error, or as the application raises it before it accepts.
+        :raises HTTPError: for an invalid opening handshake, and if the application raises it before it accepts.
         """
+        protocol.load(_pause)
         websocket = self._make(stream)
         try:
             websocket.check()
@@ -378,7 +381,7 @@ class Sessions:
         self._open.add(session)
         session.begin()
         try:
-            # The application takes the request over: nothing here keeps it in memory while the WebSocket lives.
+            # The application owns the request; this frame must not keep it in memory while the WebSocket is open.
             arguments = [request, session]
             del request
             _call(application, arguments)
@@ -404,9 +407,14 @@ class Sessions:
         self.draining = False
 
     def drain(self) -> None:
-        """Have every open WebSocket end with 1012; one that is being opened is opened first."""
+        """End every open WebSocket with 1012; a WebSocket in its opening handshake is opened first."""
         self.draining = True
         leave([session for session in self._open if not session.connecting], causes.DRAINING, min(SPREAD, self.timeouts.graceful / 2))
+
+
+def _pause() -> None:
+    # Not 0, which gevent does not poll the sockets for.
+    gevent.sleep(0.001)
 
 
 def _call(application: Callable[[Request, Session], None], arguments: list[Any]) -> None:
@@ -415,9 +423,9 @@ def _call(application: Callable[[Request, Session], None], arguments: list[Any])
 
 
 def leave(sessions: Iterable[Session], cause: str, seconds: float | None = None) -> int:
-    """Have ``sessions`` end with 1012 one after the other; returns how many there are.
+    """End ``sessions`` with 1012 one after the other; returns their number.
 
-    :param seconds: in which all of them end; :data:`SPREAD` by default.
+    :param seconds: the time within which all of them end; :data:`SPREAD` by default.
     """
     leaving = list(sessions)
     seconds = SPREAD if seconds is None else seconds

@@ -1,11 +1,11 @@
-"""What does not fit in memory, on disk: one temporary file of the process for all connections.
+"""Stores bodies and replies that do not fit in memory: one temporary file of the process for all connections.
 
-Bodies and replies are :class:`Spooled` items of one :class:`Spool`.  One file serves them all, because each file would cost a descriptor,
-of which connections need one too: thousands of stopped uploads would leave none.  An item has blocks of the file; blocks of items that are
-closed are used again, the first ones first.  The file has no name, so nothing is left when the process ends.  It is closed, which frees
-its room on the disk, when nothing is in it any more; where it has become much larger than what is in it, new items go to a new one.
+Bodies and replies are :class:`Spooled` items of one :class:`Spool`.  All items share one file, because each file needs a descriptor, as
+each connection does: thousands of stopped uploads would otherwise use all descriptors.  An item has blocks of the file.  Blocks of closed
+items are used again, those at the start of the file first.  The file has no name, so it vanishes when the process ends.  The spool closes
+the file when it is empty, which frees the disk space.  If the file has become much larger than its content, new items go to a new file.
 
-Native threads read and write, for a disk may be slow.
+Native threads read and write, because a disk may be slow.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ logger = logging.getLogger("daphne.server")
 
 BODIES: Final = "bodies"
 REPLIES: Final = "replies"
-#: Bytes of the file that one item gets at a time.  The system allots room to what was written alone.
+#: Bytes of the file that one item gets at a time.  The file system allocates space only for written bytes.
 BLOCK: Final = 64 * 1024
-#: A file of at least this many blocks of which most are free is not used for new items.
+#: A file with at least this number of blocks, most of them free, is not used for new items.
 _LARGE: Final = 4096
 _MOSTLY_FREE: Final = 4
-#: Jobs of native threads that write at a time.  A job keeps the whole object that it writes from in memory, also after the end of the
-#: connection that it is for; one that waits for its turn here does not.
+#: The maximum number of native threads that write at the same time.  A write in a thread keeps its whole source object in memory, also
+#: after the end of its connection; a write that waits here does not.
 _WRITERS: Final = 4
-#: Bytes that one job of a native thread writes at most.
+#: The maximum number of bytes that a native thread writes in one job.
 _JOB: Final = 1024 * 1024
-#: Times that a write to a full disk is tried while others let go of their room, and seconds in between.
+#: The number of attempts to write to a full disk while other connections release space, and the seconds between two attempts.
 _ATTEMPTS: Final = 20
 _PAUSE: Final = 0.05
 _FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
@@ -56,17 +56,17 @@ class NoRoom(Exception):
 
 
 class DiskLog:
-    """Hears of every failure to store something, and writes a line now and then.
+    """Logs failures to store data, at most one line per interval.
 
-    Requests fail one by one meanwhile, each with its own answer; the operator has to know why.  On a disk that is nearly full some things
-    fit and some do not, so there is no line for each turn of that.
+    Each failed request has its own answer, but the operator needs the reason.  On a disk that is nearly full, writes fail and succeed in
+    turn, so there is no line for each change.
     """
 
     def __init__(self) -> None:
         self._next = -inf
 
     def failed(self, error: Exception) -> None:
-        """Something could not be stored."""
+        """Data could not be stored."""
         now = monotonic()
         if now >= self._next:
             self._next = now + INTERVAL
@@ -93,7 +93,7 @@ class _File:
         self.file: IO[bytes] | None = None
         self._lock = threading.Lock()
         self._free: list[int] = []
-        #: Blocks that the file has, and how many of them have an owner.
+        #: The number of blocks of the file, and the number of those in use.
         self.end = 0
         self.used = 0
 
@@ -108,15 +108,15 @@ class _File:
         return blocks
 
     def release(self, blocks: list[int]) -> None:
-        """Blocks that their owner needs no more."""
+        """Release blocks."""
         for block in blocks:
             heappush(self._free, block)
         self.used -= len(blocks)
 
-    # ---- in native threads; what is raised there would be printed by gevent
+    # ---- in native threads; they return errors, because gevent prints exceptions of its threads
 
     def write(self, parts: _Parts) -> Exception | None:
-        """Write ``parts`` at their offsets or return why not."""
+        """Write ``parts`` at their offsets; returns the error, if any."""
         try:
             with self._lock:
                 if self.file is None:
@@ -134,10 +134,10 @@ class _File:
         return None
 
     def read(self, parts: _Parts) -> Exception | None:
-        """Fill ``parts`` from their offsets or return why not.
+        """Fill ``parts`` from their offsets; returns the error, if any.
 
-        What they are of belongs to the caller's thread: each native thread would keep megabytes of an arena of its own, of which the
-        allocator never gives the end back.
+        The caller's thread allocates the buffers.  Otherwise each native thread would keep megabytes in its own arena, whose end the
+        allocator does not return.
         """
         try:
             assert self.file is not None
@@ -152,7 +152,7 @@ class _File:
         return None
 
     def close(self) -> None:
-        """Close the file; a gigabyte takes the file system a tenth of a second to free."""
+        """Close the file; the file system needs a tenth of a second to free a gigabyte."""
         if self.file is not None:
             self.file.close()
 
@@ -171,21 +171,21 @@ class Spool:
 
     def __init__(self, allowance: Allowance | None = None) -> None:
         self.allowance = allowance or Allowance()
-        #: Bytes by what they are: ``bodies`` and ``replies``.
+        #: Bytes by kind: ``bodies`` and ``replies``.
         self.held = {BODIES: 0, REPLIES: 0}
         self._current: _File | None = None
         self._writing = BoundedSemaphore(_WRITERS)
 
     def item(self, kind: str, account: Account = FREE) -> Spooled:
-        """A new item, which is empty.
+        """A new, empty item.
 
-        :param kind: what it is, for metrics; see :attr:`held`.
-        :param account: the account of the connection that it is for.
+        :param kind: its kind, for metrics; see :attr:`held`.
+        :param account: the account of its connection.
         """
         return Spooled(self, kind, account)
 
     def _file(self) -> _File:
-        """The file for an item that begins."""
+        """The file for a new item."""
         current = self._current
         if current is None or (current.end >= _LARGE and current.used * _MOSTLY_FREE < current.end):
             current = self._current = _File()
@@ -196,7 +196,7 @@ class Spool:
         if not file.used:
             if file is self._current:
                 self._current = None
-            # Others shall not wait until the file system has freed its room.
+            # In a thread, because other connections must not wait until the file system has freed the space.
             gevent.spawn(_close, file)
 
 
@@ -211,7 +211,7 @@ class Spooled:
         self._account = account
         self._file: _File | None = None
         self._blocks: list[int] = []
-        # Reads and writes that native threads are at; as long the blocks stay the item's.
+        # The number of reads and writes in native threads; until they end the item keeps its blocks.
         self._busy = 0
         self._closed = False
         #: Bytes in it.
@@ -220,8 +220,8 @@ class Spooled:
     def append(self, data: bytes | bytearray) -> None:
         """Add ``data``, which must not change until this returns.
 
-        :raises NoRoom: where the allowance does not reach.
-        :raises OSError: where the disk fails, or has no room.
+        :raises NoRoom: if the allowance is too small.
+        :raises OSError: if the disk fails or is full.
         """
         if len(data) <= _JOB:
             self._append(data)
@@ -254,14 +254,14 @@ class Spooled:
                 with self._spool._writing:
                     error = self._in_thread(file.write, parts)
             except BaseException:
-                # Killed: the thread need not write what it has not begun, nor hold it.
+                # The greenlet was killed: the thread must not start a write that it has not begun, nor keep its data.
                 parts.clear()
                 raise
             if error is None:
                 return
             if getattr(error, "errno", None) not in _FULL or attempt + 1 == _ATTEMPTS or not self._make_room(n):
                 break
-            # The blocks that others let go of have room; the fresh ones at the end of the file have none.
+            # Blocks that other items have released have space on the disk; new ones at the end of the file have none.
             del self._blocks[len(self._blocks) - missing :]
             file.release(fresh)
             gevent.sleep(_PAUSE)
@@ -281,15 +281,15 @@ class Spooled:
         return parts
 
     def _make_room(self, n: int) -> bool:
-        """The disk has no room for ``n`` bytes: that is all that there is, and others have to let go."""
+        """The disk has no space for ``n`` bytes: set the allowance to the present use, and make other connections release theirs."""
         allowance = self._spool.allowance
         allowance.resize(max(allowance.held - n, 0))
         return allowance.on_short(self._account, 0)
 
     def read(self, start: int, n: int) -> bytes:
-        """Up to ``n`` bytes from the position ``start`` on.
+        """At most ``n`` bytes from the position ``start`` on.
 
-        :raises OSError: where the disk fails.
+        :raises OSError: if the disk fails.
         """
         n = min(n, self.size - start)
         if n <= 0 or self._file is None:
@@ -301,12 +301,12 @@ class Spooled:
         return bytes(data)
 
     def pieces(self, n: int) -> Iterator[bytes]:
-        """All of it in pieces of at most ``n`` bytes; errors as :meth:`read`."""
+        """The whole content in pieces of at most ``n`` bytes; errors as :meth:`read`."""
         for start in range(0, self.size, n):
             yield self.read(start, n)
 
     def close(self) -> None:
-        """Release it; again does nothing."""
+        """Release the item; further calls do nothing."""
         if not self._closed:
             self._closed = True
             self._account.disk -= self.size
@@ -315,7 +315,7 @@ class Spooled:
             self._release()
 
     def _runs(self, start: int, n: int) -> Iterator[tuple[int, int]]:
-        """Where ``n`` bytes from the position ``start`` on are in the file: offsets and lengths of consecutive bytes."""
+        """The places of ``n`` bytes from the position ``start`` on in the file: offsets and lengths of consecutive bytes."""
         blocks = self._blocks
         end = start + n
         while start < end:
@@ -334,10 +334,10 @@ class Spooled:
         try:
             result = get_hub().threadpool.spawn(call, argument)
         except BaseException:
-            # Killed while it waited for a thread.
+            # The greenlet was killed while it waited for a thread.
             self._done(None)
             raise
-        # The thread goes on where the greenlet is killed meanwhile.
+        # The thread continues even if the greenlet is killed meanwhile.
         result.rawlink(self._done)
         error: Exception | None = result.get()
         return error

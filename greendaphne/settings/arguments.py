@@ -118,7 +118,7 @@ def _given(argv: Sequence[str]) -> tuple[dict[Option, list[str]], str | None]:
         if not given.keys().isdisjoint(_INFORMATION):
             return given, None
     if unknown:
-        # Words that follow them may be their values, so nothing is said of those.
+        # Words after them may be their values, so the error does not mention those.
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}{instead(unknown[0].partition('=')[0], _LONG)}")
     positional += words[end + 1 :]
     if positional[1:]:
@@ -240,7 +240,7 @@ def _command_line(argv: Sequence[str]) -> dict[str, Setting] | Option:
     try:
         arguments = docopt.docopt(help_text(given), normalise(argv), False)
     except docopt.DocoptExit as error:
-        # normalise() refuses all that the grammar does; if one gets through, the user still sees one line.
+        # normalise() refuses everything that the grammar refuses; an exception to that still gives one line.
         raise UsageError(str(error).partition("\n")[0]) from None
     settings: dict[str, Setting] = {}
     for item in given:

@@ -86,7 +86,7 @@ def check_options(config: Config) -> None:
 
 
 def check_interface(config: Config, interface: str) -> None:
-    """Refuse options that an application of this interface, and those mounted beside it, have no use for.
+    """Refuse options that neither an application of this interface nor those mounted with it use.
 
     :raises ConfigurationError: for the first of them.
     """

@@ -1,4 +1,5 @@
-"""Completions for shells, made from the table of options: ``python -m greendaphne.settings.completions bash`` (or ``zsh``, ``fish``)."""
+"""Completions for shells, generated from the table of options: ``python -m greendaphne.settings.completions bash`` (or ``zsh``,
+``fish``)."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ _INFORMATION: Final = (("-h", "Show the everyday options."), ("--help", "Show al
 
 
 def words(item: Option) -> list[str]:
-    """Return the values that ``item`` takes where they are a few words, such as ``debug`` or ``info``."""
+    """Return the values of ``item`` if they are a few words, such as ``debug`` or ``info``."""
     if not item.metavar or item.number:
         return []
     try:

@@ -1,4 +1,4 @@
-"""Options of a server inside of Django: ``GREENDAPHNE`` in the project's settings, and the environment."""
+"""Options of a server that Django starts: ``GREENDAPHNE`` in the project's settings, and the environment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def django_settings() -> dict[str, Setting]:
             given = {}
         elif not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
             raise UsageError(f"settings.{NAME} must be a dict of options by name")
-        # A tuple is as good as a list.
+        # A tuple is allowed like a list.
         values = {name: [*value] if isinstance(value, tuple) else value for name, value in given.items()}
         return from_mapping(values, f"settings.{NAME}", lambda _: f"settings.{NAME}: ") | from_environment(os.environ)
     except UsageError as error:
@@ -40,6 +40,6 @@ def django_settings() -> dict[str, Setting]:
 
 
 def django_config() -> Config | None:
-    """Return the configuration that :func:`django_settings` stand for, ``None`` where they set nothing; errors as there."""
+    """Return the configuration from :func:`django_settings`, ``None`` if they set nothing; errors as there."""
     values = {_TARGETS[name]: setting.value for name, setting in django_settings().items() if name in _TARGETS}
     return Config().changed(values) if values else None

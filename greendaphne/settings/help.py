@@ -1,4 +1,4 @@
-"""The help text, made from the table of options; it is also the grammar that docopt reads a command line by."""
+"""The help text, generated from the table of options; docopt also uses it as the grammar of the command line."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ Usage:
 
 _EXPLANATION: Final = (
     (
-        "<channel_layer> names what is served, an application or a channel layer: module.path:attribute.path, such as "
+        "<channel_layer> names the application or the channel layer to serve: module.path:attribute.path, such as "
         'project.wsgi:application or project.asgi:channel_layer, or module.path alone for its "application" or "app". Options may be '
         "abbreviated; their values follow a blank or an equals sign."
     ),
     (
         "Every option may also stand in a configuration file or in the environment: http-timeout = 60 in the file and "
-        "GREENDAPHNE_HTTP_TIMEOUT=60\xa0are\xa0--http-timeout=60. The command line counts first, then the environment, then the file."
+        "GREENDAPHNE_HTTP_TIMEOUT=60 mean\xa0--http-timeout=60. The command line takes precedence over the environment, the "
+        "environment over the file."
     ),
 )
 
@@ -48,15 +49,15 @@ Usage: greendaphne [options] module.path:attribute.path
            greendaphne --inline-workers 4 project.asgi:channel_layer
 """
 
-#: Columns where the output is no terminal, and bounds for those of a terminal.
+#: The width in columns without a terminal, and the bounds of the width with one.
 WIDTH: Final = 80
 _NARROWEST, _WIDEST = 80, 120
-#: Columns before an option's description.
+#: The indentation of an option's description in columns.
 _INDENT: Final = 26
 
 
 def terminal_width() -> int:
-    """The columns to fill: those of the terminal that standard output is, and :data:`WIDTH` where it is none."""
+    """The width in columns: that of the terminal at standard output, or :data:`WIDTH` without one."""
     try:
         columns = os.get_terminal_size(sys.stdout.fileno()).columns
     except (OSError, ValueError, AttributeError):
@@ -65,10 +66,10 @@ def terminal_width() -> int:
 
 
 def help_text(options: Iterable[Option] = OPTIONS, width: int = WIDTH) -> str:
-    """Return the help text, which is also the grammar that docopt reads a command line by.
+    """Return the help text, which docopt also uses as the grammar of the command line.
 
-    :param options: what is in it, which can be less where it is only read: docopt takes time for each pair of options.
-    :param width: columns that a line has at most.
+    :param options: the options in the text.  For parsing, only those in use suffice, because docopt takes time for each pair of options.
+    :param width: the maximum number of columns in a line.
     """
     options = [*options]
     sections = [_filled(_SUMMARY, width) + "\n", _USAGE, "\n\n".join(_filled(text, width) for text in _EXPLANATION) + "\n"]
@@ -90,28 +91,29 @@ def _filled(text: str, width: int) -> str:
 
 
 def form(item: Option) -> str:
-    """How ``item`` is written, such as ``-p PORT, --port=PORT``."""
+    """The spelling of ``item``, such as ``-p PORT, --port=PORT``."""
     short = f"{item.short} {item.metavar}, " if item.short else ""
     return f"{short}{item.name}={item.metavar}" if item.metavar else f"{short}{item.name}"
 
 
 def _entry(item: Option, width: int) -> str:
     head = f"  {form(item)}"
-    # No-break spaces keep docopt's notation of a default on one line, and a hyphen from beginning one: docopt would see an option there.
+    # No-break spaces keep docopt's notation of a default on one line, and prevent a hyphen at the start of a line, which docopt would take
+    # for an option.
     default = f" [default:\xa0{item.default}]" if item.default else ""
     lines = textwrap.wrap(item.help.replace(" -", "\xa0-") + default, width - _INDENT, break_long_words=False, break_on_hyphens=False)
-    # A default that is too long begins further to the left.
+    # A long default begins further to the left.
     indents = [" " * min(_INDENT, max(width - len(line), 0)) for line in lines[1:]]
     text = "\n".join([lines[0], *(indent + line for indent, line in zip(indents, lines[1:], strict=True))]).replace("\xa0", " ")
-    # docopt takes two blanks for the end of the form.
+    # For docopt two blanks end the form.
     return f"{head:<{_INDENT}}{text}" if len(head) <= _INDENT - 2 else f"{head}\n{' ' * _INDENT}{text}"
 
 
 def show(text: str) -> None:
-    """Print ``text``, in whatever encoding; the reader may stop in the middle of it, as ``head`` does."""
+    """Print ``text`` in any encoding; the reader may stop before its end, as ``head`` does."""
     encoding = sys.stdout.encoding
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except BrokenPipeError:
-        # The interpreter will flush again.
+        # The interpreter flushes again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

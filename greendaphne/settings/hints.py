@@ -1,11 +1,11 @@
-"""What to write in the place of an option that does not exist: a near name, or what other servers' options are called here."""
+"""Suggestions for an option that does not exist: a similar name, or the name that replaces another server's option here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-#: Options of gunicorn, uvicorn, hypercorn, granian and later versions of daphne, and what they are here.
+#: Options of gunicorn, uvicorn, hypercorn, granian and later versions of daphne, and what replaces each here.
 FOREIGN: Final[Mapping[str, str]] = {
     "--access-logfile": "--access-log=FILE",
     "--access-logformat": "--access-log-format=FORMAT",
@@ -41,7 +41,7 @@ FOREIGN: Final[Mapping[str, str]] = {
 
 
 def instead(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence that refuses the option ``name``; ``""`` where no name is near.
+    """The end of a sentence that refuses the option ``name``; ``""`` if no name is similar.
 
     :param known: the long names of all options.
     """
@@ -49,7 +49,7 @@ def instead(name: str, known: Iterable[str]) -> str:
         return f"; here it is {FOREIGN[name]}"
     if not name.startswith("--"):
         return ""
-    # Only now: it is for mistakes.
+    # Imported here, because only mistakes need it.
     import difflib
 
     near = difflib.get_close_matches(name.replace("_", "-"), known, 1, 0.7)

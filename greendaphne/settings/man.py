@@ -1,4 +1,4 @@
-"""The manual page of the command, made from the table of options: ``python -m greendaphne.settings.man > greendaphne.1``."""
+"""The manual page of the command, generated from the table of options: ``python -m greendaphne.settings.man > greendaphne.1``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ greendaphne serves HTTP/1.1, HTTP/2 and WebSocket clients from the application o
 .B project.wsgi:application
 or
 .BR project.asgi:channel_layer .
-The current directory is the first place in which the module is looked for.
+The current directory is the first entry of the module search path.
 .PP
 Options may be abbreviated; their values follow a blank or an equals sign.
 """

@@ -1,4 +1,4 @@
-"""The paths of options, once the application may have changed the directory."""
+"""Makes the paths of options independent of the current directory, which the application may change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from ..config import Config
 from ..core.paths import resolve
 
-#: Values that name a file and are read after the application is imported.  Endpoint strings resolve their own.
+#: Values that name a file which is read after the application is imported.  Endpoint strings resolve their own paths.
 PATHS: Final = (
     "tls.certfile",
     "tls.keyfile",
@@ -20,6 +20,6 @@ PATHS: Final = (
 
 
 def with_paths(config: Config) -> Config:
-    """Return ``config`` with relative paths that begin where the command was given."""
+    """Return ``config`` with relative paths resolved from the directory in which the command was given."""
     given = {name: value for name in PATHS if (value := attrgetter(name)(config)) is not None}
     return config.changed({name: resolve(value) for name, value in given.items()})

@@ -1,4 +1,4 @@
-"""Options from the environment and from a configuration file.
+"""Reads options from the environment and from a configuration file.
 
 Every option of the table in ``options`` has a variable and a key, derived from its long name: ``--http-timeout`` is
 ``GREENDAPHNE_HTTP_TIMEOUT`` and ``http-timeout``.  A file may also use ``http_timeout``.  The channel layer has both, too.  An unknown
@@ -94,7 +94,7 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
 
 
 def _is_service_link(name: str, text: str) -> bool:
-    """Whether a variable, without the prefix, is one that Kubernetes or Docker sets and not meant for the server."""
+    """Whether Kubernetes or Docker set a variable (without the prefix), so that it is not meant for the server."""
     if f"{PREFIX}{name}" in _BY_VARIABLE:
         # A service that is called greendaphne sets GREENDAPHNE_PORT to a URL.
         return name == "PORT" and _LINK_URL.fullmatch(text) is not None

@@ -1,15 +1,20 @@
 """WebSocket (RFC 6455), over HTTP/1.1 and over HTTP/2 (RFC 8441), with permessage-deflate (RFC 7692).
 
-* ``handshake`` judges the opening handshake and writes its answer;
-* ``frames`` turns bytes into messages and control frames, and payloads into frames, without any input or output of its own;
+* ``handshake`` checks the opening handshake and writes its answer;
+* ``frames`` turns bytes into messages and control frames, and payloads into frames; it does no input or output;
 * ``deflate`` negotiates and applies the compression;
 * ``connection`` is :class:`WebSocket`, which brings these together on a :class:`~greendaphne.core.message.Stream`;
 * ``errors`` has the exceptions, ``codes`` the close codes.
 
-Nothing here knows a socket or a channel layer.  All but the codes is imported with the first use of one of its names: it needs
-gevent-websocket and ``websockets``, which a server without WebSockets does without.
+The package knows no socket and no channel layer.  Except for the codes, its modules are imported when one of their names is first used,
+because they need gevent-websocket and ``websockets``, which a server without WebSockets does not load.  :func:`load` imports it in pieces.
 """
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .codes import CloseCode
@@ -19,6 +24,34 @@ if TYPE_CHECKING:
     from .errors import WebSocketClosed
 
 __all__ = ["CloseCode", "State", "WebSocket", "WebSocketClosed"]
+
+#: What a WebSocket needs, the last first; each takes a few milliseconds to import once those after it are there.
+_unloaded = [
+    f"{__name__}.connection",
+    f"{__name__}.handshake",
+    f"{__name__}.frames",
+    f"{__name__}.deflate",
+    "websockets.extensions.permessage_deflate",
+    "websockets.headers",
+    "websockets.exceptions",
+    "websockets.http11",
+    "websockets.frames",
+    "websockets",
+    "geventwebsocket.websocket",
+    "gevent.pywsgi",
+]
+
+
+def load(pause: Callable[[], object]) -> None:
+    """Import all that a WebSocket needs; without this, its first use imports all at once, and every client waits for that.
+
+    :param pause: called after each piece; lets other greenlets run.
+    """
+    while _unloaded:
+        name = _unloaded.pop()
+        if name not in sys.modules:
+            import_module(name)
+            pause()
 
 
 def __getattr__(name: str) -> object:

@@ -3,8 +3,8 @@
 By default both directions are negotiated *without context takeover*: every message is compressed on its own, so a WebSocket that is silent
 holds neither a window nor a hash table.  RFC 7692 section 7.1.1 lets a server decide both, whatever the client offers.  With context
 takeover (:class:`Compression`) zlib keeps up to 100 KiB for receiving and 256 KiB for sending per connection, and saves bytes where many
-small, similar messages follow each other.  What all connections keep is bounded, and part of the process' memory for clients: while either
-is short, a connection is negotiated without.
+small, similar messages follow each other.  The contexts of all connections have a common limit, and count as memory for clients: while
+either is short, new connections are negotiated without context takeover.
 
 The negotiation itself is that of the ``websockets`` package; its codec is not used, because it ends a message at the first block marked as
 final and has no limit left once a message has reached its limit exactly.
@@ -26,21 +26,21 @@ from ..core.accounts import FREE, Account, Allowance
 from .codes import CloseCode
 from .errors import ProtocolViolation
 
-#: Shorter payloads leave as they are: deflate saves nothing on them.
+#: Shorter payloads are sent uncompressed, because deflate does not make them shorter.
 SMALLEST = 128
-#: zlib's fastest level: a fraction of the default's CPU time for nearly all of its gain, and it runs inside the hub's thread.
+#: zlib's fastest level: it compresses nearly as well as the default in a fraction of the CPU time, which blocks the hub.
 LEVEL = 1
 # RFC 7692 section 7.2.1: a sync flush ends with an empty stored block that the sender removes and the receiver restores.
 _TAIL = b"\x00\x00\xff\xff"
 _WINDOW_SIZE = 32768
 _MIN_WINDOW_BITS, _MAX_WINDOW_BITS = 9, 15
-# RFC 7692 section 7.2.3.5 allows blocks behind one that is marked as final; each needs a new zlib object, so their number is bounded.
+# RFC 7692 section 7.2.3.5 allows blocks after one that is marked as final; each needs a new zlib object, so their number is limited.
 _MAX_FINAL_BLOCKS = 16
 # Below this, one call with the tail appended costs less than two calls.
 _APPEND_TAIL = 2048
 
 _NAME = "permessage-deflate"
-# What zlib's inflate takes besides its window, and Python's object.
+# The memory of zlib's inflate besides its window, and of Python's object.
 _INFLATE_STATE = 10 * 1024
 
 
@@ -58,9 +58,9 @@ class Deflate:
     def __init__(self, window_bits: int = _MAX_WINDOW_BITS, *, keeps: bool = False, inflates: int = 0) -> None:
         self.window_bits = window_bits
         self.keeps = keeps
-        #: Inflates all messages of the peer, where they refer to each other.
+        #: Inflates all messages of the peer, if they refer to each other.
         self.inflater = Inflater(keeps=True) if inflates else None
-        #: Gives back what the contexts took of the bound for all connections.
+        #: Returns the contexts' share of the limit for all connections.
         self.release: Callable[[], None] = _nothing
         self._compressor: Any = None
 
@@ -70,14 +70,14 @@ class Deflate:
             if self._compressor is None:
                 self._compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -self.window_bits, self.window_bits - 7)
             return (self._compressor.compress(payload) + self._compressor.flush(zlib.Z_SYNC_FLUSH))[: -len(_TAIL)]  # type: ignore[no-any-return]
-        # A window beyond the message, and a hash table to match, would only be memory to clear.
+        # A larger window than the message, with its hash table, would only cost time to clear it.
         bits = min(self.window_bits, max(_MIN_WINDOW_BITS, len(payload).bit_length()))
         compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -bits, bits - 7)
         return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[: -len(_TAIL)]
 
 
 def _nothing() -> None:
-    """Have nothing to give back."""
+    """The default of ``release``: there is nothing to return."""
 
 
 class Inflater:
@@ -92,7 +92,7 @@ class Inflater:
         self._keeps = keeps
         # The client may use the largest window unless it was told otherwise.
         self._zlib = zlib.decompressobj(-_MAX_WINDOW_BITS)
-        # What was inflated last: at least the window, at most twice as much, so that it is cut once in a while and not with every frame.
+        # The last inflated bytes: at least the window, at most twice the window, so that they are not cut after every frame.
         self._history = bytearray()
         self._final_blocks = 0
 
@@ -149,11 +149,11 @@ class Inflater:
 
 
 class Compression:
-    """What a server agrees to, for all its connections.
+    """The compression parameters that a server accepts, for all its connections.
 
     :param keeps: whether messages may refer to earlier ones (context takeover), in the directions in which the client agrees.
     :param window_bits: base-2 logarithm of the largest window, 9 to 15; a client that does not know the parameter sends with 15.
-    :param bound: bytes that the contexts of all connections may take together; a connection beyond it has none.
+    :param bound: bytes that the contexts of all connections may take together; further connections have none.
     """
 
     def __init__(self, *, keeps: bool = False, window_bits: int = _MAX_WINDOW_BITS, bound: int = 0) -> None:
@@ -161,7 +161,7 @@ class Compression:
         self._without = ServerPerMessageDeflateFactory(True, True, bits, bits)
         self._with = ServerPerMessageDeflateFactory(False, False, bits, bits) if keeps else None
         self._bound = bound
-        #: Bytes that contexts take now.
+        #: The bytes of all present contexts.
         self.held = 0
 
     def negotiate(self, offers: Sequence[ExtensionHeader], account: Account = FREE) -> tuple[bytes, Deflate] | None:

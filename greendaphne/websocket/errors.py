@@ -28,9 +28,9 @@ def may_be_sent(code: int) -> bool:
 class WebSocketClosed(WebSocketError):  # type: ignore[misc]
     """The WebSocket is over.
 
-    :param code: the peer's close code; 1005 where its close frame had none, 1006 where the connection was lost, and the code that this
-        side failed the connection with after a violation.
-    :param reason: the peer's reason, or what it did wrong.
+    :param code: the peer's close code; 1005 where its close frame had none, 1006 where the connection was lost, and the code with which
+        this side failed the connection after a violation.
+    :param reason: the peer's reason, or a description of its violation.
     """
 
     def __init__(self, code: int, reason: str = "") -> None:
@@ -43,7 +43,7 @@ class WebSocketClosed(WebSocketError):  # type: ignore[misc]
 
 
 class ProtocolViolation(ProtocolError):  # type: ignore[misc]
-    """The peer broke the protocol, and the connection is to be failed (RFC 6455 section 7.1.7).
+    """The peer broke the protocol, and the connection must be failed (RFC 6455 section 7.1.7).
 
     :param code: the close code to send.
     :param reason: fixed text, at most :data:`MAX_REASON` bytes.

@@ -1,12 +1,11 @@
 """Frames of RFC 6455 section 5: a reader from bytes to messages and control frames, and the encoder for what a server sends.
 
-:class:`MessageReader` does no input: its owner gives it what was received and takes out what has become complete.  It can be left at any
-byte and taken up again.  It holds what an incomplete message consists of so far, and nothing at all in between.  Sizes are judged when a
-frame's header is there, before its payload is received; memory is taken as bytes come in.  Payloads are unmasked, inflated and decoded
-piece by piece as they come in: a bad sequence of UTF-8 is found at its first wrong byte (RFC 6455 section 8.1), and the pieces stay in the
-processor's cache and in the allocator's free lists.  Text is checked as it comes and decoded when it is complete.  That is why a payload of
-1 MiB costs a third of what it costs when it is received into a buffer of its size.  What violates the protocol raises
-:class:`ProtocolViolation`; the reader must not be used after that.
+:class:`MessageReader` does no input: its owner feeds received bytes and polls for complete messages.  Bytes may be split at any place.  The
+reader holds the bytes of an incomplete message, and none between messages.  It checks sizes when it has a frame's header, before the
+payload arrives, and takes memory only for bytes that have arrived.  It unmasks, inflates and checks payloads piece by piece as they arrive,
+so it finds invalid UTF-8 at its first wrong byte (RFC 6455 section 8.1), and the pieces stay in the processor's cache and in the
+allocator's free lists.  It decodes text when the message is complete.  A payload of 1 MiB costs a third of the time of receiving it into
+one buffer of its size.  A violation of the protocol raises :class:`ProtocolViolation`; the reader must not be used after that.
 """
 
 from __future__ import annotations
@@ -45,24 +44,24 @@ _LENGTH_16: Final = 126
 _MAX_CONTROL: Final = 125
 _MASK_SIZE: Final = 4
 
-#: What to ask for in one read: one message of 64 KiB with its header.
+#: The number of bytes to request in one read: one message of 64 KiB with its header.
 READ_SIZE: Final = 64 * KIB + 14
 # Characters encoded in one step, and in each of several.
 _ENCODE_AT_ONCE: Final = 64 * KIB
 _ENCODE_STEP: Final = 16 * KIB
 # Bytes of text checked in one step.
 _CHECK_STEP: Final = 64 * KIB
-# What zlib and the window take while a compressed message comes in.
+# The memory of zlib and the window while a compressed message arrives.
 _INFLATER: Final = 104 * KIB
-# Stands for "no limit": no peer sends as much, and zlib can still count it.
+# The value for "no limit": more than any peer sends, and still valid for zlib.
 _UNLIMITED: Final = 1 << 62
 
-# One fragment for this number of bytes of the message limit, but a useful number at least.  What a fragment costs beyond its bytes does not
-# depend on its size, so a large message cut into single bytes is an attack; senders cut at their buffers' sizes, of a kibibyte or more.
+# A message may have one fragment for this number of bytes of the message limit, and at least a useful number.  Each fragment has a fixed
+# cost, so a large message cut into single bytes is an attack; ordinary senders use fragments of a kibibyte or more.
 _BYTES_PER_FRAGMENT: Final = 16
 _MIN_FRAGMENTS: Final = 1024
 
-# A compressed message may be longer than its content by a stored block's header now and then (RFC 1951 section 3.2.4).
+# A compressed message may exceed its content by the headers of some stored blocks (RFC 1951 section 3.2.4).
 _DEFLATE_SLACK_SHIFT: Final = 4
 _DEFLATE_SLACK: Final = 1 * KIB
 
@@ -83,7 +82,7 @@ _utf_8_decode = codecs.utf_8_decode
 
 #: A control frame: its opcode and its payload.
 Control = tuple[int, bytes]
-#: Stands for a data frame that completes no message, so that every frame passes through the hands of the reader's owner.
+#: Returned for a data frame that completes no message, so that the reader's owner can count every frame.
 FRAGMENT: Final[Control] = (CONTINUATION, b"")
 
 
@@ -103,8 +102,8 @@ def encode_header(first: int, length: int) -> bytes:
 def encode_text(text: str) -> list[bytes]:
     """``text`` in UTF-8, as one part or, where it is long, several.
 
-    The codec reserves room for the longest result that a text could have.  For a long one those are megabytes that the kernel would have to
-    provide and take back each time, so it is encoded in steps.
+    The codec reserves room for the longest result that a text could have.  For a long text those are megabytes that the kernel would
+    allocate and free each time, so it is encoded in steps.
 
     :raises UnicodeEncodeError: for surrogates.
     """
@@ -141,13 +140,13 @@ def _invalid_text() -> ProtocolViolation:
 class MessageReader:
     """Turns received bytes into messages and control frames.
 
-    Call :meth:`poll` until it returns ``None``, then :meth:`feed` what was received meanwhile, and poll again.  One call handles one frame
-    at most: how many of them a peer puts into its bytes is for the owner to count.
+    Call :meth:`poll` until it returns ``None``, then :meth:`feed` further received bytes, and poll again.  One call handles at most one
+    frame, so that the owner can count the frames of a peer.
 
     :param limits: ``websocket_message`` and ``websocket_frame`` are used.
     :param deflate: whether permessage-deflate was negotiated.
-    :param inflater: inflates all messages, where they refer to each other.
-    :param account: is asked for what an incomplete message holds.
+    :param inflater: inflates all messages, if they refer to each other.
+    :param account: counts the bytes of an incomplete message, and may refuse them.
     """
 
     __slots__ = (
@@ -180,10 +179,10 @@ class MessageReader:
         self._frame_limit = limits.websocket_frame or _UNLIMITED
         self._message_limit = limits.websocket_message or _UNLIMITED
         self._begin = _BEGIN_DEFLATE if deflate else _BEGIN
-        # Received and not yet parsed: what stands behind the position.
+        # Received bytes; those after the position are not parsed yet.
         self._buffer = b""
         self._position = 0
-        # The data frame whose payload is coming in: its first byte, the mask for the next byte, and the bytes missing; 0 for no such frame.
+        # The data frame whose payload is arriving: its first byte, the mask for the next byte, and the missing bytes; 0 for no such frame.
         self._first = 0
         self._mask = b""
         self._missing = 0
@@ -193,7 +192,7 @@ class MessageReader:
         # The first bytes that are legal next, and the largest payload that they may announce.
         self._legal = self._begin
         self._largest = min(self._frame_limit, self._message_limit)
-        # The message whose fragments are coming in; its bytes so far and what they took on the wire.
+        # The message whose fragments are arriving; its bytes so far and their number on the wire.
         self._opcode = 0
         self._fragments = 0
         self._size = 0
@@ -289,21 +288,21 @@ class MessageReader:
             self._mask = buffer[body - _MASK_SIZE : body]
             self._missing = length
             self._take_up_to(body)
-        # Only the start of a header, or a control frame in part: keep no more than that.
+        # Only the start of a header, or a part of a control frame, is left: drop all earlier bytes.
         if start:
             self._buffer = buffer[start:]
             self._position = 0
         return None
 
     def _take_up_to(self, position: int) -> None:
-        """What stands before ``position`` has been dealt with."""
+        """Drop the bytes before ``position``, which have been processed."""
         if position == len(self._buffer):
             self._buffer = b""
             position = 0
         self._position = position
 
     def _resume(self) -> str | bytes | None:
-        """Go on with a data frame's payload; return the message that it completes."""
+        """Continue with a data frame's payload; return the message that it completes."""
         start = self._position
         mask = self._mask
         chunk = self._buffer[start : start + self._missing]
@@ -322,7 +321,7 @@ class MessageReader:
     # -- frames and messages
 
     def _illegal(self, first: int) -> ProtocolViolation:
-        """What is wrong with a frame's first byte."""
+        """The error in a frame's first byte."""
         opcode = first & _OPCODE
         if opcode not in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG):
             reason = "unknown opcode"
@@ -337,19 +336,19 @@ class MessageReader:
         return ProtocolViolation(CloseCode.PROTOCOL_ERROR, reason)
 
     def _judge_size(self, first: int, length: int) -> None:
-        """Refuse a data frame that announces too large a payload; only the first of a compressed message may still be in order."""
+        """Refuse a data frame that announces a payload above the limit; only the first frame of a compressed message may still be valid."""
         if length > self._frame_limit:
             raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, "frame too big")
         if not first & RSV1 or length > self._wire_limit():
             raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, "message too big")
 
     def _wire_limit(self) -> int:
-        """The most bytes that a compressed message may take; what comes out of them is bounded apart from this."""
+        """The maximum size of a compressed message on the wire; its inflated size has a separate limit."""
         limit = self._message_limit
         return limit + (limit >> _DEFLATE_SLACK_SHIFT) + _DEFLATE_SLACK
 
     def _begin_frame(self, first: int, length: int) -> None:
-        """Count a data frame that is not simply a whole message."""
+        """Count a data frame that is a fragment."""
         opcode = first & _OPCODE
         if opcode:
             self._opcode = opcode
@@ -398,32 +397,32 @@ class MessageReader:
         content.write(data)
         if not final:
             return None
-        # What is text is kept as bytes: a str takes up to four times as much for one character beyond U+FFFF.
+        # Text is kept as bytes, because one character beyond U+FFFF makes a str take up to four times as much.
         return content.getvalue().decode() if text else content.getvalue()
 
     def _hold(self, n: int) -> None:
-        """``n`` bytes more are held until the message is complete.
+        """Count ``n`` more bytes until the message is complete.
 
-        :raises ProtocolViolation: 1013 where the server has no memory for them.
+        :raises ProtocolViolation: 1013 if the server has no memory for them.
         """
         if not self._account.ask(n):
             raise ProtocolViolation(CloseCode.TRY_AGAIN_LATER, "out of memory")
         self._held += n
 
     def release(self) -> None:
-        """Give back what an incomplete message holds; nothing may be fed after that."""
+        """Release the bytes of an incomplete message; nothing may be fed after that."""
         held, self._held = self._held, 0
         self._account.give(held)
 
     def _check_text(self, data: bytes, final: bool) -> None:
-        """Check that ``data`` goes on with valid UTF-8, and that a character ends with it where it is ``final``.
+        """Check that ``data`` continues with valid UTF-8, and, if it is ``final``, that its last character is complete.
 
         :raises ProtocolViolation: 1007 at the first byte that cannot be (RFC 6455 section 8.1).
         """
         undecoded = self._undecoded
         start = 0
         while True:
-            # In steps: what the decoder returns is dropped, and takes up to four times as much.
+            # In steps, because the decoder's result, which is dropped, takes up to four times as much memory.
             piece = data[start : start + _CHECK_STEP]
             start += _CHECK_STEP
             last = start >= len(data)
@@ -439,7 +438,7 @@ class MessageReader:
                 raise _invalid_text() from None
             undecoded = piece[used:]
             if undecoded[:1] == b"\xed" and undecoded[1:2] >= b"\xa0":
-                # The codec waits for the third byte of a surrogate; no third byte makes it a character.
+                # The codec waits for the third byte of a surrogate, which cannot be valid with any third byte.
                 raise _invalid_text()
             if last:
                 break

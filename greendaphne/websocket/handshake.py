@@ -1,4 +1,4 @@
-"""The opening handshake's rules (RFC 6455 section 4.2, RFC 8441 section 5): what a request must look like, what its answer says.
+"""The rules of the opening handshake (RFC 6455 section 4.2, RFC 8441 section 5): checks of a request, and the fields of its answer.
 
 :func:`check` refuses a bad handshake with an :class:`~greendaphne.core.message.HTTPError` whose texts are fixed, following daphne's
 sentences; the other functions expect a request that passed it.  The only text of the peer that an answer repeats is a subprotocol, which is
@@ -21,12 +21,12 @@ from ..core.message import Headers, HTTPError, Request, ResponseError, header_va
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION = b"13"
-# RFC 6455 section 4.1: 16 bytes in base64, 22 characters and two of padding.  The 22nd carries four bits that are no part of the bytes;
-# RFC 4648 section 3.5 lets a decoder ignore them, and the answer is made of the characters.
+# RFC 6455 section 4.1: 16 bytes in base64, 22 characters and two of padding.  The 22nd carries four bits that are not part of the bytes;
+# RFC 4648 section 3.5 lets a decoder ignore them, and the answer is computed from the characters.
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
-# RFC 6454 section 7.1, as lenient about what follows the host as daphne; Chromium sends "file://" from local pages.
+# RFC 6454 section 7.1, as tolerant of text after the host as daphne; Chromium sends "file://" from local pages.
 _ORIGIN = re.compile(rb"null|file://[!-~]*|[A-Za-z][A-Za-z0-9+.\-]*://[!-~]+(?: [A-Za-z][A-Za-z0-9+.\-]*://[!-~]+)*")
-# What the server alone says in its answer.
+# The fields of the answer that only the server may set.
 _OWN = frozenset((b"connection", b"upgrade", b"content-length", b"transfer-encoding"))
 _OWN_PREFIX = b"sec-websocket-"
 
@@ -77,7 +77,7 @@ def check(request: Request) -> None:
 
 
 def _check_upgrade(request: Request) -> None:
-    """What only HTTP/1.1 has: the upgrade itself (RFC 6455 section 4.2.1, items 1, 3 and 4)."""
+    """Check the parts that only HTTP/1.1 has: the upgrade itself (RFC 6455 section 4.2.1, items 1, 3 and 4)."""
     if request.http_version != "1.1":
         _bad("A WebSocket handshake needs HTTP/1.1.", request)
     if request.upgrade != b"websocket":
@@ -88,7 +88,7 @@ def _check_upgrade(request: Request) -> None:
     if b"upgrade" not in elements([value.lower() for value in connection]):
         _bad("HTTP Connection header does not include upgrade.", request)
     if request.content_length != 0:
-        # What follows the head are frames; a body before them leaves it in doubt where they begin.
+        # Frames follow the head; with a body before them it would be in doubt where they begin.
         _bad("A WebSocket handshake has no body.", request)
 
 
@@ -119,8 +119,8 @@ def _check_subprotocols(request: Request) -> None:
 def extensions(headers: Headers) -> list[ExtensionHeader]:
     """The extensions that the client offers, in its order.
 
-    :raises InvalidHandshake: where the field breaks its grammar.
-    :raises UnicodeDecodeError: where it is not ASCII.
+    :raises InvalidHandshake: if the field breaks its grammar.
+    :raises UnicodeDecodeError: if it is not ASCII.
     """
     values = header_values(headers, b"sec-websocket-extensions")
     # RFC 6455 section 11.3.2: several fields are one list.

@@ -12,7 +12,7 @@ from gevent.monkey import is_module_patched
 
 from greendaphne.aio.hub import AsyncioHub, install
 from greendaphne.aio.loop import HubLoop
-from tests.aio.support import PATIENCE
+from tests.support.scripts import PATIENCE
 
 PATCHED = is_module_patched("socket")
 if PATCHED:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.aio.support import PATIENCE, ROOT
+from tests.support.scripts import PATIENCE, ROOT
 
 MODULES = ("test_events", "test_base_events", "test_tasks", "test_streams")
 #: The fewest tests of each module in Python 3.10 to 3.14, so that a run of nothing does not count.
@@ -36,7 +36,7 @@ def test_cpythons_tests_pass(module: str, tmp_path: Path) -> None:
     # Some tests make Unix sockets, whose paths are short; a tmp_path may be too long.
     with tempfile.TemporaryDirectory() as directory:
         variables = {**os.environ, "TMPDIR": directory}
-        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=10 * PATIENCE, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=5 * PATIENCE, check=False)
     assert output.exists(), done.stdout + done.stderr
     result = json.loads(output.read_text())
     failed = {name: text for name, text in result["failed"].items() if name not in EXCEPTIONS}

@@ -26,8 +26,8 @@ from gevent.monkey import get_original
 from greendaphne.aio.hub import AsyncioHub
 from greendaphne.aio.loop import SERVER_SIGNALS, HubLoop
 from greendaphne.aio.tasks import wait_for
-from tests.aio.support import PATIENCE
 from tests.support import certificates
+from tests.support.scripts import PATIENCE
 
 _start_thread = get_original("_thread", "start_new_thread")
 _get_ident = get_original("_thread", "get_ident")

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from tests.aio.support import PATIENCE, ROOT
+from tests.support.scripts import PATIENCE, ROOT
 
 MODULES = ("test_selector.py", "test_loop.py", "test_tasks.py")
 #: tests/aio/conftest.py installs the hub: pytest wants to import the package itself.
@@ -15,6 +15,6 @@ RUN = "from gevent import monkey; monkey.patch_all(); import pytest, sys; sys.ex
 
 def test_everything_in_a_patched_process() -> None:
     command = [sys.executable, "-c", RUN, "-q", "-n", "0", "-p", "no:cacheprovider", *(f"tests/aio/{module}" for module in MODULES)]
-    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=8 * PATIENCE, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=4 * PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout

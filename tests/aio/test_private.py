@@ -14,7 +14,7 @@ from greendaphne.aio import private
 from greendaphne.aio.hub import AsyncioHub
 from greendaphne.aio.loop import HubLoop
 from greendaphne.aio.selector import HubSelector
-from tests.aio.support import ROOT, run_script
+from tests.support.scripts import ROOT, run_script
 
 PACKAGE = ROOT / "greendaphne" / "aio"
 TABLES: list[Mapping[str, tuple[str, ...]]] = [

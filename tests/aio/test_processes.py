@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.aio.support import run_script
+from tests.support.scripts import run_script
 
 SUBPROCESSES = """
     import asyncio, signal, subprocess

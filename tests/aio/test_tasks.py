@@ -15,7 +15,7 @@ import pytest
 from greendaphne.aio import tasks as tasks_module
 from greendaphne.aio.loop import HubLoop
 from greendaphne.aio.tasks import Tasks, describe, running_task, wait_for
-from tests.aio.support import PATIENCE
+from tests.support.scripts import PATIENCE
 
 
 async def value(result: int = 1) -> int:

@@ -150,8 +150,8 @@ def check_agreement(server: Http2Server, peer: Peer) -> None:
     eventually(lambda: connection.idle and not connection.engine.pending)
     synchronize(peer)
     engine = connection.engine
-    assert peer.h2.outbound_flow_control_window == engine.inbound_flow_control_window
-    assert engine.inbound_flow_control_window + engine._unacknowledged == server.http2_limits.connection_window
+    assert peer.h2.outbound_flow_control_window == engine.receive_window
+    assert engine.receive_window + engine._unacknowledged == server.http2_limits.connection_window
     assert not connection.writer._blocked
     assert len(connection.writer._scheduler) == 0
     assert connection._upload_windows == server.http2_limits.upload_windows

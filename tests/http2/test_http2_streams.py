@@ -778,7 +778,7 @@ def test_drain_warns_first_and_finishes_what_is_open() -> None:
     releases = {1: threading.Event(), 3: threading.Event()}
 
     def application(stream: Http2Stream) -> None:
-        while not releases[stream.h2.stream_id].is_set():
+        while not releases[stream.stream_id].is_set():
             gevent.sleep(0.01)
         hello(stream)
 

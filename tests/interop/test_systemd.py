@@ -104,7 +104,7 @@ def test_a_master_tells_of_its_workers(tmp_path: Path) -> None:
         write(tmp_path, "broken(\n", version=2)
         process.send(signal.SIGHUP)
         assert told.receive()["RELOADING"] == "1"
-        assert told.receive()["STATUS"] == "Not reloaded: the workers of before go on"
+        assert told.receive()["STATUS"] == "Not reloaded: the previous workers continue to serve"
         assert process.count("The next worker starts in") == 0
         process.send(signal.SIGTERM)
         assert told.receive()["STOPPING"] == "1"

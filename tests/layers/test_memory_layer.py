@@ -21,7 +21,7 @@ from gevent.hub import get_hub
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from greendaphne.layers import memory, receiver
+from greendaphne.layers import channel_store, memory, receiver, values
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.values import INT_MAX, INT_MIN, MAX_DEPTH, copy_message, message_size
 from tests.support.layers import receive_by_lasting_receivers
@@ -60,8 +60,8 @@ def layer() -> MemoryChannelLayer:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(memory, "time", clock)
-    monkeypatch.setattr(receiver, "time", clock)
+    for module in (memory, channel_store, receiver):
+        monkeypatch.setattr(module, "monotonic", clock.monotonic)
     return clock
 
 
@@ -832,9 +832,9 @@ def test_abandoned_channels_are_swept(clock: Clock) -> None:
     while len(layer._channels) > 1:
         layer.send("busy", {})
         assert layer.receive(["busy"]) == ("busy", {})
-        clock.now += memory.SWEEP_INTERVAL
+        clock.now += channel_store.SWEEP_INTERVAL
         sends += 1
-    assert sends <= count / memory.SWEEP_BATCH + 2
+    assert sends <= count / channel_store.SWEEP_BATCH + 2
     statistics = layer.global_statistics()
     assert statistics["messages_count"] == count + sends
     assert statistics["messages_pending"] == 0
@@ -845,9 +845,9 @@ def test_abandoned_groups_are_swept(clock: Clock) -> None:
     for n in range(1000):
         layer.group_add(f"g{n}", f"c{n}")
     clock.now += 101
-    for _ in range(1000 // memory.SWEEP_BATCH + 1):
+    for _ in range(1000 // channel_store.SWEEP_BATCH + 1):
         layer.receive(["x"])
-        clock.now += memory.SWEEP_INTERVAL
+        clock.now += channel_store.SWEEP_INTERVAL
     assert not len(layer._groups)
     assert not layer._groups._memberships
 
@@ -887,3 +887,37 @@ def test_expired_single_reader_channels_vanish(clock: Clock) -> None:
     clock.now += 11
     assert layer.receive(["body?x"]) == (None, None)
     assert not layer._channels
+
+
+# ---- lists of header fields that are remembered
+
+
+def test_remembered_fields_are_plain_and_belong_to_each_receiver(layer: MemoryChannelLayer) -> None:
+    class Word(bytes):
+        pass
+
+    class Pair(NamedTuple):
+        name: bytes
+        value: bytes
+
+    fields = [(b"remembered", b"1"), (b"fields", b"2")]
+    for headers in (fields, [(Word(b"remembered"), Word(b"1")), Pair(b"fields", b"2")], fields[:]):
+        layer.send("a", {"headers": headers})
+    copies = [layer.receive(["a"])[1]["headers"] for _ in range(3)]  # type: ignore[index]
+    for copy in copies:
+        assert copy == fields
+        assert copy is not fields
+        assert {type(pair) for pair in copy} == {tuple}
+        assert {type(part) for pair in copy for part in pair} == {bytes}
+        copy.append((b"mine", b"3"))
+    assert fields == [(b"remembered", b"1"), (b"fields", b"2")]
+    assert copy_message({"headers": fields}) == {"headers": fields}
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    for n in range(3 * values._REMEMBERED):
+        copy_message({"headers": [(b"x", b"%d" % n)]})
+    assert len(values._known_fields) <= values._REMEMBERED
+    for headers in ([(b"cookie", b"x" * 1000)], [(b"x", b"")] * 100, [[b"a", b"b"]], [(b"a", 1)], [(b"a", "b")], [("a", "b")]):
+        assert copy_message({"headers": headers}) == {"headers": headers}
+        assert all(tuple(known) != tuple(map(tuple, headers)) for known in values._known_fields)

@@ -12,8 +12,8 @@ import pytest
 from greendaphne.layers.redis import RedisChannelLayer
 from tests.support import outages
 from tests.support.bridge import handshake
-from tests.support.layer_loss import GET, Worker, make_layer, wait_until
-from tests.support.outages import ServerProcess, crash_every, hang, under_load
+from tests.support.outages import ServerProcess, crash_every, hang, recorded_load
+from tests.support.redis_load import GET, Worker, make_layer, wait_until
 from tests.support.redis_server import redis_server, redis_servers
 from tests.support.server import RunningServer, serve
 
@@ -28,18 +28,18 @@ def ask(server: RunningServer | ServerProcess) -> int:
 
 
 def test_killed_and_restarted_every_two_seconds() -> None:
-    with redis_server() as redis_process, under_load(redis_process) as load:
+    with redis_server() as redis_process, recorded_load(redis_process) as load:
         crash_every(load, seconds=2, rounds=3)
 
 
 def test_stopped_for_seconds() -> None:
-    with redis_server() as redis_process, under_load(redis_process) as load:
+    with redis_server() as redis_process, recorded_load(redis_process) as load:
         hang(load, seconds=3)
 
 
 def test_connections_are_killed(caplog: pytest.LogCaptureFixture) -> None:
     """What was on its way to somebody is lost; nobody is shed for it, and nothing counts as an outage."""
-    with redis_server() as redis_process, under_load(redis_process) as load:
+    with redis_server() as redis_process, recorded_load(redis_process) as load:
         for _ in range(5):
             outages.break_connections(redis_process)
             load.wait_for_service()
@@ -49,7 +49,7 @@ def test_connections_are_killed(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_the_master_is_demoted(caplog: pytest.LogCaptureFixture) -> None:
     """It refuses to store and to let wait, until it is the master again; with the new master's data, which is none."""
-    with redis_servers(2) as (master, other), under_load(master) as load:
+    with redis_servers(2) as (master, other), recorded_load(master) as load:
         goal = load.statuses[503] + 5 * load.REQUESTERS
         master.client.replicaof("127.0.0.1", other.port)
         wait_until(lambda: load.statuses[503] >= goal, load)

@@ -24,7 +24,7 @@ from greendaphne.layers.redis.resp import ReplyReader
 from greendaphne.layers.wake import Wake
 from tests.soak import losses as redis_losses
 from tests.support import legacy
-from tests.support.layer_loss import wait_until
+from tests.support.redis_load import wait_until
 from tests.support.redis_server import PATIENCE, RedisServer, in_hub, redis_server
 
 #: SIGTERMs for a ``runworker``.
@@ -426,7 +426,8 @@ class Interrupted(Exception):
 
 @pytest.mark.parametrize("piece", [1, 3, 7, 1000])
 def test_a_reply_whose_read_was_interrupted_is_read_on(piece: int) -> None:
-    data = b"*3\r\n:1\r\n$5\r\nab\r\nc\r\n*2\r\n$-1\r\n$0\r\n\r\n+OK\r\n"
+    flat = b"*4\r\n$0\r\n\r\n:-12\r\n$-1\r\n$4\r\n\r\n\r\n\r\n"
+    data = b"*3\r\n:1\r\n$5\r\nab\r\nc\r\n*2\r\n$-1\r\n$0\r\n\r\n+OK\r\n" + flat + b":7\r\n*0\r\n*-1\r\n$-1\r\n" + flat
     position = 0
     turn = 0
 
@@ -450,6 +451,9 @@ def test_a_reply_whose_read_was_interrupted_is_read_on(piece: int) -> None:
 
     assert read() == [1, b"ab\r\nc", [None, b""]]
     assert read() == b"OK"
+    assert read() == [b"", -12, None, b"\r\n\r\n"]
+    assert [read() for _ in range(4)] == [7, [], None, None]
+    assert read() == [b"", -12, None, b"\r\n\r\n"]
 
 
 def test_a_wake_that_is_set_calls_the_enders_of_later_waits() -> None:

@@ -7,8 +7,8 @@ import sys
 import textwrap
 from pathlib import Path
 
-from tests.modern.support import ROOT
 from tests.support import legacy
+from tests.support.scripts import ROOT
 
 MANAGE = """
 import os

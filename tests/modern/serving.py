@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.modern.support import PATIENCE, ROOT
+from tests.support.scripts import PATIENCE, ROOT
 
 
 class Running:

@@ -14,7 +14,7 @@ from websocket import WebSocket, WebSocketBadStatusException, create_connection
 
 from tests.modern.asgi_sites import PIECES
 from tests.modern.serving import command
-from tests.modern.support import PATIENCE
+from tests.support.scripts import PATIENCE
 
 FRAMEWORKS = ["starlette", "fastapi", "quart", "litestar", "django"]
 UPLOAD = 20 * 1024 * 1024

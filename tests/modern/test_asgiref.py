@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.modern.support import PATIENCE, ROOT
+from tests.support.scripts import PATIENCE, ROOT
 
 MODULES = ("test_sync", "test_sync_contextvars", "test_sync_executor_context_scenario", "test_sync_thread_sensitive_context", "test_local")
 

@@ -6,7 +6,7 @@ import importlib.metadata
 import re
 from pathlib import Path
 
-from tests.modern.support import ROOT, run_script
+from tests.support.scripts import ROOT, run_script
 
 #: What no module may import here, as in an environment that has none of Channels.
 WITHOUT_ASGIREF = """

@@ -26,8 +26,8 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import QuicEvent
 
 from tests.modern.serving import command
-from tests.modern.support import PATIENCE, ROOT
 from tests.support.certificates import Authority
+from tests.support.scripts import PATIENCE, ROOT
 
 #: Header fields by which a client could forge its address.
 CLAIMS = {

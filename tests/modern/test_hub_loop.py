@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.modern.support import run_script
+from tests.support.scripts import run_script
 
 COMMON = """
     import asyncio

@@ -19,10 +19,10 @@ import pytest
 import websocket
 
 from tests.modern.django_projects import make_project
-from tests.modern.support import PATIENCE, ROOT
 from tests.support import legacy
 from tests.support.django_example import receive
 from tests.support.redis_server import redis_server
+from tests.support.scripts import PATIENCE, ROOT
 
 #: The environment of Channels 1; the documentation calls it ``old``.
 OLD = ROOT / ".venv" / "bin" / "python"

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from tests.modern.serving import command
-from tests.modern.support import PATIENCE, ROOT
+from tests.support.scripts import PATIENCE, ROOT
 
 #: Enough for two requests of each kind to meet in every way.
 CALLS = 10_000

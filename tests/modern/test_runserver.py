@@ -14,8 +14,8 @@ import pytest
 import websocket
 
 from tests.modern.django_projects import STYLE, environment, make_project, runserver
-from tests.modern.support import PATIENCE
 from tests.support import legacy
+from tests.support.scripts import PATIENCE
 
 STATIC = "django.contrib.staticfiles"
 

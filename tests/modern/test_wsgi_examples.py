@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.modern.serving import Running, command
-from tests.modern.support import ROOT
 from tests.support.chromium import Chromium, Window
+from tests.support.scripts import ROOT
 
 EXAMPLES = ROOT / "examples"
 

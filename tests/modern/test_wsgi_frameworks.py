@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.modern.serving import Running, command
-from tests.modern.support import PATIENCE
+from tests.support.scripts import PATIENCE
 
 UPLOAD = 50 * 1024 * 1024
 FRAMEWORKS = ["flask", "django", "pyramid", "falcon", "bottle"]

@@ -191,6 +191,7 @@ TCP_USAGE = "it is written tcp:PORT[:interface=…][:backlog=…][:v6only=…][:
         ("tcp:80:Interface=x", "Endpoint 'tcp:80:Interface=x' has an unknown argument 'Interface'; it is written tcp:PORT"),
         ("unix:", "Endpoint 'unix:': address must be a path, not ''."),
         ("unix:/x:mode=888", "Endpoint 'unix:/x:mode=888': mode must be a file mode in octal digits, such as 660, not '888'."),
+        ("unix:/x:mode=6_6", "Endpoint 'unix:/x:mode=6_6': mode must be a file mode in octal digits, such as 660, not '6_6'."),
         ("unix:/x:mode=7777", "Endpoint 'unix:/x:mode=7777': mode must be a file mode in octal digits, such as 660, not '7777'."),
         ("unix:/x:lockfile=x", "Endpoint 'unix:/x:lockfile=x': lockfile must be yes or no, not 'x'."),
         ("tcp:80::50:yes", f"Endpoint 'tcp:80::50:yes' has too many arguments; {TCP_USAGE}."),
@@ -206,7 +207,7 @@ TCP_USAGE = "it is written tcp:PORT[:interface=…][:backlog=…][:v6only=…][:
         ("unix:@x:mode=600", "Endpoint 'unix:@x:mode=600': an abstract socket has no file whose mode, user or group could be set."),
         ("unix:@x:group=0", "Endpoint 'unix:@x:group=0': an abstract socket has no file whose mode, user or group could be set."),
         ("systemd:", "Endpoint 'systemd:': domain must be INET, INET6, UNIX, not ''."),
-        ("systemd:domain=INET", "Endpoint 'systemd:domain=INET' needs either index or name, which say which socket of systemd's is meant."),
+        ("systemd:domain=INET", "Endpoint 'systemd:domain=INET' needs either index or name, which selects one of systemd's sockets."),
         ("systemd:domain=INET:index=0:name=x", "Endpoint 'systemd:domain=INET:index=0:name=x' needs either index or name, "),
         ("systemd:domain=INET:index=-1", "Endpoint 'systemd:domain=INET:index=-1': index must be a number from 0 to 2147483647, not '-1'."),
         ("haproxy", "Unknown endpoint kind '' in ''; known kinds: "),
@@ -470,7 +471,7 @@ def test_several_at_once(bind: Bind, tmp_path: Path) -> None:
 # --- UNIX sockets ---
 
 
-@pytest.mark.parametrize(("suffix", "mode"), [("", 0o666), (":mode=600", 0o600), (":660", 0o660)])
+@pytest.mark.parametrize(("suffix", "mode"), [("", 0o666), (":mode=600", 0o600), (":660", 0o660), (":mode=0o640", 0o640)])
 def test_unix_mode_does_not_depend_on_the_umask(bind: Bind, tmp_path: Path, suffix: str, mode: int) -> None:
     before = os.umask(0o077)
     try:

@@ -295,8 +295,8 @@ def test_any_garbage_has_a_defined_end(data: bytes, cuts: list[int]) -> None:
         ("auto", V2[:14], "it ended within its PROXY header"),
         ("auto", V2[:-1], "it ended within its PROXY header"),
         ("auto", V2[:14] + b"\xff\xff" + bytes(70000), "its PROXY header is longer than 16384 bytes"),
-        ("v1", V2, "its PROXY header has version 2, which is not the one that is asked for"),
-        ("v2", V1, "its PROXY header has version 1, which is not the one that is asked for"),
+        ("v1", V2, "its PROXY header has version 2, which this endpoint does not accept"),
+        ("v2", V1, "its PROXY header has version 1, which this endpoint does not accept"),
     ],
 )
 def test_reasons(versions: str, data: bytes, reason: str) -> None:
@@ -320,7 +320,7 @@ def test_time_limit_is_for_the_whole_header() -> None:
         with pytest.raises(ProxyError) as caught:
             HeaderReader(accepted._sock, ANY, 0.1).read()
         sender.kill()
-    assert str(caught.value) == "its PROXY header did not come within 0.1 seconds"
+    assert str(caught.value) == "its PROXY header did not arrive within 0.1 seconds"
 
 
 def test_peer_that_resets_the_connection(caplog: pytest.LogCaptureFixture) -> None:
@@ -581,7 +581,7 @@ def test_port_checks_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_silent_connections_end(caplog: pytest.LogCaptureFixture) -> None:
     with behind_proxy(timeouts=Timeouts(header=0.1)) as server, server.connect() as client:
         assert client.at_eof()
-    assert "Connection from 127.0.0.1 closed: its PROXY header did not come within 0.1 seconds" in caplog.text
+    assert "Connection from 127.0.0.1 closed: its PROXY header did not arrive within 0.1 seconds" in caplog.text
 
 
 def test_silent_connections_do_not_hold_up_the_end() -> None:

@@ -123,7 +123,7 @@ CHECKED: list[tuple[dict[str, str], list[str], list[Any]]] = [
         [
             "Couldn't listen on systemd:INET6:0: its domain is INET, not INET6.",
             "Couldn't listen on systemd:INET:4: the sockets from systemd have the numbers 0 to 3.",
-            "Couldn't listen on systemd:domain=UNIX:name=x: 2 sockets have this name; index=N tells them apart.",
+            "Couldn't listen on systemd:domain=UNIX:name=x: 2 sockets have this name; select one with index=N.",
             "Couldn't listen on systemd:domain=UNIX:name=web: its domain is INET, not UNIX.",
             "Couldn't listen on systemd:domain=UNIX:name=y: the sockets from systemd are named web, web, x, x.",
         ],

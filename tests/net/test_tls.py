@@ -19,9 +19,11 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent import get_hub
 from OpenSSL import SSL
 
 from greendaphne.core.message import ClientDisconnected
+from greendaphne.net import batch
 from greendaphne.net.tls import Contexts, FileContexts, HandshakeFailed, HandshakeTimeout, PlainHTTP, TLSError, TLSOptions, TLSTransport
 from tests.support.certificates import Authority
 from tests.support.tls import (
@@ -716,3 +718,25 @@ def test_connections_are_released(certificates: Contexts, authority: Authority) 
         assert alive() == before
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("end", ["close", "shutdown_write"])
+def test_what_is_put_off_leaves_before_the_close_notify(certificates: Contexts, authority: Authority, end: str) -> None:
+    def serve(transport: TLSTransport) -> None:
+        transport.batch = batch.current()
+        transport.recv(4, PATIENCE)
+        get_hub().loop.run_callback(lambda: None)
+        transport.sendall(b"one, ")
+        assert transport.offer(b"two, ")
+        gevent.sleep(0)
+        get_hub().loop.run_callback(lambda: None)
+        transport.sendall(b"three")
+        getattr(transport, end)()
+
+    with EchoServer(certificates, serve) as server, connect(server, client_context(authority)) as client:
+        client.sendall(b"ping")
+        data = b""
+        while more := client.recv(100):
+            data += more
+        assert data == b"one, two, three"
+        assert server.ended.get(timeout=PATIENCE) is None

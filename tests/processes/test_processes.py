@@ -193,7 +193,7 @@ def test_a_reload_runs_new_code_and_keeps_the_old_where_the_new_is_broken(tmp_pa
         now = set(children(process.pid))
         write(tmp_path, "import nothing_of_this_name\n", version=3)
         process.send(signal.SIGHUP)
-        process.find("Not reloaded: the workers of before go on")
+        process.find("Not reloaded: the previous workers continue to serve")
         assert process.count("did not start: it ended with exit code 1") == 1
         process.until(lambda: set(children(process.pid)) == now, "the same workers")
         assert ask(tmp_path)["version"] == 2
@@ -272,7 +272,7 @@ def test_no_place_for_what_workers_share_is_one_line(tmp_path: Path) -> None:
         command("-w", "2", "-u", "s"), directory=tmp_path, environment={"RUNTIME_DIRECTORY": str(tmp_path / "nowhere")}
     ) as process:
         assert process.wait() == 1
-        assert process.lines[-1].partition("ERROR")[2].strip().startswith("There is no place for what the workers share: [Errno 2]")
+        assert process.lines[-1].partition("ERROR")[2].strip().startswith("Cannot make the directory that the workers share: [Errno 2]")
 
 
 def test_workers_that_die_again_and_again_are_started_with_pauses(tmp_path: Path) -> None:

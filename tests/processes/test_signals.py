@@ -91,7 +91,7 @@ def test_a_second_sigterm_ends_a_process_whose_hub_is_deaf(tmp_path: Path, befor
         time.sleep(0.2)
         command.signal(signal.SIGTERM)
         assert command.wait() == 128 + signal.SIGTERM
-    assert "The hub does not hear of it: other code is at work; SIGTERM ends the process now\n" in command.output
+    assert "The hub does not react, because other code is running; SIGTERM ends the process now\n" in command.output
 
 
 def test_a_second_sigterm_ends_a_master_whose_worker_is_deaf(tmp_path: Path) -> None:

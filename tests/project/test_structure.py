@@ -18,8 +18,6 @@ LONGEST = 80
 #: Why these functions are longer.
 LONG_FOR_A_REASON = {
     "http2/fields.py:parse_request": "the rules of RFC 9113 section 8.3 in their order, on the path of each request",
-    "http1/head.py:parse": "the rules of RFC 9112 sections 3 and 6 in their order, on the path of each request",
-    "server.py:__init__": "daphne's twenty keyword arguments",
     "websocket/connection.py:receive": "one loop, since each further frame on the stack costs each silent WebSocket memory",
 }
 

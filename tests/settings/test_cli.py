@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import re
 import signal
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 import greendaphne
 from greendaphne.applications.detection import detect
 from greendaphne.applications.loading import load
-from greendaphne.cli import main
+from greendaphne.cli import collect_less_often, main
 from greendaphne.config import COMMAND, ConfigurationError, Limits, Timeouts
 from greendaphne.core import converters as values
 from greendaphne.core.addresses import AddressList
@@ -845,3 +846,18 @@ def test_a_value_that_a_protocol_rules_out_ends_the_command_with_1(application: 
     application.write("asgi.py", ASGI)
     result = application.run("-v0", "-p", "0", "--http2-max-frame-size", "1K", "project.asgi:channel_layer")
     assert logged_error(result) == "--http2-max-frame-size must be between 16384 and 16777215, not 1024."
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((700, 10, 10), (2000, 10, 10)), ((2000, 10, 0), (2000, 10, 0)), ((5000, 5, 5), (5000, 5, 5)), ((0, 10, 10), (0, 10, 10))],
+)
+def test_the_garbage_collector_waits_for_more_objects(before: tuple[int, int, int], after: tuple[int, int, int]) -> None:
+    """Unless it is switched off, or waits for as many already."""
+    usual = gc.get_threshold()
+    try:
+        gc.set_threshold(*before)
+        collect_less_often()
+        assert gc.get_threshold() == after
+    finally:
+        gc.set_threshold(*usual)

@@ -145,6 +145,8 @@ PYTHON_ALONE = {
     *(f"http2.{name}" for name in ("client_resets", "server_resets", "control_frames", "period", "write_buffer", "control_buffer")),
     *(f"http2.{name}" for name in ("late_frames", "small_data_frames", "settings", "window_update_step")),
     "tls.alpn",
+    # Set together with ``timeouts.http``.
+    "asgi.response_timeout",
 }
 
 
@@ -454,7 +456,9 @@ def test_the_sample_has_every_option_and_its_default(file: Path) -> None:
     assert max(map(len, lines)) <= 100
     with_default = [item for item in ITEMS if settings.default_text(item)]
     file.write_text("\n".join(given[key(item)].lstrip("#") for item in with_default), encoding="utf-8")
-    assert options([f"--config={file}", "project.asgi:channel_layer"]) == COMMAND
+    # A given http-timeout is also the time limit of ASGI responses.
+    expected = COMMAND.changed({"asgi.response_timeout": COMMAND.timeouts.http})
+    assert options([f"--config={file}", "project.asgi:channel_layer"]) == expected
 
 
 # --- The command ---

@@ -59,8 +59,12 @@ class Report:
 
     def took(self, what: str, since: float) -> None:
         """Note that ``what`` took from ``since``, on the monotonic clock, until now."""
+        self.lasted(what, time.monotonic() - since)
+
+    def lasted(self, what: str, seconds: float) -> None:
+        """Note that ``what`` took ``seconds``."""
         with self._lock:
-            self.times.setdefault(what, []).append(time.monotonic() - since)
+            self.times.setdefault(what, []).append(seconds)
 
     @property
     def summary(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.support import outages
-from tests.support.layer_loss import Load
+from tests.support.redis_load import Load
 from tests.support.redis_server import redis_server
 
 from .load import Report
@@ -28,14 +28,14 @@ def _report(load: Load, event: str, number: int) -> Report:
 
 def crashes(run: Run) -> Report:
     """kill -9 to Redis and a new start, every two seconds by the clock."""
-    with redis_server() as redis_process, outages.under_load(redis_process) as load:
+    with redis_server() as redis_process, outages.recorded_load(redis_process) as load:
         outages.crash_every(load, CRASH_EVERY, run.rounds)
     return _report(load, "crashes", run.rounds)
 
 
 def hangs(run: Run) -> Report:
     """SIGSTOP to Redis, for ten seconds each time."""
-    with redis_server() as redis_process, outages.under_load(redis_process) as load:
+    with redis_server() as redis_process, outages.recorded_load(redis_process) as load:
         for _ in range(run.rounds):
             outages.hang(load, HANG)
             load.wait_for_service()

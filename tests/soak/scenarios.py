@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import time
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Final
 
 from . import managers, redis
@@ -16,6 +18,10 @@ from .sites import APPLICATIONS, EXTERNAL, LEGACY, MEMORY, SITES, Site, lifespan
 
 REPLACED: Final = "All workers are replaced"
 SERVES: Final = "Worker .* serves"
+#: What a report calls the time of a process that is replaced.
+OLD_PROCESS: Final = "old process, from the signal that stops it to its end"
+#: A master's line about one process.
+_LIFE: Final = re.compile(r"(?P<time>\S+ \S+) .*\(process (?P<process>\d+)\) (?P<event>stops|ended|was ended)\b")
 #: Workers of a master, and servers of Circus.
 WORKERS: Final = 2
 
@@ -67,6 +73,7 @@ def workers_reload(run: Run) -> Report:
             report.event("reloads")
             time.sleep(0.2)
     _look_for_cuts(report, master)
+    _note_ends(report, master)
     _look_for_lifespans(report, run.site)
     return report
 
@@ -122,6 +129,19 @@ def _look_for_cuts(report: Report, server: managers.Process) -> None:
     for line in list(server.lines):
         if "cut short" in line or "did not end" in line or "has not ended" in line:
             report.failure("server", line)
+
+
+def _note_ends(report: Report, master: managers.Process) -> None:
+    """Note how long each process took that the master replaced: from the signal that stops it to its end, by the master's log."""
+    stopped: dict[str, datetime] = {}
+    for line in list(master.lines):
+        if (found := _LIFE.match(line)) is None:
+            continue
+        at = datetime.strptime(found["time"], "%Y-%m-%d %H:%M:%S,%f")
+        if found["event"] == "stops":
+            stopped[found["process"]] = at
+        elif found["process"] in stopped:
+            report.lasted(OLD_PROCESS, (at - stopped.pop(found["process"])).total_seconds())
 
 
 def _look_for_lifespans(report: Report, site: Site) -> None:
@@ -187,6 +207,7 @@ def systemd_reload(run: Run) -> Report:
             report.event("reloads")
             time.sleep(0.2)
     _look_for_cuts(report, process)
+    _note_ends(report, process)
     return report
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from queue import Queue
@@ -11,10 +9,9 @@ from typing import Any
 
 from greendaphne.aio import hub
 from greendaphne.applications.asgi import ASGIApplication
-from greendaphne.config import ApplicationOptions, AsgiOptions, Config, Timeouts
-from greendaphne.server import Server
+from greendaphne.config import ApplicationOptions, AsgiOptions, Config
 
-from .server import PATIENCE, Client
+from .server import PATIENCE, LiveServer, in_thread
 from .websocket import Client as WebSocketClient
 
 Handler = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
@@ -25,13 +22,8 @@ HANDSHAKE = (
 )
 
 
-class ASGIServer:
-    """A server that a test talks to."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.host = "127.0.0.1"
-        self.port = server.listeners[0].getHost().port or 0
+class ASGIServer(LiveServer):
+    """A server of an ASGI application."""
 
     @property
     def application(self) -> ASGIApplication:
@@ -45,18 +37,6 @@ class ASGIServer:
         """How many tasks there are."""
         tasks = self.application._tasks
         return 0 if tasks is None else len(tasks)
-
-    @property
-    def address(self) -> tuple[str, int]:
-        return self.host, self.port
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
-
-    def connect(self, timeout: float = PATIENCE) -> Client:
-        """A new connection."""
-        return Client(socket.create_connection(self.address, timeout=timeout))
 
     def get(self, path: str = "/", headers: str = "") -> Any:
         """The response to a GET on a connection of its own."""
@@ -100,39 +80,11 @@ def serve_asgi(
     """
     # Before the thread has a hub.
     assert hub.install()
-    keywords.setdefault("timeouts", Timeouts(graceful=2))
     changed = (config or Config()).changed(
         {"application": ApplicationOptions(interface=interface), "asgi": asgi or AsgiOptions(lifespan="off", close_timeout=1)}
     )
-    started = threading.Event()
-    result: dict[str, Any] = {}
-
-    def run() -> None:
-        try:
-            places = endpoints or ["tcp:0:interface=127.0.0.1"]
-            server = Server(application=application, endpoints=places, signal_handlers=False, config=changed, **keywords)
-            server.start()
-            result["server"] = server
-        except BaseException as error:  # noqa: BLE001 - it is raised in the test's thread
-            result["error"] = error
-            started.set()
-            return
-        started.set()
-        server.serve_forever()
-
-    thread = threading.Thread(target=run, name="server", daemon=True)
-    thread.start()
-    assert started.wait(PATIENCE), "the server did not start"
-    if "error" in result:
-        thread.join(PATIENCE)
-        raise result["error"]
-    running = ASGIServer(result["server"])
-    try:
-        yield running
-    finally:
-        running.server.stop()
-        thread.join(PATIENCE)
-        assert not thread.is_alive(), "the server did not stop"
+    with in_thread(endpoints=endpoints, application=application, config=changed, **keywords) as server:
+        yield ASGIServer(server)
 
 
 class Recorder:

@@ -1,4 +1,4 @@
-"""What befalls Redis while a whole server is under load, and what must hold afterwards; ``tests.soak.redis`` does it for hours.
+"""Outages of Redis while a whole server is under load; ``tests.soak.redis`` repeats them for hours.
 
 The server's own layer is a :class:`Recorder`, for Redis takes messages along when it crashes: what the server sent is known only there.
 """
@@ -15,21 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from greendaphne.config import Timeouts
 from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.redis import RedisChannelLayer
 from tests.support import asgi_redis, legacy
-from tests.support.layer_loss import GET, PATIENCE, Load, Worker, greenlets, make_layer, wait_until
+from tests.support.redis_load import HTTP_TIMEOUT, PATIENCE, SUMMARY, Load, Worker, make_layer, under_load, wait_until
 from tests.support.redis_server import RedisServer
-from tests.support.server import Client, serve
+from tests.support.server import Client
 
-#: Seconds after which Redis counts as hanging, and after which a request without an answer is answered 503.
+#: Seconds after which Redis counts as hanging.
 REDIS_TIMEOUT = 0.5
-HTTP_TIMEOUT = 2
-#: What a server and a worker each keep open to Redis: one connection that sends and one that receives.
-CONNECTIONS = 4
-#: A greenlet that sums up, once a minute, what requests failed for; it is there or not.
-SUMMARY = 1
 #: State of an open connection in /proc/net/tcp.
 ESTABLISHED = "01"
 
@@ -98,33 +92,12 @@ class Recorder(RedisChannelLayer):
 
 
 @contextmanager
-def under_load(redis_process: RedisServer) -> Iterator[Load]:
-    """A server in this process, and clients that never give up; afterwards nothing is missing, doubled or left."""
-    worker = Worker(make_layer(redis_process))
+def recorded_load(redis_process: RedisServer) -> Iterator[Load]:
+    """A server under load on a layer that knows what it sent; afterwards that is complete."""
     layer = Recorder(redis_process)
-    with serve(layer, http_timeout=HTTP_TIMEOUT, timeouts=Timeouts(graceful=5, websocket_close=1)) as server:
-        with server.connect() as client:
-            client.send(GET)
-            assert client.read_response().status == 200
-        wait_until(lambda: server.server.connections == 0)
-        before = greenlets()
-        load = Load(server, redis_process, worker)
-        try:
-            load.wait_for_service()
-            yield load
-            load.wait_for_service()
-        finally:
-            load.stop()
-        wait_until(lambda: server.server.connections == 0)
-        wait_until(lambda: not layer.unfinished(), layer.unfinished())
-        layer.check()
-        assert max(worker.connects.values()) == max(worker.disconnects.values()) == 1
-        assert set(load.statuses) <= {200, 503}
-        assert set(load.handshakes) <= {101, 503}
-        assert server.server.factory.reply_protocols == {}
-        wait_until(lambda: greenlets() <= before + SUMMARY, (greenlets(), before))
-        assert redis_process.connections() <= CONNECTIONS
-    worker.stop()
+    with under_load(redis_process, layer, Worker(make_layer(redis_process)), lambda: not layer.unfinished()) as load:
+        yield load
+    layer.check()
 
 
 def crash_every(load: Load, seconds: float, rounds: int) -> None:

@@ -62,33 +62,15 @@ class Application:
         return message
 
 
-class RunningServer:
-    """A server that a test talks to."""
+class LiveServer:
+    """A server that a test talks to; ``asgi`` and ``wsgi`` in this folder, and :class:`RunningServer`, know more of its application."""
 
-    def __init__(self, server: Server, layer: Any) -> None:
+    def __init__(self, server: Server) -> None:
         self.server = server
-        self.layer = layer
-        self.app = Application(layer)
-        # The test is the worker, and the server is told that there is one.
-        if isinstance(layer, MemoryChannelLayer):
-            layer.unserved = False
         first = server.listeners[0].getHost()
         self.host = first.host
         #: 0 for a UNIX socket.
         self.port = first.port or 0
-
-    @property
-    def channels(self) -> ChannelLayerApplication:
-        """The application of the server, with its parts."""
-        application = self.server._application
-        assert isinstance(application, ChannelLayerApplication)
-        return application
-
-    @property
-    def inline_workers(self) -> list[Any]:
-        """The workers inside the server."""
-        workers = self.channels.workers
-        return [] if workers is None else workers._workers
 
     @property
     def address(self) -> tuple[str, int]:
@@ -103,26 +85,55 @@ class RunningServer:
         return Client(socket.create_connection(self.address, timeout=timeout))
 
 
+class RunningServer(LiveServer):
+    """A server of a channel layer, and the application that the test plays on the same layer."""
+
+    def __init__(self, server: Server, layer: Any) -> None:
+        super().__init__(server)
+        self.layer = layer
+        self.app = Application(layer)
+        # The test is the worker, and the server is told that there is one.
+        if isinstance(layer, MemoryChannelLayer):
+            layer.unserved = False
+
+    @property
+    def channels(self) -> ChannelLayerApplication:
+        """The application of the server, with its parts."""
+        application = self.server._application
+        assert isinstance(application, ChannelLayerApplication)
+        return application
+
+    @property
+    def inline_workers(self) -> list[Any]:
+        """The workers inside the server."""
+        workers = self.channels.workers
+        return [] if workers is None else workers._workers
+
+
 @contextmanager
-def serve(layer: Any = None, endpoints: list[str] | None = None, **options: Any) -> Iterator[RunningServer]:
-    """Run a server in a thread while the block runs: of a channel layer, unless ``application`` is among the options."""
-    layer = MemoryChannelLayer() if layer is None and "application" not in options else layer
+def in_thread(layer: Any = None, endpoints: list[str] | None = None, **options: Any) -> Iterator[Server]:
+    """Run a server in a thread with a hub of its own while the block runs; what its start raises is raised here.
+
+    :param endpoints: a port of 127.0.0.1 unless given.
+    :param options: those of ``Server``.
+    """
     # A test that fails leaves requests unanswered; it need not wait for them as a deployment does.
     options.setdefault("timeouts", Timeouts(graceful=2))
     started = threading.Event()
-    result: dict[str, Any] = {}
+    servers: list[Server] = []
+    errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            server = Server(layer, endpoints=endpoints or ["tcp:0:interface=127.0.0.1"], signal_handlers=False, **options)
-            server.start()
-            result["server"] = server
-        except BaseException as error:
-            result["error"] = error
-            raise
-        finally:
-            started.set()
-        try:
+            try:
+                server = Server(layer, endpoints=endpoints or ["tcp:0:interface=127.0.0.1"], signal_handlers=False, **options)
+                server.start()
+                servers.append(server)
+            except BaseException as error:  # noqa: BLE001 - raised in the test's thread
+                errors.append(error)
+                return
+            finally:
+                started.set()
             server.serve_forever()
         finally:
             # Its threads would keep the hub, and the hub its descriptors, for as long as the tests run.
@@ -133,16 +144,23 @@ def serve(layer: Any = None, endpoints: list[str] | None = None, **options: Any)
     thread = threading.Thread(target=run, name="server", daemon=True)
     thread.start()
     assert started.wait(PATIENCE), "the server did not start"
-    if "error" in result:
+    if errors:
         thread.join(PATIENCE)
-        raise result["error"]
-    running = RunningServer(result["server"], layer)
+        raise errors[0]
     try:
-        yield running
+        yield servers[0]
     finally:
-        running.server.stop()
+        servers[0].stop()
         thread.join(PATIENCE)
         assert not thread.is_alive(), "the server did not stop"
+
+
+@contextmanager
+def serve(layer: Any = None, endpoints: list[str] | None = None, **options: Any) -> Iterator[RunningServer]:
+    """Run a server in a thread while the block runs: of a channel layer, unless ``application`` is among the options."""
+    layer = MemoryChannelLayer() if layer is None and "application" not in options else layer
+    with in_thread(layer, endpoints, **options) as server:
+        yield RunningServer(server, layer)
 
 
 @dataclass

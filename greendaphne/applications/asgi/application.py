@@ -123,12 +123,16 @@ class ASGIApplication(Application):
         task = tasks.start(coroutine, Context(), conversation.on_task_end)
         done = task.done()
         if not done and not conversation.complete:
+            timeout = self._options.response_timeout
+            timer = None if timeout is None else loop.call_later(timeout, self._expire, conversation, task)
             try:
                 conversation.serve(task)
             except BaseException:
                 _leave_alone(task, request)
                 raise
             finally:
+                if timer is not None:
+                    timer.cancel()
                 conversation.leave()
             done = task.done()
         if conversation.complete:
@@ -144,6 +148,12 @@ class ASGIApplication(Application):
             raise error
         finally:
             del error
+
+    def _expire(self, conversation: HTTPConversation, task: asyncio.Task[None]) -> None:
+        """The response was not complete in time; the task hears so, and is cancelled where it does not end by itself."""
+        conversation.expire()
+        if not task.done():
+            task.get_loop().call_later(self._options.close_timeout, task.cancel)
 
     def websocket(self, request: Request, session: Session) -> None:
         tasks, loop = self._tasks, self._loop

@@ -13,6 +13,7 @@ from typing import Any, Final
 from gevent import get_hub, getcurrent
 
 from ...aio.loop import HubLoop
+from ...core.causes import APP_TIMEOUT
 from ...core.message import ClientDisconnected, Headers, HTTPError, Stream
 from . import extensions
 from .callables import Message
@@ -23,6 +24,8 @@ from .values import as_bytes, as_headers
 #: Bytes of a body that one event has at most, and that are read ahead of the application.
 PIECE: Final = 65536
 
+#: daphne's text.
+_TOO_LATE: Final = "Application failed to respond within time limit."
 _DISCONNECT: Final = "http.disconnect"
 # The response: nothing yet, its start, its last body event where trailers follow, its end.
 _IDLE, _STARTED, _TRAILERS, _COMPLETE = range(4)
@@ -225,6 +228,11 @@ class HTTPConversation(Conversation):
         self.gone = True
         self._wake_receivers()
         self._call()
+
+    def expire(self) -> None:
+        """The response is not complete within its time limit."""
+        if not self.gone and self._phase != _COMPLETE:
+            self._fail(HTTPError(503, _TOO_LATE, cause=APP_TIMEOUT, close=True))
 
     def _on_gone(self) -> None:
         # Runs in the hub, or in receive().

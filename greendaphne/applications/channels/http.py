@@ -19,9 +19,10 @@ from ...layers.tally import Tally
 from ...serving.spool import REPLIES, NoRoom, Spooled
 from .bodies import Bodies, Body
 from .layer_client import LayerClient, LayerDown
+from .looks import Looks
 from .notifier import Notifier
 from .reply_queue import Overflow, ReplyQueue
-from .requests import RequestMessages, decode_path
+from .requests import RequestMessages
 from .router import ReplyRouter
 
 logger = logging.getLogger("daphne.http_protocol")
@@ -76,6 +77,8 @@ class HTTPBridge:
         self._limits = limits
         self._tally = Tally() if tally is None else tally
         self._spool = bodies.spool
+        # One timer for all requests that wait for a reply.
+        self._looks = Looks(_LOOK)
 
     def serve(self, request: Request, stream: Stream) -> None:
         """Answer ``request``; errors as :class:`greendaphne.serving.exchange.Exchange` translates them."""
@@ -88,6 +91,7 @@ class HTTPBridge:
             if debug:
                 logger.debug("HTTP %r request for %s", request.method.encode(), channel)
             message = self._messages.http(request, channel, b"" if body is None else body.first)
+            path = message["path"]
             rest_channel = None
             if body is not None and body.rest is not None:
                 rest_channel = message["body_channel"] = self._make_body_channel()
@@ -111,7 +115,7 @@ class HTTPBridge:
                     sender.kill()
                 if debug:
                     logger.debug("HTTP close for %s", channel)
-                self._notify("http.disconnect", {"reply_channel": channel, "path": decode_path(request.path)})
+                self._notify("http.disconnect", {"reply_channel": channel, "path": path})
         finally:
             self._router.unregister(channel)
             if body is not None:
@@ -140,9 +144,10 @@ class HTTPBridge:
         timeout = self._timeouts.http
         deadline = monotonic() + timeout
         silent = False
+        looks = self._looks
         while True:
             try:
-                message = reply_queue.get(min(timeout, _LOOK))
+                message = reply_queue.get(min(timeout, _LOOK), looks)
             except TimeoutError:
                 timeout = deadline - monotonic()
                 if timeout > 0:
@@ -344,7 +349,11 @@ def _header_list(headers: Any) -> list[tuple[bytes, bytes]]:
         raise ResponseError(f"its headers are {type(headers).__name__}, not a list")
     result = []
     try:
-        for name, value in headers:
+        for field in headers:
+            name, value = field
+            if type(name) is bytes and type(value) is bytes and type(field) is tuple:
+                result.append(field)
+                continue
             if isinstance(name, str):
                 name = name.encode("latin-1")
             if isinstance(value, str):

@@ -14,8 +14,8 @@ _LENGTH = 10
 _USED = 256 // len(_LETTERS) * len(_LETTERS)
 _TABLE = bytes(_LETTERS[value % len(_LETTERS)] for value in range(256))
 _REJECTED = bytes(range(_USED, 256))
-#: Random bytes asked for at a time; a system call for each name would cost more than everything else about it.
-_POOL = 4096
+#: Names made at a time; a system call for each name would cost more than everything else about it.
+_BATCH = 128
 
 
 class ReplyChannels:
@@ -24,23 +24,28 @@ class ReplyChannels:
     :param lists: number of prefixes, each of which is a list in the channel layer; clients take them in turn.
     """
 
-    __slots__ = ("_pool", "_position", "_turn", "prefixes")
+    __slots__ = ("_names", "_turn", "prefixes")
 
     def __init__(self, lists: int = 1) -> None:
-        self._pool = ""
-        self._position = 0
         #: What the process receives on; everything sent to a name made here arrives there.
-        self.prefixes = [f"daphne.response.{self._letters()}!" for _ in range(lists)]
+        self.prefixes = [f"daphne.response.{letters}!" for letters in _letters(lists)]
         self._turn = cycle(self.prefixes)
+        # Those that have been made and not been given away.
+        self._names: list[str] = []
 
     def new(self) -> str:
         """A name that was never used before."""
-        return next(self._turn) + self._letters()
+        names = self._names
+        if not names:
+            # The list is filled backwards, as it is emptied.
+            names += [next(self._turn) + letters for letters in _letters(_BATCH)][::-1]
+        return names.pop()
 
-    def _letters(self) -> str:
-        start = self._position
-        end = self._position = start + _LENGTH
-        if end > len(self._pool):
-            self._pool = token_bytes(_POOL).translate(_TABLE, _REJECTED).decode("ascii")
-            start, self._position = 0, _LENGTH
-        return self._pool[start : self._position]
+
+def _letters(number: int) -> list[str]:
+    """``number`` times ten letters."""
+    pool = ""
+    size = number * _LENGTH
+    while len(pool) < size:
+        pool += token_bytes(2 * size).translate(_TABLE, _REJECTED).decode("ascii")
+    return [pool[start : start + _LENGTH] for start in range(0, size, _LENGTH)]

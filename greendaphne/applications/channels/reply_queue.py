@@ -19,6 +19,7 @@ from ...config import KIB
 from ...core.accounts import NOTABLE, Account
 from ...core.message import ClientDisconnected
 from ...serving.spool import REPLIES, NoRoom, Spool, Spooled
+from .looks import Looks
 
 Message = dict[str, Any]
 
@@ -83,6 +84,7 @@ class ReplyQueue:
         "_tail",
         "_waiter",
         "_writer",
+        "direct",
         "notify",
         "since",
     )
@@ -108,6 +110,8 @@ class ReplyQueue:
         self._waiter: Waiter[bool] | None = None
         self._error: BaseException | None = None
         self.notify = notify
+        #: Is offered each reply before which no other waits, and returns whether it has dealt with it; must not switch and not raise.
+        self.direct: Callable[[Message], bool] | None = None
         #: The monotonic time since which a first reply is waited for, 0 where that is not measured.
         self.since = 0.0
         # What the greenlet in get() was woken with, and its bytes where they are counted.
@@ -121,6 +125,8 @@ class ReplyQueue:
 
     def put(self, message: Message) -> None:
         """Add a reply; never raises and never waits.  After an overflow everything further is dropped."""
+        if self.direct is not None and self._messages is None and self._error is None and self.direct(message):
+            return
         if self._backlog is not None and not self._closed:
             size = _weight(message)
             if not self._account.ask(size):
@@ -150,7 +156,7 @@ class ReplyQueue:
                 self._bytes += size
             self._waiter = None
             self._given = message
-            get_hub().loop.run_callback(waiter.switch, True)
+            waiter.hub.loop.run_callback(waiter.switch, True)
             return
         size = _weight(message)
         messages = self._messages
@@ -180,11 +186,16 @@ class ReplyQueue:
         """Add a reply where that needs no disk; false where only :meth:`put` can.  Never switches."""
         if self._error is not None or self._closed:
             return True
-        if self._waiter is None and (
-            self._backlog is not None or self._tail is not None or not self._account.roomy(_weight(message), self._limit)
-        ):
+        if self.direct is not None and self._messages is None and self.direct(message):
+            return True
+        if self._backlog is not None:
+            if self._waiter is None:
+                return False
+            self.put(message)
+        elif self._waiter is None and (self._tail is not None or not self._account.roomy(_weight(message), self._limit)):
             return False
-        self.put(message)
+        else:
+            self._put(message)
         return True
 
     def abandon(self) -> None:
@@ -207,9 +218,10 @@ class ReplyQueue:
         elif self.notify is not None:
             self.notify()
 
-    def get(self, timeout: float | None) -> Message:
+    def get(self, timeout: float | None, looks: Looks | None = None) -> Message:
         """The next reply.
 
+        :param looks: ends a wait of ``looks.seconds`` or more a little earlier, for less; ``None`` for a timer of its own.
         :raises TimeoutError: after ``timeout`` seconds.
         :raises Overflow: when the client was too slow; or what :meth:`fail` was given.
         """
@@ -218,15 +230,21 @@ class ReplyQueue:
                 raise self._error
             waiter: Waiter[bool] = Waiter()
             self._waiter = waiter
-            # A bare timer: gevent.Timeout costs several times as much, and this is done for every request.
-            timer = None if timeout is None else get_hub().loop.timer(timeout)
-            if timer is not None:
-                timer.start(waiter.switch, False, update=True)
+            timer = None
+            if looks is not None and timeout is not None and timeout >= looks.seconds:
+                looks.enter(self, self._look)
+            else:
+                looks = None
+                if timeout is not None:
+                    # A bare timer: gevent.Timeout costs several times as much.
+                    timer = get_hub().loop.timer(timeout)
+                    timer.start(waiter.switch, False, update=True)
             try:
                 woken = waiter.get()
                 # A reply may have come between the timer and this greenlet's turn.
-                given, self._given = self._given, None
+                given = self._given
                 if given is not None:
+                    self._given = None
                     if self._handed:
                         size, self._handed = self._handed, 0
                         self._release(size)
@@ -235,10 +253,17 @@ class ReplyQueue:
                     raise TimeoutError
             finally:
                 self._waiter = None
-                if timer is not None:
+                if looks is not None:
+                    looks.leave(self)
+                elif timer is not None:
                     timer.stop()
                     timer.close()
         return self._next(self._messages)
+
+    def _look(self) -> None:
+        # Runs in the hub.
+        if self._waiter is not None:
+            self._waiter.switch(False)
 
     def _ready(self) -> bool:
         return self._messages is not None or self._error is not None
@@ -268,7 +293,11 @@ class ReplyQueue:
         self._closed = True
         if self._entered:
             self._account.leave(self)
-        self._drop()
+        if self._bytes or self._backlog is not None:
+            self._drop()
+        else:
+            # As most of them end: nothing waits, and nothing is held.
+            self._messages = self._error = self._tail = self._given = None
 
     def _drop(self) -> None:
         messages, self._messages = self._messages, None

@@ -1,7 +1,7 @@
 """The one greenlet that waits on the process' reply channels and hands each reply to its client's reply queue.
 
 All clients of a process share one list in the channel layer, or a few, with a small capacity, so the router only ever moves messages: it
-takes them in batches, touches no socket and waits for no client.
+takes them in batches and waits for no client.  A reply queue may write a short reply at once where the socket takes it.
 """
 
 from __future__ import annotations

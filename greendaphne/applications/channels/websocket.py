@@ -1,7 +1,8 @@
 """One WebSocket through the channel layer: ``websocket.connect``, ``.receive`` and ``.disconnect`` out, frames and closes back.
 
-The connection's greenlet reads frames.  Replies are written by a second greenlet that exists only while there are any, so a silent
-WebSocket costs one.  ``websocket.disconnect`` is sent exactly once for every ``websocket.connect`` that was delivered, on every way out.
+The connection's greenlet reads frames.  A short reply is written by the greenlet that brings it where the socket takes it at once, any
+other one by a greenlet that exists only while there are any, so a silent WebSocket costs one.  ``websocket.disconnect`` is sent exactly
+once for every ``websocket.connect`` that was delivered, on every way out.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ DISCONNECT_PATIENCE = 10.0
 
 #: What a reply may contain; ``subprotocol`` is an extension: the application's choice in an accepting message.
 _KEYS = frozenset(("accept", "text", "bytes", "close", "subprotocol"))
+
+#: Bytes or characters of a reply that is written without a greenlet of its own, as long as the socket takes it: what it takes in one piece.
+_SHORT = 4096
 
 #: Unknown keys of a reply that a line names at most, and their length.
 _KEY_NUMBER, _KEY_LENGTH = 8, 32
@@ -248,6 +252,9 @@ class Conversation:
         logger.debug("WebSocket %s open and established", self._channel)
         reply_queue = self._reply_queue
         reply_queue.notify = self._on_reply
+        if not self._session.request.by_extended_connect:
+            # A finalizer may send a reply within any line of Python, also within those that have a connection's frames in hand.
+            reply_queue.direct = self._write_now
         self._on_reply()
         session = self._session
         try:
@@ -256,7 +263,7 @@ class Conversation:
         except protocol.WebSocketClosed:
             pass
         finally:
-            reply_queue.notify = None
+            reply_queue.notify = reply_queue.direct = None
 
     def _receive(self, data: str | bytes) -> None:
         """Send one message from the client to the application; closes the WebSocket where that is not possible."""
@@ -322,6 +329,34 @@ class Conversation:
         if not self._writing:
             self._writing = True
             self._bridge.writers.add(self._write_replies)
+
+    def _write_now(self, message: Message) -> bool:
+        """Write a short message to a client that has taken everything before it; false for any other reply.
+
+        Called in the greenlet of the router or of the consumer that has sent it, with locks held; never switches and never raises.
+        """
+        # Most replies consist of nothing else.
+        if self._writing or len(message) != 1 or not self._bridge.writers.may_write() or logger.isEnabledFor(logging.DEBUG):
+            return False
+        data = message.get("text")
+        if type(data) is not str:
+            data = message.get("bytes")
+            if type(data) is not bytes:
+                return False
+        if len(data) > _SHORT:
+            return False
+        # What a finalizer sends meanwhile waits.
+        self._writing = True
+        try:
+            return self._websocket.offer(data)
+        except protocol.WebSocketClosed:
+            return True  # the greenlet that receives learns of it too
+        except Exception:  # noqa: BLE001 - of text that is none, or whatever else: the usual way reports it
+            return False
+        finally:
+            self._writing = False
+            if self._reply_queue.held:
+                self._on_reply()
 
     def _write_replies(self) -> None:
         try:

@@ -28,7 +28,7 @@ class Writers:
     :param on_failure: called for a job that ended by an error of its own.
     """
 
-    __slots__ = ("_closed", "_idle", "_jobs", "_on_failure", "_scheduled")
+    __slots__ = ("_closed", "_idle", "_jobs", "_left", "_on_failure", "_scheduled")
 
     def __init__(self, on_failure: Callable[[], None] = lambda: None) -> None:
         self._jobs: deque[Callable[[], None]] = deque()
@@ -37,6 +37,8 @@ class Writers:
         # Whether the hub will call _go, or is at it.
         self._scheduled = False
         self._on_failure = on_failure
+        # How many jobs' work may be done without one until the hub is back.
+        self._left = _IN_A_ROW
 
     def add(self, job: Callable[[], None]) -> None:
         """Have ``job`` run soon; never switches."""
@@ -44,6 +46,20 @@ class Writers:
         if not self._scheduled:
             self._scheduled = True
             get_hub().loop.run_callback(self._go)
+
+    def may_write(self) -> bool:
+        """Whether something short may be written right now, in the caller's greenlet; if not, a job has to be added for it.
+
+        A caller may have thousands of messages to send, and other greenlets want their turn meanwhile.
+        """
+        self._left = left = self._left - 1
+        if left == _IN_A_ROW // 2:
+            get_hub().loop.run_callback(self._refill)
+        return left > 0
+
+    def _refill(self) -> None:
+        # Runs in the hub: others have their turn.
+        self._left = _IN_A_ROW
 
     def close(self) -> None:
         """End the greenlets that are kept, and keep none from now on."""
@@ -57,6 +73,7 @@ class Writers:
     def _go(self) -> None:
         """Let a greenlet work; called by the hub, to which it comes back when the greenlet has to wait or has done its share."""
         idle = self._idle
+        self._refill()
         try:
             if idle:
                 idle.pop().switch()

@@ -19,7 +19,7 @@ from ..base import Application
 from ..concurrency import blocking_drivers
 from .buffering import Buffers
 from .environ import EnvironFactory, add_websocket
-from .input import BodyError, Input, body
+from .input import EMPTY, BodyError, Input
 from .rawsocket import RawSocket
 from .response import Response
 from .websocket import Clients, Handler, Handshake, WebSocket
@@ -86,7 +86,7 @@ class WSGIApplication(Application):
             with self._buffers.read(stream) as buffered:
                 self._isolate(self._http, request, stream, buffered.input, buffered.length)
         else:
-            self._isolate(self._http, request, stream, body(stream), None)
+            self._isolate(self._http, request, stream, Input(stream.read) if request.content_length != 0 else EMPTY, None)
 
     def _http(self, request: Request, stream: Stream, source: Input, length: int | None) -> None:
         environ = self._environs.make(request)
@@ -120,7 +120,7 @@ class WSGIApplication(Application):
     def _websocket(self, request: Request, session: Session) -> None:
         environ = self._environs.make(request)
         add_websocket(environ, request)
-        environ["wsgi.input"] = Input(_nothing, empty=True)
+        environ["wsgi.input"] = EMPTY
         handshake = Handshake(session, environ, self._subprotocol(request, environ))
         handler = Handler(self._clients, environ)
         websocket = WebSocket(handshake, environ, handler)
@@ -217,7 +217,3 @@ def _reason(error: BaseException, source: Input, response: Response) -> HTTPErro
             return failure.cause
         seen = seen.__cause__ or seen.__context__
     return None
-
-
-def _nothing(size: int) -> bytes:
-    return b""

@@ -85,7 +85,19 @@ class EnvironFactory:
         else:
             # Frameworks read it without asking whether it is there.
             environ["REMOTE_ADDR"] = ""
-        self._add_fields(environ, request)
+        names = self._names
+        for field, value in request.headers:
+            name = names.get(field)
+            if name is None:
+                name = self._name(field)
+            elif not name:
+                continue
+            text = value.decode("latin-1")
+            if name in environ:
+                if name == "CONTENT_LENGTH":
+                    continue  # the protocol has made sure that all are the same
+                text = environ[name] + ("; " if name == "HTTP_COOKIE" else ",") + text
+            environ[name] = text
         server = connection.server
         if server and server[0]:
             environ["SERVER_NAME"] = str(server[0])
@@ -100,22 +112,12 @@ class EnvironFactory:
             environ.update(self._extra)
         return environ
 
-    def _add_fields(self, environ: Environ, request: Request) -> None:
-        names = self._names
-        for field, value in request.headers:
-            name = names.get(field)
-            if name is None:
-                name = "HTTP_" + field.decode("latin-1").upper().replace("-", "_")
-                if len(names) < _REMEMBERED:
-                    names[field] = name
-            elif not name:
-                continue
-            text = value.decode("latin-1")
-            if name in environ:
-                if name == "CONTENT_LENGTH":
-                    continue  # the protocol has made sure that all are the same
-                text = environ[name] + ("; " if name == "HTTP_COOKIE" else ",") + text
-            environ[name] = text
+    def _name(self, field: bytes) -> str:
+        """The name of ``field`` in the environ, which is remembered."""
+        name = "HTTP_" + field.decode("latin-1").upper().replace("-", "_")
+        if len(self._names) < _REMEMBERED:
+            self._names[field] = name
+        return name
 
 
 def add_websocket(environ: Environ, request: Request) -> None:

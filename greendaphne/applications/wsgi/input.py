@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from gevent import get_hub
 
-from ...core.message import ClientDisconnected, HTTPError, Stream
+from ...core.message import ClientDisconnected, HTTPError
 
 logger = logging.getLogger("greendaphne.wsgi.errors")
 
@@ -168,9 +168,12 @@ class Input:
         """Do nothing: the server deals with what the application leaves."""
 
 
-def body(stream: Stream) -> Input:
-    """The body of ``stream``."""
-    return Input(stream.read, empty=stream.request.content_length == 0)
+def _nothing(size: int) -> bytes:
+    return b""
+
+
+#: ``wsgi.input`` of all requests without a body; it has no state.
+EMPTY: Final = Input(_nothing, empty=True)
 
 
 class Errors:

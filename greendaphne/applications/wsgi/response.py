@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from types import TracebackType
 from typing import Any, Final
 
@@ -143,8 +143,10 @@ class Response:
         fields = []
         length: bytes | None = None
         self._status, self._reason = _statuses.get(status) or parse_status(status)
-        for name, value in headers:
-            field = known.get((name, value)) or parse_field(name, value)
+        for header in headers:
+            field = known.get(header) if type(header) is tuple else None
+            if field is None:
+                field = parse_field(*header)
             if field[0] is _LENGTH:
                 if length not in (None, field[1]):
                     raise ResponseError("two headers Content-Length contradict each other")
@@ -186,16 +188,15 @@ class Response:
     def send(self, result: Any) -> None:
         """Send what the application returned, each piece before the next is asked for."""
         stream = self._stream
-        if type(result) is FileWrapper:
-            self._send_file(result)
-            return
-        if result is None or isinstance(result, (bytes, bytearray, str)):
-            raise ResponseError(f"the application returned {type(result).__name__}; it has to return an iterable of bytes")
-        try:
-            count = len(result)
-        except TypeError:
-            count = -1
-        if count == 1 and not stream.status:
+        kind = type(result)
+        if kind is not list:
+            if kind is FileWrapper:
+                self._send_file(result)
+                return
+            if result is None or isinstance(result, (bytes, bytearray, str)):
+                raise ResponseError(f"the application returned {kind.__name__}; it has to return an iterable of bytes")
+        # Asked before: an exception costs more than all the rest of this.
+        if (kind is list or isinstance(result, Sized)) and len(result) == 1 and not stream.status:
             # Its length is known (PEP 3333, "Handling the Content-Length Header").
             data = next(iter(result), b"")
             if data.__class__ is not bytes:
@@ -206,7 +207,7 @@ class Response:
         try:
             pieces = iter(result)
         except TypeError:
-            raise ResponseError(f"the application returned {type(result).__name__}; it has to return an iterable of bytes") from None
+            raise ResponseError(f"the application returned {kind.__name__}; it has to return an iterable of bytes") from None
         self._send_pieces(pieces)
 
     def _send_pieces(self, pieces: Iterable[bytes]) -> None:

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import LayerUnavailable
 from ..base import BaseChannelLayer
@@ -39,21 +39,30 @@ SOCKET_TIMEOUT = 3.0
 CONNECT_TIMEOUT = 2.0
 #: Channels whose packed commands are kept.
 PACKED_SENDS = 1000
+#: Names of normal channels that are checked once.
+SHARED_NAMES = 100
 #: Sets of channels of which is kept where their messages are.
 PLANS = 100
+#: Channels to whose messages there is no reply.
+UNANSWERED = frozenset({"http.disconnect", "websocket.disconnect"})
 #: Letters at the end of a name from ``new_channel``.
 NEW_CHANNEL_LETTERS = 12
 
 
-class Plan(NamedTuple):
+class Plan:
     """Where the messages of some channels are."""
 
-    #: Shards with the lists to look at there.
-    places: list[tuple[int, list[str]]]
-    #: Whether others may look there too.
-    shared: bool
-    #: Whether some of the messages are to be acknowledged.
-    reliable: bool
+    __slots__ = ("busy", "places", "reliable", "shared")
+
+    def __init__(self, places: list[tuple[int, list[str]]], shared: bool, reliable: bool) -> None:
+        #: Shards with the lists to look at there.
+        self.places = places
+        #: Whether others may look there too.
+        self.shared = shared
+        #: Whether some of the messages are to be acknowledged.
+        self.reliable = reliable
+        #: Whether the last receive found messages.
+        self.busy = False
 
 
 class CoreLayer(BaseChannelLayer):
@@ -63,9 +72,6 @@ class CoreLayer(BaseChannelLayer):
 
     #: In a thread with a hub it waits cooperatively, whether or not the process is monkey-patched.
     blocks_natively = False
-
-    #: A receive costs a round trip, however many messages it brings, so a busy reader does well to let a few gather.
-    receives_remotely = True
 
     #: Seconds that ``receive(block=True)`` waits before it returns without a message.
     blpop_timeout: float = 5
@@ -126,7 +132,8 @@ class CoreLayer(BaseChannelLayer):
         self._rotation = count(random.randrange(4096))
         # For the keys of messages, which need not be secret: a source of its own, which no application seeds, and no system call for each.
         self._random = random.Random()
-        self._busy = False
+        # Names of normal channels that have been checked.
+        self._shared_names: set[str] = set()
         self._plans: dict[tuple[str, ...], Plan] = {}
         self._packed_sends: dict[tuple[str, int], tuple[bytes, bytes, bytes]] = {}
         self._lock = native_lock()
@@ -188,11 +195,11 @@ class CoreLayer(BaseChannelLayer):
         self._state.remove_listener(listener)
 
     def set_patience(self, seconds: float) -> None:
-        """Let the commands of many greenlets that come at the same time wait so long for others to travel with.
+        """Let the commands of many greenlets that come at the same time wait so long for others to travel with, from now on.
 
-        A server sets it to a part of the time that its clients wait in any case, again and again.
+        Without this the layer takes a part of the time after which messages usually have their first reply, see :mod:`.pace`.
         """
-        self._state.patience = seconds
+        self._state.pace.fix(seconds)
 
     def claim_site(self, name: str) -> str | None:
         """Mark this Redis and prefix as used by the site ``name``; returns the name of another site that uses them, or ``None``.
@@ -303,11 +310,16 @@ class CoreLayer(BaseChannelLayer):
         self._lanes()[index].post(call)
 
     def _send_call(self, channel: str, message: Message) -> tuple[int, Call]:
-        self.valid_channel_name(channel)
+        if channel not in self._shared_names:
+            self.valid_channel_name(channel)
+            if "!" not in channel and "?" not in channel and len(self._shared_names) < SHARED_NAMES:
+                self._shared_names.add(channel)
         self._check(message)
         if "!" in channel:
             message = {**message, wire.FULL_NAME: channel}
             channel = self.non_local_name(channel)
+        elif channel not in UNANSWERED and type(reply_channel := message.get("reply_channel")) is str:
+            self._state.pace.sent(reply_channel)
         return self._index(channel), self._store_call(channel, self._limited(self.serialize(message)), self.get_capacity(channel))
 
     def _store_call(self, channel: str, body: bytes, capacity: int) -> Call:
@@ -379,7 +391,7 @@ class CoreLayer(BaseChannelLayer):
         if block:
             found = self.receive_batch(channels, 1, self.blpop_timeout, wake)
             return found[0] if found else (None, None)
-        polled = self._poll(self._sources(channels)[0], 1)
+        polled = self._poll(self._sources(self._planned(channels)), 1)
         return polled[0] if polled else (None, None)
 
     def receive_many(self, channels: Collection[str], block: bool = False) -> tuple[str, Message] | tuple[None, None]:
@@ -390,7 +402,7 @@ class CoreLayer(BaseChannelLayer):
         if not block:
             return self.receive(channels)
         attend(self)
-        return self.receive(channels, True, wake=self._wake if self._sources(channels)[1] else None)
+        return self.receive(channels, True, wake=self._wake if self._planned(channels).shared else None)
 
     def receive_batch(
         self, channels: Collection[str], limit: int, timeout: float | None, wake: Wake | None = None
@@ -402,7 +414,8 @@ class CoreLayer(BaseChannelLayer):
 
         :param wake: ends the wait earlier, with the messages that Redis has handed over by then.
         """
-        sources, shared = self._sources(channels)
+        plan = self._planned(channels)
+        sources = self._sources(plan)
         if not sources:
             return []
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -412,8 +425,8 @@ class CoreLayer(BaseChannelLayer):
             remaining = self.blpop_timeout if deadline is None else min(self.blpop_timeout, deadline - time.monotonic())
             if remaining <= 0:
                 return self._poll(sources, limit) if timeout == 0 else []
-            received = self._decode(receiving.wait(sources, limit, remaining, shared=shared, busy=self._busy, wake=wake))
-            self._busy = bool(received)
+            received = self._decode(receiving.wait(sources, limit, remaining, shared=plan.shared, busy=plan.busy, wake=wake))
+            plan.busy = bool(received)
             if received or not self._state.available:
                 return received
 
@@ -464,8 +477,8 @@ class CoreLayer(BaseChannelLayer):
             raise failures[0]
         return []
 
-    def _sources(self, channels: Iterable[str]) -> tuple[list[receiving.Source], bool]:
-        """Where to look for messages of ``channels``, and whether others may look there too."""
+    def _planned(self, channels: Iterable[str]) -> Plan:
+        """The plan of ``channels``."""
         channels = tuple(channels)
         plan = self._plans.get(channels)
         if plan is None:
@@ -473,10 +486,13 @@ class CoreLayer(BaseChannelLayer):
             if len(self._plans) >= PLANS:
                 self._plans.clear()
             self._plans[channels] = plan
-        places, shared, reliable = plan
+        return plan
+
+    def _sources(self, plan: Plan) -> list[receiving.Source]:
+        """Where to look for messages."""
         lanes = self._lanes()
         takers = None
-        if reliable and self._reliable is not None:
+        if plan.reliable and self._reliable is not None:
             takers = self._reliable.takers
             self._reliable.held().acknowledge()
         # The first lists must not starve the others, nor the first shards.
@@ -484,12 +500,12 @@ class CoreLayer(BaseChannelLayer):
             receiving.Source(
                 lanes[index], names if len(names) == 1 else random.sample(names, len(names)), takers[index] if takers is not None else None
             )
-            for index, names in places
+            for index, names in plan.places
         ]
         if len(sources) > 1:
             first = next(self._rotation) % len(sources)
             sources = sources[first:] + sources[:first]
-        return sources, shared
+        return sources
 
     def _plan(self, channels: Iterable[str]) -> Plan:
         """The shards and lists of ``channels``; normal channels are on every shard."""
@@ -506,6 +522,7 @@ class CoreLayer(BaseChannelLayer):
 
     def _decode(self, bodies: Iterable[receiving.Body]) -> list[tuple[str, Message]]:
         received = []
+        arrived = self._state.pace.received
         for key, body in bodies:
             channel = key[len(self.prefix) :]
             try:
@@ -516,6 +533,7 @@ class CoreLayer(BaseChannelLayer):
             except ValueError as error:
                 self.tally.bad_message(channel, str(error))
                 continue
+            arrived(name)
             received.append((name, message))
         return received
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from .. import LayerUnavailable
-from .connection import Link, LinkError
+from .connection import Identity, Link, LinkError
 from .resp import ErrorReply, Reply
 from .scripts import SEND, SEND_GROUP, Script
 from .shard import FATAL_CODES, Shard
@@ -32,8 +32,8 @@ POST_DELAY = 0.02
 POST_LIMIT = 10000
 #: Seconds by which a timer of the hub may be early.
 TIMER_GRAIN = 0.001
-#: While at least this number of callers share a pipeline, the next one waits for more to travel with: a number of seconds for each caller,
-#: but no longer than the last call took, or than callers have patience for.
+#: While at least this number of callers share a pipeline, the next pipeline waits for more commands: for as long as the clients of a server
+#: have patience (see :mod:`.pace`), and at least for a number of seconds for each caller, which is at most what the last pipeline took.
 GATHER_CALLERS = 3
 GATHER_PER_CALLER = 0.0004
 GATHER_LIMIT = 0.004
@@ -267,6 +267,11 @@ class HubLane:
         # Told when the connection has no owner any more; made by the greenlet that waits for that.
         self._disowned: Any = None
         self.readers = Readers(shard, True)
+        # Once, since the statement takes some microseconds each time.
+        from gevent import sleep, spawn
+        from gevent.hub import Waiter
+
+        self._new_waiter, self._sleep, self._spawn = Waiter, sleep, spawn
 
     def run(self, calls: Sequence[Call]) -> list[list[Reply]]:
         if self._owned or self._callers >= GATHER_CALLERS or len(self._queue) >= PIPELINE_COMMANDS:
@@ -279,6 +284,16 @@ class HubLane:
     def is_busy(self) -> bool:
         """Whether commands travel together, so that one more costs little."""
         return self._owned or self._callers >= GATHER_CALLERS
+
+    @property
+    def gathers(self) -> bool:
+        """Whether so many callers share a pipeline that the next pipeline waits for more commands."""
+        return self._callers >= GATHER_CALLERS
+
+    @property
+    def identity(self) -> Identity | None:
+        """The server that answered last, ``None`` where the connection has ended since."""
+        return None if self._link is None else self._link.identity
 
     def run_apart(self, call: Call) -> Reply:
         """Run ``call``, which has one reply, in another greenlet than the caller's.
@@ -346,10 +361,8 @@ class HubLane:
 
     def _join_others(self, calls: Sequence[Call]) -> None:
         """Wait until the flusher has run ``calls``."""
-        from gevent.hub import Waiter
-
         # The last call's outcome is known last; the others' are there by then.
-        waiter = calls[-1].waiter = Waiter(self.hub)
+        waiter = calls[-1].waiter = self._new_waiter(self.hub)
         self._queue.extend(calls)
         self._waiting += 1
         if not self._owned:
@@ -357,10 +370,8 @@ class HubLane:
         waiter.get()
 
     def _start(self) -> None:
-        from gevent import spawn
-
         self._owned = True
-        spawn(self._flush)
+        self._spawn(self._flush)
 
     def _disown(self) -> None:
         """Leave the connection to the flusher, if anything has to be sent now."""
@@ -401,13 +412,15 @@ class HubLane:
                 self._start()
 
     def _flush(self) -> None:
-        from gevent import sleep
-
         batch: list[Call] = []
         try:
-            while self._waiting or (self._due and self._queue):
+            while True:
                 if self._callers >= GATHER_CALLERS and len(self._queue) < PIPELINE_COMMANDS:
-                    sleep(min(self._callers * GATHER_PER_CALLER, max(self._seconds, self.shard.patience), GATHER_LIMIT))
+                    # Also where nothing waits yet: another flusher would be a greenlet more for each pipeline.
+                    self._sleep(max(min(self._callers * GATHER_PER_CALLER, self._seconds, GATHER_LIMIT), self.shard.patience))
+                if not (self._waiting or (self._due and self._queue)):
+                    self._callers = 0
+                    break
                 batch = self._next_batch()
                 started = time.monotonic()
                 self._exchange(batch)

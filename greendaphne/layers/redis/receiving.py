@@ -19,17 +19,18 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from time import monotonic
 from typing import NamedTuple
 
 from .. import LayerUnavailable
 from ..wake import Wake
-from .connection import Link, LinkError
+from .connection import Identity, Link, LinkError
 from .hubs import sleep, wait_readable
 from .lanes import Call, HubLane, Lane
 from .reliable import ACKNOWLEDGEMENTS, Taker
 from .resp import ErrorReply, Reply
 from .scripts import PUT_BACK, RETURN, TAKE, pack
-from .shard import BACKOFF_FIRST, BACKOFF_LAST, FATAL_CODES
+from .shard import BACKOFF_FIRST, BACKOFF_LAST, FATAL_CODES, Shard
 
 logger = logging.getLogger("greendaphne.layers.redis")
 
@@ -62,16 +63,17 @@ class Source(NamedTuple):
     taker: Taker | None = None
 
 
-def take(source: Source, limit: int) -> list[Body]:
+def take(source: Source, limit: int, *, watch: bool = False) -> list[Body]:
     """Return up to ``limit`` messages that are there now.
 
+    :param watch: look at the marker that shows a loss of data.
     :raises LayerUnavailable: when the shard does not answer.
     """
     lane = source.lane
     if not isinstance(lane, HubLane) or not lane.is_busy:
         exchange = _Exchange(source)
-        return exchange.complete(lambda: exchange.take(limit, watch=False))
-    call = _take_call(source, limit, watch=False)
+        return exchange.complete(lambda: exchange.take(limit, watch=watch))
+    call = _take_call(source, limit, watch=watch)
     try:
         # The greenlets of a hub share the exchange, which must not end with one of them.
         reply = lane.run_apart(call)
@@ -84,6 +86,7 @@ def take(source: Source, limit: int) -> list[Body]:
 
         spawn(_put_back_later, source, lane, call).join(lane.shard.timeout)
         raise
+    _observe(lane.shard, lane.identity, reply)
     _keep(source, reply)
     return _bodies(source, reply)
 
@@ -100,16 +103,34 @@ def wait(sources: Sequence[Source], limit: int, timeout: float, *, shared: bool,
             return _wait_any(sources, limit, timeout, wake)
         [source] = sources
         lane = source.lane
-        if busy and shared and isinstance(lane, HubLane) and lane.is_busy:
-            found = take(source, limit)
-            if found:
-                return found
-            busy = False
+        if busy and isinstance(lane, HubLane):
+            if shared and lane.is_busy:
+                found = take(source, limit)
+                if found:
+                    return found
+                busy = False
+            elif not shared and lane.gathers:
+                found, timeout = _take_along(source, lane, limit, timeout, wake)
+                if found or timeout <= 0:
+                    return found
         exchange = _Exchange(source)
         return exchange.complete(lambda: exchange.wait(limit, timeout, shared, busy, wake))
     except LayerUnavailable:
         _wait_for_return(sources, timeout)
         return []
+
+
+def _take_along(source: Source, lane: HubLane, limit: int, timeout: float, wake: Wake | None) -> tuple[list[Body], float]:
+    """Take with the pipelines of those who send, as long as many do: a round trip serves both, and nothing has to wait in Redis.
+
+    Returns the messages, and the seconds that are left of ``timeout``.
+    """
+    deadline = monotonic() + timeout
+    while True:
+        found = take(source, limit, watch=True)
+        timeout = deadline - monotonic()
+        if found or timeout <= 0 or not lane.gathers or (wake is not None and wake.is_set):
+            return found, timeout
 
 
 def _wait_for_return(sources: Sequence[Source], timeout: float) -> None:
@@ -146,6 +167,12 @@ def _bodies(source: Source, reply: Reply) -> list[Body]:
     assert isinstance(reply, list)
     lists = source.lists
     return [(lists[position - 1], body) for position, body in zip(reply[1::3], reply[2::3], strict=True)]  # type: ignore[operator, misc]
+
+
+def _observe(shard: Shard, identity: Identity | None, reply: Reply) -> None:
+    """Look at the marker in an answer of :data:`scripts.TAKE`, where it has one."""
+    if identity is not None and isinstance(reply, list) and isinstance(reply[0], bytes) and reply[0]:
+        shard.observe(identity, reply[0])
 
 
 def _keep(source: Source, reply: Reply) -> None:
@@ -354,10 +381,8 @@ class _Exchange:
     def _found(self) -> list[Body]:
         """The messages of the reply, which are the caller's from now on."""
         reply = self._reply
-        lane = self.source.lane
-        if isinstance(reply, list) and isinstance(reply[0], bytes) and reply[0]:
-            assert self.link is not None
-            lane.shard.observe(self.link.identity, reply[0])
+        assert self.link is not None
+        _observe(self.source.lane.shard, self.link.identity, reply)
         self._popped = self._lost = None
         return _bodies(self.source, reply)
 

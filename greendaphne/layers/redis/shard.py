@@ -17,6 +17,7 @@ from weakref import WeakSet
 from .. import LayerUnavailable
 from .connection import Identity, Link, LinkError, Target
 from .hubs import native_lock
+from .pace import Pace
 from .resp import ErrorReply
 from .wire import marker_key
 
@@ -49,8 +50,8 @@ class State:
         self._down = 0
         self._data_lost = False
         self._losses = 0
-        #: Seconds that commands may wait for company where many are on their way.
-        self.patience = 0.0
+        #: How long commands may wait for company where many are on their way.
+        self.pace = Pace()
         self._listeners: list[Listener] = []
 
     @property
@@ -269,7 +270,7 @@ class Shard:
     @property
     def patience(self) -> float:
         """Seconds that commands may wait for company where many are on their way."""
-        return self._state.patience
+        return self._state.pace.patience
 
     @property
     def refusing(self) -> bool:

@@ -74,7 +74,7 @@ def compile_format(text: str) -> Format:
 
 
 def daphne_line(stream: Stream, event: str, seconds: float, cause: str, code: int | None) -> str | None:
-    """daphne's line, byte for byte; ``None`` where daphne writes none: for incomplete answers and for refused heads."""
+    """daphne's line, byte for byte; ``None`` if daphne writes none: for incomplete answers and for refused heads."""
     request = stream.request
     client = request.connection.client
     # The client may contain the zone of an IPv6 address from a proxy's field, which is arbitrary text.

@@ -7,9 +7,9 @@ parameters.  Its converters follow the rules of :mod:`greendaphne.core.converter
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from ...core.converters import whole_number
+from ...core.converters import octal, whole_number
 from ...core.paths import resolve
 
 
@@ -57,15 +57,8 @@ def split(description: str) -> list[Field]:
     return fields
 
 
-def octal_mode(text: str) -> int:
-    """Convert a file mode in octal digits, such as ``660``."""
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o777:
-        raise ValueError("must be a file mode in octal digits, such as 660")
-    return mode
+#: Converts a file mode.
+octal_mode: Final = octal("a file mode in octal digits, such as 660")
 
 
 def flag(text: str) -> bool:

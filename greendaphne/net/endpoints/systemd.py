@@ -116,7 +116,7 @@ class SystemdEndpoint(Endpoint):
     def __init__(self, description: str, domain: str, index: int | None = None, name: str | None = None) -> None:
         super().__init__(description)
         if (index is None) == (name is None):
-            raise EndpointError(f"Endpoint {description!r} needs either index or name, which say which socket of systemd's is meant.")
+            raise EndpointError(f"Endpoint {description!r} needs either index or name, which selects one of systemd's sockets.")
         self.domain = domain
         self.index = index
         self.name = name
@@ -134,7 +134,7 @@ class SystemdEndpoint(Endpoint):
         if len(candidates) > 1:
             candidates = [item for item in candidates if _family(item.fileno) == DOMAINS[self.domain]] or candidates[:1]
         if len(candidates) > 1:
-            raise cannot_listen(where, f"{len(candidates)} sockets have this name; index=N tells them apart")
+            raise cannot_listen(where, f"{len(candidates)} sockets have this name; select one with index=N")
         if not candidates:
             raise cannot_listen(where, f"the sockets from systemd are named {', '.join(item.name for item in sockets)}")
         return adopt(candidates[0].fileno, where, self.options.backlog, self.domain)

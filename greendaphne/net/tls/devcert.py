@@ -14,13 +14,11 @@ import tempfile
 from datetime import datetime, timedelta, timezone
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from . import pem
 from .pem import TLSError
+from .selfsigned import self_signed
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +26,6 @@ logger = logging.getLogger(__name__)
 LIFETIME = timedelta(days=365)
 #: A certificate with less time left is replaced, so that it does not expire while a server runs for a day.
 MARGIN = timedelta(days=7)
-#: The tolerated difference between clocks.
-_BACKDATE = timedelta(hours=1)
 
 FILE_NAME = "development.pem"
 _HOST = "localhost"
@@ -91,23 +87,9 @@ def _write(directory: str, path: str, data: bytes) -> None:
 
 def make_self_signed() -> bytes:
     """A new ECDSA P-256 key and its self-signed certificate for localhost, as PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"greendaphne development ({_HOST})")])
-    now = datetime.now(timezone.utc)
     names: list[x509.GeneralName] = [x509.DNSName(_HOST)]
     names += [x509.IPAddress(ipaddress.ip_address(address)) for address in _ADDRESSES]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATE)
-        .not_valid_after(now + LIFETIME)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        # Not an authority: trust in it covers localhost only, and a stolen key cannot sign other certificates.
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)
+    # Not an authority: trust in it covers localhost only, and a stolen key cannot sign other certificates.
+    no_authority = x509.BasicConstraints(ca=False, path_length=None)
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    return self_signed(f"greendaphne development ({_HOST})", names, LIFETIME, (no_authority, True), (usage, False))

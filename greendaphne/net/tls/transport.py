@@ -175,14 +175,14 @@ class TLSTransport(Transport):
     def observe(self, callback: Callable[[], None] | None) -> None:
         super().observe(callback)
         if callback is not None and not self.closed and self._connection.pending():
-            # OpenSSL has bytes that the socket will not tell of.
+            # OpenSSL has buffered bytes that make the socket not readable.
             get_hub().loop.run_callback(callback)
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
-        if self._flusher is not None:
-            self.flush()
-        if self._stalled:
+        if self._stalled and self._flusher is None:
             raise ConcurrentObjectUseError("Another greenlet is writing to this connection")
+        if self._put_off(data):
+            return
         size = len(data)
         if size > SEND_SIZE:
             self._send_rest(memoryview(data), size)
@@ -212,9 +212,7 @@ class TLSTransport(Transport):
                     return
                 piece = memoryview(piece)[sent:]
 
-    def offer(self, data: bytes) -> bool:
-        if self._flusher is not None:
-            return False
+    def _offer(self, data: bytes) -> None:
         connection = self._connection
         view = memoryview(data)
         sent = 0
@@ -229,7 +227,6 @@ class TLSTransport(Transport):
                 raise self._broken(error) from None
         if sent < len(data):
             self._flush_later(view[sent:], len(data))
-        return True
 
     def _wait_to_write(self, error: SSL.Error, size: int) -> None:
         self._stalled = True
@@ -272,6 +269,8 @@ class TLSTransport(Transport):
     def close(self) -> None:
         """Send close_notify if the socket's buffer has room, and release the socket; never waits."""
         if not self.closed:
+            if self._held:
+                self.send_held()
             self._send_close_notify(wait=False)
             super().close()
 

@@ -6,16 +6,19 @@ import asyncio
 import contextvars
 import logging
 import socket
+import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from greendaphne.config import AsgiOptions, Limits, Timeouts
+from greendaphne.config import AsgiOptions, Config, Limits, Timeouts
 from greendaphne.http1.connection import Http1Connection
 from tests.support.asgi import Recorder, answer, read_body, serve_asgi
 from tests.support.http2 import GET, POST, Peer
 from tests.support.monitoring import wait_until
+from tests.support.server import PATIENCE
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 START = {"type": "http.response.start", "status": 200, "headers": []}
@@ -407,6 +410,81 @@ def test_client_that_takes_nothing_is_given_up(seen: Recorder, http2: bool) -> N
             with server.connect() as client:
                 client.send(REQUEST)
                 assert seen.next() == "gone"
+
+
+@pytest.mark.parametrize("waits_for", ["nothing", "receive", "body"])
+def test_a_response_that_does_not_begin_in_time_is_503(seen: Recorder, waits_for: str) -> None:
+    """``--http-timeout`` where it is given, as with daphne 4."""
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            if waits_for == "receive":
+                while (event := await receive())["type"] != "http.disconnect":
+                    pass
+                seen(event["type"])
+                await send(START)
+            elif waits_for == "body":
+                seen((await receive())["type"])
+            await asyncio.Event().wait()
+        except OSError:
+            seen("gone")
+        except asyncio.CancelledError:
+            seen("cancelled")
+            raise
+
+    options = AsgiOptions(lifespan="off", close_timeout=0.1, response_timeout=0.2)
+    with serve_asgi(application, asgi=options) as server, server.connect() as client:
+        client.send(REQUEST if waits_for != "body" else b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+        response = client.read_response()
+        assert response.status == 503
+        assert b"Application failed to respond within time limit." in response.body
+        if waits_for != "nothing":
+            assert seen.next() == "http.disconnect"
+        assert seen.next() == ("gone" if waits_for == "receive" else "cancelled")
+        wait_until(lambda: server.tasks == 0)
+
+
+def test_a_response_that_is_not_complete_in_time_is_cut(seen: Recorder) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        while (event := await receive())["type"] != "http.disconnect":
+            pass
+        seen(event["type"])
+
+    options = AsgiOptions(lifespan="off", close_timeout=1, response_timeout=0.2)
+    with serve_asgi(application, asgi=options) as server, server.connect() as client:
+        client.send(REQUEST)
+        data = b""
+        with suppress(ConnectionResetError):
+            while more := client.sock.recv(4096):
+                data += more
+        # The last chunk is missing, so the client knows that the response is cut.
+        assert data.endswith(b"5\r\nfirst\r\n")
+        assert seen.next() == "http.disconnect"
+        wait_until(lambda: server.tasks == 0)
+
+
+def test_a_response_in_time_is_not_touched() -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.01)
+        await send(START)
+        await send({"type": "http.response.body", "body": b"hello"})
+        # Background work has no limit.
+        await asyncio.sleep(0.3)
+        done.set()
+
+    done = threading.Event()
+    options = AsgiOptions(lifespan="off", close_timeout=1, response_timeout=0.2)
+    with serve_asgi(application, asgi=options) as server:
+        assert server.get().body == b"hello"
+        assert done.wait(PATIENCE)
+
+
+def test_the_limit_is_that_of_channel_layers_where_it_is_given() -> None:
+    assert Config().asgi.response_timeout is None
+    assert Config().changed({"timeouts.http": 7}).asgi.response_timeout == 7
+    assert Config().changed({"timeouts.http": 7, "asgi.response_timeout": 8}).asgi.response_timeout == 8
 
 
 def test_pieces_of_several_tasks_stay_whole() -> None:

@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 
 from greendaphne.applications.channels import notifier, watch
-from greendaphne.config import Timeouts
 from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer
 from tests.support.bridge import handshake, open_websocket, read_frame
-from tests.support.layer_loss import GET, PATIENCE, TIMEOUTS, Layer, Load, Worker, greenlets, make_layer, wait_until
+from tests.support.redis_load import GET, PATIENCE, TIMEOUTS, Layer, Load, Worker, make_layer, under_load, wait_until
 from tests.support.redis_server import redis_server, redis_servers
 from tests.support.sentinels import Sentinels
 from tests.support.server import Client, serve
@@ -341,31 +340,12 @@ def chaos(on_layer_loss: str = "shed", sentinels: Sentinels | None = None) -> It
 
     with redis_server() if sentinels is None else nullcontext(sentinels.replica) as redis_process:
         worker = Worker(new_layer())
-        layer = new_layer()
-        with serve(layer, http_timeout=2, on_layer_loss=on_layer_loss, timeouts=Timeouts(graceful=5, websocket_close=1)) as server:
-            with server.connect() as client:
-                client.send(GET)
-                assert client.read_response().status == 200
-            wait_until(lambda: server.server.connections == 0)
-            before = greenlets()
-            load = Load(server, redis_process, worker)
-            try:
-                load.wait_for_service()
-                yield load
-                load.wait_for_service()
-            finally:
-                load.stop()
-            wait_until(lambda: server.server.connections == 0)
-            wait_until(lambda: worker.connects.keys() <= worker.disconnects.keys(), worker.connects.keys() - worker.disconnects.keys())
-            assert set(load.statuses) <= {200, 503}
-            assert set(load.handshakes) <= {101, 503}
-            assert max(worker.connects.values()) == max(worker.disconnects.values()) == 1
-            assert server.server.factory.reply_protocols == {}
-            # One more may be about to sum up, once a minute, what requests failed for.
-            wait_until(lambda: greenlets() <= before + 1, (greenlets(), before))
-            # The server's two, and the worker's two.
-            assert redis_process.connections() <= 4
-        worker.stop()
+
+        def has_ended() -> bool:
+            return worker.connects.keys() <= worker.disconnects.keys()
+
+        with under_load(redis_process, new_layer(), worker, has_ended, on_layer_loss=on_layer_loss) as load:
+            yield load
 
 
 def assert_no_gaps(worker: Worker) -> None:

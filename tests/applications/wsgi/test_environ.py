@@ -15,8 +15,8 @@ from greendaphne.config import ApplicationOptions, Config
 from greendaphne.core.message import ConnectionInfo, Request
 from tests.support.certificates import issue
 from tests.support.http2 import Peer
-from tests.support.server import Client
-from tests.support.wsgi import WSGIServer, serve_wsgi
+from tests.support.server import Client, LiveServer
+from tests.support.wsgi import serve_wsgi
 
 seen: list[dict[str, Any]] = []
 
@@ -30,26 +30,26 @@ def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[WSGIServer]:
+def server() -> Iterator[LiveServer]:
     with serve_wsgi(application, validate=False, http2_cleartext=True) as running:
         yield running
 
 
-def environ_of(server: WSGIServer, target: bytes = b"/", *fields: bytes, version: bytes = b"1.1") -> dict[str, Any]:
+def environ_of(server: LiveServer, target: bytes = b"/", *fields: bytes, version: bytes = b"1.1") -> dict[str, Any]:
     with server.connect() as client:
         client.send(b"GET %b HTTP/%b\r\nHost: example.com\r\n%b\r\n" % (target, version, b"".join(field + b"\r\n" for field in fields)))
         assert client.read_response().status == 204
     return seen.pop()
 
 
-def http2_environ(server: WSGIServer, *fields: tuple[bytes, bytes]) -> dict[str, Any]:
+def http2_environ(server: LiveServer, *fields: tuple[bytes, bytes]) -> dict[str, Any]:
     head = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"example.com"), *fields]
     with Peer(server) as peer:
         assert peer.get(head)[0] == 204
     return seen.pop()
 
 
-def test_what_every_environ_has(server: WSGIServer) -> None:
+def test_what_every_environ_has(server: LiveServer) -> None:
     environ = environ_of(server)
     assert type(environ) is dict
     assert environ["REQUEST_METHOD"] == "GET"
@@ -70,7 +70,7 @@ def test_what_every_environ_has(server: WSGIServer) -> None:
     assert "CONTENT_TYPE" not in environ
 
 
-def test_each_request_has_its_own(server: WSGIServer) -> None:
+def test_each_request_has_its_own(server: LiveServer) -> None:
     with server.connect() as client:
         for _ in range(2):
             client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -92,20 +92,20 @@ def test_each_request_has_its_own(server: WSGIServer) -> None:
         (b"http://example.com/absolute?q", "/absolute", "q"),
     ],
 )
-def test_target(server: WSGIServer, target: bytes, path: str, query: str) -> None:
+def test_target(server: LiveServer, target: bytes, path: str, query: str) -> None:
     environ = environ_of(server, target)
     assert environ["PATH_INFO"] == path
     assert environ["QUERY_STRING"] == query
     assert environ["RAW_URI"] == environ["REQUEST_URI"] == target.decode()
 
 
-def test_values_are_latin_1(server: WSGIServer) -> None:
+def test_values_are_latin_1(server: LiveServer) -> None:
     environ = environ_of(server, b"/", b"X-Name: \xc3\xa9\xff")
     assert environ["HTTP_X_NAME"] == "Ã©ÿ"
     assert all(max(value, default="") <= "\xff" for value in environ.values() if isinstance(value, str))
 
 
-def test_fields(server: WSGIServer) -> None:
+def test_fields(server: LiveServer) -> None:
     environ = environ_of(
         server,
         b"/",
@@ -121,20 +121,20 @@ def test_fields(server: WSGIServer) -> None:
     assert not environ.keys() & {*dropped, "HTTP_UPGRADE", "HTTP_KEEP_ALIVE", "HTTP_TRANSFER_ENCODING"}
 
 
-def test_a_chunked_body_has_no_length(server: WSGIServer) -> None:
+def test_a_chunked_body_has_no_length(server: LiveServer) -> None:
     with server.connect() as client:
         client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
         assert client.read_response().status == 204
     assert "CONTENT_LENGTH" not in seen.pop()
 
 
-def test_http_1_0(server: WSGIServer) -> None:
+def test_http_1_0(server: LiveServer) -> None:
     environ = environ_of(server, version=b"1.0")
     assert environ["SERVER_PROTOCOL"] == "HTTP/1.0"
     assert "wsgi.early_hints" not in environ
 
 
-def test_http2(server: WSGIServer) -> None:
+def test_http2(server: LiveServer) -> None:
     environ = http2_environ(server, (b"cookie", b"a=1"), (b"cookie", b"b=2"), (b"te", b"trailers"))
     assert environ["SERVER_PROTOCOL"] == "HTTP/2.0"
     assert environ["HTTP_HOST"] == "example.com"
@@ -162,7 +162,7 @@ def test_root_path(root_path: str, target: bytes, script: str, path: str) -> Non
     assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == (script, path)
 
 
-def test_root_path_of_a_proxy(server: WSGIServer) -> None:
+def test_root_path_of_a_proxy(server: LiveServer) -> None:
     environ = environ_of(server, b"/app/x", b"Daphne-Root-Path: /app")
     assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == ("/app", "/x")
     assert "HTTP_DAPHNE_ROOT_PATH" not in environ
@@ -207,7 +207,7 @@ def test_invented_field_names_fill_no_memory() -> None:
     assert len(factory._names) <= 1100
 
 
-def test_forwarded(server: WSGIServer) -> None:
+def test_forwarded(server: LiveServer) -> None:
     with serve_wsgi(application, validate=False, forwarded_allow_ips="127.0.0.1") as behind:
         environ = environ_of(behind, b"/", b"X-Forwarded-For: 192.0.2.7", b"X-Forwarded-Proto: https")
     assert environ["REMOTE_ADDR"] == "192.0.2.7"

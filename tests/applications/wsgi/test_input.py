@@ -14,7 +14,8 @@ import pytest
 from greendaphne.applications.wsgi.input import BodyError, Errors, FileWrapper, Input, disk_file
 from greendaphne.config import ApplicationOptions, Limits, Timeouts
 from greendaphne.core.message import ClientDisconnected, HTTPError
-from tests.support.wsgi import WSGIServer, serve_wsgi
+from tests.support.server import LiveServer
+from tests.support.wsgi import serve_wsgi
 
 
 def body(data: bytes, step: int = 3) -> Input:
@@ -158,7 +159,7 @@ def ignore(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return [b"ignored"]
 
 
-def ask(server: WSGIServer, *pieces: bytes) -> Any:
+def ask(server: LiveServer, *pieces: bytes) -> Any:
     with server.connect() as client:
         for piece in pieces:
             client.send(piece)

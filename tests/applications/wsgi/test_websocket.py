@@ -22,9 +22,9 @@ from greendaphne.core.observer import Observer
 from greendaphne.websocket.handshake import accept_value
 from tests.support import websocket_cases as conformance
 from tests.support.http2 import Peer
-from tests.support.server import PATIENCE
+from tests.support.server import PATIENCE, LiveServer
 from tests.support.websocket import BINARY, CLOSE, TEXT, close_payload, frame
-from tests.support.wsgi import WSGIServer, serve_wsgi
+from tests.support.wsgi import serve_wsgi
 
 LAZY = ApplicationOptions(interface="wsgi", wsgi_websocket="lazy")
 EAGER = ApplicationOptions(interface="wsgi")
@@ -649,13 +649,13 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def echoing() -> Iterator[WSGIServer]:
+def echoing() -> Iterator[LiveServer]:
     with serve_wsgi(echo, validate=False, limits=Limits(websocket_message=0, websocket_frame=0)) as server:
         yield server
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.number)
-def test_conformance(echoing: WSGIServer, case: conformance.Case) -> None:
+def test_conformance(echoing: LiveServer, case: conformance.Case) -> None:
     """The cases of the Autobahn suite through ``wsgi.websocket``."""
     from tests.support.websocket import Client as FrameClient
 

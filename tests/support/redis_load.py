@@ -1,4 +1,7 @@
-"""A server under load whose channel layer fails."""
+"""A server on Redis under load: clients that start again after each failure, a worker that answers them, and what must hold at the end.
+
+What happens to Redis meanwhile is up to the test; :mod:`tests.support.outages` has much of it.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,26 @@ import gc
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import gevent
 import websocket
 
+from greendaphne.config import Timeouts
 from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer
 from tests.support.redis_server import RedisServer
-from tests.support.server import Message, RunningServer
+from tests.support.server import Message, RunningServer, serve
 
 PATIENCE = 30.0
-
+#: Seconds after which a request without an answer is answered 503.
+HTTP_TIMEOUT = 2
+#: What a server and a worker each keep open to Redis: one connection that sends and one that receives.
+CONNECTIONS = 4
+#: A greenlet that sums up, once a minute, what requests failed for; it is there or not.
+SUMMARY = 1
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -86,7 +97,7 @@ def make_layer(server: RedisServer) -> Layer:
 
 
 class Load:
-    """Clients that never give up: they keep what they saw."""
+    """Clients that start again after each failure, and count what they saw."""
 
     REQUESTERS = 6
     SOCKETS = 10
@@ -174,3 +185,34 @@ class Load:
 def greenlets() -> int:
     gc.collect()
     return sum(isinstance(item, gevent.Greenlet) and bool(item) and not item.dead for item in gc.get_objects())
+
+
+@contextmanager
+def under_load(redis_process: RedisServer, layer: Layer, worker: Worker, has_ended: Callable[[], bool], **options: Any) -> Iterator[Load]:
+    """A server on ``layer`` and its clients, in this process; afterwards nothing is missing, doubled or left.
+
+    :param has_ended: whether each WebSocket has got its disconnect; tried until it is true.
+    :param options: those of ``Server``.
+    """
+    with serve(layer, http_timeout=HTTP_TIMEOUT, timeouts=Timeouts(graceful=5, websocket_close=1), **options) as server:
+        with server.connect() as client:
+            client.send(GET)
+            assert client.read_response().status == 200
+        wait_until(lambda: server.server.connections == 0)
+        before = greenlets()
+        load = Load(server, redis_process, worker)
+        try:
+            load.wait_for_service()
+            yield load
+            load.wait_for_service()
+        finally:
+            load.stop()
+        wait_until(lambda: server.server.connections == 0)
+        wait_until(has_ended, layer)
+        assert max(worker.connects.values()) == max(worker.disconnects.values()) == 1
+        assert set(load.statuses) <= {200, 503}
+        assert set(load.handshakes) <= {101, 503}
+        assert server.server.factory.reply_protocols == {}
+        wait_until(lambda: greenlets() <= before + SUMMARY, (greenlets(), before))
+        assert redis_process.connections() <= CONNECTIONS
+    worker.stop()

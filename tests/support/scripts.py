@@ -1,4 +1,4 @@
-"""What the tests of this folder share: programs in processes of their own, patched as the ``greendaphne`` command patches its process."""
+"""Programs in processes of their own, patched as the ``greendaphne`` command patches its process."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 import textwrap
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 #: Seconds after which a test's own waiting is an error.
 PATIENCE = 60.0
 PATCH = "from greendaphne.cli import patch; patch()\n"
 
 
 def run_script(source: str, *options: str, patched: bool = True, limit: float = 4 * PATIENCE, directory: Path = ROOT) -> str:
-    """Run ``source`` in a process of its own, in which warnings are errors, and return what it prints; what it logs is an error.
+    """Run ``source`` in a process, in which warnings are errors, and return what it prints; what it logs is an error.
 
     :param options: for the interpreter.
     :param patched: patch the process first.

@@ -1,0 +1,60 @@
+"""How long the commands of a server may wait for company: a part of the time that its clients wait in any case.
+
+Where many clients are served at a time, a round trip to Redis for each message is what a server spends most of its time with.  Messages
+that gather for a moment share a round trip.  The moment must not tell, so it depends on the time from a message to the first reply to
+it, which is measured with a few messages at a time.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Final
+
+#: Messages whose replies are waited for at a time, and the seconds after which they are given up for others.
+PROBES: Final = 16
+PROBE_LIFE: Final = 1.0
+#: The part of the usual time to a first reply, and the most seconds: for most clients, and for those that wait long in any case.
+PART, LIMIT = 1 / 5, 0.004
+LONG_PART, LONG_LIMIT = 1 / 12, 0.01
+#: What a longer or shorter time to a first reply makes of the usual one: three in four are longer, and slow views do not count for others.
+LONGER, SHORTER = 1.03, 0.915
+#: The usual time at first, and the least one, in seconds.
+LEAST: Final = 0.0002
+
+
+class Pace:
+    """Measures the time from messages to their replies."""
+
+    __slots__ = ("_fixed", "_probes", "_usual", "patience")
+
+    def __init__(self) -> None:
+        # The time of sending by reply channel.
+        self._probes: dict[str, float] = {}
+        self._usual = LEAST
+        #: Seconds that commands may wait for company.
+        self.patience = 0.0
+        self._fixed = False
+
+    def fix(self, seconds: float) -> None:
+        """Have commands wait for ``seconds``, whatever is measured."""
+        self._fixed = True
+        self.patience = seconds
+
+    def sent(self, reply_channel: str) -> None:
+        """Take note of a message to which a reply on ``reply_channel`` is expected."""
+        probes = self._probes
+        now = monotonic()
+        if len(probes) >= PROBES:
+            if now - next(iter(probes.values()), now) < PROBE_LIFE:
+                return
+            probes.clear()
+        probes.setdefault(reply_channel, now)
+
+    def received(self, reply_channel: str) -> None:
+        """Take note of a message on ``reply_channel``."""
+        since = self._probes.pop(reply_channel, None)
+        if since is not None:
+            usual = self._usual * (LONGER if monotonic() - since > self._usual else SHORTER)
+            self._usual = usual = max(usual, LEAST)
+            if not self._fixed:
+                self.patience = max(min(usual * PART, LIMIT), min(usual * LONG_PART, LONG_LIMIT))

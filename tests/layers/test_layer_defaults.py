@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import pytest
 
-from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer, wire
 
 PATIENCE = 60.0
@@ -56,9 +55,3 @@ else:
     raise AssertionError("a bad name was taken")
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=PATIENCE)
-
-
-def test_readers_know_that_redis_is_remote() -> None:
-    """A busy reader lets messages gather where a receive costs a round trip."""
-    assert RedisChannelLayer.receives_remotely
-    assert not getattr(MemoryChannelLayer, "receives_remotely", False)

@@ -32,7 +32,7 @@ def test_an_encrypted_message_outlives_its_expiry_by_ten_seconds() -> None:
     assert layer.crypter is not None
     fernet = wire.make_fernet("secret")
     body = wire.pack_message({"a": 1})
-    # A clock that goes on meanwhile makes a token older, so the first may be refused by a slow machine only, and the second never taken.
+    # A slow machine makes a token older: the first has five seconds left, and the second is too old in any case.
     assert layer.deserialize(fernet.encrypt_at_time(body, int(time.time()) - 65)) == {"a": 1}
     with pytest.raises(ValueError, match="too old"):
         layer.deserialize(fernet.encrypt_at_time(body, int(time.time()) - 71))

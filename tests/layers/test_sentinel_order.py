@@ -37,7 +37,7 @@ class Sentinel:
                     for _ in range(int(line[1:])):
                         size = int(stream.readline()[1:])
                         words.append(stream.read(size + 2)[:-2])
-                    question = words[0] == b"SENTINEL"
+                    question = words == [b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", b"chat"]
                     self.asked += question
                     connection.sendall(self.answer if question else b"+OK\r\n")
 

@@ -58,8 +58,8 @@ EQUIVALENT: dict[Key, str] = {
         "1",
     ): "An idle connection is looked at for a millisecond longer, with the same result.",
     Key(
-        "greendaphne/websocket/connection.py",
-        "WebSocket.send_frame",
+        "greendaphne/websocket/sending.py",
+        "SendingWebSocket.send_frame",
         "self._refuse()",
         "self._refuse()",
         "pass",

@@ -29,6 +29,7 @@ _WEBSOCKET: tuple[Stage, ...] = (
         "tests/websocket/test_websocket_handshake.py",
         "tests/websocket/test_websocket_frames.py",
         "tests/websocket/test_evictions.py",
+        "tests/websocket/test_context_size.py",
         "tests/websocket/test_websocket_fuzz.py",
         "tests/websocket/test_slow_lines.py",
         "tests/websocket/test_websocket_connection.py",
@@ -55,6 +56,7 @@ _MEMORY: Stage = (
     "tests/layers/test_memory_direct.py",
     "tests/layers/test_memory_counted.py",
     "tests/layers/test_reader.py",
+    "tests/layers/test_reader_wakes.py",
     "tests/conformance/test_memory_conformance.py",
     "tests/layers/test_memory_layer.py",
 )

@@ -86,7 +86,6 @@ class ReplyQueue:
         "_writer",
         "direct",
         "notify",
-        "since",
     )
 
     def __init__(
@@ -112,8 +111,6 @@ class ReplyQueue:
         self.notify = notify
         #: Is offered each reply before which no other waits, and returns whether it has dealt with it; must not switch and not raise.
         self.direct: Callable[[Message], bool] | None = None
-        #: The monotonic time since which a first reply is waited for, 0 where that is not measured.
-        self.since = 0.0
         # What the greenlet in get() was woken with, and its bytes where they are counted.
         self._given: Message | None = None
         self._handed = 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from time import monotonic
 from typing import Any
 
 import gevent
@@ -26,14 +25,6 @@ logger = logging.getLogger("daphne.server")
 
 #: Seconds between attempts to reach a layer that fails: the first, and the most it grows to.
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
-
-#: Where every receive costs a round trip and brings several replies, the next ones may gather first: for this part of the time that clients
-#: wait in any case, so that it does not tell, and at most ``_GATHER_LIMIT``.  Less than the last number is not worth a timer, and a batch
-#: larger than the first one is worth its round trip as it is.
-_GATHER_BATCH = 32
-_GATHER_PART, _GATHER_LIMIT, _GATHER_LEAST = 1 / 5, 0.004, 0.0002
-#: What a longer or shorter time to a first reply makes of the usual one: three in four are longer, and slow views do not count for others.
-_LONGER, _SHORTER = 1.03, 0.915
 
 
 class ReplyRouter:
@@ -53,13 +44,8 @@ class ReplyRouter:
         #: Reply queues by reply channel.
         self.clients: dict[str, ReplyQueue] = {}
         self._reader = Reader(layer, self.channels.prefixes, force_sync=force_sync)
-        self._gathers: bool = getattr(layer, "receives_remotely", False)
-        # The layer has commands gather likewise.
-        self._set_patience = getattr(layer, "set_patience", None) if self._gathers else None
-        # The seconds after which a client usually has its first reply.
-        self._usual = _GATHER_LEAST
         # A layer inside of this process hands over at once what is sent in this hub.
-        direct = self._reader.ending is Ending.WAKE and not self._gathers
+        direct = self._reader.ending is Ending.WAKE
         self._attach = beside(layer, "attach", "receive_batch") if direct else None
         self._detach = layer.detach if self._attach is not None else None
         # Whether a batch is being routed: what is sent meanwhile comes after it.
@@ -95,8 +81,6 @@ class ReplyRouter:
     def register(self, reply_queue: ReplyQueue) -> str:
         """Give ``reply_queue`` a reply channel of its own."""
         channel = self.channels.new()
-        if self._gathers:
-            reply_queue.since = monotonic()
         self.clients[channel] = reply_queue
         return channel
 
@@ -133,12 +117,6 @@ class ReplyRouter:
                 self.on_batch(number)
             # Nothing of it is kept while this waits for the next.
             del batch
-            if self._gathers:
-                patience = min(self._usual * _GATHER_PART, _GATHER_LIMIT)
-                if self._set_patience is not None:
-                    self._set_patience(patience)
-                if 1 < number <= _GATHER_BATCH and patience >= _GATHER_LEAST:
-                    gevent.sleep(patience)
 
     def _take(self, channel: str, message: Any) -> bool:
         """Hand over one reply that has not been in the layer's queue; false where it has to take that way.  Never switches."""
@@ -159,15 +137,14 @@ class ReplyRouter:
     def _route(self, batch: list[tuple[str, Any]]) -> None:
         """Hand replies to their clients; what is no reply is dropped."""
         clients = self.clients
-        now = monotonic() if self._gathers else 0.0
         replies = iter(batch)
         self._routing = True
         try:
-            self._route_all(clients, replies, now)
+            self._route_all(clients, replies)
         finally:
             self._routing = False
 
-    def _route_all(self, clients: dict[str, ReplyQueue], replies: Iterator[tuple[str, Any]], now: float) -> None:
+    def _route_all(self, clients: dict[str, ReplyQueue], replies: Iterator[tuple[str, Any]]) -> None:
         while True:
             # An entry of any shape may come from a layer; the loop goes on after the one that raised.  Good ones pay nothing for it.
             try:
@@ -176,9 +153,6 @@ class ReplyRouter:
                     if reply_queue is None:
                         self._unknown(channel)
                     elif isinstance(message, dict):
-                        if reply_queue.since:
-                            self._usual *= _LONGER if now - reply_queue.since > self._usual else _SHORTER
-                            reply_queue.since = 0.0
                         reply_queue.put(message)
                     else:
                         self._tally.bad_message(channel, f"it is {_type(message)}, not a dict")

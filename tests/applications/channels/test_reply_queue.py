@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 import gevent
@@ -14,12 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greendaphne.applications.channels.reply_queue import Overflow, ReplyQueue
-from greendaphne.applications.channels.router import ReplyRouter
-from greendaphne.applications.channels.watch import LayerWatch
 from greendaphne.config import Limits
 from greendaphne.core.accounts import Allowance
 from greendaphne.core.message import ClientDisconnected
-from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.serving.spool import Spool
 from tests.support.redis_server import in_hub
 from tests.support.server import PATIENCE, serve
@@ -222,57 +218,3 @@ def dechunked(data: bytes) -> bytes:
         content.append(data[begin : begin + length])
     assert position + len(LAST_CHUNK) == len(data)
     return b"".join(content)
-
-
-class Remote(MemoryChannelLayer):
-    """A layer that is far away, as far as the router knows."""
-
-    receives_remotely = True
-    patience = 0.0
-
-    def set_patience(self, seconds: float) -> None:
-        self.patience = seconds
-
-
-@pytest.mark.parametrize("seconds", [0.001, 0.016, 1.0])
-def test_replies_gather_for_a_part_of_the_usual_time(seconds: float) -> None:
-    """A few that are much slower make no difference."""
-
-    def run() -> None:
-        layer = Remote()
-        router = ReplyRouter(layer, LayerWatch(layer, lambda: None))
-        for number in range(1_000):
-            box = ReplyQueue(1_000)
-            channel = router.register(box)
-            box.since = monotonic() - (10 * seconds if number % 10 == 0 else seconds)
-            router._route([(channel, {}), (channel, {})])
-            router.unregister(channel)
-        assert 0.5 * seconds < router._usual < 2 * seconds
-
-    in_hub(run)
-
-
-def test_the_layer_learns_how_long_its_commands_may_gather() -> None:
-    def run() -> None:
-        layer = Remote()
-        router = ReplyRouter(layer, LayerWatch(layer, lambda: None))
-        router.start()
-        box = ReplyQueue(1_000)
-        channel = router.register(box)
-        layer.send(channel, {"text": "here"})
-        assert box.get(PATIENCE) == {"text": "here"}
-        gevent.sleep(0)
-        router.stop()
-        assert 0 < layer.patience < 0.004
-
-    in_hub(run)
-
-
-def test_nobody_asks_the_time_where_nothing_is_to_gather() -> None:
-    def run() -> None:
-        layer = MemoryChannelLayer()
-        box = ReplyQueue(1_000)
-        ReplyRouter(layer, LayerWatch(layer, lambda: None)).register(box)
-        assert box.since == 0
-
-    in_hub(run)

@@ -153,7 +153,8 @@ class Http2Connection:
             if graceful and not self.writer.failed:
                 # What explains the end has to arrive before it; a peer that does not read is not waited for long.
                 self.writer.close(self._linger)
-                lingering_close(self._transport, self._linger)
+                if self._transport.flush(self._linger):
+                    lingering_close(self._transport, self._linger)
         except GreenletExit:
             self._killed = True
             raise

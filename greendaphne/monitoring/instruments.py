@@ -48,8 +48,8 @@ class MeteredTransport:
     def has_room(self, callback: Callable[[], None] | None = None) -> bool:
         return self._inner.has_room(callback)
 
-    def flush(self) -> None:
-        self._inner.flush()
+    def flush(self, timeout: float | None = None) -> bool:
+        return self._inner.flush(timeout)
 
     @property
     def observed(self) -> bool:

@@ -88,8 +88,12 @@ class ByteStream(Protocol):
     def has_room(self, callback: Callable[[], None] | None = None) -> bool:
         """Whether :meth:`offer` would take data; if not, ``callback`` is called once when it does, or when the connection breaks."""
 
-    def flush(self) -> None:
-        """Wait until everything that :meth:`offer` took has been sent, or the connection broke; never raises."""
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until everything that :meth:`offer` and the batch took has been sent, or the connection broke; never raises.
+
+        :param timeout: seconds to wait at most.
+        :returns: whether nothing is left to send.
+        """
 
     @property
     def observed(self) -> bool:
@@ -431,12 +435,13 @@ class Transport:
             self._rooms.append(callback)
         return False
 
-    def flush(self) -> None:
+    def flush(self, timeout: float | None = None) -> bool:
         if self._held:
             self.send_held()
         flusher = self._flusher
         if flusher is not None:
-            flusher.join()
+            flusher.join(timeout)
+        return self._flusher is None
 
     def sendfile(self, descriptor: int, offset: int, count: int) -> int:
         """Send at most ``count`` bytes of a file by the kernel; returns the number of bytes sent, which is lower if the file ends.

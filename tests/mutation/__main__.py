@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Final
 
 from .equivalents import EQUIVALENT, Key, keys
 from .mutants import Mutant, mutants, mutated
@@ -24,6 +25,10 @@ FACTOR, GRACE = 3.0, 30.0
 PATIENCE = 1800.0
 #: Seconds one test may take.
 HANG = 100
+
+
+#: pytest's exit code where no test is left.
+_NO_TESTS: Final = 5
 
 
 class _Trial:
@@ -82,7 +87,7 @@ class _Trial:
             while True:
                 deselected = tuple(f"--deselect={test}" for test in sorted(doubted))
                 done = self._run((*tests, *deselected), max(begun + limit - time.monotonic(), 1.0))
-                if done.code == 0:
+                if done.code == 0 or (done.code == _NO_TESTS and doubted):
                     return "survived", ""
                 if done.code is None:
                     return "hung", ""

@@ -232,6 +232,16 @@ def test_an_offer_behind_what_cannot_leave_is_refused(pairs: Callable[[], Pair])
     assert wait_for(peer, size + HELD_SIZE).endswith(b"h" * HELD_SIZE)
 
 
+def test_a_flush_ends_with_its_time_limit(pairs: Callable[[], Pair]) -> None:
+    transport, peer = pairs()
+    size = fill(transport)
+    busy()
+    transport.sendall(b"held")
+    assert not transport.flush(0.01)
+    assert wait_for(peer, size + 4)[-4:] == b"held"
+    assert transport.flush(PATIENCE)
+
+
 def test_a_failure_is_raised_by_the_next_call(pairs: Callable[[], Pair]) -> None:
     transport, peer = pairs()
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -490,7 +490,9 @@ class Transport:
 
     def abort(self) -> None:
         if not self.closed:
-            self._held = b""
+            if self._held:
+                # As bytes that were sent at once, these come before the reset.
+                self.send_held()
             try:
                 self._sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _ABORTIVE)
             except OSError:

@@ -165,12 +165,13 @@ def test_an_end_sends_what_is_held(pairs: Callable[[], Pair], end: str) -> None:
     assert wait_for(peer, 10) == b"last words"
 
 
-def test_an_abort_drops_what_is_held(pairs: Callable[[], Pair]) -> None:
+def test_what_is_held_comes_before_a_reset(pairs: Callable[[], Pair]) -> None:
     transport, peer = pairs()
     busy()
-    transport.sendall(b"truncated")
+    transport.sendall(b"a part")
     transport.abort()
     gevent.sleep(0)
+    assert peer.recv(100) == b"a part"
     with pytest.raises(ConnectionResetError):
         peer.recv(100)
 

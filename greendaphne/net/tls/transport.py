@@ -275,6 +275,8 @@ class TLSTransport(Transport):
             super().close()
 
     def abort(self) -> None:
+        if self._held:
+            self.send_held()
         # A close_notify would make the peer treat truncated data as complete.
         self._failed = True
         super().abort()

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.modern.serving import Running, command
+from tests.support.proxies import eventually
 from tests.support.scripts import PATIENCE
 
 UPLOAD = 50 * 1024 * 1024
@@ -84,7 +85,8 @@ def test_session(client: httpx.Client) -> None:
 def test_error_pages(client: httpx.Client, site: Running) -> None:
     assert client.get("/error").status_code == 500
     assert client.get("/nothing").status_code == 404
-    assert "Traceback" in site.log.read_text()
+    # A thread writes the log.
+    eventually(lambda: "Traceback" in site.log.read_text())
 
 
 def test_async_views(client: httpx.Client, site: Running) -> None:

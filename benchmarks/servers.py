@@ -86,7 +86,9 @@ def running(
     """
     port = free_port()
     arguments = [part.format(port=port, **certificate()) for part in command.arguments]
-    variables = {**os.environ, "PYTHONPATH": str(CHECKOUT), "BENCH_CAPACITY": str(CAPACITY), **command.variables}
+    # Without bytecode on disk a start would be one of the compiler.
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    variables = {**environ, "PYTHONPATH": str(CHECKOUT), "BENCH_CAPACITY": str(CAPACITY), **command.variables}
     with tempfile.TemporaryFile() as output:
         with bound_to(cores().server):
             process = subprocess.Popen(

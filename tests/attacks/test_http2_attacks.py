@@ -295,6 +295,10 @@ def test_settings_that_are_not_defined_are_not_kept() -> None:
         for first in range(100, 1000, 50):
             peer.sock.sendall(raw(4, 0, 0, b"".join(struct.pack(">HL", setting, 1) for setting in range(first, first + 50))))
         peer.alive()
+        # Wherever the engine would keep them.
+        held = [value for value in vars(server.connections[0].engine).values() if isinstance(value, (dict, set, list))]
+        assert held
+        assert not [setting for value in held for setting in value if isinstance(setting, int) and 100 <= setting < 1000]
         peer.sock.sendall(raw(4, 0, 0, struct.pack(">HL", 100, 1) * 65))
         calmed(peer)
 

@@ -287,7 +287,7 @@ class HubLane:
 
     @property
     def gathers(self) -> bool:
-        """Whether so many callers share a pipeline that the next pipeline waits for more commands."""
+        """Whether the next pipeline waits for more commands, because many callers share it."""
         return self._callers >= GATHER_CALLERS
 
     @property

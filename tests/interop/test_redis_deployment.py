@@ -236,7 +236,8 @@ def test_the_script_of_the_example(tmp_path: Path) -> None:
         code = script.stop()
     assert code == 0, script.output()
     assert not any(Path(f"/proc/{member}").exists() for member in members)
-    legacy.assert_no_traceback(script.output())
+    # Redis may hand a reply to the server and be killed before it answers the worker that sent it.
+    legacy.assert_no_traceback(script.output(), "greendaphne.layers.LayerUnavailable: ")
 
 
 def test_the_script_says_what_is_missing(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class StreamOwner(Protocol):
         """The number of requests that are being answered."""
 
     def delivery(self) -> tuple[int, int] | None:
-        """As :class:`greendaphne.net.transport.ByteStream` says."""
+        """As :class:`greendaphne.net.byte_stream.ByteStream` says."""
 
     def grow_window(self, window: int) -> int:
         """How much a stream's receive window of ``window`` bytes may grow, taken from what the connection has for that."""

@@ -7,12 +7,11 @@ those whose head was in error.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from time import monotonic
 
-from ..config import Limits, Timeouts
 from ..core.message import ClientDisconnected, ConnectionInfo, HTTPError, Request
 from ..net.byte_stream import RECV_SIZE, ByteStream, lingering_close
+from ..net.service import Service
 from .body import Input
 from .head import HeadParser, bad_request
 from .stream import Http1Stream
@@ -31,8 +30,7 @@ class Http1Connection:
 
     :param transport: the connected byte stream; closed when :meth:`run` returns.
     :param info: what all requests have in common.
-    :param serve: answers one stream; called in this greenlet, returns when the response is complete.
-    :param refuse: answers a stream whose request head was in error.
+    :param service: how the connection is served.
     :param initial: bytes that were received already.
     """
 
@@ -51,16 +49,8 @@ class Http1Connection:
         "transport",
     )
 
-    def __init__(
-        self,
-        transport: ByteStream,
-        info: ConnectionInfo,
-        limits: Limits,
-        timeouts: Timeouts,
-        serve: Callable[[Http1Stream], None],
-        refuse: Callable[[Http1Stream, HTTPError], None],
-        initial: bytes = b"",
-    ) -> None:
+    def __init__(self, transport: ByteStream, info: ConnectionInfo, service: Service, initial: bytes = b"") -> None:
+        limits, timeouts, self._serve, self._refuse = service
         self.transport = transport
         self.input = Input(transport, initial)
         self.limits = limits
@@ -74,8 +64,6 @@ class Http1Connection:
         # How long to wait for a request; one that was connected for has not been idle yet.
         self._patience = max(timeouts.keep_alive, timeouts.header)
         self._head = HeadParser(info, limits)
-        self._serve = serve
-        self._refuse = refuse
 
     def run(self) -> None:
         """Serve until the peer, a time limit, an error or :meth:`drain` ends the connection."""

@@ -166,6 +166,12 @@ def test_what_stands_at_the_top_is_documented() -> None:
         assert named.get(name, f"greendaphne.{name}") in documentation, name
 
 
+def test_the_design_pages_name_files_that_exist() -> None:
+    for page in (ROOT / "docs" / "design").glob("*.rst"):
+        for name in re.findall(r"``([a-z0-9_/]+\.(?:py|rst|toml))``", page.read_text(encoding="utf-8")):
+            assert (PACKAGE / name).exists() or (ROOT / name).exists() or (page.parent / name).exists(), (page.name, name)
+
+
 def test_every_package_says_what_it_is_for() -> None:
     for path in PACKAGE.rglob("__init__.py"):
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path

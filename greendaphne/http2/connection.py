@@ -46,7 +46,7 @@ _GOAWAY_PING = b"goaway\0\0"
 _STREAM: Final = 16 * 1024
 #: Bytes in the engine's buffers that the account is not told of: its base covers them.
 _UNCHARGED = 32 * KIB
-#: The same for a connection that is closed to make room, in seconds.
+#: Seconds for the peer to see why the connection ends, where it is closed to make room.
 _HURRY = 0.1
 
 

@@ -2,7 +2,7 @@
 
 :class:`Http2Connection` runs in the connection's greenlet, which is the reader: it feeds the engine and tells the streams what arrived,
 and never waits for a stream.  A :class:`~greendaphne.http2.writer.Writer` is the second greenlet; every request gets one of its own, in
-which ``serve`` answers it.  What is served, and how errors become responses, is the caller's.
+which ``serve`` answers it.  The caller decides what is served, and how errors become responses.
 """
 
 from __future__ import annotations

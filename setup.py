@@ -27,7 +27,8 @@ def repository() -> str:
 
 def version() -> str:
     """The version, read rather than imported: the dependencies are not there yet when a package is built."""
-    match = re.search(r'^__version__ = "([^"]+)"$', (HERE / "greendaphne" / "core" / "version.py").read_text(encoding="utf-8"), re.MULTILINE)
+    text = (HERE / "greendaphne" / "core" / "version.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
     if match is None:
         raise RuntimeError("greendaphne/core/version.py states no version")
     return match[1]

@@ -17,12 +17,13 @@ from typing import Final, Protocol
 
 import gevent
 
-from . import schedule
+from . import due, schedule
 from .authority import Authority, AuthorityError
 from .challenges import Challenges
 from .issuing import Refused, obtain
 from .options import AcmeError, AcmeOptions
-from .status import HostStatus, date, duration, in_danger, renewal_time, statuses
+from .reports import Reports
+from .status import HostStatus, date, duration, in_danger, statuses
 from .store import Entry, Record, Snapshot, State, Store
 from .threads import NativeThread
 
@@ -36,8 +37,6 @@ _SHARE: Final = 1 / 200
 #: Seconds to wait after an unexpected error.
 _PAUSE: Final = 60.0
 
-#: The key of the authority's own record.
-_AUTHORITY: Final = ""
 #: The key for notices not tied to a host.
 _NOTICE: Final = "\0"
 
@@ -92,8 +91,8 @@ class Manager:
         self._postponed_logged = False
         # Certificates that could not be written, with the time of their issue; authorities allow few duplicates a week.
         self._unwritten: dict[str, tuple[float, bytes]] = {}
-        # Lines reported and their times, where they are not stored in the directory.
-        self._reported: dict[str, tuple[str, float]] = {}
+        # Lines that are reported once a day, and whose times are not stored in the directory.
+        self._reports = Reports(clock)
         self._run: NativeThread | None = None
         self._authority: Authority | None = None
         self._greenlet: gevent.Greenlet[..., None] | None = None
@@ -120,7 +119,7 @@ class Manager:
                 try:
                     worked = self.look()
                 except AcmeError as error:
-                    self._report(_NOTICE, str(error))
+                    self._reports.add(_NOTICE, str(error))
                 except Exception:
                     logger.exception("Error in the management of certificates in %s", self.store.path)
                     gevent.sleep(_PAUSE)
@@ -157,14 +156,14 @@ class Manager:
         if not self._postponed_logged:
             self._postponed_logged = True
             self._log_postponed(snapshot, state, now)
-        tasks = {self._tasks(entry, state, now) for entry in snapshot.entries.values()} - {""}
+        tasks = {due.task(entry, state, now, self.url, first=self._first) for entry in snapshot.entries.values()} - {""}
         if not tasks:
             self._first = False
             return False
         if not self._options.agree_tos:
             self._report_all_danger(snapshot, state, now)
             if "issue" in tasks:
-                self._report(
+                self._reports.add(
                     _NOTICE,
                     f"Certificates in {self.store.path} are due, and none is issued: agree to the terms of service of {self.url} with "
                     "--acme-agree-tos",
@@ -172,7 +171,7 @@ class Manager:
             return False
         if self._claimed and state.authority not in ("", self.url):
             # Otherwise each process would replace the other's certificates without end.
-            self._report(
+            self._reports.add(
                 _NOTICE, f"Certificates in {self.store.path} come from {state.authority} now; this process obtains none for it any more"
             )
             return False
@@ -201,7 +200,7 @@ class Manager:
         """Log postponed attempts at start-up; otherwise the log would not mention them for hours."""
         for entry in snapshot.entries.values():
             record = state.records.get(entry.host) or Record()
-            if schedule.is_ahead(record.retry_at, now) and not self._tasks(entry, state, now):
+            if schedule.is_ahead(record.retry_at, now) and not due.task(entry, state, now, self.url, first=self._first):
                 logger.warning(
                     "%s is tried again in %s%s: %s",
                     entry.host,
@@ -216,63 +215,13 @@ class Manager:
 
     def _report_files(self, snapshot: Snapshot) -> None:
         for name, line in snapshot.refused.items():
-            self._report(name, f"No certificate can be obtained: {line}")
+            self._reports.add(name, f"No certificate can be obtained: {line}")
         for entry in snapshot.entries.values():
             if entry.problem is not None:
-                self._report(
+                self._reports.add(
                     f"file {entry.host}",
                     f"{entry.problem}; it is left as it is and not renewed, correct it or empty it to have a new certificate issued",
                 )
-
-    def _report(self, key: str, line: str) -> None:
-        """Log an ERROR when it is new, and once a day while it persists."""
-        now = self._clock()
-        last, at = self._reported.get(key, ("", 0.0))
-        if line != last or now >= at + schedule.REPORT_INTERVAL:
-            self._reported[key] = line, now
-            logger.error("%s", line)
-
-    # Due tasks.
-
-    def _tasks(self, entry: Entry, state: State, now: float) -> str:
-        """The task that is due for a host: ``issue``, ``ask`` (the authority for a renewal time), ``report``, or ``""``."""
-        if entry.problem is not None:
-            return ""
-        record = state.records.get(entry.host) or Record()
-        authority = state.records.get(_AUTHORITY) or Record()
-        waiting = schedule.is_ahead(authority.retry_at, now) and (authority.limited or not self._first)
-        if schedule.is_ahead(record.retry_at, now) and (record.limited or record.failed == list(entry.signature or ())):
-            waiting = True
-        if not waiting:
-            if self._is_due(entry, record, now):
-                return "issue"
-            if entry.certificate is not None and record.authority == self.url and not schedule.is_ahead(record.ask_at, now):
-                return "ask"
-        return "report" if self._is_to_report(entry, record, now) else ""
-
-    @staticmethod
-    def _is_to_report(entry: Entry, record: Record, now: float) -> bool:
-        certificate = entry.certificate
-        if certificate is None or not in_danger(entry, now):
-            return False
-        if record.reported_at < certificate.not_after <= now:
-            # It expired after the last line, which announced the end only.
-            return True
-        return not schedule.is_ahead(record.reported_at + schedule.REPORT_INTERVAL, now)
-
-    def _is_due(self, entry: Entry, record: Record, now: float) -> bool:
-        certificate = entry.certificate
-        if certificate is None or entry.wanted:
-            return True
-        if record.authority and record.authority != self.url:
-            # Usually from a test authority; an operator who changes the endpoint wants certificates from the new one.
-            return True
-        if renewal_time(entry, record) > now:
-            return False
-        # The limit also holds for expired certificates: to a wrong clock every new certificate may look expired.
-        own = record.serial == f"{certificate.serial:x}"
-        earliest = schedule.earliest_renewal(certificate.not_before, certificate.not_after, record.issued_at)
-        return not (own and 0 < record.issued_at <= now < earliest)
 
     # Work under the lock.
 
@@ -286,7 +235,9 @@ class Manager:
             record = state.records.get(host)
             if record is not None and record.begun:
                 self._record_interrupted(entry, record, now)
-        tasks = {host: task for host, entry in snapshot.entries.items() if (task := self._tasks(entry, state, now))}
+        tasks = {
+            host: task for host, entry in snapshot.entries.items() if (task := due.task(entry, state, now, self.url, first=self._first))
+        }
 
         def urgency(host: str) -> tuple[bool, float]:
             # Hosts without a certificate come first, then those with the least time left.  Hosts that failed last come after the
@@ -322,7 +273,7 @@ class Manager:
             if self._authority is not None:
                 self._reached(state)
         self._disconnect()
-        for host in set(state.records) - set(snapshot.entries) - {_AUTHORITY}:
+        for host in set(state.records) - set(snapshot.entries) - {due.AUTHORITY}:
             del state.records[host]
         self._save(state)
 
@@ -338,7 +289,7 @@ class Manager:
 
     def _reached(self, state: State) -> None:
         """Reset the authority's record after a success."""
-        record = state.of(_AUTHORITY)
+        record = state.of(due.AUTHORITY)
         if record.failures:
             logger.info("%s can be reached again", self.url)
             record.failures, record.retry_at, record.limited, record.reason = 0, 0.0, False, ""
@@ -348,7 +299,7 @@ class Manager:
         try:
             self.run(self.store.save, state)
         except AcmeError as error:
-            self._report(_NOTICE, str(error))
+            self._reports.add(_NOTICE, str(error))
 
     def _disconnect(self) -> None:
         authority, self._authority = self._authority, None
@@ -464,7 +415,7 @@ class Manager:
         outage = isinstance(error, AuthorityError) and error.outage
         wait = error.retry_after if isinstance(error, AuthorityError) else None
         left = None if entry.certificate is None else entry.certificate.not_after - now
-        where = state.of(_AUTHORITY) if outage else record
+        where = state.of(due.AUTHORITY) if outage else record
         record.begun = 0.0
         where.failures += 1
         delay = schedule.retry_delay(where.failures, outage, wait, left, random.random())
@@ -486,20 +437,14 @@ class Manager:
 
     def _report_danger(self, entry: Entry, record: Record) -> None:
         now = self._clock()
-        if self._is_to_report(entry, record, now):
+        if due.is_to_report(entry, record, now):
             record.reported_at = now
-            logger.error("%s", self._danger_text(entry, record))
+            logger.error("%s", due.danger_text(entry, record, now))
 
     def _report_all_danger(self, snapshot: Snapshot, state: State, now: float) -> None:
         for entry in snapshot.entries.values():
             if in_danger(entry, now):
-                self._report(f"danger {entry.host}", self._danger_text(entry, state.records.get(entry.host) or Record()))
-
-    def _danger_text(self, entry: Entry, record: Record) -> str:
-        assert entry.certificate is not None
-        left = entry.certificate.not_after - self._clock()
-        when = f"expires in {duration(left)}" if left > 0 else f"expired on {date(entry.certificate.not_after)}"
-        return f"The certificate for {entry.host} {when} and could not be renewed: {record.reason or 'no attempt was made'}"
+                self._reports.add(f"danger {entry.host}", due.danger_text(entry, state.records.get(entry.host) or Record(), now))
 
     def statuses(self) -> list[HostStatus]:
         """The states of the hosts at the last check, for metrics."""
@@ -508,5 +453,5 @@ class Manager:
     @property
     def outages(self) -> int:
         """The number of times in a row that the authority was unreachable."""
-        record = self._state.records.get(_AUTHORITY)
+        record = self._state.records.get(due.AUTHORITY)
         return 0 if record is None else record.failures

@@ -8,7 +8,6 @@ which ``serve`` answers it.  What is served, and how errors become responses, is
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from enum import Enum
 from time import monotonic
 from typing import Any, Final
@@ -18,11 +17,12 @@ from gevent import GreenletExit
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 
-from ..config import KIB, Limits, Timeouts
+from ..config import KIB
 from ..core import greenlets
 from ..core.greenlets import Greenlets
 from ..core.message import ClientDisconnected, ConnectionInfo, HTTPError, Request
-from ..net.transport import RECV_SIZE, ByteStream, lingering_close
+from ..net.byte_stream import RECV_SIZE, ByteStream, lingering_close
+from ..net.service import Service
 from .budgets import EnhanceYourCalm
 from .compression import Field, Section
 from .early import EarlyAnswers
@@ -66,8 +66,7 @@ class Http2Connection:
 
     :param transport: the connected byte stream; closed when :meth:`run` returns.
     :param info: what all requests have in common.
-    :param serve: answers one stream; called in the stream's greenlet, returns when the response is complete.
-    :param refuse: answers a stream whose request is in error.
+    :param service: how the connection is served.
     :param initial: bytes that were received already, the beginning of the client's preface.
     """
 
@@ -75,13 +74,11 @@ class Http2Connection:
         self,
         transport: ByteStream,
         info: ConnectionInfo,
-        limits: Limits,
-        timeouts: Timeouts,
+        service: Service,
         http2_limits: Http2Limits,
-        serve: Callable[[Http2Stream], None],
-        refuse: Callable[[Http2Stream, HTTPError], None],
         initial: bytes = b"",
     ) -> None:
+        limits, timeouts, self._serve, self._refuse = service
         self.timeouts = timeouts
         self.http2_limits = http2_limits
         self.engine = Engine(http2_limits, self, limits.request_field_size)
@@ -93,8 +90,6 @@ class Http2Connection:
         self._transport = transport
         self._info = info
         self._limits = limits
-        self._serve = serve
-        self._refuse = refuse
         self._initial = initial
         # What runs the streams; there is one for all connections of a hub.
         self._greenlets: Greenlets
@@ -274,7 +269,7 @@ class Http2Connection:
     # --- the end ---
 
     def delivery(self) -> tuple[int, int] | None:
-        """As :class:`greendaphne.net.transport.ByteStream` says."""
+        """As :class:`greendaphne.net.byte_stream.ByteStream` says."""
         return self._transport.delivery()
 
     def drain(self) -> None:

@@ -21,9 +21,11 @@ from ..core.tlsinfo import TLSInfo
 from ..http1.connection import DRAIN_MOMENT, Http1Connection
 from ..http2 import PREFACE, Http2Limits
 from ..net import batch
+from ..net.byte_stream import RECV_SIZE, ByteStream
 from ..net.endpoints import Endpoint
 from ..net.proxy_protocol import HeaderReader, ProxyProtocol
-from ..net.transport import RECV_SIZE, ByteStream, Transport
+from ..net.service import Service
+from ..net.transport import Transport
 from .addresses import AddressCounts
 from .exchange import Exchange
 from .overload import HTTP2, TLS, Overload
@@ -95,8 +97,7 @@ class Connections:
         overload: Overload | None = None,
         proxies: AddressList | None = None,
     ) -> None:
-        self._exchange = exchange
-        self._limits = limits
+        self._service = Service(limits, timeouts, exchange.serve, exchange.refuse)
         self._timeouts = timeouts
         self._http2_limits = http2_limits
         self._http2_cleartext = http2_cleartext
@@ -247,16 +248,14 @@ class Connections:
         # Imported by a server that can speak it, before it listens: see _import_http2().
         from ..http2.connection import Http2Connection
 
-        exchange = self._exchange
         if self._meter is not None:
             transport = self._meter.opened(transport, info, "http/2", initial)
-        return Http2Connection(transport, info, self._limits, self._timeouts, self._http2_limits, exchange.serve, exchange.refuse, initial)
+        return Http2Connection(transport, info, self._service, self._http2_limits, initial)
 
     def _http1(self, transport: ByteStream, info: ConnectionInfo, initial: bytes) -> Connection:
-        exchange = self._exchange
         if self._meter is not None:
             transport = self._meter.opened(transport, info, "http/1", initial)
-        return Http1Connection(transport, info, self._limits, self._timeouts, exchange.serve, exchange.refuse, initial)
+        return Http1Connection(transport, info, self._service, initial)
 
     def start(self) -> None:
         """Serve new connections; also after :meth:`drain`."""

@@ -26,7 +26,8 @@ from greendaphne.applications.channels.watch import LayerWatch
 from greendaphne.applications.channels.websocket import Conversation
 from greendaphne.config import Limits, Timeouts
 from greendaphne.core.accounts import Allowance
-from greendaphne.http1.connection import Http1Connection, Http1Stream
+from greendaphne.http1.connection import Http1Connection
+from greendaphne.http1.stream import Http1Stream
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.net.transport import Transport
 from greendaphne.server import Server
@@ -215,7 +216,9 @@ def test_pipelined_request_is_no_sign_of_life(monkeypatch: pytest.MonkeyPatch) -
 
 def test_websocket_that_comes_during_the_drain_is_told_to_come_back() -> None:
     """503 would say that there is none; 1012 says where to go on (RFC 6455 section 7.4, IANA's registry)."""
-    with serve() as server, server.connect() as late, server.connect() as waiting, server.connect() as idle:
+    # A busy machine takes its time after the idle connection has ended.
+    timeouts = Timeouts(graceful=30)
+    with serve(timeouts=timeouts) as server, server.connect() as late, server.connect() as waiting, server.connect() as idle:
         idle.send(GET)
         server.app.answer()
         idle.read_response()

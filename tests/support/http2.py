@@ -41,6 +41,7 @@ from hyperframe.frame import (
 from greendaphne.config import Limits, Timeouts
 from greendaphne.core.message import ClientDisconnected, ConnectionInfo, HTTPError, ResponseError
 from greendaphne.http2 import PREFACE, Http2Connection, Http2Limits, Http2Stream
+from greendaphne.net.service import Service
 from greendaphne.net.transport import Transport
 
 #: Seconds after which a test's own waiting is an error.
@@ -153,9 +154,8 @@ class Http2Server:
     def _connection(self, sock: Any, address: Any) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         info = ConnectionInfo("http", list(address), list(sock.getsockname()))
-        connection = Http2Connection(
-            Transport(sock, self.timeouts.send), info, self.limits, self.timeouts, self.http2_limits, self._serve, self._refuse
-        )
+        service = Service(self.limits, self.timeouts, self._serve, self._refuse)
+        connection = Http2Connection(Transport(sock, self.timeouts.send), info, service, self.http2_limits)
         self.connections.append(connection)
         try:
             connection.run()

@@ -23,7 +23,9 @@ from websockets.sync.client import connect
 from greendaphne.config import MIB, Limits, Timeouts
 from greendaphne.core import causes
 from greendaphne.core.message import HTTPError, ResponseError
-from greendaphne.http1.connection import Http1Connection, Http1Stream
+from greendaphne.http1.connection import Http1Connection
+from greendaphne.http1.stream import Http1Stream
+from greendaphne.net.service import Service
 from greendaphne.net.transport import Transport
 from greendaphne.websocket import State, WebSocket, WebSocketClosed
 from tests.support.websocket import (
@@ -409,7 +411,7 @@ def http_server(handler: Any, limits: Limits | None = None, **options: Any) -> I
 
     def connection() -> None:
         sock, _ = listener.accept()
-        gevent.spawn(Http1Connection(Transport(sock, 30), INFO, limits, Timeouts(linger=10), handle, refuse).run)
+        gevent.spawn(Http1Connection(Transport(sock, 30), INFO, Service(limits, Timeouts(linger=10), handle, refuse)).run)
 
     def watch() -> Any:
         watcher = gevent.get_hub().loop.io(listener.fileno(), 1)

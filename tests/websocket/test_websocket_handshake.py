@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from greendaphne.config import Limits, Timeouts
 from greendaphne.core.message import HTTPError, ResponseError, Stream
-from greendaphne.http1.connection import Http1Connection, Http1Stream
+from greendaphne.http1.connection import Http1Connection
+from greendaphne.http1.stream import Http1Stream
+from greendaphne.net.service import Service
 from greendaphne.net.transport import Transport
 from greendaphne.websocket import State, WebSocket, WebSocketClosed
 from greendaphne.websocket.handshake import accept_value, check
@@ -439,7 +441,7 @@ def converse(sent: bytes, serve: Callable[[WebSocket], Any]) -> bytes:
         stream.finish()
 
     def run() -> None:
-        Http1Connection(Transport(far, 5), INFO, Limits(), Timeouts(), handle, refuse).run()
+        Http1Connection(Transport(far, 5), INFO, Service(Limits(), Timeouts(), handle, refuse)).run()
 
     with near, far:
         served = hub().spawn(run)

@@ -19,6 +19,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from sys import getrefcount
+from time import monotonic
 from typing import Any, Final
 from weakref import WeakKeyDictionary, getweakrefcount
 
@@ -28,8 +29,9 @@ from greenlet import getcurrent, greenlet
 
 #: The maximum number of greenlets that one :class:`Greenlets` keeps.  A kept greenlet holds about 20 KiB.
 KEPT: Final = 256
-#: Functions that run in a row, in one callback of the hub, before its other callbacks.
+#: Functions that begin in a row before the clock is read, and the seconds after which the hub goes on with its other callbacks.
 IN_A_ROW: Final = 16
+ROW_SECONDS: Final = 0.005
 #: Seconds between two checks for greenlets that were idle all the time since the last check; half of these end.
 TRIM_INTERVAL: Final = 10.0
 
@@ -137,7 +139,7 @@ class _Worker(greenlet):
             if parent is hub:
                 if task.error is not None:
                     self._report(task)
-                if owner.left > 0 and owner.tasks and getrefcount(self) <= owner.references and not getweakrefcount(self):
+                if owner.left > 0 and getrefcount(self) <= owner.references and not getweakrefcount(self):
                     # The next function needs no switch through the hub.
                     owner.left -= 1
                     task = owner.tasks.popleft()
@@ -228,14 +230,21 @@ class Greenlets:
     def _begin(self) -> None:
         """Begin the functions in their order; called by the hub, which continues here when a greenlet waits or has no function left."""
         tasks = self.tasks
-        self.left = IN_A_ROW
+        # What they call in turn comes after the callbacks that the hub has by now.
+        number = len(tasks)
+        ends = monotonic() + ROW_SECONDS
         try:
-            while tasks and self.left > 0:
-                self.left -= 1
-                worker = self._take()
-                worker.switch(tasks.popleft())
-                # _take() counts the references.
-                del worker
+            while number > 0:
+                self.left = row = min(number, IN_A_ROW)
+                number -= row
+                while self.left > 0:
+                    self.left -= 1
+                    worker = self._take()
+                    worker.switch(tasks.popleft())
+                    # _take() counts the references.
+                    del worker
+                if monotonic() >= ends:
+                    break
         finally:
             self.left = 0
             self._scheduled = bool(tasks)

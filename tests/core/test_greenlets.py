@@ -234,21 +234,37 @@ def test_many_at_a_time(kept: Greenlets) -> None:
     assert len(kept.idle) == module.KEPT
 
 
-def test_functions_in_a_row_need_no_switch(kept: Greenlets) -> None:
+@pytest.mark.parametrize("seconds", [20, 0])
+def test_functions_in_a_row_need_no_switch(seconds: float, kept: Greenlets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROW_SECONDS", seconds)
     seen: list[Any] = []
 
     def work() -> None:
         seen.append(id(gevent.getcurrent()))
 
-    tasks = [kept.spawn(work) for _ in range(2 * module.IN_A_ROW)]
-    # Other callbacks of the hub have their turn between two rows.
+    number = 2 * module.IN_A_ROW
+    tasks = [kept.spawn(work) for _ in range(number)]
+    # Other callbacks of the hub have their turn when the time is over.
     kept.hub.loop.run_callback(seen.append, "hub")
     for task in tasks:
         task.join()
-    assert seen.index("hub") == module.IN_A_ROW
+    assert seen.index("hub") == (number if seconds else module.IN_A_ROW)
     seen.remove("hub")
-    assert len(seen) == 2 * module.IN_A_ROW
+    assert len(seen) == number
     assert len(set(seen)) == 1
+
+
+def test_what_a_function_of_a_row_spawns_comes_after_other_callbacks(kept: Greenlets) -> None:
+    order: list[str] = []
+
+    def work() -> None:
+        order.append("first")
+        kept.spawn(order.append, "third").join()
+
+    task = kept.spawn(work)
+    kept.hub.loop.run_callback(order.append, "second")
+    task.join()
+    assert order == ["first", "second", "third"]
 
 
 def test_no_state_is_passed_on_in_a_row(kept: Greenlets) -> None:

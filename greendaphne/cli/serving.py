@@ -65,8 +65,12 @@ def check(command: Command, logs: Logs) -> None:
     :meth:`Server.check`."""
     identity.check_user(command.config.processes)
     with no_new_file(command.config.logging.access_log):
-        server = make_server(command, logs)
-        server.check()
+        try:
+            server = make_server(command, logs)
+            server.check()
+        finally:
+            # Otherwise its thread would find that the file has been removed, and make it again.
+            logs.close()
     warned = [*warnings(server.channel_layers, command.config)]
     for text in warned:
         logger.warning("%s", text)

@@ -74,8 +74,8 @@ class Http1Connection:
                     break
                 body = stream.body
                 if stream.close or not (body is None or body.complete or stream.skip_body()):
-                    # The peer may still be sending, or not have read yet: closing now could erase the answer.  Requests behind this one
-                    # are not looked at; the answer said that it is the last.
+                    # The peer may still be sending, or not have read yet: closing now could erase the answer.  Requests after this
+                    # one are ignored, because the answer announced the end of the connection.
                     lingering_close(transport, self.timeouts.linger)
                     break
             else:
@@ -86,7 +86,7 @@ class Http1Connection:
             transport.close()
 
     def _next_stream(self) -> Http1Stream | None:
-        """Read the next request and have it served; ``None`` when the connection is over in good order."""
+        """Read and serve the next request; ``None`` when the connection has ended in good order."""
         try:
             head = self._read_head()
             if not head:
@@ -99,7 +99,7 @@ class Http1Connection:
             self._refuse(stream, error)
             return stream
         stream = Http1Stream(self, request, close=not self._head.keep_alive, expect_continue=self._head.expect_continue)
-        # A WebSocket may keep this frame for a day, but needs neither of them for so long.
+        # A WebSocket may keep this frame for a day and needs neither.
         del head, request
         self._serve(stream)
         if self.transport.observed:
@@ -131,14 +131,14 @@ class Http1Connection:
         return Request("GET", b"", b"/", b"", "1.1", [], 0, b"", self._info)
 
     def _read_head(self) -> bytes:
-        """The next head with its empty line; ``b""`` when the connection is over in good order."""
+        """Read the next head with its empty line; ``b""`` when the connection has ended in good order."""
         source = self.input
         if not source.buffer:
             self.idle = True
             self.idle_since = monotonic()
             try:
-                # In a drain this is the request behind a response that began before and did not say that it is the last one: a client must
-                # not lose what it was allowed to send.
+                # During a drain this is the request after a response that began before the drain and did not announce the end of the
+                # connection: the client was allowed to send it.
                 data = self.transport.recv(RECV_SIZE, DRAIN_MOMENT if self.draining else self._patience)
             except TimeoutError:
                 return b""
@@ -153,7 +153,7 @@ class Http1Connection:
                 return b""
             source.buffer = data
         else:
-            # Answers that need no worker wait for nothing where the peer sends ahead and reads fast; other connections want their turn.
+            # A peer that sends ahead and reads fast may never make this greenlet wait; other connections need their turn.
             source.turn.spend(_REQUEST_WORK)
             self.idle_since = monotonic()
         buffer = source.buffer
@@ -164,7 +164,7 @@ class Http1Connection:
         return source.take_to(end + 4)
 
     def _read_slow_head(self) -> bytes:
-        """A head that is not wholly there yet, or too large, or after empty lines.
+        """Read a head that has not arrived completely, is too large, or follows empty lines.
 
         Each byte is searched once, in whatever segments the head comes.
         """

@@ -25,7 +25,7 @@ from .body import ChunkedBody, Input, LengthBody
 from .response import CHUNKED, LENGTH, NO_BODY, build_head, field_line
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-#: Bytes of a request body that the application has left unread which are skipped for the sake of the next request.
+#: The most bytes of an unread request body that are skipped, so that the connection can serve the next request.
 SKIPPED = 64 * 1024
 _LAST_CHUNK = b"0\r\n\r\n"
 #: Bytes up to which a piece of a body is joined with what frames it.  A copy of a larger one costs more than a further system call, and a
@@ -148,7 +148,7 @@ class Http1Stream:
             return False
         framing = self._framing
         if framing == LENGTH and count > self._left:
-            # It is the application's error, and the ordinary way deals with it.
+            # An error of the application, which write() reports.
             return False
         head, self._head = self._head, b""
         if framing == CHUNKED and count:
@@ -221,7 +221,7 @@ class Http1Stream:
     def write(self, data: bytes) -> None:
         size = len(data)
         if self._framing == LENGTH and 0 < size <= self._left and size <= _JOINED:
-            # What most pieces are.  A tunnel has no such framing.
+            # Most pieces.  A tunnel has no such framing.
             head, self._head = self._head, b""
             self._left -= size
             self.sent += size
@@ -237,7 +237,7 @@ class Http1Stream:
     def finish(self, data: bytes = b"", trailers: Headers = ()) -> None:
         left = self._left
         if self._framing == LENGTH and len(data) == left <= _JOINED:
-            # What most responses are.
+            # Most responses.
             head, self._head = self._head, b""
             if left or head:
                 self._left = 0
@@ -261,7 +261,7 @@ class Http1Stream:
         framing = self._framing
         head, sent, left = self._head, self.sent, self._left
         if last and framing == LENGTH and len(data) == left:
-            # What most responses are.
+            # Most responses.
             if left or head:
                 if not transport.offer(head + data):
                     return False
@@ -271,7 +271,7 @@ class Http1Stream:
             self.complete = True
             return True
         if framing == LENGTH and len(data) > left:
-            # An error of the application's: the peer gets the response that the head announced.
+            # An error of the application: the peer gets the response that the head announced.
             if not transport.offer(head + data[:left]):
                 return False
             self._head = b""
@@ -298,7 +298,7 @@ class Http1Stream:
             raise ClientDisconnected
 
     def _over(self, size: int) -> NoReturn:
-        """The body is too long, and what the head announced has been sent; what is over would be taken for the next response."""
+        """Refuse the rest of a body of which the announced part was sent: the peer would take that rest for the next response."""
         self.sent += self._left
         excess, self._left = size - self._left, 0
         self.complete = self.close = True
@@ -374,7 +374,7 @@ class Http1Stream:
         transport = source.transport
         gone = half_closed
         try:
-            # What comes ahead of its turn is held here, but not without end.
+            # Input that comes ahead of its turn is held here, up to a limit.
             if source.unused < RECV_SIZE and source.more(0):
                 return
             if source.unused >= RECV_SIZE:

@@ -2,7 +2,7 @@
 
 :class:`Http2Connection` runs in the connection's greenlet, which is the reader: it feeds the engine and tells the streams what arrived,
 and never waits for a stream.  A :class:`~greendaphne.http2.writer.Writer` is the second greenlet; every request gets one of its own, in
-which ``serve`` answers it.  What is served, and how errors become responses, is the caller's.
+which ``serve`` answers it.  The caller decides what is served, and how errors become responses.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _GOAWAY_PING = b"goaway\0\0"
 _STREAM: Final = 16 * 1024
 #: Bytes in the engine's buffers that the account is not told of: its base covers them.
 _UNCHARGED = 32 * KIB
-#: The same for a connection that is closed to make room, in seconds.
+#: Seconds for the peer to see why the connection ends, where it is closed to make room.
 _HURRY = 0.1
 
 

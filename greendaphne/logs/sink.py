@@ -309,7 +309,7 @@ class Sink:
     def _follow(self) -> None:
         """Reopen the file if requested, or if another file or none has its name."""
         reopening, self._reopening = self._reopening, False
-        if self._path is None:
+        if self._path is None or self._closing:
             return
         if reopening:
             self._open_anew(self._path)

@@ -24,6 +24,7 @@ from typing import Any, Final
 from ..net.endpoints import Endpoint, EndpointError, innermost
 from . import control
 from .child import Child, State, describe, working_directory
+from .pauses import SOON, Pauses
 from .signals import SIGNALLED
 from .systemd import ServiceManager
 from .watching import Watcher
@@ -32,11 +33,6 @@ logger = logging.getLogger("greendaphne.processes")
 
 #: Seconds that a worker may take from its start until it serves, including the import of the application.
 START_TIMEOUT: Final = 120.0
-#: A worker that ends within this number of seconds after its start counts as failed at the start.
-SOON: Final = 10.0
-#: Seconds before a worker is started after one that failed at the start: the first pause, and the maximum to which it doubles.
-FIRST_PAUSE: Final = 1.0
-LAST_PAUSE: Final = 30.0
 #: Seconds after the graceful time limit for a worker to close the remaining connections and end.
 END_PATIENCE: Final = 20.0
 #: Seconds for a worker that was told to end at once.
@@ -114,9 +110,7 @@ class Master:
         self._stopping = False
         # Whether any worker has ever served.
         self._served = False
-        self._failures = 0
-        self._last_failure = 0.0
-        self._next_start = 0.0
+        self._pauses = Pauses()
         self._next_sign = 0.0
         self._exit_code: int | None = None
 
@@ -234,7 +228,7 @@ class Master:
         logger.info("Replacing all workers, one after the other")
         self._generation += 1
         # The sender of the signal expects a start now, without the pause.
-        self._failures, self._next_start = 0, 0.0
+        self._pauses.end()
         self._reloading = True
         if self._manager is not None:
             self._manager.reloading()
@@ -275,7 +269,7 @@ class Master:
             if not missing and self._waiting_for != self._generation:
                 self._waiting_for = self._generation
                 logger.info("The next worker starts when one of those that stop has ended")
-        if missing > 0 and time.monotonic() >= self._next_start:
+        if missing > 0 and time.monotonic() >= self._pauses.until:
             for _ in range(missing):
                 self._start()
 
@@ -290,7 +284,7 @@ class Master:
             child = Child(self._command, index, self._generation, environment, sockets, self._directory, self._watchdog / _HEARTBEATS)
         except OSError as error:
             logger.error("Cannot start worker %d: %s", index, error)
-            self._pause()
+            self._pauses.add()
             self._give_up_reload()
             return
         child.deadline = child.started + START_TIMEOUT
@@ -375,7 +369,7 @@ class Master:
         serving = self._in(State.SERVING)
         wanted = len(serving) < self.number or any(self._is_outdated(other) for other in serving)
         if wanted and (child.state is State.STARTING or child.age <= SOON):
-            self._pause()
+            self._pauses.add()
 
     def _give_up_reload(self) -> None:
         if self._generation and any(child.generation < self._generation for child in self._in(State.SERVING)):
@@ -387,18 +381,6 @@ class Master:
             self._reloading = False
             if self._manager is not None:
                 self._manager.ready("Not reloaded: the previous workers continue to serve")
-
-    def _pause(self) -> None:
-        """Set a pause before the next start, twice the last one if that was recent."""
-        now = time.monotonic()
-        pause = min(FIRST_PAUSE * 2**self._failures, LAST_PAUSE)
-        if self._failures and now - self._last_failure > SOON + pause:
-            self._failures, pause = 0, FIRST_PAUSE
-        if now < self._next_start:
-            return  # several workers ended at the same time
-        self._failures = min(self._failures + 1, 10)
-        self._last_failure, self._next_start = now, now + pause
-        logger.warning("The next worker starts in %g seconds", pause)
 
     def _hurry(self) -> None:
         """End workers that have passed a deadline."""
@@ -451,8 +433,8 @@ class Master:
         """Seconds until something is due; ``None`` for never."""
         moments = [child.deadline for child in self._children if child.deadline is not None]
         now = time.monotonic()
-        if self._next_start > now:
-            moments.append(self._next_start)
+        if self._pauses.until > now:
+            moments.append(self._pauses.until)
         if self._watchdog:
             moments.append(now + self._watchdog / _HEARTBEATS)
         return max(0.0, min(moments) - now) if moments else None

@@ -97,6 +97,7 @@ class Connections:
         overload: Overload | None = None,
         proxies: AddressList | None = None,
     ) -> None:
+        self.exchange = exchange
         self._service = Service(limits, timeouts, exchange.serve, exchange.refuse)
         self._timeouts = timeouts
         self._http2_limits = http2_limits

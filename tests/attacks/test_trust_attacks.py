@@ -335,7 +335,7 @@ def forged_checksums() -> tuple[bytes, bytes]:
 def pages() -> Iterator[tuple[RunningServer, LocalPages]]:
     with serve(health_path="/health", metrics_path="/metrics", http2_cleartext=True) as server:
         own: Any = server.server._connections
-        yield server, own._exchange._handler
+        yield server, own.exchange._handler
 
 
 @pytest.mark.parametrize(

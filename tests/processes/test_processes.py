@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.sharing import is_local
 from greendaphne.processes import child, control, recycling, setup
+from greendaphne.processes.pauses import LAST_PAUSE, Pauses
 from tests.soak.load import wait_until
 from tests.soak.managers import children, running
 from tests.support.processes import APPLICATION, SERVES, command, master, write
@@ -287,15 +289,17 @@ def test_workers_that_die_again_and_again_are_started_with_pauses(tmp_path: Path
 
 
 def test_pauses_grow_up_to_a_bound() -> None:
-    from greendaphne.processes.master import LAST_PAUSE, Master
-
-    watched = Master([], 1, [], 30)
-    pauses = []
+    pauses = Pauses()
+    found = []
     for _ in range(8):
-        watched._next_start = 0
-        watched._pause()
-        pauses.append(round(watched._next_start - watched._last_failure))
-    assert pauses == [1, 2, 4, 8, 16, 30, 30, LAST_PAUSE]
+        pauses.until = 0
+        pauses.add()
+        found.append(round(pauses.until - time.monotonic()))
+    assert found == [1, 2, 4, 8, 16, 30, 30, LAST_PAUSE]
+    pauses.end()
+    assert pauses.until == 0
+    pauses.add()
+    assert round(pauses.until - time.monotonic()) == 1
 
 
 @pytest.mark.parametrize("layer", ["memory", "other"])

@@ -52,7 +52,7 @@ def pages() -> Pages:
 def server(pages: Pages) -> Iterator[RunningServer]:
     with serve(health_path="/health", server_name="here", http2_cleartext=True, action_logger=pages.log) as running:
         connections: Any = running.server._connections
-        own: LocalPages = connections._exchange._handler
+        own: LocalPages = connections.exchange._handler
         own.add(b"/echo", pages.echo)
         own.add(b"/quiet", pages.echo, reported=False)
         own.add(b"/broken", pages.broken)
@@ -138,7 +138,7 @@ def test_nobody_hears_of_a_client_that_left(server: RunningServer, pages: Pages)
         return page(b"x" * 10_000_000)
 
     connections: Any = server.server._connections
-    own: LocalPages = connections._exchange._handler
+    own: LocalPages = connections.exchange._handler
     own.add(b"/slow", slow, reported=False)
     with server.connect() as leaving:
         leaving.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -195,5 +195,5 @@ def test_nothing_behind_the_pages() -> None:
     with serve() as plain, plain.connect() as client:
         # Without any page there is nothing in between.
         connections: Any = plain.server._connections
-        assert not isinstance(connections._exchange._handler, LocalPages)
+        assert not isinstance(connections.exchange._handler, LocalPages)
         open_websocket(plain, client)

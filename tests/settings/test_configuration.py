@@ -526,6 +526,22 @@ def test_checking_what_is_good(project: Path) -> None:
     assert not (project / "a.log").exists()
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_check_that_takes_long_leaves_no_access_log(project: Path, wrong: bool) -> None:
+    """Its file is looked for each second, and made again where it was removed."""
+    (project / "slow.py").write_text(
+        "from greendaphne.layers.memory import MemoryChannelLayer\n"
+        "from greendaphne.logs import sink\n"
+        "sink.WATCH_INTERVAL = 0.0\n"
+        "for each in list(sink._sinks):\n"
+        "    each._watch_at = 0.0\n"
+        f"{'wrong_layer' if wrong else 'channel_layer'} = MemoryChannelLayer()\n"
+    )
+    result = run(project, "--check-config", "--access-log=a.log", "slow:channel_layer")
+    assert result.returncode == int(wrong), result.stderr
+    assert not (project / "a.log").exists()
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "message"),
     [

@@ -1,7 +1,7 @@
 """Channels' own worker inside the server's process, for a layer that Channels 1 configured.
 
 The worker runs the project's routing, as ``manage.py runworker`` does it, in a greenlet, or in a native thread where the process is not
-patched.  Between the worker and its layer stands :class:`_WorkerLayer`, so that its waits can be ended and no message ends the worker.
+patched.  The worker gets a :class:`_WorkerLayer` instead of its layer, so that its waits can be ended and no message ends the worker.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EMPTY_PAUSE = 0.001
 
 
 def channels_worker(layer: Any) -> Callable[[], Runner] | None:
-    """What makes workers for a layer of Channels; ``None`` for any other."""
+    """Return the function that makes workers for a layer of Channels; ``None`` for any other layer."""
     asgi = sys.modules.get("channels.asgi")
     if asgi is None:
         return None
@@ -43,7 +43,7 @@ def channels_worker(layer: Any) -> Callable[[], Runner] | None:
 
 
 def _add_default_routes(wrapper: Any) -> None:
-    """What ``runworker`` adds: Django's views, and its static files where ``runserver`` would serve them."""
+    """Add the routes that ``runworker`` adds: Django's views, and its static files where ``runserver`` would serve them."""
     from channels.staticfiles import StaticFilesConsumer
     from django.apps import apps
     from django.conf import settings
@@ -53,7 +53,7 @@ def _add_default_routes(wrapper: Any) -> None:
 
 
 class _FirstOnly(logging.Filter):
-    """Lets the line about the channels that a worker of Channels listens on pass once."""
+    """Passes the line with the channels of a worker of Channels once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class _FirstOnly(logging.Filter):
 
 
 class _ChannelsWorkers:
-    """Makes workers of Channels and sends its signals as ``runworker`` does: for the process once, for each worker when it is ready."""
+    """Makes workers of Channels, and sends its signals as ``runworker`` does: one for the process, one for each worker that is ready."""
 
     def __init__(self, wrapper: Any) -> None:
         self._wrapper = wrapper
@@ -93,9 +93,9 @@ class _ChannelsWorkers:
 class _WorkerLayer:
     """The layer of one worker of Channels: its wait can be ended, no message ends the worker, and other greenlets always run.
 
-    It drops what is no message, and tells a client at once that its consumer failed.  Channels collects a request's body in a loop of
-    blocking receives without a pause: where the layer's own returns at once, it would keep the server, which sends that body, from ever
-    running.
+    It drops values that are no messages, and tells a client at once that its consumer failed.  Channels collects a request's body in a loop
+    of blocking receives without a pause.  If the layer's own receive returned at once, that loop would keep the server, which sends the
+    body, from running.
     """
 
     def __init__(self, wrapper: Any, cooperative: bool) -> None:
@@ -105,16 +105,16 @@ class _WorkerLayer:
         self._wake = Wake()
         self._tally = tally_of(wrapper)
         self._unreadable = 0
-        #: Waits in layers of others, whose waits no exception may cut off.
+        #: Waits in layers whose waits no exception may cut off.
         self._reader: Reader | None = None
-        #: What Channels' worker asks for the consumer of a message.
+        #: Finds the consumer of a message, for Channels' worker.
         self.router = _CheckedRouter(wrapper.router, self._tally)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wrapper, name)
 
     def receive_many(self, channels: Iterable[str], block: bool = False) -> tuple[str | None, dict[str, Any] | None]:
-        """Receive as the layer does; ``(None, None)`` for what is no message.
+        """Receive as the layer does; ``(None, None)`` for a value that is no message.
 
         An empty return of a blocking receive takes at least :data:`EMPTY_PAUSE`.
         """
@@ -155,11 +155,11 @@ class _WorkerLayer:
         return self._wrapper.receive_many(channels, block=True)
 
     def end_waits(self) -> None:
-        """Have the wait for the next message return; from any thread."""
+        """End the wait for the next message; called from any thread."""
         self._wake.set()
 
     def close(self, worker: Any) -> None:
-        """Settle what ``worker`` had taken: its last message is handled where it ended by itself, and goes back where it failed."""
+        """Settle the last message of ``worker``: it is acknowledged after an orderly end, and goes back to the layer after a failure."""
         if self._capabilities.acknowledges:
             if worker.termed and not worker.failed:
                 self._wrapper.acknowledge()
@@ -171,14 +171,14 @@ class _WorkerLayer:
 
 
 def _content_fault(content: dict[str, Any]) -> str | None:
-    """What Channels' worker cannot do with ``content`` outside of the consumer, whose errors it catches."""
+    """Why Channels' worker would fail on ``content`` outside of the consumer, whose errors it catches; ``None`` if it would not."""
     if not isinstance(content.get("reply_channel"), str | bytes | None):
         return "its reply_channel is no name"
     return None if isinstance(content.get("__retries__", 0), int) else "its __retries__ is no number"
 
 
 class _CheckedRouter:
-    """A project's routing, whose consumers tell a client that they failed."""
+    """A project's routing; each consumer that fails tells its client so."""
 
     def __init__(self, router: Any, tally: Tally) -> None:
         self._router = router
@@ -188,7 +188,7 @@ class _CheckedRouter:
         return getattr(self._router, name)
 
     def match(self, message: Any) -> tuple[Callable[..., object], dict[str, Any]] | None:
-        """The consumer of ``message`` and its arguments; ``None`` where there is none or the message cannot be looked at."""
+        """The consumer of ``message`` and its arguments; ``None`` if there is none or the routing raised an exception."""
         try:
             match = self._router.match(message)
         except Exception as error:  # noqa: BLE001 - a filter on a value of another type, whatever it raises
@@ -201,7 +201,7 @@ class _CheckedRouter:
 
 
 def _answering(consumer: Callable[..., object]) -> Callable[..., object]:
-    """``consumer`` of ``http.request``, whose client is answered with 500, or cut off within a response, where it raises."""
+    """``consumer`` of ``http.request``; if it raises, its client gets 500, or the connection ends if a response has begun."""
     from channels.exceptions import ChannelSocketException, ConsumeLater, DenyConnection
 
     @wraps(consumer, assigned=[name for name in WRAPPER_ASSIGNMENTS if hasattr(consumer, name)], updated=())
@@ -211,7 +211,7 @@ def _answering(consumer: Callable[..., object]) -> Callable[..., object]:
         except (ChannelSocketException, ConsumeLater, DenyConnection):
             raise
         except BaseException:
-            # In its turn behind what the consumer has sent: Channels holds that back until the consumer has ended.
+            # After the messages of the consumer, which Channels holds back until the consumer has ended.
             message.reply_channel.send(FAILED)
             raise
 
@@ -264,7 +264,7 @@ class _ChannelsThread:
 
 
 def _run_to_the_end(worker: Any, layer: _WorkerLayer) -> None:
-    """Run ``worker``, then settle what it had taken."""
+    """Run ``worker``, then settle its last message."""
     worker.failed = True
     try:
         worker.run()

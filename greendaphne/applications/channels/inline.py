@@ -1,13 +1,13 @@
 """Workers inside the server's process, for ``--inline-workers``: one command serves a whole site.
 
-What a worker runs is found by the channel layer.  A layer that Channels 1 configured is served by Channels' own worker with the project's
-routing, as ``manage.py runworker`` does it.  Any other layer names its consumers itself, in an attribute ``routes``::
+The channel layer decides what a worker runs.  A layer that Channels 1 configured gets Channels' own worker with the project's
+routing, as from ``manage.py runworker``.  Any other layer names its consumers itself, in an attribute ``routes``::
 
     channel_layer = MemoryChannelLayer()
     channel_layer.routes = {"http.request": hello}
 
-Each worker lives in a greenlet that starts it again, after a pause, should it ever die.  No process is started and no signal handler
-installed.
+A greenlet runs each worker, and starts it again after a pause where it ends by itself.  The module starts no process and installs no signal
+handler.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from .runner import Runner
 
 logger = logging.getLogger("greendaphne.worker")
 
-#: Seconds before a worker that died is started again: the first, and the most it doubles to.
+#: Seconds before a worker that ended by itself is started again: the first pause, and the maximum to which it doubles.
 FIRST_PAUSE = 0.1
 LAST_PAUSE = 10.0
-#: A worker that ran for this number of seconds was well; its next death counts as the first.
+#: After a run of at least this number of seconds, the next end of the worker counts as the first.
 WELL_AFTER = 60.0
-#: Seconds that a worker which has died has to run before it counts as up.
+#: Seconds that a worker has to run before it counts as up, after one that ended by itself.
 SETTLED = 1.0
-#: Seconds for which :func:`stop_workers` lets messages in process finish, unless it is told otherwise: longer than asgi_redis waits for a
-#: message, since such a wait can only end by itself.
+#: Seconds that :func:`stop_workers` gives to messages in process by default: longer than asgi_redis waits for a message, since nothing
+#: ends such a wait.
 STOP_TIMEOUT = 6.0
-#: Seconds for a worker that was killed to end; one that does not is left behind.
+#: Seconds to wait for the end of a worker that was killed.
 KILL_TIMEOUT = 1.0
 
 
@@ -47,8 +47,8 @@ class InlineWorker(gevent.Greenlet):  # type: ignore[type-arg]  # only generic i
     """Runs a worker and starts it again whenever it ends by itself.
 
     :param name: for the log.
-    :param make: makes the worker of the next life.
-    :param on_end: called in a greenlet of its own, with this worker, where this greenlet ends though it was not stopped.
+    :param make: makes the next worker.
+    :param on_end: called in a new greenlet, with this worker, when this greenlet was killed instead of stopped.
     """
 
     def __init__(self, name: str, make: Callable[[], Runner], on_end: Callable[[InlineWorker], None] | None = None) -> None:
@@ -59,14 +59,14 @@ class InlineWorker(gevent.Greenlet):  # type: ignore[type-arg]  # only generic i
         self._make = make
         self._runner: Runner | None = None
         self._stopping = Event()
-        self._born = 0.0
-        #: How many times its worker has died.
+        self._began = 0.0
+        #: The number of times that its worker ended by itself.
         self.deaths = 0
 
     @property
     def up(self) -> bool:
-        """Whether its worker runs; one that has died counts after :data:`SETTLED` seconds of its next life."""
-        return self._runner is not None and (not self.deaths or time.monotonic() - self._born >= SETTLED)
+        """Whether its worker runs; after an end by itself, the next worker counts after :data:`SETTLED` seconds."""
+        return self._runner is not None and (not self.deaths or time.monotonic() - self._began >= SETTLED)
 
     def _ended(self, greenlet: object) -> None:
         if self.on_end is not None and not self._stopping.is_set():
@@ -81,7 +81,7 @@ class InlineWorker(gevent.Greenlet):  # type: ignore[type-arg]  # only generic i
     def _run(self) -> None:
         pause = FIRST_PAUSE
         while not self._stopping.is_set():
-            started = self._born = time.monotonic()
+            started = self._began = time.monotonic()
             try:
                 self._runner = self._make()
                 self._runner.run()
@@ -105,14 +105,14 @@ class InlineWorkers:
     """The workers of one server.
 
     :param layer: the raw channel layer, or the wrapper that Channels has around it.
-    :param number: how many there are to be.
+    :param number: the number of workers.
     """
 
     def __init__(self, layer: Any, number: int) -> None:
         self._layer = layer
         self.number = number
         self._workers: list[gevent.Greenlet[..., None]] = []
-        # Whether they take nothing any more because other processes serve on.
+        # Whether retire() was called, because other processes continue to serve.
         self._retired = False
 
     def start(self) -> None:
@@ -120,12 +120,12 @@ class InlineWorkers:
         self._workers = start_workers(self._layer, self.number)
 
     def retire(self) -> None:
-        """Have them take no further message; they finish those that they have.  Does not wait."""
+        """Make them finish the messages that they have, and take no further ones.  Does not wait."""
         retire_workers(self._workers)
         self._retired = bool(self._workers)
 
     def resume(self) -> None:
-        """Have as many new ones take messages, where those before were retired."""
+        """Start as many new workers, if :meth:`retire` was called."""
         if self._retired:
             self._retired = False
             self._workers += start_workers(self._layer, self.number)
@@ -135,7 +135,7 @@ class InlineWorkers:
         gevent.killall(self._workers, block=False)
 
     def stop(self, timeout: float) -> None:
-        """Let them finish the messages that they have, for ``timeout`` seconds at most."""
+        """Wait at most ``timeout`` seconds for the messages that they have, then kill them."""
         self._retired = False
         stop_workers(self._workers, timeout)
         self._workers = []
@@ -150,7 +150,7 @@ def start_workers(layer: Any, n: int, application: object = None) -> list[gevent
 
     :param layer: the raw channel layer, or the wrapper that Channels has around it.
     :param application: where ``routes`` is looked for if the layer has none, such as the module that the layer comes from.
-    :raises ConfigurationError: neither Channels nor ``routes`` says what to run.
+    :raises ConfigurationError: when neither Channels nor ``routes`` names consumers.
     """
     make = _runner(layer, n, application)
     workers: list[gevent.Greenlet[..., None]] = []
@@ -162,7 +162,7 @@ def start_workers(layer: Any, n: int, application: object = None) -> list[gevent
 
 
 def _replace(workers: list[gevent.Greenlet[..., None]], make: Callable[[], Runner], ended: InlineWorker) -> None:
-    """Put another in the place of a worker whose greenlet has ended though it was not stopped: it was killed."""
+    """Replace a worker whose greenlet was killed."""
     logger.error("Inline worker %s was killed; another takes its place in %g s", ended.name_in_log, FIRST_PAUSE)
     worker = InlineWorker(ended.name_in_log, make, ended.on_end)
     worker.deaths = ended.deaths + 1
@@ -177,9 +177,9 @@ def all_down(workers: Iterable[gevent.Greenlet[..., None]]) -> bool:
 
 
 def check_workers(layer: Any, n: int) -> None:
-    """Find out whether :func:`start_workers` could start ``n`` workers.
+    """Check whether :func:`start_workers` could start ``n`` workers.
 
-    :raises ConfigurationError: as it would.
+    :raises ConfigurationError: if not.
     """
     _runner(layer, n, None)
 
@@ -197,14 +197,14 @@ def _runner(layer: Any, n: int, application: object) -> Callable[[], Runner]:
 
 
 def retire_workers(workers: Iterable[gevent.Greenlet[..., None]]) -> None:
-    """Have what :func:`start_workers` returned take no further message and end after those in process; returns at once."""
+    """Make workers of :func:`start_workers` end after the messages in process; returns at once."""
     for worker in workers:
         if isinstance(worker, InlineWorker):
             worker.stop()
 
 
 def stop_workers(workers: Iterable[gevent.Greenlet[..., None]], timeout: float = STOP_TIMEOUT) -> None:
-    """Stop what :func:`start_workers` returned; after ``timeout`` seconds kill what is left."""
+    """Stop workers of :func:`start_workers`, and kill those that run after ``timeout`` seconds."""
     workers = list(workers)
     retire_workers(workers)
     gevent.joinall(workers, timeout=timeout)

@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Runner(Protocol):
-    """One life of a worker."""
+    """A worker from its start to its end."""
 
     def run(self) -> object:
-        """Work until stopped; raises what ends it otherwise."""
+        """Work until stopped; an exception ends it too."""
 
     def stop(self) -> object:
-        """Make :meth:`run` return soon, without cutting a message off."""
+        """Make :meth:`run` return after the message in process."""

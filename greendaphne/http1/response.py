@@ -34,6 +34,8 @@ _CAPITALS = {
 _REMEMBERED_NAMES = 1024
 #: Field lines remembered, and the longest value among them; forgotten all together when there are too many.
 _REMEMBERED_LINES, _REMEMBERED_VALUE = 2048, 128
+#: Whole heads remembered, the most fields in one of them, and its bytes; forgotten all together when there are too many.
+_REMEMBERED_HEADS, _REMEMBERED_FIELDS, _REMEMBERED_SIZE = 64, 16, 1024
 
 # Connection-specific fields belong to the server: it alone knows how the message is framed (RFC 9110 section 7.6.1).
 _CONNECTION = b"connection"
@@ -45,6 +47,8 @@ _names: dict[bytes, tuple[bytes, bytes]] = {}
 _status_lines: dict[tuple[int, str], bytes] = {}
 # Whole field lines, checked: most responses of an application have most of their fields in common.
 _lines: dict[tuple[bytes, bytes], bytes] = {}
+# Whole heads by their date and all that they are made from.
+_heads: dict[tuple[object, ...], Head] = {}
 
 
 class Head(NamedTuple):
@@ -118,6 +122,24 @@ def build_head(method: str, http_version: str, status: int, headers: Headers, cl
     :param reason: the reason phrase, where it is not the usual one.
     :raises ResponseError: for a head that must not be sent.
     """
+    date = http_date()
+    key = None
+    if len(headers) <= _REMEMBERED_FIELDS:
+        key = (date, status, method == "HEAD", http_version, close, reason, *headers)
+        try:
+            if (head := _heads.get(key)) is not None:
+                return head
+        except TypeError:  # fields or bytes of a type that can change
+            key = None
+    head = _build_head(method, http_version, status, headers, close, reason, date)
+    if key is not None and len(head.data) <= _REMEMBERED_SIZE:
+        if len(_heads) >= _REMEMBERED_HEADS:
+            _heads.clear()
+        _heads[key] = head
+    return head
+
+
+def _build_head(method: str, http_version: str, status: int, headers: Headers, close: bool, reason: str | None, date: bytes) -> Head:
     lines = [_status_line(status, http_version, reason), b"", b""]
     length: bytes | None = None
     dated = False
@@ -173,5 +195,5 @@ def build_head(method: str, http_version: str, status: int, headers: Headers, cl
         close = True
     if close and http_version == "1.1":
         lines[1] = b"Connection: close\r\n"
-    lines.append(b"\r\n" if dated else b"Date: " + http_date() + b"\r\n\r\n")
+    lines.append(b"\r\n" if dated else b"Date: " + date + b"\r\n\r\n")
     return _new_head((b"".join(lines), framing, int(length) if framing == LENGTH and length is not None else 0, close))

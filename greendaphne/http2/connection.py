@@ -347,7 +347,7 @@ class Http2Connection:
 
     def _serve_stream(self, stream: Http2Stream, error: HTTPError | None) -> None:
         try:
-            if stream.gone(half_closed=False):
+            if stream.lost:
                 return
             if error is None:
                 self._serve(stream)

@@ -143,7 +143,7 @@ class Engine(ControlFrames):
                 if end - start < length:
                     break
                 position = start + length
-                payload = bytes(source[start:position])
+                payload = data[start:position] if source is data else bytes(source[start:position])
                 stream_id &= MAX_WINDOW
                 if self._section is not None or kind == CONTINUATION:
                     self._receive_continuation(kind, flags, stream_id, payload)

@@ -8,6 +8,8 @@ h2's own validation is switched off, so every rule about fields is here and nowh
 from __future__ import annotations
 
 import re
+from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 from ..config import Limits
@@ -45,13 +47,15 @@ class Head(NamedTuple):
 
     def again(self) -> Head:
         """The same head with a list of fields of its own, which whatever serves the request may change."""
-        request = self.request
+        request, expect_continue, priority = self
         method, target, path, query, version, headers, length, upgrade, connection, root_path = request
-        return Head(
-            Request(method, target, path, query, version, headers[:], length, upgrade, connection, root_path),
-            self.expect_continue,
-            self.priority,
-        )
+        request = _new_request((method, target, path, query, version, headers[:], length, upgrade, connection, root_path))
+        return _new_head((request, expect_continue, priority))
+
+
+# Without a named tuple's own constructor, which is a function of Python.
+_new_head = partial(tuple.__new__, Head)
+_new_request = partial(tuple.__new__, Request)
 
 
 def valid_field(name: bytes, value: bytes) -> bool:
@@ -236,8 +240,14 @@ def _status_field(status: int) -> Field:
     return field
 
 
+# Heads of responses, by their date, status, whether they answer HEAD, and fields; forgotten all together when there are too many.
+_heads: dict[tuple[object, ...], ResponseHead] = {}
+#: Heads remembered, the most fields in one of them, and their bytes.
+_REMEMBERED_HEADS, _REMEMBERED_FIELDS, _REMEMBERED_SIZE = 64, 16, 1024
+
+
 def build_response(method: str, status: int, headers: Headers) -> ResponseHead:
-    """Check a final response's head.
+    """Check a final response's head; the same object for the same response within one second, which encoders know by it.
 
     Names become lower-case, blanks around values and connection-specific fields are left out, ``date`` is added where the application gave
     none.
@@ -245,6 +255,24 @@ def build_response(method: str, status: int, headers: Headers) -> ResponseHead:
     :param method: the request's; a response to HEAD has no content.
     :raises ResponseError: for a head that must not be sent.
     """
+    date = http_date()
+    key = None
+    if len(headers) <= _REMEMBERED_FIELDS:
+        key = (date, status, method == "HEAD", *headers)
+        try:
+            if (head := _heads.get(key)) is not None:
+                return head
+        except TypeError:  # fields or bytes of a type that can change
+            key = None
+    head = _build_response(method, status, headers, date)
+    if key is not None and sum(map(len, chain.from_iterable(head.fields))) <= _REMEMBERED_SIZE:
+        if len(_heads) >= _REMEMBERED_HEADS:
+            _heads.clear()
+        _heads[key] = head
+    return head
+
+
+def _build_response(method: str, status: int, headers: Headers, date: bytes) -> ResponseHead:
     fields = [_statuses.get(status) or _status_field(status)]
     append = fields.append
     length: bytes | None = None
@@ -273,7 +301,7 @@ def build_response(method: str, status: int, headers: Headers) -> ResponseHead:
                 priority = value
         append((lower, value))
     if not dated:
-        append((b"date", http_date()))
+        append((b"date", date))
     no_body = method == "HEAD" or status == 204 or status == 304
     return ResponseHead(fields, int(length) if length is not None and not no_body else None, no_body, priority)
 

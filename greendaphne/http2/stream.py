@@ -159,13 +159,9 @@ class Http2Stream(Outbound):
             and not trailers
             and not self._no_body
             and (self._left is None or self._left == len(data))
-            and self._connection.writer.send_response(self, head.fields, data)
+            and self._connection.writer.send_response(self, head.fields, data, alone=self._connection.serving == 1)
         ):
             # Most responses: there is room for the whole.
-            if self._connection.serving == 1:
-                self._connection.writer.push()
-            else:
-                self._connection.writer.wake()
             self._head = None
             self.sent = len(data)
             self._left = 0
@@ -371,7 +367,8 @@ class Http2Stream(Outbound):
     def cancel(self) -> None:
         """The peer wants no answer any more: release everything, and tell the greenlets that wait on the stream."""
         self.lost = True
-        self._connection.writer.discard(self)
+        if self.scheduled or self.queued:
+            self._connection.writer.discard(self)
         inbox = self._inbox
         if inbox is not None:
             inbox.release()

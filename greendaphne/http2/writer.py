@@ -151,10 +151,12 @@ class Writer:
         for callback in rooms:
             callback()
 
-    def send_response(self, stream: Outbound, fields: list[Field], data: bytes) -> bool:
+    def send_response(self, stream: Outbound, fields: list[Field], data: bytes, *, alone: bool) -> bool:
         """Put a whole response into the engine's buffer, if there is room for it and no other response waits; returns whether it did.
 
-        The caller has the buffer sent, by :meth:`push` or :meth:`wake`.
+        The buffer is sent by this call if possible for a stream that is ``alone``, otherwise together with other responses.
+
+        :param alone: whether the connection serves no other stream.
         """
         engine = self._engine
         size = len(data)
@@ -166,6 +168,10 @@ class Writer:
         ):
             return False
         engine.send_response(stream, fields, data)
+        if alone:
+            self.push()
+        elif not self._running:
+            self.wake()
         return True
 
     def send(self, stream: Outbound, data: bytes, *, end_stream: bool) -> bool:

@@ -125,7 +125,11 @@ class ChannelStore:
             channel.refused += 1
             return False
         queue.append((now, full_name, message, weight))
-        self._ledger.add(weight)
+        # As Ledger.add(), without the call.
+        ledger = self._ledger
+        ledger.held = held = ledger.held + weight
+        if held > ledger.high:
+            ledger.out_of_range()
         channel.sent += 1
         if channel.waiters:
             self._wake(channel)
@@ -195,9 +199,12 @@ class ChannelStore:
                 continue
             queue = channel.queue
             while queue:
-                # As in _pop().
+                # As in _pop() and Ledger.add().
                 sent, full_name, message, weight = queue.popleft()
-                self._ledger.add(-weight)
+                ledger = self._ledger
+                ledger.held = held = ledger.held - weight
+                if held < ledger.low:
+                    ledger.out_of_range()
                 if sent >= oldest:
                     return [(full_name, message)]
                 self._groups.expel(full_name)

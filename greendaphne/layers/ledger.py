@@ -15,6 +15,8 @@ OVERHEAD: Final = 512
 SMALL: Final = 64 * 1024
 #: Bytes by which the allowance may be behind: it is told of more only, so that small messages cost one comparison.
 _STEP: Final = 64 * 1024
+#: All keys of the messages that tell that a client left.
+_NO_CONTENT: Final = frozenset(("reply_channel", "path", "code", "order"))
 
 
 def message_weight(message: Any) -> int:
@@ -26,6 +28,8 @@ def message_weight(message: Any) -> int:
         return OVERHEAD
     content = message.get("body")
     if not content:
+        if _NO_CONTENT.issuperset(message):
+            return OVERHEAD
         content = message.get("content") or message.get("text") or message.get("bytes")
         if not content:
             return OVERHEAD
@@ -39,16 +43,16 @@ class Ledger:
     allowance is told of the difference by the calls that come from its hub.
     """
 
-    __slots__ = ("_allowance", "_high", "_hub", "_low", "_told", "held")
+    __slots__ = ("_allowance", "_hub", "_told", "held", "high", "low")
 
     def __init__(self) -> None:
         #: Bytes that wait.
         self.held = 0
         self._allowance: Allowance | None = None
         self._hub: Any = None
-        # The allowance is told once ``held`` leaves this range.  The first number is never told to any.
-        self._low = float("-inf")
-        self._high = float("inf")
+        #: The allowance is told once :attr:`held` leaves this range.  The first number is never told to any.
+        self.low = float("-inf")
+        self.high = float("inf")
         self._told = 0
 
     def count_in(self, allowance: Allowance | None) -> None:
@@ -59,7 +63,7 @@ class Ledger:
         self._told = 0
         if allowance is None:
             self._hub = None
-            self._low, self._high = float("-inf"), float("inf")
+            self.low, self.high = float("-inf"), float("inf")
         else:
             self._hub = get_hub()
             self._tell()
@@ -67,7 +71,12 @@ class Ledger:
     def add(self, n: int) -> None:
         """``n`` bytes more wait, or fewer; with the layer's lock."""
         self.held = held = self.held + n
-        if not self._low <= held <= self._high and get_hub_if_exists() is self._hub:
+        if not self.low <= held <= self.high:
+            self.out_of_range()
+
+    def out_of_range(self) -> None:
+        """:attr:`held` is below :attr:`low` or above :attr:`high`; for callers that change it themselves, with the layer's lock."""
+        if get_hub_if_exists() is self._hub:
             self._tell()
 
     def _tell(self) -> None:
@@ -76,7 +85,7 @@ class Ledger:
         held = self.held
         change = held - self._told
         self._told = held
-        self._low, self._high = held - _STEP, held + _STEP
+        self.low, self.high = held - _STEP, held + _STEP
         if change < 0:
             allowance.give(-change)
         else:

@@ -60,10 +60,11 @@ class Exchange:
         answer: HTTPError | None = None
         refused = False
         try:
-            request = self._policy.admit(stream)
-            if request.upgrade == b"websocket":
-                self._sessions.serve(stream, request, self._handler.websocket)
+            if stream.request.upgrade == b"websocket":
+                # This frame must not keep the request in memory while the WebSocket is open.
+                self._sessions.serve(stream, self._policy.admit, self._handler.websocket)
                 return
+            request = self._policy.admit(stream)
             self._handler.http(request, stream)
         except Unreported:
             return

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Final
 from urllib.parse import unquote
 
@@ -15,6 +16,11 @@ from ..core.message import ConnectionInfo, Headers, Request, Stream, body_too_la
 #: daphne's field for the mount point; never passed on to the application.
 _ROOT_PATH: Final = b"daphne-root-path"
 _LOCAL: Final = AddressList(LOCAL)
+#: Field names remembered as those that applications may see, and the longest: a client that makes names up pays for each.
+_REMEMBERED_NAMES: Final = 1024
+_REMEMBERED_LENGTH: Final = 64
+_plain_names: set[bytes] = set()
+_name_of = itemgetter(0)
 
 
 class RequestPolicy:
@@ -68,9 +74,12 @@ class RequestPolicy:
                 raise body_too_large()
         if self.extra_headers and request.upgrade != b"websocket":
             stream.extra_headers = self.extra_headers
-        for name, _ in request.headers:
-            if b"_" in name or name == _ROOT_PATH:
-                return self._cleaned(request, connection)
+        if not _plain_names.issuperset(map(_name_of, request.headers)):
+            for name, _ in request.headers:
+                if b"_" in name or name == _ROOT_PATH:
+                    return self._cleaned(request, connection)
+                if len(_plain_names) < _REMEMBERED_NAMES and len(name) <= _REMEMBERED_LENGTH:
+                    _plain_names.add(name)
         return request._replace(root_path=self._root_path) if self._root_path else request
 
     def _cleaned(self, request: Request, connection: ConnectionInfo) -> Request:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from math import inf
 from time import monotonic
 from typing import Any, Final
 
@@ -259,19 +260,14 @@ class Session:
         """
         websocket = self.websocket
         try:
+            until = inf if timeout is None else monotonic() + timeout
             while True:
                 deadline = self._deadline
-                if deadline is None:
-                    return websocket.receive(timeout)
-                now = monotonic()
-                left = max(deadline - now, 0)
-                if timeout is not None and timeout < left:
-                    return websocket.receive(timeout)
+                if deadline is None or until < deadline:
+                    return websocket.receive_until(until)
                 try:
-                    return websocket.receive(left)
+                    return websocket.receive_until(deadline)
                 except TimeoutError:
-                    if timeout is not None:
-                        timeout = max(timeout - left, 0)
                     self._deadline = None
                     logger.info(
                         "WebSocket %s closed after %g seconds, its maximum lifetime", self.name, self._sessions.timeouts.websocket_lifetime
@@ -363,11 +359,13 @@ class Sessions:
         self.kept_fields = frozenset() if observer is None else frozenset(observer.websocket_fields)
         self.draining = False
 
-    def serve(self, stream: Stream, request: Request, application: Callable[[Request, Session], None]) -> None:
+    def serve(self, stream: Stream, admit: Callable[[Stream], Request], application: Callable[[Request, Session], None]) -> None:
         """Let ``application`` serve the WebSocket whose opening handshake ``stream`` carries.
 
+        :param admit: returns the request as the application gets it.
         :raises HTTPError: for an invalid opening handshake, and if the application raises it before it accepts.
         """
+        request = admit(stream)
         protocol.load(_pause)
         websocket = self._make(stream)
         try:

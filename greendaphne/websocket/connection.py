@@ -20,7 +20,7 @@ from gevent import Timeout, getcurrent, spawn
 from ..config import Limits, Timeouts
 from ..core import causes
 from ..core.message import ClientDisconnected, Headers, ResponseError, Stream
-from ..core.turns import Turn
+from ..core.turns import LOOK_EVERY, SHORT_READ, Turn
 from . import handshake
 from .alarm import Woken
 from .codes import CloseCode
@@ -166,7 +166,7 @@ class WebSocket(SendingWebSocket):
         self._reader = MessageReader(self._limits, self._deflate is not None, inflater, account)
         account.enter(self)
         self._turn = Turn()
-        self._keepalive.heard()
+        self._keepalive.heard(monotonic())
         self.state = _OPEN
         self._accepted = True
 
@@ -214,12 +214,16 @@ class WebSocket(SendingWebSocket):
         :raises TimeoutError: when they have passed; nothing is lost.
         :raises WebSocketClosed: when the WebSocket is over.
         """
+        return self.receive_until(inf if timeout is None else monotonic() + timeout)
+
+    def receive_until(self, until: float) -> str | bytes:
+        """The same as :meth:`receive`, up to a time on the monotonic clock; ``inf``: as long as it takes."""
         reader = self._reader
         turn = self._turn
         if reader is None or turn is None or self.state is _CLOSED:
             self._refuse()
-        until = inf if timeout is None else monotonic() + timeout
         stream = self.stream
+        keepalive = self._keepalive
         alarm = self._alarm
         # Whether what the stream held when a time limit had passed has been looked at.
         looked = False
@@ -247,7 +251,9 @@ class WebSocket(SendingWebSocket):
             if self._pongs:
                 self._send_pongs()
             now = monotonic()
-            deadline = self._keepalive.deadline
+            if keepalive.fresh and self.state is not _CLOSING:
+                keepalive.heard(now)
+            deadline = keepalive.deadline
             if reader.midway and self.state is _OPEN:
                 if self._message_ends == inf and self._timeouts.websocket_message > 0:
                     self._message_ends = now + self._timeouts.websocket_message
@@ -285,11 +291,11 @@ class WebSocket(SendingWebSocket):
                 self._because(causes.CLIENT_GONE)
                 self._finish(CloseCode.ABNORMAL_CLOSURE)
                 self._refuse()
-            turn.received(len(data))
+            if len(data) < SHORT_READ:
+                turn.left = LOOK_EVERY
             reader.feed(data)
             looked = False
-            if self.state is not _CLOSING:
-                self._keepalive.heard()
+            keepalive.fresh = True
 
     def read_message(self) -> str | bytes:
         """gevent-websocket's name for :meth:`receive`."""

@@ -19,22 +19,25 @@ class Keepalive:
     :param timeouts: ``ping_interval`` and ``ping_timeout`` are used.
     """
 
-    __slots__ = ("_delivery", "_timeouts", "deadline", "pinged")
+    __slots__ = ("_delivery", "_timeouts", "deadline", "fresh", "pinged")
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
         #: When something is to be done if nothing comes in, on the monotonic clock; ``inf`` for never.
         self.deadline = inf
+        #: Whether something has come in since :meth:`heard` was called, which the next wait for the peer does.
+        self.fresh = False
         #: Whether a ping was sent and nothing has come in since.
         self.pinged = False
         # Where the ping may wait in the system's buffer: the byte of the connection at its end, the bytes that the peer has taken of it,
         # and when it last took some.
         self._delivery: tuple[int, int, float] | None = None
 
-    def heard(self) -> None:
+    def heard(self, now: float) -> None:
         """Something came in: the next ping is due when nothing more does."""
+        self.fresh = False
         interval = self._timeouts.ping_interval
-        self.deadline = monotonic() + interval if interval > 0 else inf
+        self.deadline = now + interval if interval > 0 else inf
         self.pinged = False
         self._delivery = None
 

@@ -155,7 +155,7 @@ class SendingWebSocket(CompatibleWebSocket):
         if isinstance(message, str):
             first = _TEXT_FRAME
             try:
-                payload = b"".join(encode_text(message))
+                payload = message.encode() if len(message) <= _JOIN_LIMIT else b"".join(encode_text(message))
             except UnicodeEncodeError:
                 raise ResponseError("the text of a WebSocket message has surrogates") from None
         else:

@@ -215,15 +215,105 @@ def test_many_at_a_time(kept: Greenlets) -> None:
     def work(number: int) -> None:
         variable.set(str(number))
         storage.value = number
+        if number < module.KEPT + 10:
+            begun.append(number)
+            go.wait()
         gevent.sleep(0.001 * (number % 3))
         results.append((storage.value, variable.get()))
 
+    begun: list[int] = []
+    go = Event()
     tasks = [kept.spawn(work, number) for number in range(module.KEPT + 50)]
+    while len(begun) < module.KEPT + 10:
+        gevent.sleep(0)
+    go.set()
     for task in tasks:
         task.join()
     assert sorted(results) == [(number, str(number)) for number in range(module.KEPT + 50)]
     gevent.sleep(0)
     assert len(kept.idle) == module.KEPT
+
+
+@pytest.mark.parametrize("seconds", [20, 0])
+def test_functions_in_a_row_need_no_switch(seconds: float, kept: Greenlets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROW_SECONDS", seconds)
+    seen: list[Any] = []
+
+    def work() -> None:
+        seen.append(id(gevent.getcurrent()))
+
+    number = 2 * module.IN_A_ROW
+    tasks = [kept.spawn(work) for _ in range(number)]
+    # Other callbacks of the hub have their turn when the time is over.
+    kept.hub.loop.run_callback(seen.append, "hub")
+    for task in tasks:
+        task.join()
+    assert seen.index("hub") == (number if seconds else module.IN_A_ROW)
+    seen.remove("hub")
+    assert len(seen) == number
+    assert len(set(seen)) == 1
+
+
+def test_what_a_function_of_a_row_spawns_comes_after_other_callbacks(kept: Greenlets) -> None:
+    order: list[str] = []
+
+    def work() -> None:
+        order.append("first")
+        kept.spawn(order.append, "third").join()
+
+    task = kept.spawn(work)
+    kept.hub.loop.run_callback(order.append, "second")
+    task.join()
+    assert order == ["first", "second", "third"]
+
+
+def test_no_state_is_passed_on_in_a_row(kept: Greenlets) -> None:
+    seen: list[Any] = []
+    ended: list[int] = []
+
+    def work(number: int) -> None:
+        current: Any = gevent.getcurrent()
+        seen.append((id(current), variable.get(), hasattr(storage, "value"), hasattr(current, "note"), ended[:]))
+        variable.set(str(number))
+        storage.value = number
+        current.note = number
+        current.rawlink(lambda _: ended.append(number))
+
+    for task in [kept.spawn(work, number) for number in range(3)]:
+        task.join()
+    (own,) = {one[0] for one in seen}
+    assert seen == [(own, "nothing", False, False, []), (own, "nothing", False, False, [0]), (own, "nothing", False, False, [0, 1])]
+
+
+def test_a_greenlet_that_others_know_ends_its_row(kept: Greenlets) -> None:
+    known: list[Any] = []
+    others: list[Any] = []
+    first = kept.spawn(lambda: known.append(gevent.getcurrent()))
+    second = kept.spawn(lambda: others.append(gevent.getcurrent() in known))
+    first.join()
+    second.join()
+    assert others == [False]
+
+
+def test_a_row_goes_on_while_one_waits_and_after_an_error(kept: Greenlets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept.hub, "handle_error", lambda *args: None)
+    go = Event()
+    order: list[int] = []
+
+    def fail() -> None:
+        raise LookupError
+
+    first = kept.spawn(go.wait)
+    kept.spawn(fail)
+    tasks = [kept.spawn(order.append, number) for number in range(3)]
+    killed = kept.spawn(order.append, 3)
+    killed.kill()
+    tasks[-1].join()
+    killed.join()
+    assert order == [0, 1, 2]
+    assert not done(first)
+    go.set()
+    first.join()
 
 
 @pytest.mark.parametrize("swallow", [False, True])
@@ -299,7 +389,11 @@ def test_joins_that_are_interrupted(kept: Greenlets) -> None:
 
 
 def test_those_not_needed_end(kept: Greenlets) -> None:
-    tasks = [kept.spawn(gevent.sleep, 0) for _ in range(20)]
+    go = Event()
+    tasks = [kept.spawn(go.wait) for _ in range(20)]
+    while kept.tasks:
+        gevent.sleep(0)
+    go.set()
     for task in tasks:
         task.join()
     gevent.sleep(0)

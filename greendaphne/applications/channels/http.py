@@ -163,7 +163,7 @@ class HTTPBridge:
                 text = f"the client reads too slowly, more than {self._limits.reply_queue} bytes wait for it and there is no room on disk"
                 raise ResponseError(text, cause=causes.CLIENT_SLOW) from None
             try:
-                complete = self._reply(stream, message, channel)
+                complete = self._reply(stream, message, channel, debug)
             except MalformedReply as error:
                 # Such a message is as if it had never come, so the time that is left is that of the request.
                 text = str(error)
@@ -177,7 +177,7 @@ class HTTPBridge:
             timeout = self._timeouts.http
             deadline = monotonic() + timeout
 
-    def _reply(self, stream: Stream, message: dict[str, Any], channel: str) -> bool:
+    def _reply(self, stream: Stream, message: dict[str, Any], channel: str, debug: bool) -> bool:
         """Send what one reply says; whether the response is complete."""
         if "request" in message and message.get("status") is None:
             # A server push, which a peer that cannot take it must never notice.
@@ -192,7 +192,7 @@ class HTTPBridge:
             headers = _header_list(message.get("headers") or ())
             # An enumeration's member is a number too, and may be written otherwise.
             stream.start(int(status), headers)
-            if logger.isEnabledFor(logging.DEBUG):
+            if debug:
                 logger.debug("HTTP %s response started for %s", status, channel)
         elif message.get("status") is not None:
             if message.get("abort") is True:

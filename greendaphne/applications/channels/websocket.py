@@ -8,6 +8,7 @@ once for every ``websocket.connect`` that was delivered, on every way out.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -61,6 +62,10 @@ class Leaving(Exception):
         self.cause = cause
 
 
+def _leave(reply_queue: ReplyQueue, cause: str) -> None:
+    reply_queue.fail(Leaving(cause))
+
+
 class WebSocketBridge:
     """Serves WebSockets from the channel layer.
 
@@ -105,7 +110,8 @@ class WebSocketBridge:
         channel = self._router.register(reply_queue)
         session.name = channel
         session.on_end = reply_queue.abandon
-        session.on_leave = lambda cause: reply_queue.fail(Leaving(cause))
+        # Smaller than a function, for as long as the WebSocket is open.
+        session.on_leave = partial(_leave, reply_queue)
         self._sessions.add(session)
         if _http_logger.isEnabledFor(logging.DEBUG):
             # An upgraded request has no reply channel of its own here; daphne's line names one all the same.
@@ -186,7 +192,7 @@ def disconnect_message(channel: str, path: str, order: int = 1, code: int = Clos
 class Conversation:
     """One WebSocket between its connect and its disconnect message."""
 
-    __slots__ = ("_bridge", "_channel", "_losses", "_order", "_path", "_reply_queue", "_session", "_websocket", "_writing")
+    __slots__ = ("_bridge", "_channel", "_debug", "_losses", "_order", "_path", "_reply_queue", "_session", "_websocket", "_writing")
 
     def __init__(self, bridge: WebSocketBridge, session: Session, reply_queue: ReplyQueue, channel: str, path: str) -> None:
         self._bridge = bridge
@@ -198,6 +204,8 @@ class Conversation:
         self._order = 0
         self._losses = bridge.losses
         self._writing = False
+        # Whether messages are logged; looked up once, for all of them.
+        self._debug = logger.isEnabledFor(logging.DEBUG)
 
     def disconnect(self) -> Message:
         """The ``websocket.disconnect`` message."""
@@ -269,7 +277,7 @@ class Conversation:
         """Send one message from the client to the application; closes the WebSocket where that is not possible."""
         bridge = self._bridge
         layer_client = bridge.layer_client
-        if logger.isEnabledFor(logging.DEBUG):
+        if self._debug:
             logger.debug("WebSocket incoming frame on %s", self._channel)
         message = {
             "reply_channel": self._channel,
@@ -336,7 +344,7 @@ class Conversation:
         Called in the greenlet of the router or of the consumer that has sent it, with locks held; never switches and never raises.
         """
         # Most replies consist of nothing else.
-        if self._writing or len(message) != 1 or not self._bridge.writers.may_write() or logger.isEnabledFor(logging.DEBUG):
+        if self._writing or len(message) != 1 or not self._bridge.writers.may_write() or self._debug:
             return False
         data = message.get("text")
         if type(data) is not str:
@@ -413,7 +421,7 @@ class Conversation:
             data = message.get("bytes")
         if data is not None and (data or not skip_empty):
             self._websocket.send(data)
-            if logger.isEnabledFor(logging.DEBUG):
+            if self._debug:
                 logger.debug("Sent WebSocket packet to client for %s", self._channel)
         close = message.get("close")
         if close:

@@ -26,6 +26,8 @@ from greenlet import getcurrent, greenlet
 
 #: The maximum number of greenlets that one :class:`Greenlets` keeps.  A kept greenlet holds about 20 KiB.
 KEPT: Final = 256
+#: The number of greenlets that stay after a peak.
+FEW: Final = 8
 #: Seconds between two checks for greenlets that were idle all the time since the last check; half of these end.
 TRIM_INTERVAL: Final = 10.0
 
@@ -266,9 +268,16 @@ class Greenlets:
         return _Worker(self)
 
     def _trim(self) -> None:
+        self._shrink((self._fewest + 1) // 2)
+
+    def shrink(self) -> None:
+        """End all idle greenlets but :data:`FEW`; called from the hub, after a peak."""
+        self._shrink(max(len(self.idle) - FEW, 0))
+
+    def _shrink(self, number: int) -> None:
         idle = self.idle
-        surplus = idle[: (self._fewest + 1) // 2]
-        del idle[: len(surplus)]
+        surplus = idle[:number]
+        del idle[:number]
         self._fewest = len(idle)
         for worker in surplus:
             # In the hub, which is their parent.
@@ -301,6 +310,13 @@ def enter() -> Greenlets:
         greenlets = _shared[hub] = Greenlets()
     greenlets._users += 1
     return greenlets
+
+
+def shrink() -> None:
+    """End most idle greenlets of the calling thread's hub; called from the hub, after a peak."""
+    greenlets = _shared.get(get_hub())
+    if greenlets is not None:
+        greenlets.shrink()
 
 
 def leave(greenlets: Greenlets) -> None:

@@ -299,6 +299,9 @@ class Worker:
                         self._tally.bad_message(next(iter(self.routes)), reason)
                     else:
                         self._handle(*item)
+                # The next wait must not keep the message, whose body may be large.
+                item = None
+                del batch
                 if acknowledges:
                     # The next receive passes this on to Redis.
                     self.layer.acknowledge()

@@ -29,6 +29,8 @@ from greenlet import getcurrent, greenlet
 
 #: The maximum number of greenlets that one :class:`Greenlets` keeps.  A kept greenlet holds about 20 KiB.
 KEPT: Final = 256
+#: The number of greenlets that stay after a peak.
+FEW: Final = 8
 #: Functions that begin in a row before the clock is read, and the seconds after which the hub goes on with its other callbacks.
 IN_A_ROW: Final = 16
 ROW_SECONDS: Final = 0.005
@@ -314,9 +316,16 @@ class Greenlets:
         return _Worker(self)
 
     def _trim(self) -> None:
+        self._shrink((self._fewest + 1) // 2)
+
+    def shrink(self) -> None:
+        """End all idle greenlets but :data:`FEW`; called from the hub, after a peak."""
+        self._shrink(max(len(self.idle) - FEW, 0))
+
+    def _shrink(self, number: int) -> None:
         idle = self.idle
-        surplus = idle[: (self._fewest + 1) // 2]
-        del idle[: len(surplus)]
+        surplus = idle[:number]
+        del idle[:number]
         self._fewest = len(idle)
         for worker in surplus:
             # In the hub, which is their parent.
@@ -349,6 +358,13 @@ def enter() -> Greenlets:
         greenlets = _shared[hub] = Greenlets()
     greenlets._users += 1
     return greenlets
+
+
+def shrink() -> None:
+    """End most idle greenlets of the calling thread's hub; called from the hub, after a peak."""
+    greenlets = _shared.get(get_hub())
+    if greenlets is not None:
+        greenlets.shrink()
 
 
 def leave(greenlets: Greenlets) -> None:

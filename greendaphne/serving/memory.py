@@ -71,12 +71,12 @@ def trim() -> None:
     glibc 2.8).  It took 0.05 to 0.2 ms for each MiB in our measurements.  Meanwhile other threads that allocate from the heap wait for its
     lock, even without Python's lock.  Without such a function, as in musl, this does nothing.
     """
-    function = getattr(_LIBC, "malloc_trim", None)
-    if function is not None:
-        function(0)
+    if _malloc_trim is not None:
+        _malloc_trim(0)
 
 
 try:
-    _LIBC: ctypes.CDLL | None = ctypes.CDLL(None)
+    # At import: objects that are made during a peak and stay keep memory of the peak.
+    _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 except (OSError, TypeError):  # pragma: no cover - a system without dynamic linking
-    _LIBC = None
+    _malloc_trim = None

@@ -30,6 +30,7 @@ import gevent
 from gevent import get_hub
 
 from ..config import KIB, MIB, Limits
+from ..core import greenlets
 from ..core.accounts import Account, Allowance
 from .memory import available, resident, trim
 from .shortage import Shortage
@@ -106,6 +107,9 @@ def _open_descriptors() -> int:
         return 16
 
 
+_NONE_COUNTED: Final = (0, 0)
+
+
 class Overload:
     """The allowances of one server and the measures when they are short.
 
@@ -129,7 +133,7 @@ class Overload:
         #: The number of overloads so far, and the start of the present one; 0 without one.
         self.number = 0
         self.since = 0.0
-        self._counted = (0, 0)
+        self._counted = _NONE_COUNTED
         #: How often memory was returned to the system.
         self.trims = 0
         #: The maximum number of connections; 0 for no limit.
@@ -266,16 +270,31 @@ class Overload:
         elif not self._settled:
             self._settled = now
         elif now - self._settled >= SETTLED:
-            self._clean_up()
             self.stop()
-            self._low = inf
-            memory.returned = inf
-            memory.alert = memory.size - min(WATCHED, memory.size // 4)
+            self._settle()
+            self._clean_up()
+
+    def _settle(self) -> None:
+        """Forget what was measured during a peak.
+
+        Python's allocator returns 1 MiB to the system when it holds no object any more.  Numbers that were computed during the peak lie
+        between the objects of requests, so each one that is kept would keep 1 MiB.
+        """
+        memory = self.memory
+        self._low = inf
+        self._settled = 0.0
+        self._trimmed = -inf
+        self._counted = _NONE_COUNTED
+        for shortage in self._shortages:
+            shortage.settle()
+        memory.returned = inf
+        memory.alert = memory.size - min(WATCHED, memory.size // 4)
 
     def _clean_up(self) -> None:
         """Return the rest of the memory of a peak."""
         if self._dirty and resident() > self._resident + GROWN and not self._trimming:
             self._trimming = True
+            greenlets.shrink()
             gevent.spawn(self._give_back, self._collect)
         self._dirty = False
 

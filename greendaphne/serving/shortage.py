@@ -81,6 +81,11 @@ class Shortage:
         self.refused = 0
         allowance.on_short = self.short
 
+    def settle(self) -> None:
+        """Forget the times of a shortage that is over; see :meth:`.overload.Overload._settle`."""
+        self.last = -inf
+        self._look = 0.0
+
     def _held(self, account: Account) -> tuple[int, float]:
         return (account.memory, account.since) if self.name == "memory" else (account.disk, account.disk_since)
 

@@ -37,6 +37,8 @@ _unloaded = [
     "websockets.exceptions",
     "websockets.http11",
     "websockets.frames",
+    "websockets.speedups",
+    "websockets.typing",
     "websockets",
     "geventwebsocket.websocket",
     "gevent.pywsgi",

@@ -189,7 +189,10 @@ FLOODS: dict[str, list[bytes]] = {
     "SETTINGS answers": [SettingsFrame(flags=["ACK"]).serialize()],
     "PRIORITY": [PriorityFrame(1, stream_weight=7).serialize(), PriorityFrame(99, depends_on=1).serialize()],
     "PRIORITY_UPDATE": [raw(0x10, 0, 0, struct.pack(">L", stream_id) + b"u=1") for stream_id in range(1, 999, 2)],
+    "SETTINGS of many values": [raw(0x4, 0, 0, struct.pack(">HL", 1, size) * 64) for size in (0, 4096)],
+    "PRIORITY on streams that were never opened": [raw(0x2, 0, stream_id, b"\0\0\0\0\x01") for stream_id in range(3, 999, 2)],
     "unknown frames": [raw(0x99, 0, 0, b"x" * 100)],
+    "large unknown frames on a stream": [raw(0x99, 0, 1, b"x" * 16384)],
     "WINDOW_UPDATE on the connection": [WindowUpdateFrame(0, 1).serialize()],
     "WINDOW_UPDATE on a stream": [WindowUpdateFrame(1, 1).serialize()],
     "GOAWAY": [GoAwayFrame(0).serialize()],
@@ -209,6 +212,55 @@ def test_floods_of_control_frames(case: str) -> None:
         except (BrokenPipeError, ConnectionResetError):
             pass
         calmed(peer)
+
+
+LATE_FLOODS: dict[str, bytes] = {
+    "PING": PingFrame(opaque_data=b"12345678").serialize(),
+    "RST_STREAM": RstStreamFrame(1).serialize(),
+    "WINDOW_UPDATE": WindowUpdateFrame(1, 1).serialize(),
+    "WINDOW_UPDATE of zero": raw(0x8, 0, 1, bytes(4)),
+    "PRIORITY": PriorityFrame(1, stream_weight=7).serialize(),
+    "unknown frames": raw(0x99, 0, 1, b"x" * 100),
+}
+
+
+@pytest.mark.parametrize("case", LATE_FLOODS)
+def test_floods_after_the_end_of_a_stream(case: str) -> None:
+    with attacked(forever) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, POST, OPEN), RstStreamFrame(1))
+        peer.alive()
+        try:
+            peer.sock.sendall(LATE_FLOODS[case] * 1100)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        calmed(peer)
+
+
+def test_a_byte_of_window_on_each_of_many_streams() -> None:
+    """Nothing waits for these windows; they count all the same."""
+    with attacked(forever) as server, RawPeer(server) as peer:
+        streams = range(1, 161, 2)
+        peer.send(*[peer.headers(stream_id, POST, OPEN) for stream_id in streams])
+        peer.alive()
+        try:
+            peer.sock.sendall(b"".join(WindowUpdateFrame(stream_id, 1).serialize() for stream_id in streams) * 14)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        calmed(peer)
+
+
+def test_padding_counts_for_the_windows() -> None:
+    """DATA of one byte with 255 bytes of padding: read by the application, and the windows are given back whole."""
+    with attacked(echo) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, POST, OPEN))
+        for _ in range(10):
+            peer.send(*[DataFrame(1, b"a", pad_length=255, flags=["PADDED"])] * 100)
+            peer.alive()
+        peer.send(DataFrame(1, b"b", flags=["END_STREAM"]))
+        received = b""
+        while not received.endswith(b"b"):
+            received += peer.wait(DataFrame).data
+        assert received == b"a" * 1000 + b"b"
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -411,6 +463,17 @@ def test_endless_continuation_frames() -> None:
     with attacked() as server, RawPeer(server) as peer:
         peer.send(peer.headers(1, GET, flags=()), *[ContinuationFrame(1, b"")] * 17)
         calmed(peer)
+
+
+def test_endless_continuation_frames_without_content() -> None:
+    with attacked() as server, RawPeer(server) as peer:
+        peer.sock.sendall(raw(0x1, 0x1, 1, b"\x82\x86\x84"))
+        try:
+            peer.sock.sendall(raw(0x9, 0, 1, b"") * 5000)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        calmed(peer)
+        assert server.served == 0
 
 
 def test_large_continuation_frames() -> None:

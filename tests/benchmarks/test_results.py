@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import candidates, environment, http1, load, memory
+from benchmarks import attacks, candidates, environment, http1, load, memory
 from benchmarks.environment import BenchmarkError
 from benchmarks.family import Family, Layout, Plan, Sample, Trial, cpu_us
 from benchmarks.results import Case, Measure, Results, Row, ratio, read, summary
@@ -171,3 +171,11 @@ def test_load_ends_after_a_part_of_a_second(server: Server, program: str | None,
     assert found.errors == 0
     assert 0.1 < found.seconds < 20
     assert 0 < found.median_ms <= found.p99_ms
+
+
+def test_the_promises_to_clients_beside_an_attacker() -> None:
+    """Time of the clock counts for the client, CPU time for the hub; other servers do not tell about theirs."""
+    assert attacks.kept({"more": 10.0, "lag": 80.0, "busy": 20.0})
+    assert attacks.kept({"more": -1.0})
+    assert not attacks.kept({"more": 10.1, "busy": 1.0})
+    assert not attacks.kept({"more": 1.0, "busy": 20.1})

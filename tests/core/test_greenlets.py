@@ -406,6 +406,27 @@ def test_those_not_needed_end(kept: Greenlets) -> None:
     assert numbers == [20, 10, 5, 2, 1, 0, 0, 0]
 
 
+def test_few_stay_after_a_peak() -> None:
+    shared = module.enter()
+    try:
+        tasks = [shared.spawn(gevent.sleep, 0) for _ in range(50)]
+        for task in tasks:
+            task.join()
+        workers = shared.idle[:]
+        assert len(workers) >= 50
+        shared.hub.loop.run_callback(module.shrink)
+        gevent.sleep(0)
+        assert len(shared.idle) == module.FEW
+        assert sum(worker.dead for worker in workers) == len(workers) - module.FEW
+        # Fewer than that all stay.
+        shared.hub.loop.run_callback(module.shrink)
+        gevent.sleep(0)
+        assert len(shared.idle) == module.FEW
+        shared.call(lambda: None)
+    finally:
+        module.leave(shared)
+
+
 def test_shared_in_a_hub_as_long_as_there_are_users() -> None:
     first = module.enter()
     assert module.enter() is first

@@ -15,10 +15,11 @@ import pytest
 
 from tests.soak import http1
 from tests.soak.load import Context, Report, Target, load, wait_until
-from tests.soak.managers import ROOT, Circus, Process, free_port, running, signal_of
+from tests.soak.managers import ROOT, Circus, Process, running, signal_of
 from tests.soak.run import Run
 from tests.soak.scenarios import SCENARIOS
 from tests.soak.sites import APPLICATION, site
+from tests.support.ports import free_port
 from tests.support.server import PATIENCE
 
 EXAMPLES = ROOT / "examples"

@@ -28,7 +28,8 @@ from greendaphne.layers.redis.connection import Link
 from greendaphne.layers.redis.resp import ErrorReply, ReplyReader
 from greendaphne.layers.redis.shard import Shard
 from tests.support.certificates import Authority
-from tests.support.redis_server import PATIENCE, RedisServer, free_port, in_hub, redis_server, redis_servers
+from tests.support.ports import free_port
+from tests.support.redis_server import PATIENCE, RedisServer, in_hub, redis_server, redis_servers
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.differential.conversation import CASES, Case
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 30.0
@@ -38,11 +39,6 @@ class Outcome:
     end: str = "open"
     messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     accesses: list[str] = field(default_factory=list)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 class Server:

@@ -18,8 +18,9 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from tests.differential.conversation import CASES
-from tests.differential.servers import LAYER, PATIENCE, ROOT, Outcome, Server, free_port
+from tests.differential.servers import LAYER, PATIENCE, ROOT, Outcome, Server
 from tests.support import daphne
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="asgiref 1.1, which daphne 1.4.2 needs, ends with Python 3.11")
 

@@ -28,7 +28,8 @@ import websocket
 from greendaphne.settings.arguments import Command, read
 from tests.support import asgi_redis, legacy
 from tests.support.django_example import receive
-from tests.support.redis_server import RedisServer, free_port, redis_server
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer, redis_server
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="Django 2.2 and Channels 1 end with Python 3.11")
 

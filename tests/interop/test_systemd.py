@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from greendaphne.processes.systemd import ServiceManager, service_manager
-from tests.soak.managers import GREENDAPHNE, ROOT, Notifications, Process, children, free_port, running
+from tests.soak.managers import GREENDAPHNE, ROOT, Notifications, Process, children, running
+from tests.support.ports import free_port
 from tests.support.processes import APPLICATION, command, write
 from tests.support.server import PATIENCE, Client
 

@@ -24,9 +24,12 @@ from hypothesis import strategies as st
 
 from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer, lanes, receiving, scripts, wire
+from greendaphne.layers.redis.connection import Link
 from greendaphne.layers.redis.resp import ErrorReply, ReplyReader
+from greendaphne.layers.redis.shard import Shard
 from tests.support.certificates import Authority
-from tests.support.redis_server import PATIENCE, RedisServer, free_port, in_hub, redis_server, redis_servers
+from tests.support.ports import free_port
+from tests.support.redis_server import PATIENCE, RedisServer, in_hub, redis_server, redis_servers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,6 +62,20 @@ def sharded(ring: list[RedisServer]) -> Iterator[RedisChannelLayer]:
     layer = RedisChannelLayer(hosts=[server.url for server in ring])
     yield layer
     layer.close()
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Link]:
+    """The connections that layers have opened since the test began."""
+    links: list[Link] = []
+    opens = Shard.open
+
+    def open_(shard: Shard, *arguments: Any) -> Link:
+        links.append(opens(shard, *arguments))
+        return links[-1]
+
+    monkeypatch.setattr(Shard, "open", open_)
+    return links
 
 
 # Conformance
@@ -386,6 +403,14 @@ def test_a_reader_waits_on_all_shards_at_once(ring: list[RedisServer], sharded: 
     assert not thread.is_alive()
     assert sorted(message["n"] for _, message in received) == list(range(30))
     assert all(server.client.keys("asgi:*") == [] for server in ring)
+
+
+def test_a_wait_on_reachable_shards_is_a_single_one(ring: list[RedisServer], sharded: RedisChannelLayer) -> None:
+    """Only where a shard is out of reach, a reader looks every half second whether it is back."""
+    before = ring[0].calls("blpop")
+    assert sharded.receive_batch(["normal"], 10, 2) == []
+    # What is left of the two seconds may be a second wait.
+    assert 1 <= ring[0].calls("blpop") - before <= 2
 
 
 def test_what_a_wait_brought_too_much_goes_back(ring: list[RedisServer], sharded: RedisChannelLayer) -> None:
@@ -743,6 +768,36 @@ def test_a_lone_sender_gives_up_in_its_own_exchange(server: RedisServer, layer: 
         layer.close()
 
     in_hub(run)
+
+
+def test_a_connection_knows_its_server(server: RedisServer, layer: RedisChannelLayer, opened: list[Link]) -> None:
+    layer.send("n", {"n": 0})
+    [link] = opened
+    facts = server.info("server")
+    assert link.identity.run_id.decode() == facts["run_id"]
+    assert ".".join(map(str, link.identity.version)) == facts["redis_version"]
+    assert link.identity.client_id in [int(client["id"]) for client in server.client.client_list()]
+    assert not link.identity.read_only
+
+
+@pytest.mark.parametrize("hub", [False, True])
+def test_a_closed_layer_has_closed_each_connection(sharded: RedisChannelLayer, opened: list[Link], hub: bool) -> None:
+    """Also those to which something else still refers."""
+
+    def run() -> None:
+        for number in range(3):
+            sharded.send("n", {"n": number})
+        assert len(sharded.receive_batch(["n"], 10, 10)) > 0
+        assert sharded.receive_batch(["other"], 10, 0.01) == []
+        sharded.close()
+
+    if hub:
+        in_hub(run)
+    else:
+        run()
+    # Three that send and three that wait.
+    assert len(opened) == 6
+    assert [link.fileno() for link in opened] == [-1] * 6
 
 
 def test_an_idle_reader_asks_for_next_to_nothing(server: RedisServer, layer: RedisChannelLayer) -> None:

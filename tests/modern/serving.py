@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.ports import free_port
 from tests.support.scripts import PATIENCE, ROOT
 
 
@@ -30,9 +31,7 @@ class Running:
 @contextmanager
 def command(place: str, log: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[Running]:
     """Run ``greendaphne`` with ``place`` while the block runs; it has to end in good order."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     arguments = [sys.executable, "-m", "greendaphne", "-p", str(port), *options, place]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
     with log.open("wb") as output:

@@ -44,6 +44,13 @@ EQUIVALENT: dict[Key, str] = {
         ">=",
     ): "A head has more bytes than each of its fields as it is counted, so no field of a head of exactly the limit is too long.",
     Key(
+        "greendaphne/http2/writer.py",
+        "Writer._fill",
+        "while engine.pending < self._limits.write_buffer:",
+        "<",
+        "<=",
+    ): "The buffer ends a turn with up to one frame more than the limit in either case.",
+    Key(
         "greendaphne/layers/receiver.py",
         "",
         "_Batch = list[tuple[str, dict[str, Any]]]",

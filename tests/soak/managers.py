@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tests.support.certificates import issue
+from tests.support.ports import free_port
 
 from .load import PATIENCE, Target, wait_until
 
@@ -158,13 +159,6 @@ def children(pid: int) -> list[int]:
     """The processes that ``pid`` has started and that live."""
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(number) for number in listed.split()]
-
-
-def free_port() -> int:
-    """A port that is free now; for programs that cannot be told to choose one."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 # ---- The server's own master

@@ -34,6 +34,7 @@ from greendaphne.acme.contexts import AcmeContexts
 from greendaphne.acme.manager import Manager
 from greendaphne.acme.options import TLS_ALPN_01
 from tests.support.certificates import Authority
+from tests.support.ports import free_port
 from tests.support.tls import EchoServer, exchange
 
 #: Seconds after which a test's own waiting is an error.
@@ -85,12 +86,6 @@ def listening_socket() -> socket.socket:
     sock.bind(("127.0.0.1", 0))
     sock.listen(64)
     return sock
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with listening_socket() as sock:
-        return int(sock.getsockname()[1])
 
 
 class Pebble:

@@ -210,4 +210,6 @@ def outages(server: ServerProcess, redis_process: RedisServer, rounds: int) -> F
         load.stop()
     worker.stop()
     wait_until(lambda: server.clients() == 0)
+    # The worker's are closed, and the server has what it keeps: one to send, and one to wait for replies, which it may be opening again.
+    wait_until(lambda: redis_process.connections() == 2, "the connections to Redis")
     return server.footprint()

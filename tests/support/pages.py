@@ -32,12 +32,17 @@ _MARK: Final = "@@@"
 _MACHINE = """
 set -e
 mount -t tmpfs tmpfs /mnt
-mkdir /mnt/etc /mnt/packages /mnt/checkout /mnt/python
+mkdir /mnt/etc /mnt/packages /mnt/checkout /mnt/python /mnt/bin
 cp -a /etc/. /mnt/etc
 mount --bind /mnt/etc /etc
 mount --bind {packages} /mnt/packages
 # The interpreter may be in root's own directory.
 mount --bind {base} /mnt/python
+# It may have no name without its version.  An environment that a link made would look for the library beside the link.
+if [ ! -e /mnt/python/bin/python3 ]; then
+    printf '%s\\n' '#!/bin/sh' 'exec /mnt/python/bin/python{version} "$@"' > /mnt/bin/python3
+    chmod 755 /mnt/bin/python3
+fi
 mount --bind {root} /mnt/checkout
 mount -o remount,bind,ro /mnt/checkout
 for directory in /srv /run /var/lib /var/log; do mount -t tmpfs -o mode=755 tmpfs $directory; done
@@ -124,7 +129,7 @@ def run_on_a_machine(lines: list[str], environment: Mapping[str, str] = {}) -> s
     )
     script = machine + "\n".join(f"echo {shlex.quote(_MARK + line)}\n{line}" for line in lines) + "\n"
     unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script]
-    path = "/mnt/python/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    path = "/mnt/bin:/mnt/python/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     result = subprocess.run(
         unshare,
         capture_output=True,

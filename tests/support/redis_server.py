@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -16,6 +15,8 @@ from typing import Any, TypeVar
 import gevent
 import redis
 
+from tests.support.ports import free_port
+
 T = TypeVar("T")
 
 #: Seconds for a server to start or to end, on a busy machine.
@@ -23,13 +24,6 @@ PATIENCE = 30.0
 #: Attempts to start where another process takes the port in between.
 ATTEMPTS = 5
 READY = ("Ready to accept connections", "+monitor master", "Running mode=sentinel")
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class RedisServer:

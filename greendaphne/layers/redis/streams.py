@@ -63,10 +63,7 @@ class SocketStream:
         return descriptor
 
     def is_stale(self) -> bool:
-        try:
-            return bool(self._poller.poll(0)) or self._sock.fileno() < 0
-        except OSError:
-            return True
+        return bool(self._poller.poll(0)) or self._sock.fileno() < 0
 
     def close(self) -> None:
         try:

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 #: No limit of size: the suite sends messages of 16 MiB.

@@ -315,12 +315,16 @@ class CoreLayer(BaseChannelLayer):
             if "!" not in channel and "?" not in channel and len(self._shared_names) < SHARED_NAMES:
                 self._shared_names.add(channel)
         self._check(message)
+        asks = False
         if "!" in channel:
             message = {**message, wire.FULL_NAME: channel}
             channel = self.non_local_name(channel)
         elif channel not in UNANSWERED and type(reply_channel := message.get("reply_channel")) is str:
             self._state.pace.sent(reply_channel)
-        return self._index(channel), self._store_call(channel, self._limited(self.serialize(message)), self.get_capacity(channel))
+            asks = True
+        call = self._store_call(channel, self._limited(self.serialize(message)), self.get_capacity(channel))
+        call.asks = asks
+        return self._index(channel), call
 
     def _store_call(self, channel: str, body: bytes, capacity: int) -> Call:
         """The call that appends ``body`` to the list ``channel`` if it has fewer messages than ``capacity``."""

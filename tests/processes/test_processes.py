@@ -22,7 +22,6 @@ from tests.soak.managers import children, running
 from tests.support.processes import APPLICATION, SERVES, command, master, write
 from tests.support.server import PATIENCE, Client, serve
 
-
 #: Begins each answer with the number of its process, and never ends it.
 HOLDING = """
 import os

@@ -194,6 +194,20 @@ def test_replies_that_wait_for_a_server_say_nothing_about_workers(server: RedisS
     assert multiple(layer) == 1.0
 
 
+def test_nothing_waits_for_company_where_workers_share_the_process(server: RedisServer) -> None:
+    layer = RedisChannelLayer(hosts=[server.url])
+    layer._state.pace._usual = 1.0
+    layer.receive(["http.request"])
+    layer._state.pace.sent("reply!a")
+    layer._state.pace.received("reply!a")
+    assert layer._state.pace.patience == 0
+    # What the application has set counts.
+    layer.set_patience(0.002)
+    layer.receive(["websocket.receive"])
+    assert layer._state.pace.patience == 0.002
+    layer.close()
+
+
 # The measure
 
 

@@ -522,6 +522,8 @@ class CoreLayer(BaseChannelLayer):
             reliable = reliable or (self.reliable and is_reliable(channel))
             for index in (self.consistent_hash(channel),) if fixed else range(len(self._shards)):
                 lists.setdefault(index, []).append(self.prefix + channel)
+        if shared:
+            self._state.pace.has_workers()
         return Plan(list(lists.items()), shared, reliable)
 
     def _decode(self, bodies: Iterable[receiving.Body]) -> list[tuple[str, Message]]:

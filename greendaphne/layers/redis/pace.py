@@ -6,6 +6,9 @@ it, which is measured with a few messages at a time.
 
 A message that reaches Redis later than it could costs its client nothing while all workers have work: it would wait there.  So the moment
 grows where messages find others waiting for workers, and shrinks where they find none.
+
+Workers in the same process share its pipelines: each of their takes and replies would wait too, and the time of a reply, which says how
+long, would grow with that.  There nothing waits longer than a round trip takes.
 """
 
 from __future__ import annotations
@@ -45,6 +48,11 @@ class Pace:
         """Have commands wait for ``seconds``, whatever is measured."""
         self._fixed = True
         self.patience = seconds
+
+    def has_workers(self) -> None:
+        """Take note that this process takes messages of normal channels: its workers would wait as well, and clients for them."""
+        if not self._fixed:
+            self.fix(0.0)
 
     def sent(self, reply_channel: str) -> None:
         """Take note of a message to which a reply on ``reply_channel`` is expected."""

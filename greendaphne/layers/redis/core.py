@@ -30,6 +30,7 @@ from .reliable import LEASE, Reliable, is_reliable, unclaimed_key
 from .scripts import SEND, pack, pack_arguments
 from .shard import Address, Listener, Shard, State
 from .site import claim_site
+from .taking import Body, Source
 from .wire import Message
 
 logger = logging.getLogger("greendaphne.layers.redis")
@@ -468,7 +469,7 @@ class CoreLayer(BaseChannelLayer):
         if self._reliable is not None:
             self._reliable.held().finished = True
 
-    def _poll(self, sources: Sequence[receiving.Source], limit: int) -> list[tuple[str, Message]]:
+    def _poll(self, sources: Sequence[Source], limit: int) -> list[tuple[str, Message]]:
         failures: list[LayerUnavailable] = []
         for source in sources:
             try:
@@ -492,7 +493,7 @@ class CoreLayer(BaseChannelLayer):
             self._plans[channels] = plan
         return plan
 
-    def _sources(self, plan: Plan) -> list[receiving.Source]:
+    def _sources(self, plan: Plan) -> list[Source]:
         """Where to look for messages."""
         lanes = self._lanes()
         takers = None
@@ -501,7 +502,7 @@ class CoreLayer(BaseChannelLayer):
             self._reliable.held().acknowledge()
         # The first lists must not starve the others, nor the first shards.
         sources = [
-            receiving.Source(
+            Source(
                 lanes[index], names if len(names) == 1 else random.sample(names, len(names)), takers[index] if takers is not None else None
             )
             for index, names in plan.places
@@ -526,7 +527,7 @@ class CoreLayer(BaseChannelLayer):
             self._state.pace.has_workers()
         return Plan(list(lists.items()), shared, reliable)
 
-    def _decode(self, bodies: Iterable[receiving.Body]) -> list[tuple[str, Message]]:
+    def _decode(self, bodies: Iterable[Body]) -> list[tuple[str, Message]]:
         received = []
         arrived = self._state.pace.received
         for key, body in bodies:

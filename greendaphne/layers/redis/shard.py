@@ -139,7 +139,7 @@ class Shard:
         self.prefix = prefix
         #: The key that shows whether the server still has its data.
         self.marker = marker_key(prefix)
-        #: Whether a blocked reader can wait without taking (see ``receiving``); unset once a server refuses.
+        #: Whether a blocked reader can wait without taking (see ``exchange``); unset once a server refuses.
         self.can_watch = True
         self._address = address
         self._link_life = link_life

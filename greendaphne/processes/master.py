@@ -1,8 +1,8 @@
 """The master of several workers (``--workers``).
 
 The master opens the listening sockets, starts the workers and keeps their number.  It replaces a worker that ends, with growing pauses if
-workers end soon after their start.  It replaces a worker that asks for it before that worker stops.  On SIGHUP it replaces all workers one
-by one, each once its successor serves.  The master loads no application, no certificates and no gevent loop, because their faults must not
+workers end soon after their start.  It replaces a worker that asks for it before that worker stops.  On SIGHUP it replaces all workers, two
+at a time, each once a successor serves.  The master loads no application, no certificates and no gevent loop, because their faults must not
 end it.
 
 One loop waits for signals, for lines from the workers and for the next deadline.
@@ -37,6 +37,8 @@ START_TIMEOUT: Final = 120.0
 END_PATIENCE: Final = 20.0
 #: Seconds for a worker that was told to end at once.
 QUIT_PATIENCE: Final = 5.0
+#: Successors that start at the same time in a reload.  A start is mostly computation, so more would only slow down those that serve.
+SUCCESSORS: Final = 2
 #: Fractions of the service manager's watchdog time: between two signs of life of a worker, and between two notifications of the manager.
 _HEARTBEATS: Final = 4
 #: Exit codes for a wrong configuration; another start would end in the same way.
@@ -225,7 +227,7 @@ class Master:
                 child.stop(control.STOP, self._graceful + END_PATIENCE)
 
     def _reload(self) -> None:
-        logger.info("Replacing all workers, one after the other")
+        logger.info("Replacing all workers, at most %d at a time", SUCCESSORS)
         self._generation += 1
         # The sender of the signal expects a start now, without the pause.
         self._pauses.end()
@@ -257,21 +259,31 @@ class Master:
         serving, starting = self._in(State.SERVING), self._in(State.STARTING)
         # The workers to stop first come first, the oldest of them at the front.
         serving.sort(key=lambda child: (not self._is_outdated(child), child.started))
-        for child in serving[: max(0, len(serving) - self.number)]:
+        spare = max(0, len(serving) - self.number)
+        for child in serving[:spare]:
             self._retire(child)
+        # The next successor starts while these drain.
+        del serving[:spare]
         missing = self.number - len(serving) - len(starting)
         if not self._served:
             # The first worker shows whether the configuration is valid; the others start after that.
             missing = min(missing, 1 - len(starting))
-        if missing <= 0 and not starting and serving and self._is_outdated(serving[0]) and len(serving) <= self.number:
-            # At most as many workers drain as serve, because reloads in quick succession would otherwise accumulate draining workers.
-            missing = int(len(self._children) < 2 * self.number)
-            if not missing and self._waiting_for != self._generation:
-                self._waiting_for = self._generation
-                logger.info("The next worker starts when one of those that stop has ended")
+        if missing <= 0:
+            missing = self._successors(serving, len(starting))
         if missing > 0 and time.monotonic() >= self._pauses.until:
             for _ in range(missing):
                 self._start()
+
+    def _successors(self, serving: Sequence[Child], starting: int) -> int:
+        """How many workers are to start now in order to replace outdated ones, besides the number of those that are ``starting``."""
+        outdated = sum(self._is_outdated(child) for child in serving)
+        wanted = min(outdated, SUCCESSORS) - starting
+        # At most as many workers drain as serve, because reloads in quick succession would otherwise accumulate draining workers.
+        room = 2 * self.number - len(self._children)
+        if wanted > 0 and room <= 0 and not starting and self._waiting_for != self._generation:
+            self._waiting_for = self._generation
+            logger.info("The next worker starts when one of those that stop has ended")
+        return min(wanted, room)
 
     def _start(self) -> None:
         taken = {child.index for child in self._children}

@@ -33,7 +33,7 @@ _TAIL = f"""\
 Let open requests finish, for the graceful timeout, and end. A second one ends at once.
 .TP
 .B SIGHUP
-Read certificates again; with workers, replace all of them one by one.
+Read certificates again; with workers, replace all of them, two at a time.
 .TP
 .B SIGUSR1
 Open log files anew.

@@ -386,7 +386,10 @@ def test_nothing_leaks(server: RedisServer) -> None:
         objects = len(gc.get_objects())
         for _ in range(50):
             breakage()
-        assert count() == before
+        descriptors, *others = count()
+        # Fewer where something of an earlier test was still to be closed.
+        assert descriptors <= before[0]
+        assert others == list(before[1:])
         assert len(gc.get_objects()) < objects + 500
         assert server.connections() == 2
         layer.close()

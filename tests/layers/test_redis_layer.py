@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greendaphne.layers import LayerUnavailable
-from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer, lanes, receiving, scripts, wire
+from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer, exchange, lanes, scripts, wire
 from greendaphne.layers.redis.connection import Link
 from greendaphne.layers.redis.resp import ErrorReply, ReplyReader
 from greendaphne.layers.redis.shard import Shard
@@ -445,7 +445,7 @@ class TestOldServers:
     @pytest.fixture(autouse=True)
     def _old(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("WATCH_VERSION", "FRACTION_VERSION", "UNBLOCK_VERSION"):
-            monkeypatch.setattr(receiving, name, (99,))
+            monkeypatch.setattr(exchange, name, (99,))
 
     def test_one_shard(self, layer: RedisChannelLayer) -> None:
         timer = threading.Timer(0.1, layer.send, ("reply!a", {"n": 1}))

@@ -12,7 +12,7 @@ from gevent.event import AsyncResult, Event
 
 from greendaphne.layers.redis import RedisChannelLayer, pace
 from greendaphne.layers.redis.lanes import GATHER_CALLERS
-from greendaphne.layers.redis.pace import LIMIT, LONG_LIMIT, PROBES, Pace
+from greendaphne.layers.redis.pace import LIMIT, LONG_LIMIT, MULTIPLE, PROBES, Pace
 from tests.support.redis_server import PATIENCE, RedisServer, in_hub, redis_server
 
 CLIENTS = 30
@@ -92,7 +92,7 @@ def test_replies_are_taken_along_with_what_is_sent(server: RedisServer) -> None:
     # Each wait of its own is one of these; a reply at a time would take one for each.
     assert calls(server, "blmove") < clients.received / 3
     # It has measured how long clients wait.
-    assert 0 < clients.layer._state.pace.patience <= LONG_LIMIT
+    assert 0 < clients.layer._state.pace.patience <= MULTIPLE * LONG_LIMIT
 
 
 def test_a_lone_client_waits_for_nothing_but_its_reply(server: RedisServer) -> None:
@@ -162,7 +162,70 @@ def test_readers_that_are_killed_among_senders_lose_nothing(server: RedisServer)
     assert sorted(seen) == list(range(total))
 
 
+def multiple(layer: RedisChannelLayer) -> float:
+    return layer._state.pace._multiple
+
+
+def send_together(layer: RedisChannelLayer, channel: str, rounds: int) -> None:
+    """Have many greenlets send to ``channel``, and wait for all of them."""
+
+    def send(number: int) -> None:
+        for n in range(rounds):
+            layer.send(channel, {"reply_channel": f"reply!client{number}.{n}"})
+
+    gevent.joinall([gevent.spawn(send, number) for number in range(2 * GATHER_CALLERS)], raise_error=True, timeout=PATIENCE)
+
+
+def test_messages_that_find_others_waiting_for_workers_may_wait_longer(server: RedisServer) -> None:
+    layer = RedisChannelLayer(hosts=[server.url], capacity=1000)
+
+    def run() -> None:
+        # No worker takes any of these.
+        send_together(layer, "http.request", 50)
+        assert multiple(layer) == MULTIPLE
+        server.client.flushall()
+
+    in_hub(run)
+
+
+def test_replies_that_wait_for_a_server_say_nothing_about_workers(server: RedisServer) -> None:
+    layer = RedisChannelLayer(hosts=[server.url], capacity=1000)
+    in_hub(lambda: send_together(layer, "reply!x", 50))
+    assert multiple(layer) == 1.0
+
+
+def test_nothing_waits_for_company_where_workers_share_the_process(server: RedisServer) -> None:
+    layer = RedisChannelLayer(hosts=[server.url])
+    layer._state.pace._usual = 1.0
+    layer.receive(["http.request"])
+    layer._state.pace.sent("reply!a")
+    layer._state.pace.received("reply!a")
+    assert layer._state.pace.patience == 0
+    # What the application has set counts.
+    layer.set_patience(0.002)
+    layer.receive(["websocket.receive"])
+    assert layer._state.pace.patience == 0.002
+    layer.close()
+
+
 # The measure
+
+
+def test_a_message_that_finds_no_other_waiting_shortens_the_waits() -> None:
+    measured = Pace()
+    measured.sent("reply!a")
+    measured.received("reply!a")
+    usual = measured.patience
+    for _ in range(100):
+        measured.queued(2)
+    measured.sent("reply!b")
+    measured.received("reply!b")
+    assert measured.patience > 1.5 * usual
+    for _ in range(100):
+        measured.queued(1)
+    measured.sent("reply!c")
+    measured.received("reply!c")
+    assert measured.patience < 1.5 * usual
 
 
 def test_patience_follows_the_time_to_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ class Generations:
 
 
 def workers_reload(run: Run) -> Report:
-    """SIGHUP to a master: all of its workers are replaced, one after the other."""
+    """SIGHUP to a master: all of its workers are replaced."""
     with managers.workers(run.site, run.directory) as (master, target), load(target) as report:
         processes = Generations(report, master.pid)
         for number in run.each(report):

@@ -30,6 +30,7 @@ from .reliable import LEASE, Reliable, is_reliable, unclaimed_key
 from .scripts import SEND, pack, pack_arguments
 from .shard import Address, Listener, Shard, State
 from .site import claim_site
+from .taking import Body, Source
 from .wire import Message
 
 logger = logging.getLogger("greendaphne.layers.redis")
@@ -315,12 +316,16 @@ class CoreLayer(BaseChannelLayer):
             if "!" not in channel and "?" not in channel and len(self._shared_names) < SHARED_NAMES:
                 self._shared_names.add(channel)
         self._check(message)
+        asks = False
         if "!" in channel:
             message = {**message, wire.FULL_NAME: channel}
             channel = self.non_local_name(channel)
         elif channel not in UNANSWERED and type(reply_channel := message.get("reply_channel")) is str:
             self._state.pace.sent(reply_channel)
-        return self._index(channel), self._store_call(channel, self._limited(self.serialize(message)), self.get_capacity(channel))
+            asks = True
+        call = self._store_call(channel, self._limited(self.serialize(message)), self.get_capacity(channel))
+        call.asks = asks
+        return self._index(channel), call
 
     def _store_call(self, channel: str, body: bytes, capacity: int) -> Call:
         """The call that appends ``body`` to the list ``channel`` if it has fewer messages than ``capacity``."""
@@ -464,7 +469,7 @@ class CoreLayer(BaseChannelLayer):
         if self._reliable is not None:
             self._reliable.held().finished = True
 
-    def _poll(self, sources: Sequence[receiving.Source], limit: int) -> list[tuple[str, Message]]:
+    def _poll(self, sources: Sequence[Source], limit: int) -> list[tuple[str, Message]]:
         failures: list[LayerUnavailable] = []
         for source in sources:
             try:
@@ -488,7 +493,7 @@ class CoreLayer(BaseChannelLayer):
             self._plans[channels] = plan
         return plan
 
-    def _sources(self, plan: Plan) -> list[receiving.Source]:
+    def _sources(self, plan: Plan) -> list[Source]:
         """Where to look for messages."""
         lanes = self._lanes()
         takers = None
@@ -497,7 +502,7 @@ class CoreLayer(BaseChannelLayer):
             self._reliable.held().acknowledge()
         # The first lists must not starve the others, nor the first shards.
         sources = [
-            receiving.Source(
+            Source(
                 lanes[index], names if len(names) == 1 else random.sample(names, len(names)), takers[index] if takers is not None else None
             )
             for index, names in plan.places
@@ -518,9 +523,11 @@ class CoreLayer(BaseChannelLayer):
             reliable = reliable or (self.reliable and is_reliable(channel))
             for index in (self.consistent_hash(channel),) if fixed else range(len(self._shards)):
                 lists.setdefault(index, []).append(self.prefix + channel)
+        if shared:
+            self._state.pace.has_workers()
         return Plan(list(lists.items()), shared, reliable)
 
-    def _decode(self, bodies: Iterable[receiving.Body]) -> list[tuple[str, Message]]:
+    def _decode(self, bodies: Iterable[Body]) -> list[tuple[str, Message]]:
         received = []
         arrived = self._state.pace.received
         for key, body in bodies:

@@ -44,10 +44,12 @@ STORING_SCRIPTS = frozenset({SEND, SEND_GROUP})
 class Call:
     """Commands of one caller: packed, with the number of replies, and the script that they call, if any."""
 
-    __slots__ = ("data", "error", "replies", "result", "script", "waiter")
+    __slots__ = ("asks", "data", "error", "replies", "result", "script", "waiter")
 
     def __init__(self, data: bytes, replies: int = 1, script: Script | None = None) -> None:
         self.data = data
+        #: Whether it sends a message to workers that a reply is expected to.
+        self.asks = False
         self.replies = replies
         self.script = script
         self.result: list[Reply] = []
@@ -417,7 +419,9 @@ class HubLane:
             while True:
                 if self._callers >= GATHER_CALLERS and len(self._queue) < PIPELINE_COMMANDS:
                     # Also where nothing waits yet: another flusher would be a greenlet more for each pipeline.
-                    self._sleep(max(min(self._callers * GATHER_PER_CALLER, self._seconds, GATHER_LIMIT), self.shard.patience))
+                    self._sleep(max(min(self._callers * GATHER_PER_CALLER, self._seconds, GATHER_LIMIT), self.shard.pace.patience))
+                    # A hub that is busy calls timers before it reads the sockets that are ready: what clients sent comes along.
+                    self._sleep(0)
                 if not (self._waiting or (self._due and self._queue)):
                     self._callers = 0
                     break
@@ -425,6 +429,7 @@ class HubLane:
                 started = time.monotonic()
                 self._exchange(batch)
                 self._seconds = time.monotonic() - started
+                self._note_queue(batch)
                 self._finish(batch)
         finally:
             # Also when killed: no caller may wait for ever.
@@ -449,6 +454,14 @@ class HubLane:
             if call.waiter is not None:
                 self._waiting -= 1
         return batch
+
+    def _note_queue(self, batch: Sequence[Call]) -> None:
+        """Have the pace learn how many messages wait for workers, the first one of ``batch`` among them."""
+        for call in batch:
+            if call.asks:
+                if call.result and type(length := call.result[0]) is int:
+                    self.shard.pace.queued(length)
+                return
 
     def _exchange(self, batch: Sequence[Call]) -> None:
         try:
@@ -488,4 +501,5 @@ class HubLane:
             if call.waiter is not None:
                 callback(call.waiter.switch, None)
                 callers += 1
-        self._callers = callers
+        # One pipeline with few does not show that the many have gone.
+        self._callers = max(callers, self._callers >> 1)

@@ -3,6 +3,12 @@
 Where many clients are served at a time, a round trip to Redis for each message is what a server spends most of its time with.  Messages
 that gather for a moment share a round trip.  The moment must not tell, so it depends on the time from a message to the first reply to
 it, which is measured with a few messages at a time.
+
+A message that reaches Redis later than it could costs its client nothing while all workers have work: it would wait there.  So the moment
+grows where messages find others waiting for workers, and shrinks where they find none.
+
+Workers in the same process share its pipelines: each of their takes and replies would wait too, and the time of a reply, which says how
+long, would grow with that.  There nothing waits longer than a round trip takes.
 """
 
 from __future__ import annotations
@@ -18,6 +24,8 @@ PART, LIMIT = 1 / 5, 0.004
 LONG_PART, LONG_LIMIT = 1 / 12, 0.01
 #: What a longer or shorter time to a first reply makes of the usual one: three in four are longer, and slow views do not count for others.
 LONGER, SHORTER = 1.03, 0.915
+#: What a message that finds others waiting for workers, or none, makes of the multiple of these times, and the largest multiple.
+LATER, SOONER, MULTIPLE = 1.05, 0.8, 2.0
 #: The usual time at first, and the least one, in seconds.
 LEAST: Final = 0.0002
 
@@ -25,12 +33,13 @@ LEAST: Final = 0.0002
 class Pace:
     """Measures the time from messages to their replies."""
 
-    __slots__ = ("_fixed", "_probes", "_usual", "patience")
+    __slots__ = ("_fixed", "_multiple", "_probes", "_usual", "patience")
 
     def __init__(self) -> None:
         # The time of sending by reply channel.
         self._probes: dict[str, float] = {}
         self._usual = LEAST
+        self._multiple = 1.0
         #: Seconds that commands may wait for company.
         self.patience = 0.0
         self._fixed = False
@@ -39,6 +48,11 @@ class Pace:
         """Have commands wait for ``seconds``, whatever is measured."""
         self._fixed = True
         self.patience = seconds
+
+    def has_workers(self) -> None:
+        """Take note that this process takes messages of normal channels: its workers would wait as well, and clients for them."""
+        if not self._fixed:
+            self.fix(0.0)
 
     def sent(self, reply_channel: str) -> None:
         """Take note of a message to which a reply on ``reply_channel`` is expected."""
@@ -57,4 +71,11 @@ class Pace:
             usual = self._usual * (LONGER if monotonic() - since > self._usual else SHORTER)
             self._usual = usual = max(usual, LEAST)
             if not self._fixed:
-                self.patience = max(min(usual * PART, LIMIT), min(usual * LONG_PART, LONG_LIMIT))
+                self.patience = self._multiple * max(min(usual * PART, LIMIT), min(usual * LONG_PART, LONG_LIMIT))
+
+    def queued(self, length: int) -> None:
+        """Take note that the first message of a pipeline was the last of ``length`` that wait for workers then."""
+        if length > 1:
+            self._multiple = min(self._multiple * LATER, MULTIPLE)
+        else:
+            self._multiple = max(self._multiple * SOONER, 1.0)

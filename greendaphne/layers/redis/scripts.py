@@ -56,14 +56,13 @@ SEND = Script("""
     local stored = 0
     if redis.call('llen', KEYS[2]) < tonumber(ARGV[3]) then
         redis.call('setex', KEYS[1], ARGV[2], ARGV[1])
-        redis.call('rpush', KEYS[2], KEYS[1])
+        stored = redis.call('rpush', KEYS[2], KEYS[1])
         redis.call('expire', KEYS[2], ARGV[2] + 1)
         if KEYS[5] then
             redis.call('hset', KEYS[5], KEYS[1], KEYS[2])
             redis.call('expire', KEYS[5], ARGV[2] + 1)
         end
         counter = 'messages_count'
-        stored = 1
     end
     redis.call('incr', KEYS[3] .. counter)
     redis.call('expire', KEYS[3] .. counter, ARGV[4])

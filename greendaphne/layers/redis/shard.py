@@ -139,11 +139,13 @@ class Shard:
         self.prefix = prefix
         #: The key that shows whether the server still has its data.
         self.marker = marker_key(prefix)
-        #: Whether a blocked reader can wait without taking (see ``receiving``); unset once a server refuses.
+        #: Whether a blocked reader can wait without taking (see ``exchange``); unset once a server refuses.
         self.can_watch = True
         self._address = address
         self._link_life = link_life
         self._state = state
+        #: How long commands may wait for company where many are on their way.
+        self.pace = state.pace
         self._lock = native_lock()
         self._links: WeakSet[Link] = WeakSet()
         self._down = False
@@ -266,11 +268,6 @@ class Shard:
             self._refusal = reply.code
             logger.warning("Redis %s refuses commands: %s", self.name, reply)
         return LayerUnavailable(f"Redis {self.name}: {reply}", maybe_stored=reply.code not in REFUSAL_CODES)
-
-    @property
-    def patience(self) -> float:
-        """Seconds that commands may wait for company where many are on their way."""
-        return self._state.pace.patience
 
     @property
     def refusing(self) -> bool:

@@ -404,7 +404,7 @@ class Transport:
         if self._flusher is not None:
             return False
         due: bytes | bytearray | memoryview | None = data
-        if self.batch is not None:
+        if self.batch is not None and (self._held or len(data) <= HELD_SIZE):
             due = self._hold(data)
             if due is None:
                 return True

@@ -37,7 +37,7 @@ T = TypeVar("T")
 SERVER_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
 
 _get_ident: Callable[[], int] = get_original("_thread", "get_ident")
-_Handle = events.Handle
+
 _Task: Any = asyncio.Task
 #: No context, and what a call of ``call_soon`` that makes no handle returns; the new task, which has made it, drops that.
 _NO_CONTEXT: Final = object()
@@ -351,6 +351,21 @@ class HubLoop(asyncio.SelectorEventLoop):
         return None if task is None else describe(task)
 
 
+class _Handle(events.Handle):
+    """A handle of a loop without debug mode, whose constructor costs less than that of the superclass."""
+
+    __slots__ = ()
+
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], loop: HubLoop, context: Context | None) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
+
 class _Timer(events.TimerHandle):
     """A timer of a loop without debug mode, whose methods cost less than those of the superclass."""
 
@@ -360,9 +375,7 @@ class _Timer(events.TimerHandle):
     _when: float
     _scheduled: bool
 
-    def __init__(
-        self, when: float, callback: Callable[..., object], args: tuple[Any, ...], loop: HubLoop, context: Context | None
-    ) -> None:
+    def __init__(self, when: float, callback: Callable[..., object], args: tuple[Any, ...], loop: HubLoop, context: Context | None) -> None:
         self._context = copy_context() if context is None else context
         self._loop = loop
         self._callback = callback
@@ -372,6 +385,15 @@ class _Timer(events.TimerHandle):
         self._source_traceback = None
         self._when = when
         self._scheduled = False
+
+    def cancel(self) -> None:
+        if self._scheduled or self._loop._debug:
+            super().cancel()
+        elif not self._cancelled:
+            # It has been called, as that of each asyncio.sleep() that ends.
+            self._cancelled = True
+            self._callback = None
+            self._args = None
 
     def __lt__(self, other: Any) -> bool:
         # The loop compares timers with each other only, and a heap of many timers compares each several times.

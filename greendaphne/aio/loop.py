@@ -392,8 +392,8 @@ class _Timer(events.TimerHandle):
         elif not self._cancelled:
             # It has been called, as that of each asyncio.sleep() that ends.
             self._cancelled = True
-            self._callback = None
-            self._args = None
+            self._callback = None  # type: ignore[assignment]
+            self._args = None  # type: ignore[assignment]
 
     def __lt__(self, other: Any) -> bool:
         # The loop compares timers with each other only, and a heap of many timers compares each several times.

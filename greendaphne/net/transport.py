@@ -408,7 +408,7 @@ class Transport:
             due = self._hold(data)
             if due is None:
                 return True
-            if self._flusher is not None:
+            if not self.has_room():
                 return False
         self._offer(due)
         return True

@@ -27,9 +27,9 @@ def repository() -> str:
 
 def version() -> str:
     """The version, read rather than imported: the dependencies are not there yet when a package is built."""
-    match = re.search(r'^__version__ = "([^"]+)"$', (HERE / "greendaphne" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
+    match = re.search(r'^__version__ = "([^"]+)"$', (HERE / "greendaphne" / "core" / "version.py").read_text(encoding="utf-8"), re.MULTILINE)
     if match is None:
-        raise RuntimeError("greendaphne/__init__.py states no version")
+        raise RuntimeError("greendaphne/core/version.py states no version")
     return match[1]
 
 

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from greendaphne.config import KIB, MIB, Limits, Timeouts
 from greendaphne.core.message import ClientDisconnected, ConnectionInfo, Headers, Request
-from greendaphne.net.transport import RECV_SIZE, Transport
+from greendaphne.net.byte_stream import RECV_SIZE
+from greendaphne.net.transport import Transport
 
 from .environment import CHECKOUT
 from .family import Family, Layout, Plan, Sample, Trial, cpu_us

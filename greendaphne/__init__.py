@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .compat import moved
+from .core.version import __version__
 
 if TYPE_CHECKING:
     from .server import Server
 
 __all__ = ["Server", "__version__"]
-
-__version__ = "1.0.0"
 
 moved.install()
 

@@ -27,7 +27,7 @@ from josepy.jwk import JWKEC, JWKRSA
 from josepy.util import ComparableECKey, ComparableRSAKey
 from requests.adapters import HTTPAdapter
 
-from .. import __version__
+from ..core.version import __version__
 from ..net.tls.pem import NO_EXTENSION, PrivateKey
 from .options import AcmeError, AcmeOptions
 

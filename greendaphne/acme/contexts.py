@@ -18,8 +18,10 @@ from cryptography import x509
 from OpenSSL import SSL
 
 from ..net.tls import pem
-from ..net.tls.contexts import ContextFactory, Contexts, TLSOptions
+from ..net.tls.contexts import Contexts
+from ..net.tls.factory import ContextFactory
 from ..net.tls.handshake import ACME_TLS
+from ..net.tls.options import TLSOptions
 from ..net.tls.pem import TLSError
 from ..net.tls.sni import HostDirectory, host_name
 from .challenges import Challenges

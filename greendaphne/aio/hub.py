@@ -14,34 +14,19 @@ the greenlet that is switched to sees the state of the caller.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import gevent
 from gevent.hub import Hub
 
 from . import gevent_names
+from .asyncio_hub import AsyncioHub, give_up
 
-logger = logging.getLogger("greendaphne.aio")
-
-
-class AsyncioHub(Hub):
-    """A hub that gives each greenlet its own running loop, current task, asynchronous generator hooks and origin tracking depth.
-
-    It is gevent's hub until the program imports asyncio.  From then on a switch of a greenlet without a running loop costs one additional
-    call in Python.
-    """
-
-    #: Whether it is the class of new hubs.
-    installed: ClassVar[bool] = False
-    #: Whether :mod:`.isolation` itself imports asyncio, so that its end is waited for.
-    pending: ClassVar[bool] = False
-    #: Whether the self-test has failed, so that it is gevent's hub by another name.
-    failed: ClassVar[bool] = False
+__all__ = ["AsyncioHub", "install", "is_isolated", "isolate"]
 
 
 def install() -> bool:
@@ -80,17 +65,10 @@ def isolate() -> bool:
     """Give :class:`AsyncioHub` its ``switch``, and test it; return whether it works."""
     try:
         from . import isolation
-
-        isolation.self_test()
     except Exception as error:  # noqa: BLE001 - whatever is wrong with asyncio, the server works without it
-        AsyncioHub.failed = True
-        if "switch" in vars(AsyncioHub):
-            del AsyncioHub.switch
-        reason = " ".join(str(error).split()) or type(error).__name__
-        version = "Python {}.{} with gevent {}".format(*sys.version_info[:2], gevent.__version__)
-        logger.warning("asyncio code in greenlets is not supported on %s: %s", version, reason)
+        give_up(error)
         return False
-    return True
+    return isolation.isolate()
 
 
 class _OnImport:

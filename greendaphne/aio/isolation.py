@@ -1,7 +1,7 @@
 """What asyncio stores per thread, taken off the thread while a greenlet waits; and the self-test of that.
 
-:mod:`.hub` imports this module when the program imports asyncio, or at once where it has.  From then on :class:`~.hub.AsyncioHub` has the
-``switch`` that is defined here.
+:mod:`.hub` imports this module when the program imports asyncio, or at once where it has.  From then on
+:class:`~.asyncio_hub.AsyncioHub` has the ``switch`` that is defined here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gevent.hub import Hub
 from gevent.monkey import get_original
 
 from . import gevent_names
-from .hub import AsyncioHub, isolate
+from .asyncio_hub import AsyncioHub, give_up
 from .private import get_running_loop, set_running_loop, swap_current_task
 
 #: Seconds after which a self-test that does not end counts as failed.
@@ -61,6 +61,16 @@ def switch_to(greenlet: Any) -> Any:
 
 
 AsyncioHub.switch = _switch  # type: ignore[method-assign]
+
+
+def isolate() -> bool:
+    """Test the ``switch`` of :class:`AsyncioHub`, and give it up where the test fails; return whether it works."""
+    try:
+        self_test()
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with asyncio, the server works without it
+        give_up(error)
+        return False
+    return True
 
 
 class SelfTestError(Exception):

@@ -18,16 +18,18 @@ from collections import deque
 from collections.abc import Callable, Collection, Coroutine
 from contextvars import Context, copy_context
 from heapq import heappush
+from time import monotonic
 from typing import Any, Final, TypeVar, cast
 
 from gevent import Greenlet, get_hub, getcurrent, spawn
+from gevent.event import Event
 from gevent.monkey import get_original
 
 from . import private
 from .hub import AsyncioHub, is_isolated
 from .private import get_running_loop
 from .selector import HubSelector
-from .tasks import describe, wait_for
+from .task_names import describe
 
 logger = logging.getLogger("greendaphne.aio")
 
@@ -404,3 +406,23 @@ def _without_caller(handle: Any) -> None:
     """Take this module's frame off the traceback that debug mode keeps of the call that made ``handle``."""
     if handle._source_traceback:
         del handle._source_traceback[-1]
+
+
+def wait_for(task: asyncio.Task[Any], timeout: float | None = None) -> bool:
+    """Wait in the calling greenlet for the end of ``task``, for at most ``timeout`` seconds; returns whether it has ended."""
+    deadline = None if timeout is None else monotonic() + timeout
+    ended = Event()
+
+    def on_end(task: asyncio.Task[Any]) -> None:
+        ended.set()
+
+    task.add_done_callback(on_end)
+    try:
+        while not task.done():
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return False
+            ended.wait(left)
+    finally:
+        task.remove_done_callback(on_end)
+    return True

@@ -1,4 +1,4 @@
-"""Tasks that are kept until they end, and the name of the task that runs.
+"""Tasks that are kept until they end.
 
 asyncio refers to tasks weakly, so a task that only waits for itself can be collected in the middle.  :class:`Tasks` holds strong
 references, counts, waits for the end, cancels, and logs what nothing else would.
@@ -10,15 +10,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gevent.event import Event
 
-from . import private
-
-if TYPE_CHECKING:
-    from .loop import HubLoop
+from .loop import HubLoop
+from .task_names import describe
 
 logger = logging.getLogger("greendaphne.aio")
 
@@ -129,46 +126,3 @@ class Tasks:
 def _report(task: asyncio.Task[Any]) -> None:
     context = {"message": f"Exception in {describe(task)}", "exception": task.exception(), "task": task}
     task.get_loop().call_exception_handler(context)
-
-
-def describe(task: asyncio.Task[Any]) -> str:
-    """Return the name of ``task`` and of its coroutine, such as ``Task-7 (site.views.index)``."""
-    coroutine: Any = task.get_coro()
-    name = getattr(coroutine, "__qualname__", None) or type(coroutine).__name__
-    code = getattr(coroutine, "cr_code", None)
-    module = getattr(getattr(coroutine, "cr_frame", None), "f_globals", {}).get("__name__") if code is not None else None
-    return f"{task.get_name()} ({module}.{name})" if module else f"{task.get_name()} ({name})"
-
-
-def running_task(thread: int) -> str | None:
-    """Return :func:`describe` of the task that runs in a native thread now, ``None`` where there is none; called in any thread.
-
-    While the task's greenlet waits in an :class:`.hub.AsyncioHub`, the task does not run: what the function names keeps the hub from
-    running.  Python 3.14 keeps the current task with the thread, so there the function knows the tasks of :class:`.loop.HubLoop` only.
-
-    :param thread: the native identity of the thread with the hub.
-    """
-    for loop, task in private.current_tasks():
-        if getattr(loop, "native_thread", thread) == thread:
-            return describe(task)
-    return None
-
-
-def wait_for(task: asyncio.Task[Any], timeout: float | None = None) -> bool:
-    """Wait in the calling greenlet for the end of ``task``, for at most ``timeout`` seconds; returns whether it has ended."""
-    deadline = None if timeout is None else monotonic() + timeout
-    ended = Event()
-
-    def on_end(task: asyncio.Task[Any]) -> None:
-        ended.set()
-
-    task.add_done_callback(on_end)
-    try:
-        while not task.done():
-            left = None if deadline is None else deadline - monotonic()
-            if left is not None and left <= 0:
-                return False
-            ended.wait(left)
-    finally:
-        task.remove_done_callback(on_end)
-    return True

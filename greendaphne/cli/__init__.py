@@ -15,26 +15,19 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from .. import __version__
 from ..config import Config, ConfigurationError
 from ..core.paths import remember_directory
+from ..core.version import __version__
 from ..processes import control
 from ..settings.arguments import SHORT_HELP, VERSION, Command, read
 from ..settings.help import help_text, short_help, show, terminal_width
 from ..settings.option import UsageError
+from .outcome import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, LOGGER
 
 if TYPE_CHECKING:
     from ..logs.setup import Logs
 
 PROGRAM = "greendaphne"
-#: daphne's name, which logging configurations refer to.
-LOGGER = "daphne.cli"
-
-EXIT_OK = 0
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
-#: The shell's code for a process that SIGINT ended.
-EXIT_INTERRUPTED = 130
 
 #: New objects that make the garbage collector look at them.
 _YOUNG_OBJECTS: Final = 2000

@@ -23,7 +23,7 @@ from ..server import Server
 from ..settings.arguments import Command
 from ..settings.check import check_interface, check_options, no_new_file, spelled
 from ..settings.paths import with_paths
-from . import EXIT_FAILURE, EXIT_OK, LOGGER
+from .outcome import EXIT_FAILURE, EXIT_OK, LOGGER
 
 logger = logging.getLogger(LOGGER)
 

@@ -7,7 +7,7 @@ from html import escape
 from http import HTTPStatus
 from string import Template
 
-from .. import __version__
+from ..core.version import __version__
 from .assets import template
 from .chat import NAME_LIMIT, TEXT_LIMIT
 

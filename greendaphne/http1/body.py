@@ -19,7 +19,7 @@ from ..core.grammar import TOKEN_PATTERN
 from ..core.message import ClientDisconnected, HTTPError
 from ..core.rates import Patience
 from ..core.turns import Turn
-from ..net.transport import RECV_SIZE, ByteStream
+from ..net.byte_stream import RECV_SIZE, ByteStream
 from .head import bad_request, check_fields
 
 #: A chunk's size line with its extensions, without CRLF.  No client is known to use extensions; the bound only has to be finite.

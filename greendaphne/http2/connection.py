@@ -22,7 +22,7 @@ from ..config import KIB, Limits, Timeouts
 from ..core import greenlets
 from ..core.greenlets import Greenlets
 from ..core.message import ClientDisconnected, ConnectionInfo, HTTPError, Request
-from ..net.transport import RECV_SIZE, ByteStream, lingering_close
+from ..net.byte_stream import RECV_SIZE, ByteStream, lingering_close
 from .budgets import EnhanceYourCalm
 from .compression import Field, Section
 from .early import EarlyAnswers
@@ -274,7 +274,7 @@ class Http2Connection:
     # --- the end ---
 
     def delivery(self) -> tuple[int, int] | None:
-        """As :class:`greendaphne.net.transport.ByteStream` says."""
+        """As :class:`greendaphne.net.byte_stream.ByteStream` says."""
         return self._transport.delivery()
 
     def drain(self) -> None:

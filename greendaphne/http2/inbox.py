@@ -7,21 +7,36 @@ body has none.
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gevent.event import Event
 
 from ..core import causes
 from ..core.message import ClientDisconnected, HTTPError, body_too_large
 from ..core.rates import Patience
-from .compression import Field
+from .owner import StreamOwner
 
-if TYPE_CHECKING:
-    from .connection import Http2Connection
-    from .stream import Http2Stream
-
-_CONTINUE: list[Field] = [(b":status", b"100")]
 _RETRY_LATER = [(b"Retry-After", b"10")]
+
+
+class ReceivingStream(Protocol):
+    """The stream as its inbox sees it; :class:`~greendaphne.http2.stream.Http2Stream` is one."""
+
+    body_limit: int
+    complete: bool
+    lost: bool
+    stream_id: int
+    tunnel: bool
+
+    @property
+    def begun(self) -> bool:
+        """Whether the response's head has left."""
+
+    def send_continue(self) -> None:
+        """Send ``100 (Continue)``."""
+
+    def reset(self) -> None:
+        """As :meth:`greendaphne.core.message.Stream.reset` says."""
 
 
 class Inbox:
@@ -45,7 +60,7 @@ class Inbox:
         "ended",
     )
 
-    def __init__(self, connection: Http2Connection, content_length: int | None, *, expect_continue: bool) -> None:
+    def __init__(self, connection: StreamOwner, content_length: int | None, *, expect_continue: bool) -> None:
         self._connection = connection
         self._data = bytearray()
         #: Whether END_STREAM has been received.
@@ -73,7 +88,7 @@ class Inbox:
 
     # --- the application's side ---
 
-    def read(self, stream: Http2Stream, n: int, timeout: float | None) -> bytes:
+    def read(self, stream: ReceivingStream, n: int, timeout: float | None) -> bytes:
         """As :meth:`greendaphne.core.message.Stream.read` says."""
         self._await_input(stream, timeout)
         if self._no_room:
@@ -93,14 +108,13 @@ class Inbox:
         self._give_back(stream, len(data))
         return data
 
-    def _await_input(self, stream: Http2Stream, timeout: float | None) -> None:
+    def _await_input(self, stream: ReceivingStream, timeout: float | None) -> None:
         """Wait until bytes have been received, or their end."""
         if self._expect_continue:
             self._expect_continue = False
             # Not where the client has begun to send, or has been sent the final head.
             if not (self._data or self.ended or stream.lost or stream.begun):
-                self._connection.engine.send_head(stream, _CONTINUE, end_stream=False)
-                self._connection.writer.wake()
+                stream.send_continue()
         while True:
             if stream.lost:
                 raise ClientDisconnected
@@ -108,7 +122,7 @@ class Inbox:
                 return
             self._wait(stream, timeout)
 
-    def _wait(self, stream: Http2Stream, timeout: float | None) -> None:
+    def _wait(self, stream: ReceivingStream, timeout: float | None) -> None:
         if timeout == 0:
             raise TimeoutError
         event = self._event
@@ -135,7 +149,7 @@ class Inbox:
             raise TimeoutError
         raise HTTPError(408, "The request body came too slowly.", close=True)
 
-    def _give_back(self, stream: Http2Stream, n: int) -> None:
+    def _give_back(self, stream: ReceivingStream, n: int) -> None:
         """``n`` bytes were read: let the peer send as many more, and more than before while the application keeps up with it."""
         connection = self._connection
         connection.engine.consumed(n)
@@ -153,7 +167,7 @@ class Inbox:
 
     # --- the connection's side ---
 
-    def feed(self, stream: Http2Stream, data: bytes) -> bool:
+    def feed(self, stream: ReceivingStream, data: bytes) -> bool:
         """Bytes have arrived; false where they are more than the request announced."""
         connection = self._connection
         if stream.lost or stream.complete or self._no_room:
@@ -177,7 +191,7 @@ class Inbox:
         self.wake()
         return True
 
-    def feed_end(self, stream: Http2Stream) -> bool:
+    def feed_end(self, stream: ReceivingStream) -> bool:
         """The body has ended; false where it is shorter than announced."""
         self.ended = True
         self.wake()

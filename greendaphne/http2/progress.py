@@ -6,7 +6,7 @@ A peer that opens its window by a few bytes at a time makes no progress worth th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from gevent import get_hub
 from gevent.event import Event
@@ -14,8 +14,22 @@ from gevent.event import Event
 from ..config import Timeouts
 from ..core.message import ClientTooSlow
 
-if TYPE_CHECKING:
-    from .stream import Http2Stream
+
+class QueuingStream(Protocol):
+    """The stream as its waits see it; :class:`~greendaphne.http2.stream.Http2Stream` is one."""
+
+    #: Body bytes queued, and whether END_STREAM follows them.
+    queued: int
+    ending: bool
+    #: Body bytes that have left the queue.
+    taken: int
+
+    @property
+    def waits_for_window(self) -> bool:
+        """Whether what is queued waits for the peer to open a window, not for its turn."""
+
+    def give_up(self) -> None:
+        """Reset the stream, because the client takes too little of the response."""
 
 
 class Progress:
@@ -31,7 +45,7 @@ class Progress:
         #: Called once when there is room for ``offer()``.
         self.room: Callable[[], None] | None = None
 
-    def wait(self, stream: Http2Stream) -> None:
+    def wait(self, stream: QueuingStream) -> None:
         """Wait until the client has taken something.
 
         :raises ClientTooSlow: after the send timeout; the stream is reset then.
@@ -45,18 +59,18 @@ class Progress:
             stream.give_up()
             raise ClientTooSlow
 
-    def _stuck(self, stream: Http2Stream, taken: int) -> bool:
+    def _stuck(self, stream: QueuingStream, taken: int) -> bool:
         # Where it is not the window, others have been more urgent; the writer notices a connection that does not move.
         timeouts = self._timeouts
         return stream.taken - taken < timeouts.send * timeouts.body_rate and stream.waits_for_window
 
-    def watch(self, stream: Http2Stream) -> None:
+    def watch(self, stream: QueuingStream) -> None:
         """The same for what ``offer()`` has queued, which waits for nothing: look after the send timeout."""
         if self._timer is None:
             self._timer = get_hub().loop.timer(self._timeouts.send)
             self._timer.start(self._look, stream, stream.taken)
 
-    def _look(self, stream: Http2Stream, taken: int) -> None:
+    def _look(self, stream: QueuingStream, taken: int) -> None:
         # Runs in the hub.
         self._stop()
         if stream.queued or stream.ending:
@@ -71,7 +85,7 @@ class Progress:
             timer.stop()
             timer.close()
 
-    def taken(self, stream: Http2Stream, limit: int) -> None:
+    def taken(self, stream: QueuingStream, limit: int) -> None:
         """The client has taken something; ``limit`` bytes at most should be queued for there to be room."""
         if stream.queued > limit:
             return

@@ -7,21 +7,22 @@ called by the reader and never does.  What is received waits in an :class:`~gree
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from h2.errors import ErrorCodes
 
 from ..core.greenlets import Task
 from ..core.message import ClientDisconnected, Headers, Request, ResponseError
+from .compression import Field
 from .fields import ResponseHead, build_response, interim_fields, trailer_fields, tunnel_fields
 from .inbox import Inbox
 from .outbound import Outbound
+from .owner import StreamOwner
 from .priority import parse_priority
 from .progress import Progress
 from .states import RECEIVE
 
-if TYPE_CHECKING:
-    from .connection import Http2Connection
+_CONTINUE: list[Field] = [(b":status", b"100")]
 
 
 class Http2Stream(Outbound):
@@ -52,7 +53,7 @@ class Http2Stream(Outbound):
     )
 
     def __init__(
-        self, connection: Http2Connection, stream_id: int, request: Request, *, expect_continue: bool = False, end_stream: bool = True
+        self, connection: StreamOwner, stream_id: int, request: Request, *, expect_continue: bool = False, end_stream: bool = True
     ) -> None:
         Outbound.__init__(
             self, stream_id, connection.http2_limits.initial_window_size, connection.engine.initial_send_window, end_stream=end_stream
@@ -110,6 +111,11 @@ class Http2Stream(Outbound):
         if self.lost:
             raise ClientDisconnected
         self._connection.engine.send_head(self, fields, end_stream=False)
+        self._connection.writer.wake()
+
+    def send_continue(self) -> None:
+        """Send ``100 (Continue)``: the application wants the body."""
+        self._connection.engine.send_head(self, _CONTINUE, end_stream=False)
         self._connection.writer.wake()
 
     def sendfile(self, descriptor: int, offset: int, count: int) -> bool:

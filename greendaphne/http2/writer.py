@@ -18,7 +18,7 @@ from gevent.event import Event
 from ..core.accounts import FREE, Account
 from ..core.greenlets import Greenlets, Task
 from ..core.message import ClientDisconnected
-from ..net.transport import ByteStream
+from ..net.byte_stream import ByteStream
 from .compression import Field
 from .engine import Engine
 from .limits import MIN_FRAME_SIZE, Http2Limits

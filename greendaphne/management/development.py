@@ -18,10 +18,10 @@ from django.core.management import CommandError
 from django.core.management.commands import runserver as core
 from django.db import connections
 
-from .. import __version__
 from ..aio import hub
 from ..compat.runserver import DevelopmentServer
 from ..config import Config
+from ..core.version import __version__
 from ..net.endpoints import build_endpoint_description_strings
 from ..settings.django import django_config
 

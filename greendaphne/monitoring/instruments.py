@@ -7,7 +7,7 @@ from typing import Final
 
 from ..core.message import ConnectionInfo, Stream
 from ..core.observer import Observer
-from ..net.transport import ByteStream
+from ..net.byte_stream import ByteStream
 from .metrics import Metrics
 
 _HTTP: Final = "http"
@@ -15,7 +15,7 @@ _WEBSOCKET: Final = "websocket"
 
 
 class MeteredTransport:
-    """A :class:`~greendaphne.net.transport.ByteStream` that counts its bytes."""
+    """A :class:`~greendaphne.net.byte_stream.ByteStream` that counts its bytes."""
 
     __slots__ = ("_inner", "_metrics")
 

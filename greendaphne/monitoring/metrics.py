@@ -14,8 +14,8 @@ from typing import Final
 
 import gevent
 
-from .. import __version__
 from ..core.causes import CAUSES
+from ..core.version import __version__
 from .families import REQUEST_BUCKETS, Family, Histogram, counter, counters, gauge, gauges, histograms
 
 logger = logging.getLogger("greendaphne.monitoring")

@@ -187,8 +187,8 @@ class Watchdog:
             return ""
         stack = "".join(traceback.format_stack(frame, _FRAMES)).rstrip()
         # Not imported, because an import in this thread could wait for the blocked thread.
-        tasks: Any = sys.modules.get("greendaphne.aio.tasks")
-        task = None if tasks is None else tasks.running_task(self._thread)
+        names: Any = sys.modules.get("greendaphne.aio.task_names")
+        task = None if names is None else names.running_task(self._thread)
         return stack if task is None else f"{stack}\nin the asyncio task {task}"
 
     def _count(self, seconds: float) -> None:

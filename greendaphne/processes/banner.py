@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .. import __version__
+from ..core.version import __version__
 from .lifecycle import Silent
 
 if TYPE_CHECKING:

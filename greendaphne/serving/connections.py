@@ -21,9 +21,10 @@ from ..core.tlsinfo import TLSInfo
 from ..http1.connection import DRAIN_MOMENT, Http1Connection
 from ..http2 import PREFACE, Http2Limits
 from ..net import batch
+from ..net.byte_stream import RECV_SIZE, ByteStream
 from ..net.endpoints import Endpoint
 from ..net.proxy_protocol import HeaderReader, ProxyProtocol
-from ..net.transport import RECV_SIZE, ByteStream, Transport
+from ..net.transport import Transport
 from .addresses import AddressCounts
 from .exchange import Exchange
 from .overload import HTTP2, TLS, Overload

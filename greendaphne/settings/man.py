@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .. import __version__
+from ..core.version import __version__
 from .option import Option, Takes
 from .options import GROUPS, OPTIONS
 from .sources import key, variable

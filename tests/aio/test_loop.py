@@ -24,8 +24,7 @@ from gevent.event import Event as GeventEvent
 from gevent.monkey import get_original
 
 from greendaphne.aio.hub import AsyncioHub
-from greendaphne.aio.loop import SERVER_SIGNALS, HubLoop
-from greendaphne.aio.tasks import wait_for
+from greendaphne.aio.loop import SERVER_SIGNALS, HubLoop, wait_for
 from tests.support import certificates
 from tests.support.scripts import PATIENCE
 

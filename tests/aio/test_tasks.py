@@ -12,9 +12,10 @@ from typing import Any
 import gevent
 import pytest
 
-from greendaphne.aio import tasks as tasks_module
-from greendaphne.aio.loop import HubLoop
-from greendaphne.aio.tasks import Tasks, describe, running_task, wait_for
+from greendaphne.aio import task_names
+from greendaphne.aio.loop import HubLoop, wait_for
+from greendaphne.aio.task_names import describe, running_task
+from greendaphne.aio.tasks import Tasks
 from tests.support.scripts import PATIENCE
 
 
@@ -222,4 +223,4 @@ def test_the_watchdog_names_the_task(running: HubLoop, caplog: pytest.LogCapture
         watchdog.stop()
     (line,) = [record.getMessage() for record in caplog.records if text in record.getMessage()]
     assert line.splitlines()[-1].endswith("blocks_the_hub)")
-    assert tasks_module.running_task(running.native_thread) is None
+    assert task_names.running_task(running.native_thread) is None

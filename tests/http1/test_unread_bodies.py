@@ -12,7 +12,7 @@ import pytest
 from greendaphne.applications.base import Application
 from greendaphne.config import Config, Limits, Timeouts
 from greendaphne.core.message import HTTPError, Request, Stream
-from greendaphne.http1.connection import SKIPPED
+from greendaphne.http1.stream import SKIPPED
 from tests.support.asgi import serve_asgi
 from tests.support.server import Client
 from tests.support.server import serve as serve_server

@@ -13,8 +13,8 @@ COMMON = """
     from gevent.pywsgi import WSGIServer
     from greendaphne.aio.hub import install
     assert install()
-    from greendaphne.aio.loop import HubLoop
-    from greendaphne.aio.tasks import Tasks, wait_for
+    from greendaphne.aio.loop import HubLoop, wait_for
+    from greendaphne.aio.tasks import Tasks
 
     loop = HubLoop()
     loop.start()

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from greendaphne.core.tlsinfo import CIPHERS, TLSInfo
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.net.endpoints import EndpointError, parse
-from greendaphne.net.tls import Contexts, FileContexts, HostDirectory, ScannedDirectory, TLSError, TLSOptions, contexts
+from greendaphne.net.tls import Contexts, FileContexts, HostDirectory, ScannedDirectory, TLSError, TLSOptions, factory
 from greendaphne.net.tls.endpoints import wrap
 from greendaphne.net.tls.validity import DAY, ValidityLog, ValidityWatch
 from tests.support.certificates import Authority, issue
@@ -258,7 +258,7 @@ def test_a_password_is_never_shown_and_given_once(tmp_path: Path) -> None:
 
 def test_every_cipher_has_a_number() -> None:
     """The numbers are those that OpenSSL reports."""
-    offered = {*contexts.CIPHERS.decode().split(":"), *(name for name in CIPHERS if name.startswith("TLS_") and "CCM" not in name)}
+    offered = {*factory.CIPHERS.decode().split(":"), *(name for name in CIPHERS if name.startswith("TLS_") and "CCM" not in name)}
     assert offered <= set(CIPHERS)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_ciphers("ALL:@SECLEVEL=0")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "greendaphne"
@@ -30,9 +34,9 @@ class Module(NamedTuple):
     unit: str
 
 
-def modules() -> Iterator[Module]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
+def modules(package: Path = PACKAGE) -> Iterator[Module]:
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         yield Module(path, name, parts[1])
 
@@ -89,6 +93,62 @@ def test_imports_go_in_one_direction() -> None:
     for unit, imports in table().items():
         assert imports <= above, unit
         above.add(unit)
+
+
+def around(name: str) -> Iterator[str]:
+    """The packages that ``name`` belongs to, which an import of it executes."""
+    while name := name.rpartition(".")[0]:
+        yield name
+
+
+def needs(module: Module, names: set[str]) -> Iterator[str]:
+    """The modules among ``names`` that ``module`` imports; another name stands for the package whose ``__init__`` has it."""
+    own = {module.name, *around(module.name)}
+    for name in imported(module):
+        target = name if name in names else name.rpartition(".")[0]
+        if target in names and target != module.name:
+            yield target
+            yield from (package for package in around(target) if package not in own)
+
+
+def circle(package: Path) -> str:
+    """A circle of imports in ``package``, with a line for each import; empty where there is none."""
+    names = {module.name for module in modules(package)}
+    graph = {module.name: {*needs(module, names)} for module in modules(package)}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        found = error.args[1][::-1]
+        return "\n".join(f"{one} imports {other}" for one, other in itertools.pairwise(found))
+    return ""
+
+
+def test_no_modules_import_each_other() -> None:
+    """Imports for type checkers and those inside functions count.  What two modules need belongs in a third, or is a protocol class."""
+    found = circle(PACKAGE)
+    assert not found, f"a circle of imports:\n{found}"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("from .other import thing", "from . import one"),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from made.other import Thing", "import made.one"),
+        ("def late():\n    from . import other", "from .one import late"),
+        ("from . import CONSTANT", ""),
+    ],
+    ids=["plain", "type-checking", "late", "package"],
+)
+def test_a_circle_is_found(one: str, other: str, tmp_path: Path) -> None:
+    package = tmp_path / "made"
+    package.mkdir()
+    (package / "__init__.py").write_text("" if other else "from .one import thing\nCONSTANT = 1\n")
+    (package / "one.py").write_text(one)
+    (package / "other.py").write_text(other)
+    lines = (
+        {"made imports made.one", "made.one imports made"} if not other else {"made.one imports made.other", "made.other imports made.one"}
+    )
+    assert {*circle(package).splitlines()} == lines
 
 
 def test_what_stands_at_the_top_is_documented() -> None:

@@ -26,7 +26,8 @@ from greendaphne.applications.channels.watch import LayerWatch
 from greendaphne.applications.channels.websocket import Conversation
 from greendaphne.config import Limits, Timeouts
 from greendaphne.core.accounts import Allowance
-from greendaphne.http1.connection import Http1Connection, Http1Stream
+from greendaphne.http1.connection import Http1Connection
+from greendaphne.http1.stream import Http1Stream
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.net.transport import Transport
 from greendaphne.server import Server

@@ -21,7 +21,8 @@ from websockets.utils import apply_mask
 
 from greendaphne.config import Limits, Timeouts
 from greendaphne.core.message import ClientDisconnected, ConnectionInfo, Headers, Request
-from greendaphne.net.transport import Transport, lingering_close
+from greendaphne.net.byte_stream import lingering_close
+from greendaphne.net.transport import Transport
 from greendaphne.websocket import WebSocket, WebSocketClosed
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10

@@ -23,7 +23,8 @@ from websockets.sync.client import connect
 from greendaphne.config import MIB, Limits, Timeouts
 from greendaphne.core import causes
 from greendaphne.core.message import HTTPError, ResponseError
-from greendaphne.http1.connection import Http1Connection, Http1Stream
+from greendaphne.http1.connection import Http1Connection
+from greendaphne.http1.stream import Http1Stream
 from greendaphne.net.transport import Transport
 from greendaphne.websocket import State, WebSocket, WebSocketClosed
 from tests.support.websocket import (

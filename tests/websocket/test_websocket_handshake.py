@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from greendaphne.config import Limits, Timeouts
 from greendaphne.core.message import HTTPError, ResponseError, Stream
-from greendaphne.http1.connection import Http1Connection, Http1Stream
+from greendaphne.http1.connection import Http1Connection
+from greendaphne.http1.stream import Http1Stream
 from greendaphne.net.transport import Transport
 from greendaphne.websocket import State, WebSocket, WebSocketClosed
 from greendaphne.websocket.handshake import accept_value, check

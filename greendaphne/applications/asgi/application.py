@@ -10,7 +10,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ...aio.loop import HubLoop
-from ...aio.tasks import Tasks, describe
+from ...aio.task_names import describe
+from ...aio.tasks import Tasks
 from ...config import AsgiOptions, ConfigurationError
 from ...core.causes import DRAINING
 from ...core.message import ClientDisconnected, HTTPError, Request, ResponseError, Stream

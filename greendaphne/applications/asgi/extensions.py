@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
 from gevent import get_hub
 
@@ -15,14 +16,31 @@ from ...core.message import ResponseError, Stream
 from .callables import Message
 from .values import as_headers
 
-if TYPE_CHECKING:
-    from .http import HTTPConversation
-
 #: Bytes of a file that are read at a time where the kernel cannot send it.
 _READ_SIZE: Final = 256 * 1024
 
 
-async def send(conversation: HTTPConversation, stream: Stream, kind: str, message: Message) -> None:
+class Answering(Protocol):
+    """What the messages use of a request; :class:`~greendaphne.applications.asgi.http.HTTPConversation` has it."""
+
+    @property
+    def in_body(self) -> bool:
+        """Whether the response has been started, and its last body event not been sent."""
+
+    async def whole_body(self, send: Callable[[], object]) -> None:
+        """Have the greenlet send the whole body by ``send``, which may wait."""
+
+    async def part_of_body(self, send: Callable[[], object], *, last: bool) -> None:
+        """Have the greenlet send a part of the body by ``send``, which may wait."""
+
+    async def interim(self, send: Callable[[], object]) -> None:
+        """Have the greenlet send something before the response by ``send``, which may wait."""
+
+    async def trailers(self, headers: list[tuple[bytes, bytes]], *, more: bool) -> None:
+        """Take the trailers of one event; the last ends the response."""
+
+
+async def send(conversation: Answering, stream: Stream, kind: str, message: Message) -> None:
     """Do what a message that is no ``http.response.start`` or ``.body`` says.
 
     :raises RuntimeError: for a message out of order.
@@ -48,7 +66,7 @@ async def send(conversation: HTTPConversation, stream: Stream, kind: str, messag
         raise ValueError(f"the message type {kind!r} is not known")
 
 
-def _require_body(conversation: HTTPConversation, kind: str) -> None:
+def _require_body(conversation: Answering, kind: str) -> None:
     if not conversation.in_body:
         raise RuntimeError(f"{kind} is sent before http.response.start or after the body")
 
@@ -57,7 +75,7 @@ def _open(path: Any) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
-async def _zero_copy(conversation: HTTPConversation, stream: Stream, message: Message) -> None:
+async def _zero_copy(conversation: Answering, stream: Stream, message: Message) -> None:
     file = message["file"]
     # The descriptor stays the application's, which may close it as soon as this returns.
     descriptor = file if isinstance(file, int) else file.fileno()

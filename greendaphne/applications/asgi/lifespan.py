@@ -11,7 +11,7 @@ from typing import Any, Final
 from gevent.event import Event
 
 from ...aio.loop import HubLoop
-from ...aio.tasks import describe
+from ...aio.task_names import describe
 from ...config import ConfigurationError
 from .callables import App, Message
 from .scope import Scopes

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from ...layers.tally import REPLY
+from ...layers.tally import REPLY, Tally
 from ...monitoring.families import Family, counter, counters, gauge
 from ...serving.spool import BODIES, REPLIES
 
 if TYPE_CHECKING:
-    from .application import ChannelLayerApplication
+    from .bodies import Bodies
+    from .meter import LayerMeter
+    from .notifier import Notifier
+    from .router import ReplyRouter
+    from .supervisor import Supervisor
+    from .watch import LayerWatch
 
 
-def families(application: ChannelLayerApplication) -> Iterable[Family]:
+class Parts(Protocol):
+    """What the metrics show; :class:`~greendaphne.applications.channels.application.ChannelLayerApplication` has it."""
+
+    bodies: Bodies
+    meter: LayerMeter | None
+    notifier: Notifier
+    router: ReplyRouter
+    supervisor: Supervisor
+    tally: Tally
+    watch: LayerWatch
+
+
+def families(application: Parts) -> Iterable[Family]:
     """Everything that monitoring shows about ``application``."""
     if application.meter is not None:
         yield from application.meter.families()
@@ -29,7 +46,7 @@ def families(application: ChannelLayerApplication) -> Iterable[Family]:
     yield from _waiting(application)
 
 
-def _waiting(application: ChannelLayerApplication) -> Iterable[Family]:
+def _waiting(application: Parts) -> Iterable[Family]:
     clients = list(application.router.clients.values())
     yield gauge("greendaphne_reply_channels", "Clients that wait for replies of the application.", len(clients))
     held = [client.held for client in clients]

@@ -13,25 +13,19 @@ installed.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import WRAPPER_ASSIGNMENTS, partial, wraps
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import gevent
 from gevent.event import Event
-from gevent.monkey import is_module_patched
-from gevent.threadpool import ThreadPool
 
 from ...config import ConfigurationError
 from ...layers import LayerUnavailable
-from ...layers.capabilities import Ending, capabilities
-from ...layers.reader import Reader
-from ...layers.tally import Tally, tally_of
-from ...layers.unreadable import LIMIT, describe, is_unreadable
-from ...layers.wake import Wake
-from ...worker import FAILED, Worker, fault
+from ...worker import Worker
+from .channels_worker import channels_worker
+from .runner import Runner
 
 logger = logging.getLogger("greendaphne.worker")
 
@@ -48,21 +42,6 @@ STOP_TIMEOUT = 6.0
 #: Seconds for a worker that was killed to end; one that does not is left behind.
 KILL_TIMEOUT = 1.0
 
-#: Seconds for which a worker of Channels waits for a message, and then looks whether it is to end.
-RECEIVE_LIMIT = 5.0
-#: Seconds that a worker of Channels pauses after a blocking receive that brought nothing.
-EMPTY_PAUSE = 0.001
-
-
-class _Runner(Protocol):
-    """One life of a worker."""
-
-    def run(self) -> object:
-        """Work until stopped; raises what ends it otherwise."""
-
-    def stop(self) -> object:
-        """Make :meth:`run` return soon, without cutting a message off."""
-
 
 class InlineWorker(gevent.Greenlet):  # type: ignore[type-arg]  # only generic in its stubs
     """Runs a worker and starts it again whenever it ends by itself.
@@ -72,13 +51,13 @@ class InlineWorker(gevent.Greenlet):  # type: ignore[type-arg]  # only generic i
     :param on_end: called in a greenlet of its own, with this worker, where this greenlet ends though it was not stopped.
     """
 
-    def __init__(self, name: str, make: Callable[[], _Runner], on_end: Callable[[InlineWorker], None] | None = None) -> None:
+    def __init__(self, name: str, make: Callable[[], Runner], on_end: Callable[[InlineWorker], None] | None = None) -> None:
         super().__init__()
         self._worker_name = self.name_in_log = name
         self.on_end = on_end
         self.rawlink(self._ended)
         self._make = make
-        self._runner: _Runner | None = None
+        self._runner: Runner | None = None
         self._stopping = Event()
         self._born = 0.0
         #: How many times its worker has died.
@@ -182,7 +161,7 @@ def start_workers(layer: Any, n: int, application: object = None) -> list[gevent
     return workers
 
 
-def _replace(workers: list[gevent.Greenlet[..., None]], make: Callable[[], _Runner], ended: InlineWorker) -> None:
+def _replace(workers: list[gevent.Greenlet[..., None]], make: Callable[[], Runner], ended: InlineWorker) -> None:
     """Put another in the place of a worker whose greenlet has ended though it was not stopped: it was killed."""
     logger.error("Inline worker %s was killed; another takes its place in %g s", ended.name_in_log, FIRST_PAUSE)
     worker = InlineWorker(ended.name_in_log, make, ended.on_end)
@@ -205,10 +184,10 @@ def check_workers(layer: Any, n: int) -> None:
     _runner(layer, n, None)
 
 
-def _runner(layer: Any, n: int, application: object) -> Callable[[], _Runner]:
+def _runner(layer: Any, n: int, application: object) -> Callable[[], Runner]:
     if n < 1:
         raise ConfigurationError(f"The number of inline workers must be at least 1, not {n}.")
-    make = _channels_worker(layer) or _plain_worker(layer, application)
+    make = channels_worker(layer) or _plain_worker(layer, application)
     if make is None:
         raise ConfigurationError(
             f"No consumers for inline workers: {type(layer).__module__}.{type(layer).__qualname__} belongs to no Channels project "
@@ -232,7 +211,7 @@ def stop_workers(workers: Iterable[gevent.Greenlet[..., None]], timeout: float =
     gevent.killall(workers, timeout=KILL_TIMEOUT)
 
 
-def _plain_worker(layer: Any, application: object) -> Callable[[], _Runner] | None:
+def _plain_worker(layer: Any, application: object) -> Callable[[], Runner] | None:
     for place in (layer, application):
         routes = getattr(place, "routes", None)
         if isinstance(routes, Mapping) and routes:
@@ -248,251 +227,8 @@ class _PlainWorkers:
         self._routes = routes
         self._announced = False
 
-    def __call__(self) -> _Runner:
+    def __call__(self) -> Runner:
         worker = Worker(self._layer, self._routes)
         worker.announced = not self._announced
         self._announced = True
         return worker
-
-
-def _channels_worker(layer: Any) -> Callable[[], _Runner] | None:
-    """What makes workers for a layer of Channels; ``None`` for any other."""
-    asgi = sys.modules.get("channels.asgi")
-    if asgi is None:
-        return None
-    wrapper = next((backend for backend in asgi.channel_layers.backends.values() if layer in (backend, backend.channel_layer)), None)
-    if wrapper is None:
-        return None
-    _add_default_routes(wrapper)
-    return _ChannelsWorkers(wrapper)
-
-
-def _add_default_routes(wrapper: Any) -> None:
-    """What ``runworker`` adds: Django's views, and its static files where ``runserver`` would serve them."""
-    from channels.staticfiles import StaticFilesConsumer
-    from django.apps import apps
-    from django.conf import settings
-
-    serve_static = settings.DEBUG and apps.is_installed("django.contrib.staticfiles")
-    wrapper.router.check_default(http_consumer=StaticFilesConsumer() if serve_static else None)
-
-
-class _FirstOnly(logging.Filter):
-    """Lets the line about the channels that a worker of Channels listens on pass once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if not isinstance(record.msg, str) or not record.msg.startswith("Listening on channels"):
-            return True
-        said, self._said = self._said, True
-        return not said
-
-
-class _ChannelsWorkers:
-    """Makes workers of Channels and sends its signals as ``runworker`` does: for the process once, for each worker when it is ready."""
-
-    def __init__(self, wrapper: Any) -> None:
-        self._wrapper = wrapper
-        self._announced = False
-        # Each worker logs its channels, which are the same for all.
-        logging.getLogger("django.channels").addFilter(_FirstOnly())
-
-    def __call__(self) -> _Runner:
-        from channels.signals import worker_process_ready
-        from channels.worker import Worker as ChannelsWorker
-
-        # The stores of Channels and Django are local to a thread, which is a greenlet only where threading is patched.
-        cooperative = is_module_patched("threading")
-        layer = _WorkerLayer(self._wrapper, cooperative)
-        worker = ChannelsWorker(layer, signal_handlers=False)
-        if not self._announced:
-            self._announced = True
-            worker_process_ready.send(sender=worker)
-        worker.ready()
-        return _ChannelsGreenlet(worker, layer) if cooperative else _ChannelsThread(worker, layer)
-
-
-class _WorkerLayer:
-    """The layer of one worker of Channels: its wait can be ended, no message ends the worker, and other greenlets always run.
-
-    It drops what is no message, and tells a client at once that its consumer failed.  Channels collects a request's body in a loop of
-    blocking receives without a pause: where the layer's own returns at once, it would keep the server, which sends that body, from ever
-    running.
-    """
-
-    def __init__(self, wrapper: Any, cooperative: bool) -> None:
-        self._wrapper = wrapper
-        self._cooperative = cooperative
-        self._capabilities = capabilities(wrapper)
-        self._wake = Wake()
-        self._tally = tally_of(wrapper)
-        self._unreadable = 0
-        #: Waits in layers of others, whose waits no exception may cut off.
-        self._reader: Reader | None = None
-        #: What Channels' worker asks for the consumer of a message.
-        self.router = _CheckedRouter(wrapper.router, self._tally)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._wrapper, name)
-
-    def receive_many(self, channels: Iterable[str], block: bool = False) -> tuple[str | None, dict[str, Any] | None]:
-        """Receive as the layer does; ``(None, None)`` for what is no message.
-
-        An empty return of a blocking receive takes at least :data:`EMPTY_PAUSE`.
-        """
-        channels = list(channels)
-        try:
-            received = self._receive(channels, block)
-        except Exception as error:
-            if not is_unreadable(error) or self._unreadable >= LIMIT:
-                raise
-            self._unreadable += 1
-            self._tally.bad_message(channels[0] if channels else None, describe(error))
-            return None, None
-        self._unreadable = 0
-        if received[0] is not None and (reason := fault(received) or _content_fault(received[1])) is not None:
-            self._tally.bad_message(received[0], reason)
-            received = None, None
-        if block and received[0] is None and self._cooperative:
-            gevent.sleep(EMPTY_PAUSE)
-        channel, content = received
-        return channel, content
-
-    def _receive(self, channels: list[str], block: bool) -> Any:
-        if not block:
-            return self._wrapper.receive_many(channels)
-        # The consumer of a message that came before the end may still wait for the rest of its request.
-        idle = not any("?" in channel or "!" in channel for channel in channels)
-        return self._receive_waiting(channels, idle)
-
-    def _receive_waiting(self, channels: list[str], idle: bool) -> Any:
-        if self._capabilities.ending is Ending.WAKE:
-            batch = self._wrapper.receive_batch(channels, 1, RECEIVE_LIMIT, wake=self._wake if idle else None)
-            return batch[0] if batch else (None, None)
-        if idle and self._cooperative and self._capabilities.ending is Ending.LIMIT:
-            if self._reader is None:
-                self._reader = Reader(self._wrapper, channels, limit=1)
-            batch = self._reader.receive(wake=self._wake)
-            return batch[0] if batch else (None, None)
-        return self._wrapper.receive_many(channels, block=True)
-
-    def end_waits(self) -> None:
-        """Have the wait for the next message return; from any thread."""
-        self._wake.set()
-
-    def close(self, worker: Any) -> None:
-        """Settle what ``worker`` had taken: its last message is handled where it ended by itself, and goes back where it failed."""
-        if self._capabilities.acknowledges:
-            if worker.termed and not worker.failed:
-                self._wrapper.acknowledge()
-            else:
-                self._wrapper.release()
-            self._wrapper.settle()
-        if self._reader is not None:
-            self._reader.close()
-
-
-def _content_fault(content: dict[str, Any]) -> str | None:
-    """What Channels' worker cannot do with ``content`` outside of the consumer, whose errors it catches."""
-    if not isinstance(content.get("reply_channel"), str | bytes | None):
-        return "its reply_channel is no name"
-    return None if isinstance(content.get("__retries__", 0), int) else "its __retries__ is no number"
-
-
-class _CheckedRouter:
-    """A project's routing, whose consumers tell a client that they failed."""
-
-    def __init__(self, router: Any, tally: Tally) -> None:
-        self._router = router
-        self._tally = tally
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._router, name)
-
-    def match(self, message: Any) -> tuple[Callable[..., object], dict[str, Any]] | None:
-        """The consumer of ``message`` and its arguments; ``None`` where there is none or the message cannot be looked at."""
-        try:
-            match = self._router.match(message)
-        except Exception as error:  # noqa: BLE001 - a filter on a value of another type, whatever it raises
-            self._tally.bad_message(message.channel.name, f"the routing raised {type(error).__name__}")
-            return None
-        if match is None or message.channel.name != "http.request" or message.reply_channel is None:
-            return match  # type: ignore[no-any-return]
-        consumer, arguments = match
-        return _answering(consumer), arguments
-
-
-def _answering(consumer: Callable[..., object]) -> Callable[..., object]:
-    """``consumer`` of ``http.request``, whose client is answered with 500, or cut off within a response, where it raises."""
-    from channels.exceptions import ChannelSocketException, ConsumeLater, DenyConnection
-
-    @wraps(consumer, assigned=[name for name in WRAPPER_ASSIGNMENTS if hasattr(consumer, name)], updated=())
-    def call(message: Any, **arguments: Any) -> object:
-        try:
-            return consumer(message, **arguments)
-        except (ChannelSocketException, ConsumeLater, DenyConnection):
-            raise
-        except BaseException:
-            # In its turn behind what the consumer has sent: Channels holds that back until the consumer has ended.
-            message.reply_channel.send(FAILED)
-            raise
-
-    return call
-
-
-class _ChannelsGreenlet:
-    """A worker of Channels in the greenlet that calls :meth:`run`."""
-
-    def __init__(self, worker: Any, layer: _WorkerLayer) -> None:
-        self._worker = worker
-        self._layer = layer
-
-    def run(self) -> None:
-        _run_to_the_end(self._worker, self._layer)
-
-    def stop(self) -> None:
-        self._worker.termed = True
-        self._layer.end_waits()
-
-
-class _ChannelsThread:
-    """A worker of Channels in a native thread, for a process that is not monkey-patched."""
-
-    def __init__(self, worker: Any, layer: _WorkerLayer) -> None:
-        self._worker = worker
-        self._layer = layer
-
-    def run(self) -> None:
-        pool = ThreadPool(1)
-        try:
-            error = pool.spawn(self._try_to_run).get()
-            if error is not None:
-                raise error
-        finally:
-            self.stop()
-            gevent.spawn(pool.kill)
-
-    def stop(self) -> None:
-        self._worker.termed = True
-        self._layer.end_waits()
-
-    def _try_to_run(self) -> Exception | None:
-        # gevent prints what a task in a thread raises, so the error is returned.
-        try:
-            _run_to_the_end(self._worker, self._layer)
-        except Exception as error:  # noqa: BLE001 - raised again in the greenlet
-            return error
-        return None
-
-
-def _run_to_the_end(worker: Any, layer: _WorkerLayer) -> None:
-    """Run ``worker``, then settle what it had taken."""
-    worker.failed = True
-    try:
-        worker.run()
-        worker.failed = False
-    finally:
-        layer.close(worker)

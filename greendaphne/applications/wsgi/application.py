@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from geventwebsocket.exceptions import WebSocketError  # type: ignore[import-untyped]
 
-from ... import __version__
 from ...core import greenlets
 from ...core.configuration import ConfigurationError
 from ...core.greenlets import Greenlets
 from ...core.message import ClientDisconnected, HTTPError, Request, Stream
+from ...core.version import __version__
 from ...serving.session import Session
 from ...websocket.handshake import offered_subprotocols
 from ..base import Application

@@ -23,7 +23,9 @@ from ..endpoints import (
     port_number,
     register,
 )
-from .contexts import Contexts, FileContexts, TLSOptions, check_method
+from .contexts import Contexts
+from .files import FileContexts
+from .options import TLSOptions, check_method
 from .pem import TLSError
 from .sni import HostDirectory, ScannedDirectory
 

@@ -15,8 +15,10 @@ from gevent.socket import wait_read
 from OpenSSL import SSL
 
 from ...core.message import ClientDisconnected
-from ..transport import Transport, lingering_close
-from .contexts import Contexts, reason
+from ..byte_stream import lingering_close
+from ..transport import Transport
+from .contexts import Contexts
+from .factory import reason
 from .transport import TLSTransport
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from cryptography import x509
 from OpenSSL import SSL
 
 from . import pem
-from .contexts import CHECK_INTERVAL, Contexts, TLSOptions
+from .contexts import CHECK_INTERVAL, Contexts
+from .options import TLSOptions
 from .pem import Credentials, PemObjects, Signature, TLSError
 
 logger = logging.getLogger(__name__)

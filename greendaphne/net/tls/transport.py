@@ -31,7 +31,7 @@ from OpenSSL import SSL
 from ...core.message import ClientDisconnected, ClientTooSlow
 from ...core.tlsinfo import TLSInfo
 from ..transport import _READS_IN_A_ROW, Transport
-from .contexts import reason
+from .factory import reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

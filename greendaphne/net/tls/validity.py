@@ -11,14 +11,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import gevent
 
 if TYPE_CHECKING:
     from cryptography import x509
-
-    from .contexts import Contexts
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +87,15 @@ class ValidityLog:
         return min((seconds + 1 for seconds in left if seconds > 0), default=LOOK) if certificates else LOOK
 
 
+class Certified(Protocol):
+    """The certificates of one endpoint; :class:`~greendaphne.net.tls.contexts.Contexts` has them."""
+
+    validity: ValidityLog
+
+    def report_validity(self) -> list[x509.Certificate]:
+        """Log the certificates that are about to expire or have expired, where a line is due; returns those in service."""
+
+
 class ValidityWatch:
     """Logs the lines of a :class:`ValidityLog` about the certificates of several endpoints, in a greenlet.
 
@@ -96,7 +103,7 @@ class ValidityWatch:
     :param silent: as for :class:`ValidityLog`.
     """
 
-    def __init__(self, contexts: Sequence[Contexts], *, silent: bool = False) -> None:
+    def __init__(self, contexts: Sequence[Certified], *, silent: bool = False) -> None:
         self._contexts = contexts
         self._log = ValidityLog(silent=silent)
         self._greenlet: gevent.Greenlet[..., None] | None = None

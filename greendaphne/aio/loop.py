@@ -39,7 +39,6 @@ T = TypeVar("T")
 SERVER_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
 
 _get_ident: Callable[[], int] = get_original("_thread", "get_ident")
-
 _Task: Any = asyncio.Task
 #: No context, and what a call of ``call_soon`` that makes no handle returns; the new task, which has made it, drops that.
 _NO_CONTEXT: Final = object()

@@ -323,14 +323,14 @@ class Transport:
     def offer(self, data: bytes) -> bool:
         if self._flusher is not None:
             return False
-        due: bytes | bytearray | memoryview | None = data
-        if self.batch is not None and (self._held or len(data) <= HELD_SIZE):
-            due = self._hold(data)
-            if due is None:
-                return True
+        if self.batch is None or (not self._held and len(data) > HELD_SIZE):
+            self._offer(data)
+            return True
+        due = self._hold(data)
+        if due is not None:
             if not self.has_room():
                 return False
-        self._offer(due)
+            self._offer(due)
         return True
 
     def _offer(self, data: bytes | bytearray | memoryview) -> None:

@@ -17,6 +17,7 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
 from contextvars import Context, copy_context
+from heapq import heappush
 from time import monotonic
 from typing import Any, Final, TypeVar, cast
 
@@ -38,7 +39,6 @@ T = TypeVar("T")
 SERVER_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
 
 _get_ident: Callable[[], int] = get_original("_thread", "get_ident")
-_Handle = events.Handle
 _Task: Any = asyncio.Task
 #: No context, and what a call of ``call_soon`` that makes no handle returns; the new task, which has made it, drops that.
 _NO_CONTEXT: Final = object()
@@ -188,12 +188,29 @@ class HubLoop(asyncio.SelectorEventLoop):
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> events.TimerHandle:
         """Call ``callback`` at the loop's time ``when``; called in any greenlet of the loop's thread."""
-        timer = super().call_at(when, callback, *args, context=context)
-        if timer._source_traceback:  # type: ignore[attr-defined]
-            _without_caller(timer)
+        if self._debug or self._closed or when is None:
+            timer = super().call_at(when, callback, *args, context=context)
+            if timer._source_traceback:  # type: ignore[attr-defined]
+                _without_caller(timer)
+        else:
+            # As the superclass does without debug mode.  Every wait with a time limit comes through here.
+            timer = _Timer(when, callback, args, self, context)
+            heappush(self._scheduled, timer)
+            timer._scheduled = True
         if self._hub_selector.inside and self._scheduled[0] is timer:
             # The selector waits for a later one.
             self._hub_selector.ring_in(max(when - self.time(), 0.0))
+        return timer
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> events.TimerHandle:
+        """Call ``callback`` in ``delay`` seconds; called in any greenlet of the loop's thread."""
+        if delay is None:
+            raise TypeError("delay must not be None")
+        timer = self.call_at(self.time() + delay, callback, *args, context=context)
+        if timer._source_traceback:  # type: ignore[attr-defined]
+            _without_caller(timer)
         return timer
 
     def _write_to_self(self) -> None:
@@ -333,6 +350,55 @@ class HubLoop(asyncio.SelectorEventLoop):
         """Return the name of the task that runs now, for logs; ``None`` where none does.  Called in any thread."""
         task = asyncio.current_task(self)
         return None if task is None else describe(task)
+
+
+class _Handle(events.Handle):
+    """A handle of a loop without debug mode, whose constructor costs less than that of the superclass."""
+
+    __slots__ = ()
+
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], loop: HubLoop, context: Context | None) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
+
+class _Timer(events.TimerHandle):
+    """A timer of a loop without debug mode, whose methods cost less than those of the superclass."""
+
+    __slots__ = ()
+
+    # Attributes of the superclass that the type hints of the standard library leave out.
+    _when: float
+    _scheduled: bool
+
+    def __init__(self, when: float, callback: Callable[..., object], args: tuple[Any, ...], loop: HubLoop, context: Context | None) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+        self._when = when
+        self._scheduled = False
+
+    def cancel(self) -> None:
+        if self._scheduled or self._loop._debug:
+            super().cancel()
+        elif not self._cancelled:
+            # It has been called, as that of each asyncio.sleep() that ends.
+            self._cancelled = True
+            self._callback = None  # type: ignore[assignment]
+            self._args = None  # type: ignore[assignment]
+
+    def __lt__(self, other: Any) -> bool:
+        # The loop compares timers with each other only, and a heap of many timers compares each several times.
+        return self._when < other._when  # type: ignore[no-any-return]
 
 
 def _without_caller(handle: Any) -> None:

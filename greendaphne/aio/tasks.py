@@ -33,8 +33,8 @@ class Tasks:
         self._on_error = on_error if on_error is not None else _report
         # With what start() was told to call in the end.
         self._tasks: dict[asyncio.Task[Any], Callable[[asyncio.Task[Any]], object] | None] = {}
-        self._empty = Event()
-        self._empty.set()
+        # Set at the end of the last task; made where a greenlet waits for that.
+        self._empty: Event | None = None
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -77,8 +77,6 @@ class Tasks:
         return task
 
     def _add(self, task: asyncio.Task[Any], on_end: Callable[[asyncio.Task[Any]], object] | None) -> None:
-        if not self._tasks:
-            self._empty.clear()
         self._tasks[task] = on_end
         task.add_done_callback(self._discard)
 
@@ -91,6 +89,10 @@ class Tasks:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait in the calling greenlet until no task is left, for at most ``timeout`` seconds; returns whether none is."""
+        if not self._tasks:
+            return True
+        if self._empty is None or self._empty.is_set():
+            self._empty = Event()
         return bool(self._empty.wait(timeout))
 
     def close(self, timeout: float | None = None, *, patience: float = 1.0) -> bool:
@@ -110,7 +112,7 @@ class Tasks:
 
     def _discard(self, task: asyncio.Task[Any]) -> None:
         on_end = self._tasks.pop(task)
-        if not self._tasks:
+        if self._empty is not None and not self._tasks:
             self._empty.set()
         if on_end is not None:
             on_end(task)

@@ -270,12 +270,22 @@ class Http1Stream:
                 self.sent = sent + left
             self.complete = True
             return True
-        if framing == LENGTH and len(data) > left:
-            # An error of the application: the peer gets the response that the head announced.
-            if not transport.offer(head + data[:left]):
-                return False
-            self._head = b""
-            self._over(len(data))
+        if framing == LENGTH:
+            size = len(data)
+            if size > left:
+                # An error of the application: the peer gets the response that the head announced.
+                if not transport.offer(head + data[:left]):
+                    return False
+                self._head = b""
+                self._over(size)
+            if not last and size:
+                # What most pieces of a stream are.
+                if not transport.offer(head + data):
+                    return False
+                self._head = b""
+                self._left = left - size
+                self.sent = sent + size
+                return True
         end = b"" if not last or framing != CHUNKED else _last_chunk(trailers) if trailers else _LAST_CHUNK
         out = self._joined(data) + end
         if out and not transport.offer(out):

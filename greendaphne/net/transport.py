@@ -28,7 +28,7 @@ from gevent.socket import wait
 
 from ..core.accounts import FREE, Account
 from ..core.message import ClientDisconnected, ClientTooSlow
-from .batch import HELD_SIZE, SendBatch
+from .batch import HELD_SIZE, JOINED_SIZE, SendBatch
 
 #: The original poll returns at once with a time limit of 0; gevent's does not support all events.
 _native_poll = get_original("select", "poll")
@@ -234,41 +234,51 @@ class Transport:
                 return data
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
-        if self._put_off(data):
+        due = self._due(data)
+        if due is None:
             return
         try:
-            sent = self._sock.send(data)
+            sent = self._sock.send(due)
         except BlockingIOError:
             sent = 0
         except OSError:
             raise self._end from None
-        if sent == len(data):
+        size = len(due)
+        if sent == size:
             return
-        self._send_rest(memoryview(data)[sent:], len(data))
+        self._send_rest(memoryview(due)[sent:], size)
 
-    def _put_off(self, data: bytes | bytearray | memoryview) -> bool:
-        """Wait for the flusher, and hold ``data`` for the batch; false if ``data`` has to be sent now."""
+    def _due(self, data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview | None:
+        """Wait for the flusher; return what has to be sent now, or ``None`` if the batch has ``data``."""
         if self._flusher is not None:
             self.flush()
-        if self.batch is not None:
-            if self._hold(data):
-                return True
-            if self._flusher is not None:
-                self.flush()
-        return False
+        if self.batch is None:
+            return data
+        due = self._hold(data)
+        if self._flusher is not None:
+            self.flush()
+        return due
 
-    def _hold(self, data: bytes | bytearray | memoryview) -> bool:
-        """Hold ``data`` for the batch if possible; after a false, the flusher may have the bytes that were held before."""
+    def _hold(self, data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview | None:
+        """Hold ``data`` for the batch if possible, and return ``None``.
+
+        Otherwise return what has to be sent now: ``data``, after the bytes that were held before if both are small.  Larger ``data`` is not
+        copied: the held bytes are sent alone, and the flusher may have them afterwards.
+        """
         held = self._held
         if held:
-            if len(held) + len(data) <= HELD_SIZE:
+            size = len(held) + len(data)
+            if size <= HELD_SIZE:
                 self._held = held + data
-                return True
+                return None
+            if size <= JOINED_SIZE:
+                self._held = b""
+                return held + data
             self.send_held()
         elif len(data) <= HELD_SIZE and self.batch is not None and self.batch.add(self):
             self._held = bytes(data)
-            return True
-        return False
+            return None
+        return data
 
     def send_held(self) -> None:
         """Send the held bytes without waiting; the flusher sends those that the socket does not take."""
@@ -313,15 +323,17 @@ class Transport:
     def offer(self, data: bytes) -> bool:
         if self._flusher is not None:
             return False
-        if self.batch is not None:
-            if self._hold(data):
-                return True
+        if self.batch is None or (not self._held and len(data) > HELD_SIZE):
+            self._offer(data)
+            return True
+        due = self._hold(data)
+        if due is not None:
             if not self.has_room():
                 return False
-        self._offer(data)
+            self._offer(due)
         return True
 
-    def _offer(self, data: bytes) -> None:
+    def _offer(self, data: bytes | bytearray | memoryview) -> None:
         """Send ``data``; the flusher gets what the socket does not take."""
         try:
             sent = self._sock.send(data)

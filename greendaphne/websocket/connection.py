@@ -10,7 +10,7 @@ the stream is finished, never reset, except where a frame was left unfinished.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from time import monotonic
 from typing import Final, NoReturn
@@ -84,6 +84,7 @@ class WebSocket(SendingWebSocket):
         "_server_name",
         "_timeouts",
         "_turn",
+        "before_end",
     )
 
     def __init__(
@@ -110,6 +111,9 @@ class WebSocket(SendingWebSocket):
         self._message_ends = inf
         # Counts the frames of either kind.
         self._turn: Turn | None = None
+        #: Called in the owner's greenlet when the peer's close frame or an invalid frame ends an open WebSocket, before this side's close
+        #: frame; may wait.  For an owner that passes messages on, so that answers to earlier messages of the same read can be sent.
+        self.before_end: Callable[[], None] | None = None
 
     @property
     def connecting(self) -> bool:
@@ -231,6 +235,7 @@ class WebSocket(SendingWebSocket):
             try:
                 event = reader.poll()
             except ProtocolViolation as violation:
+                self._let_answer()
                 self._fail(violation.code, violation.reason)
             if event is not None:
                 turn.left -= 1
@@ -326,6 +331,7 @@ class WebSocket(SendingWebSocket):
                 # A peer that pings without end gets the latest answered; who pings as usual, every one.
                 self._pongs = self._pongs + pong if len(self._pongs) < _PONGS_LIMIT else pong
         elif opcode == CLOSE:
+            self._let_answer()
             try:
                 code, reason = decode_close(payload)
             except ProtocolViolation as violation:
@@ -336,6 +342,13 @@ class WebSocket(SendingWebSocket):
             # Whether it got the answer does not change what it said.
             self.code = code
             raise WebSocketClosed(code, reason)
+
+    def _let_answer(self) -> None:
+        """Let the owner's :attr:`before_end` wait for answers to earlier messages; earlier pings are answered first."""
+        if self.before_end is not None and self.state is _OPEN:
+            if self._pongs:
+                self._send_pongs()
+            self.before_end()
 
     # -- closing
 

@@ -152,6 +152,7 @@ def test_start_and_shutdown(hub: AsyncioHub, limit: None) -> None:
 def test_shutdown_ends_tasks_generators_and_executors(hub: AsyncioHub, limit: None) -> None:
     loop = HubLoop()
     ended: list[str] = []
+    waits = GeventEvent()
 
     async def generator() -> AsyncIterator[int]:
         try:
@@ -165,6 +166,7 @@ def test_shutdown_ends_tasks_generators_and_executors(hub: AsyncioHub, limit: No
     async def task() -> None:
         await kept.__anext__()
         await asyncio.to_thread(lambda: None)
+        waits.set()
         try:
             await asyncio.sleep(PATIENCE)
         finally:
@@ -173,7 +175,7 @@ def test_shutdown_ends_tasks_generators_and_executors(hub: AsyncioHub, limit: No
 
     loop.start()
     made = loop.create_task(task())
-    gevent.sleep(0.02)
+    assert waits.wait(PATIENCE)
     assert loop.shutdown(PATIENCE)
     assert sorted(ended) == ["generator", "task"]
     assert made.cancelled()

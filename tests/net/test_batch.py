@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from greendaphne.core.message import ClientDisconnected
 from greendaphne.net import batch
-from greendaphne.net.batch import HELD_SIZE, SendBatch
+from greendaphne.net.batch import HELD_SIZE, JOINED_SIZE, SendBatch
 from greendaphne.net.transport import Transport
 from tests.support.tls import PATIENCE
 
@@ -121,6 +121,27 @@ def test_a_large_send_is_not_put_off(pairs: Callable[[], Pair]) -> None:
     transport.sendall(b"small")
     transport.sendall(b"x" * (HELD_SIZE + 1))
     assert wait_for(peer, HELD_SIZE + 6) == b"small" + b"x" * (HELD_SIZE + 1)
+
+
+@pytest.mark.parametrize("send", ["sendall", "offer"])
+def test_what_is_too_much_to_be_held_leaves_with_what_is_held(pairs: Callable[[], Pair], send: str) -> None:
+    transport, peer = pairs()
+    busy()
+    getattr(transport, send)(b"small")
+    getattr(transport, send)(b"x" * HELD_SIZE)
+    assert transport._held == b""
+    # It waits for no turn of the hub.
+    assert has_come(peer) == b"small" + b"x" * HELD_SIZE
+
+
+def test_an_offer_is_taken_together_with_what_is_held(pairs: Callable[[], Pair]) -> None:
+    transport, peer = pairs()
+    size = fill(transport)
+    busy()
+    assert transport.offer(b"h" * HELD_SIZE)
+    assert transport.offer(b"behind")
+    assert not transport.offer(b"refused")
+    assert wait_for(peer, size + HELD_SIZE + 6).endswith(b"h" * HELD_SIZE + b"behind")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -229,7 +250,7 @@ def test_an_offer_behind_what_cannot_leave_is_refused(pairs: Callable[[], Pair])
     size = fill(transport)
     busy()
     assert transport.offer(b"h" * HELD_SIZE)
-    assert not transport.offer(b"refused")
+    assert not transport.offer(b"r" * JOINED_SIZE)
     assert wait_for(peer, size + HELD_SIZE).endswith(b"h" * HELD_SIZE)
 
 

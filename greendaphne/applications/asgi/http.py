@@ -244,7 +244,8 @@ class HTTPConversation(Conversation):
 
     def on_task_end(self, task: asyncio.Task[None]) -> None:
         """The application has returned or raised."""
-        self._call()
+        if self._waiter is not None or self._reading is not None:
+            self._call()
 
     # ---- for the greenlet
 

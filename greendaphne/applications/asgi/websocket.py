@@ -10,6 +10,8 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from time import monotonic
 from typing import Any, Final
 
 import gevent
@@ -31,6 +33,8 @@ logger = logging.getLogger("daphne.ws_protocol")
 #: What the inbox holds at most: messages, and bytes beside the latest message.
 INBOX_MESSAGES: Final = 32
 INBOX_BYTES: Final = 256 * KIB
+#: Seconds for the application to take and answer the messages before the client's close frame, or before an invalid frame.
+LAST_ANSWERS: Final = 0.25
 
 # Before an answer; the answer is on its way, and what it is: accepted, rejected, or an ordinary response that has begun or ended; over.
 _CONNECTING, _OPEN, _DENYING, _OVER = range(4)
@@ -70,6 +74,8 @@ class WebSocketConversation(Conversation):
         while not self._inbox:
             if self._disconnect is not None:
                 return self._disconnect.copy()
+            if self._waiter is not None:
+                self._call()
             await self._signal()
         message = self._inbox.popleft()
         self._size -= len(message)
@@ -130,6 +136,8 @@ class WebSocketConversation(Conversation):
             raise ValueError(f"the close code {code} must not be sent")
         reason = (message.get("reason") or "").encode()[:MAX_REASON].decode("utf-8", "ignore")
         self._phase = _OVER
+        if self._waiter is not None:
+            self._call()
         await self._in_greenlet(lambda: self._session.close(code, reason))
 
     def _start_denial(self, message: Message) -> None:
@@ -288,6 +296,7 @@ class WebSocketConversation(Conversation):
         """Receive messages until it is over."""
         session = self._session
         inbox = self._inbox
+        session.websocket.before_end = partial(self._catch_up, task)
         try:
             while True:
                 message = session.receive()
@@ -305,6 +314,30 @@ class WebSocketConversation(Conversation):
                 error = task.exception()
                 if error is not None and not is_quiet(error):
                     logger.error("Error in the application of WebSocket %s", session.name, exc_info=error)
+        finally:
+            session.websocket.before_end = None
+
+    def _catch_up(self, task: asyncio.Task[None]) -> None:
+        """Wait until the application has taken all messages and waits for the next one, for at most :data:`LAST_ANSWERS` seconds.
+
+        It can answer them until then: after the close frame of this side nothing can be sent.
+        """
+        timer: Any = None
+        ends = monotonic() + LAST_ANSWERS
+        try:
+            while (self._inbox or not self._receivers) and not task.done() and self._phase == _OPEN and not self._session.closed:
+                left = ends - monotonic()
+                if left <= 0:
+                    break
+                if timer is None:
+                    timer = gevent.get_hub().loop.timer(left)
+                    # The loop's clock stands still while greenlets run.
+                    timer.start(self._call, update=True)
+                self._wait()
+        finally:
+            if timer is not None:
+                timer.stop()
+                timer.close()
 
 
 def _payload(message: Message) -> str | bytes:

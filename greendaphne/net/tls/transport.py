@@ -181,13 +181,14 @@ class TLSTransport(Transport):
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
         if self._stalled and self._flusher is None:
             raise ConcurrentObjectUseError("Another greenlet is writing to this connection")
-        if self._put_off(data):
+        due = self._due(data)
+        if due is None:
             return
-        size = len(data)
+        size = len(due)
         if size > SEND_SIZE:
-            self._send_rest(memoryview(data), size)
+            self._send_rest(memoryview(due), size)
         elif size:
-            self._send(data)
+            self._send(due)
 
     def _send_rest(self, view: memoryview, size: int) -> None:
         account = self.account
@@ -212,7 +213,7 @@ class TLSTransport(Transport):
                     return
                 piece = memoryview(piece)[sent:]
 
-    def _offer(self, data: bytes) -> None:
+    def _offer(self, data: bytes | bytearray | memoryview) -> None:
         connection = self._connection
         view = memoryview(data)
         sent = 0

@@ -380,3 +380,58 @@ def test_task_goes_on_after_the_end(seen: Recorder) -> None:
     with serve_asgi(application) as server, server.websocket() as client:
         client.send(frame(CLOSE))
         assert seen.next() == "cleaned up"
+
+
+INVALID = frame(TEXT, b"x", rsv=2)
+
+
+@pytest.mark.parametrize(("end", "code"), [(frame(CLOSE, close_payload(4000)), 4000), (INVALID, 1002)], ids=["close", "invalid"])
+def test_messages_before_the_end_are_answered(seen: Recorder, end: bytes, code: int) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        while (event := await receive())["type"] == "websocket.receive":
+            # The answer takes several rounds of the event loop.
+            await asyncio.sleep(0.01)
+            await send({"type": "websocket.send", "text": event["text"]})
+        seen(event)
+
+    with serve_asgi(application) as server, server.websocket() as client:
+        client.send(frame(TEXT, b"1"), frame(TEXT, b"2"), frame(PING, b"p"), frame(TEXT, b"3"), end)
+        frames = client.frames()
+        assert [each.payload for each in frames if each.opcode == TEXT] == [b"1", b"2", b"3"]
+        assert [each.opcode for each in frames].count(PONG) == 1
+        assert (frames[-1].opcode, frames[-1].payload[:2]) == (CLOSE, close_payload(code))
+        assert seen.next()["code"] == code
+
+
+def test_an_application_that_takes_no_messages_does_not_keep_the_end(seen: Recorder) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        seen("accepted")
+        await asyncio.Event().wait()
+
+    with serve_asgi(application) as server, server.websocket() as client:
+        assert seen.next() == "accepted"
+        client.send(frame(TEXT, b"1"), frame(CLOSE, close_payload(1000)))
+        assert [each.opcode for each in client.frames()] == [CLOSE]
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_an_application_that_ends_does_not_wait_for_messages(closes: bool) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        await receive()
+        await send({"type": "websocket.send", "text": "last"})
+        if closes:
+            await send({"type": "websocket.close", "code": 4001})
+
+    with serve_asgi(application) as server, server.websocket() as client:
+        client.send(frame(TEXT, b"1"), frame(TEXT, b"2"), frame(CLOSE, close_payload(4000)))
+        message, end = client.frames()
+        assert message.payload == b"last"
+        # Either side may be the first.
+        assert end.opcode == CLOSE
+        assert end.payload[:2] in (close_payload(4001 if closes else 1000), close_payload(4000))

@@ -1,0 +1,48 @@
+"""The small cases of the Autobahn test suite through each kind of application: answers come before the close frame of the server.
+
+All frames of a case may come in one read, so the application gets its messages together with the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+
+from tests.conformance.autobahn import sites
+from tests.support.asgi import HANDSHAKE, serve_asgi
+from tests.support.server import LiveServer
+from tests.support.websocket import CLOSE, Client
+from tests.support.websocket_cases import SMALL_CASES, Case, chopped
+from tests.support.wsgi import serve_wsgi
+
+
+@pytest.fixture(scope="module", params=["asgi", "wsgi"])
+def server(request: pytest.FixtureRequest) -> Iterator[LiveServer]:
+    with serve_asgi(sites.asgi) if request.param == "asgi" else serve_wsgi(sites.wsgi, validate=False) as server:
+        yield server
+
+
+#: Without those of section 6, which are a matter of the frames alone.
+CASES = [case for case in SMALL_CASES if not case.number.startswith("6.")]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.number)
+def test_case(server: LiveServer, case: Case) -> None:
+    with ExitStack() as stack:
+        connection = stack.enter_context(server.connect())
+        connection.send(HANDSHAKE % (b"/", b""))
+        assert connection.read_head().status == 101
+        client = stack.enter_context(closing(Client(connection.sock)))
+        try:
+            for piece in chopped(case):
+                client.send(piece)
+        except (BrokenPipeError, ConnectionResetError):
+            assert case.fails  # it did not wait for the rest
+        got = client.frames()
+    if case.fails:
+        *got, last = got
+        assert last.opcode == CLOSE
+        assert int.from_bytes(last.payload[:2], "big") == case.fails
+    assert got == case.expect

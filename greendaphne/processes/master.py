@@ -386,6 +386,9 @@ class Master:
     def _give_up_reload(self) -> None:
         if self._generation and any(child.generation < self._generation for child in self._in(State.SERVING)):
             logger.error("Not reloaded: the previous workers continue to serve")
+            for child in self._in(State.STARTING):
+                # It has the new code as well.
+                child.stop(control.STOP, END_PATIENCE)
             for child in self._children:
                 child.generation = self._generation
                 if self._watcher is not None and child.state is State.SERVING:

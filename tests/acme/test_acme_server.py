@@ -341,7 +341,7 @@ def test_several_processes_issue_once(authority: Pebble, tmp_path: Path) -> None
         processes = [Process(authority, directory, middle.url), Process(authority, directory, middle.url, "--workers=2")]
         try:
             for process in processes:
-                process.wait_for("TLS on endpoint")
+                process.wait_for("Serving at")
             deadline = time.monotonic() + PATIENCE
             while not any("is in service" in line for process in processes for line in process.lines):
                 assert time.monotonic() < deadline, [process.lines for process in processes]

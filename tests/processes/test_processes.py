@@ -215,7 +215,30 @@ def test_a_reload_runs_new_code_and_keeps_the_old_where_the_new_is_broken(tmp_pa
         write(tmp_path, version=4)
         process.send(signal.SIGHUP)
         process.until(lambda: process.count("All workers are replaced") >= 2, "the next reload")
+        process.until(lambda: not now & set(children(process.pid)), "the end of the old workers")
         assert ask(tmp_path)["version"] == 4
+
+
+#: Of two that start, the first fails, and the other one goes on starting.
+FAILS_ONCE = """
+import os, time
+try:
+    os.mkdir("here")
+except FileExistsError:
+    time.sleep(3600)
+raise RuntimeError("no")
+"""
+
+
+def test_a_worker_that_fails_ends_the_other_one_that_starts_with_it(tmp_path: Path) -> None:
+    """Otherwise a part of the workers could serve the new version after the master has said that the old one continues."""
+    with master(tmp_path) as process:
+        old = set(children(process.pid))
+        write(tmp_path, FAILS_ONCE, version=2)
+        process.send(signal.SIGHUP)
+        process.find("Not reloaded: the previous workers continue to serve")
+        process.until(lambda: set(children(process.pid)) == old, "the end of the new workers")
+        assert ask(tmp_path)["version"] == 1
 
 
 def test_each_old_worker_ends_only_when_a_new_one_serves(tmp_path: Path) -> None:

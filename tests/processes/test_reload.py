@@ -111,7 +111,9 @@ def get(directory: Path, accept: bytes = b"*/*") -> Response:
 
 
 def served(process: Process, number: int) -> None:
+    """Wait until the worker of this number serves, and those before it, which shared its socket for a moment, have ended."""
     process.until(lambda: process.count(SERVES) >= number, f"worker {number} serves")
+    process.until(lambda: process.count("ended with exit code 0") >= number - 1, f"worker {number - 1} ends")
 
 
 def test_a_change_is_served_and_a_mistake_is_shown(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ LONGEST = 80
 #: Why these functions are longer.
 LONG_FOR_A_REASON = {
     "http2/fields.py:parse_request": "the rules of RFC 9113 section 8.3 in their order, on the path of each request",
-    "websocket/connection.py:receive": "one loop, since each further frame on the stack costs each silent WebSocket memory",
+    "websocket/connection.py:receive_until": "one loop, since each further frame on the stack costs each silent WebSocket memory",
 }
 
 

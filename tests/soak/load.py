@@ -129,6 +129,9 @@ def load(target: Target, clients: Mapping[str, tuple[Client, int]] | None = None
         thread.start()
     try:
         yield report
+        if clients is None:
+            # On a loaded machine, a short block is over before the first request of some.
+            wait_until(lambda: report.failures or all(report.requests[kind] for kind in default_clients()), "a request of each kind")
     finally:
         stop.set()
         deadline = time.monotonic() + PATIENCE + 10

@@ -126,7 +126,7 @@ def test_a_worker_that_fails_later_does_not_end_the_master(tmp_path: Path) -> No
         process.send(signal.SIGHUP)
         process.find("The application could not start: no database")
         process.find("Not reloaded")
-        assert children(process.pid) == before
+        process.until(lambda: children(process.pid) == before, "the end of the new workers")
         with connect(tmp_path) as client:
             client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             assert client.read_response().body.startswith(b"1 ")

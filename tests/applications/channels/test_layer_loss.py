@@ -368,7 +368,9 @@ def test_redis_is_killed_again_and_again(caplog: pytest.LogCaptureFixture) -> No
         assert len(set(orders)) == len(orders)
     lines = [record.getMessage() for record in caplog.records if record.name == "greendaphne.layers.redis"]
     # The server's and the worker's.
-    assert sum("is out of reach" in line and "a wait ended" not in line for line in lines) == 2 * rounds
+    outages = [line for line in lines if "is out of reach" in line and "a wait ended" not in line]
+    # On a loaded machine an answer may be late as well.
+    assert sum("Timeout reading" not in line for line in outages) == 2 * rounds
     assert sum("is back; its data may be lost" in line for line in lines) == 2 * rounds
     assert sum("for their clients to come back" in record.getMessage() for record in caplog.records) == rounds
 

@@ -13,8 +13,8 @@ import pytest
 from tests.conformance.autobahn import sites
 from tests.support.asgi import HANDSHAKE, serve_asgi
 from tests.support.server import LiveServer
-from tests.support.websocket import CLOSE, Client
-from tests.support.websocket_cases import SMALL_CASES, Case, chopped
+from tests.support.websocket import Client
+from tests.support.websocket_cases import SMALL_CASES, Case, play
 from tests.support.wsgi import serve_wsgi
 
 
@@ -35,14 +35,4 @@ def test_case(server: LiveServer, case: Case) -> None:
         connection.send(HANDSHAKE % (b"/", b""))
         assert connection.read_head().status == 101
         client = stack.enter_context(closing(Client(connection.sock)))
-        try:
-            for piece in chopped(case):
-                client.send(piece)
-        except (BrokenPipeError, ConnectionResetError):
-            assert case.fails  # it did not wait for the rest
-        got = client.frames()
-    if case.fails:
-        *got, last = got
-        assert last.opcode == CLOSE
-        assert int.from_bytes(last.payload[:2], "big") == case.fails
-    assert got == case.expect
+        play(client, case)

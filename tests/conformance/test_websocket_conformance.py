@@ -16,8 +16,8 @@ from tests.support.websocket_cases import (
     KOSME,
     SMALL_CASES,
     Case,
-    chopped,
     limits,
+    play,
 )
 
 UNLIMITED = Limits(websocket_message=0, websocket_frame=0)
@@ -25,17 +25,7 @@ UNLIMITED = Limits(websocket_message=0, websocket_frame=0)
 
 def run(case: Case, limits: Limits) -> None:
     with websocket(limits=limits) as (client, server):
-        try:
-            for piece in chopped(case):
-                client.send(piece)
-        except (BrokenPipeError, ConnectionResetError):
-            assert case.fails  # it did not wait for the rest
-        got = client.frames()
-        if case.fails:
-            *got, last = got
-            assert last.opcode == CLOSE
-            assert int.from_bytes(last.payload[:2], "big") == case.fails
-        assert got == case.expect
+        play(client, case)
         assert server.closed.code == case.code
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
-from tests.support.websocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, close_payload, frame
+from tests.support.websocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Client, Frame, close_payload, frame
 
 HELLO = b"Hello, world!"
 
@@ -48,6 +48,21 @@ def chopped(case: Case) -> list[bytes]:
     data = b"".join(case.send)
     size = 1 if case.chop == OCTETS else case.chop if isinstance(case.chop, int) else len(data)
     return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def play(client: Client, case: Case) -> None:
+    """Send the case over an open WebSocket, and compare what comes back up to the end of the stream."""
+    try:
+        for piece in chopped(case):
+            client.send(piece)
+    except (BrokenPipeError, ConnectionResetError):
+        assert case.fails  # it did not wait for the rest
+    got = client.frames()
+    if case.fails:
+        *got, last = got
+        assert last.opcode == CLOSE
+        assert int.from_bytes(last.payload[:2], "big") == case.fails
+    assert got == case.expect
 
 
 def texts(*contents: bytes) -> list[Frame]:

@@ -1,4 +1,4 @@
-"""The small cases of the Autobahn test suite through each kind of application: answers come before the close frame of the server.
+"""The small cases of the Autobahn test suite through an ASGI application: answers come before the close frame of the server.
 
 All frames of a case may come in one read, so the application gets its messages together with the end.
 """
@@ -15,12 +15,11 @@ from tests.support.asgi import HANDSHAKE, serve_asgi
 from tests.support.server import LiveServer
 from tests.support.websocket import Client
 from tests.support.websocket_cases import SMALL_CASES, Case, play
-from tests.support.wsgi import serve_wsgi
 
 
-@pytest.fixture(scope="module", params=["asgi", "wsgi"])
-def server(request: pytest.FixtureRequest) -> Iterator[LiveServer]:
-    with serve_asgi(sites.asgi) if request.param == "asgi" else serve_wsgi(sites.wsgi, validate=False) as server:
+@pytest.fixture(scope="module")
+def server() -> Iterator[LiveServer]:
+    with serve_asgi(sites.asgi) as server:
         yield server
 
 

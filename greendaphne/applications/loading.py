@@ -45,7 +45,7 @@ def load(place: str, *, factory: bool = False, app_dir: str | None = None) -> An
             hint = _as_module(place) or _near_module(module_path)
             raise ConfigurationError(f"Cannot import the application {place}: {error}{_end(hint)}") from None
         raise _failed(place, error) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(place, error) from error
     value: Any = module
     for name in attribute_path.split(".") if colon else [_default_name(module, place)]:
@@ -73,7 +73,7 @@ def _made(factory: Any, place: str) -> Any:
         raise ConfigurationError(f"{place} is of type {type(factory).__name__}, and --factory calls it.")
     try:
         return factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ApplicationError(f"The factory {place} has failed:") from error
 
 
@@ -89,7 +89,7 @@ def checked_layer(value: Any, place: str) -> Any:
     return value
 
 
-def _failed(place: str, error: Exception) -> Exception:
+def _failed(place: str, error: BaseException) -> Exception:
     """What an exception of the application's module is to the user: one line where a package is missing, and its traceback otherwise."""
     cause: BaseException | None = error
     while cause is not None:

@@ -237,7 +237,9 @@ class WebSocketConversation(Conversation):
             if failed:
                 gevent.spawn(self._close_by_itself, CloseCode.INTERNAL_ERROR, causes.ERROR)
             elif task.cancelled():
-                gevent.spawn(self._close_by_itself, CloseCode.SERVICE_RESTART, causes.DRAINING)
+                draining = self._session.draining
+                code, cause = (CloseCode.SERVICE_RESTART, causes.DRAINING) if draining else (CloseCode.INTERNAL_ERROR, causes.ERROR)
+                gevent.spawn(self._close_by_itself, code, cause)
             else:
                 gevent.spawn(self._close_by_itself, CloseCode.NORMAL_CLOSURE, causes.NONE)
         self._call()
@@ -284,7 +286,9 @@ class WebSocketConversation(Conversation):
         if self._denied:
             session.stream.reset()
         elif task.cancelled():
-            return HTTPError(503, "The server is about to end.", cause=causes.DRAINING)
+            if session.draining:
+                return HTTPError(503, "The server is about to end.", cause=causes.DRAINING)
+            return ResponseError("the application was cancelled before it answered the opening handshake")
         if error is not None:
             return None if self.gone and is_quiet(error) else error
         if self._denied:

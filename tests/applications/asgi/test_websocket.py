@@ -212,8 +212,10 @@ def test_application_closes(seen: Recorder) -> None:
         assert client.receive() is None
 
 
-@pytest.mark.parametrize(("error", "code"), [(None, 1000), (ValueError("broken"), 1011)])
-def test_application_returns_or_raises(error: Exception | None, code: int, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"), [(None, 1000), (ValueError("broken"), 1011), (SystemExit(), 1011), (asyncio.CancelledError(), 1011)]
+)
+def test_application_returns_or_raises(error: BaseException | None, code: int, caplog: pytest.LogCaptureFixture) -> None:
     async def application(scope: Any, receive: Any, send: Any) -> None:
         await send(ACCEPT)
         await asyncio.sleep(0.01)
@@ -226,7 +228,7 @@ def test_application_returns_or_raises(error: Exception | None, code: int, caplo
         assert close.payload[:2] == close_payload(code)
         client.send(frame(CLOSE, close.payload))
         assert client.receive() is None
-    assert caplog.text.count("ValueError: broken") == (error is not None)
+    assert caplog.text.count("ValueError: broken") == isinstance(error, ValueError)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ def load(place: str, *, factory: bool = False, app_dir: str | None = None) -> An
     module_path, colon, attribute_path = place.partition(":")
     if not all(module_path.split(".")) or (colon and not all(attribute_path.split("."))) or "/" in module_path:
         raise ConfigurationError(f"The application {place!r} is not written module.path:attribute.path{_end(_as_module(place))}")
+    if app_dir is not None and not os.path.isdir(app_dir):
+        raise ConfigurationError(f"Cannot import the application {place}: there is no directory {app_dir} (--app-dir).")
     directory = app_dir or "."
     if directory not in sys.path[:1]:
         sys.path.insert(0, directory)
@@ -106,7 +108,7 @@ def _end(hint: str) -> str:
 
 def _as_module(place: str) -> str:
     """What to write where ``place`` is the path of a file."""
-    path, colon, attribute = place.rpartition(":") if ":" in place else (place, ":", "channel_layer")
+    path, colon, attribute = place.rpartition(":") if ":" in place else (place, "", "")
     if not path.endswith(".py") and "/" not in path:
         return ""
     module = path.removeprefix("./").removesuffix(".py").strip("/").replace("/", ".")

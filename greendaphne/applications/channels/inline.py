@@ -19,7 +19,6 @@ from functools import partial
 from typing import Any
 
 import gevent
-from gevent import GreenletExit
 from gevent.event import Event
 
 from ...config import ConfigurationError
@@ -88,10 +87,7 @@ class InlineWorker(gevent.Greenlet):  # type: ignore[type-arg]  # only generic i
                 self._runner.run()
             except LayerUnavailable as error:
                 logger.error("Inline worker %s lost the channel layer: %s", self._worker_name, error)
-            except (GreenletExit, KeyboardInterrupt):
-                raise
-            except BaseException:
-                # A consumer may also raise SystemExit, which must not end the server, or gevent.Timeout.
+            except Exception:
                 logger.exception("Inline worker %s died:", self._worker_name)
             finally:
                 self._runner = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import gevent
 
@@ -18,14 +17,6 @@ def settle(server: Server) -> None:
     while server.connections and time.monotonic() < deadline:
         time.sleep(0.005)
     assert server.connections == 0
-
-
-def until(happened: Callable[[], bool]) -> None:
-    """Wait until ``happened`` is true, in a thread beside the server's."""
-    deadline = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def settle_reply_queue(box: ReplyQueue) -> None:

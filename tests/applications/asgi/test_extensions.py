@@ -13,7 +13,7 @@ import pytest
 from tests.support.asgi import Recorder, serve_asgi
 from tests.support.both_versions import VERSIONS, requester
 from tests.support.http2 import GET, Peer
-from tests.support.settling import until
+from tests.support.monitoring import wait_until
 
 START = {"type": "http.response.start", "status": 200, "headers": []}
 
@@ -151,8 +151,8 @@ def test_a_file_whose_sending_is_cancelled_is_cut_off(
                     pytest.fail("the client takes the response for a complete one")
                 except ConnectionResetError:
                     pass
-        until(lambda: "a file was sent in part only: the application was cancelled" in caplog.text)
-        until(lambda: not [each for each in opened_files() if each in (str(path), str(other))])
+        wait_until(lambda: "a file was sent in part only: the application was cancelled" in caplog.text)
+        wait_until(lambda: not [each for each in opened_files() if each in (str(path), str(other))])
 
 
 @pytest.mark.parametrize("version", VERSIONS)

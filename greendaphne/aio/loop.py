@@ -73,6 +73,8 @@ class HubLoop(asyncio.SelectorEventLoop):
         self._async: Any = self._hub.loop.async_(ref=False)
         self._async.start(self._hub_selector.wake)
         self._greenlet: Greenlet[..., Any] | None = None
+        # Whether stop() was called since start().
+        self._ended = False
         # The context of a task that is being made, and its first step.
         self._first_context: object = _NO_CONTEXT
         self._first_step: Any = None
@@ -98,15 +100,31 @@ class HubLoop(asyncio.SelectorEventLoop):
             raise RuntimeError("the event loop cannot run in the hub's greenlet")
         super().run_forever()
 
-    def start(self) -> Greenlet[..., Any]:
-        """Run in a greenlet of its own until :meth:`stop` or :meth:`shutdown` is called; returns the greenlet."""
+    def start(self, *, survive: bool = False) -> Greenlet[..., Any]:
+        """Run in a greenlet of its own until :meth:`stop` or :meth:`shutdown` is called; returns the greenlet.
+
+        :param survive: whether the loop goes on after a task or callback has raised ``SystemExit``, which otherwise ends the loop and the
+            program.  A task keeps the exception as any other.
+        """
         if self._greenlet is None or self._greenlet.dead:
-            self._greenlet = spawn(self.run_forever)
+            self._ended = False
+            self._greenlet = spawn(self._survive if survive else self.run_forever)
             self._greenlet.name = "asyncio"
         return self._greenlet
 
+    def _survive(self) -> None:
+        while True:
+            try:
+                self.run_forever()
+            except SystemExit as error:
+                logger.debug("Code in the event loop raised %r", error)
+                if not self._ended:
+                    continue
+            return
+
     def stop(self) -> None:
         """End :meth:`run_forever` after the callbacks that are ready; called in any greenlet."""
+        self._ended = True
         super().stop()
         self._hub_selector.wake()
 

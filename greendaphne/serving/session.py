@@ -390,8 +390,10 @@ class Sessions:
         except protocol.WebSocketClosed:
             pass
         except BaseException as error:
-            websocket.cause = websocket.cause or causes.of_exception(error)
-            known = not isinstance(error, Exception) or isinstance(error, (ClientDisconnected, HTTPError, ResponseError))
+            interrupted = isinstance(error, (gevent.GreenletExit, KeyboardInterrupt))
+            known = interrupted or isinstance(error, (ClientDisconnected, HTTPError, ResponseError))
+            # Whatever else an application raises, such as SystemExit, is its error and ends this WebSocket only.
+            websocket.cause = websocket.cause or (causes.of_exception(error) if known else causes.ERROR)
             if known or websocket.connecting or websocket.closed:
                 raise
             logger.exception("Error in the application of WebSocket %s", session.name)

@@ -58,6 +58,8 @@ class ASGIApplication(Application):
         self._tasks: Tasks | None = None
         self._lifespan: Lifespan | None = None
         self._at_once = False
+        # Whether tasks are cancelled by the server.
+        self._ending = False
         self._measured = measured
         self._lag: LoopLag | None = None
 
@@ -69,7 +71,7 @@ class ASGIApplication(Application):
 
     def start(self) -> None:
         self.check()
-        self._at_once = False
+        self._at_once = self._ending = False
         loop = self._loop = loops.acquire()
         # What became of a task is told where its request is served.
         self._tasks = Tasks(loop, on_error=_nothing)
@@ -91,6 +93,7 @@ class ASGIApplication(Application):
             return
         deadline = monotonic() + patience
         self._at_once = self._at_once or at_once
+        self._ending = True
         if tasks is not None:
             number = len(tasks)
             if number and not self._at_once:
@@ -104,7 +107,7 @@ class ASGIApplication(Application):
         loops.release(loop, _LAST_PATIENCE)
 
     def end_now(self) -> None:
-        self._at_once = True
+        self._at_once = self._ending = True
         if self._tasks is not None:
             self._tasks.cancel()
         if self._lifespan is not None:
@@ -142,13 +145,30 @@ class ASGIApplication(Application):
             stream.flush()
             return
         conversation.leave()
-        error = _incomplete(conversation, task, request)
+        error = self._incomplete(conversation, task, request)
         # The traceback of the error has this frame, and a task has its error: such a circle would keep what the application holds.
         del task, conversation
         try:
             raise error
         finally:
             del error
+
+    def _incomplete(self, conversation: HTTPConversation, task: asyncio.Task[None], request: Request) -> BaseException:
+        """Return what the exchange has to hear of a response that is not complete."""
+        if not task.done():
+            # The client has left, or its body cannot be taken; the task may go on.
+            _leave_alone(task, request)
+            return conversation.error or ClientDisconnected()
+        if task.cancelled():
+            if self._ending:
+                return HTTPError(503, "The server is about to end.", cause=DRAINING, close=True)
+            return conversation.error or ResponseError("the application was cancelled before its response was complete")
+        error = task.exception()
+        if conversation.error is not None and (error is None or is_quiet(error)):
+            return conversation.error
+        if error is None:
+            return ResponseError("the application returned before its response was complete")
+        return error
 
     def _expire(self, conversation: HTTPConversation, task: asyncio.Task[None]) -> None:
         """The response was not complete in time; the task hears so, and is cancelled where it does not end by itself."""
@@ -192,22 +212,6 @@ class ASGIApplication(Application):
         )
         if self._lag is not None:
             yield from self._lag.families()
-
-
-def _incomplete(conversation: HTTPConversation, task: asyncio.Task[None], request: Request) -> BaseException:
-    """Return what the exchange has to hear of a response that is not complete."""
-    if not task.done():
-        # The client has left, or its body cannot be taken; the task may go on.
-        _leave_alone(task, request)
-        return conversation.error or ClientDisconnected()
-    if task.cancelled():
-        return HTTPError(503, "The server is about to end.", cause=DRAINING, close=True)
-    error = task.exception()
-    if conversation.error is not None and (error is None or is_quiet(error)):
-        return conversation.error
-    if error is None:
-        return ResponseError("the application returned before its response was complete")
-    return error
 
 
 def _leave_alone(task: asyncio.Task[None], request: Request) -> None:

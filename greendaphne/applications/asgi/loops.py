@@ -19,7 +19,8 @@ def acquire() -> HubLoop:
     loop, users = _loops.get(hub, (None, 0))
     if loop is None or loop.is_closed():
         loop, users = HubLoop(owned_signals=SERVER_SIGNALS), 0
-        loop.start()
+        # An application that raises SystemExit ends its request and not the loop of all others.
+        loop.start(survive=True)
     _loops[hub] = (loop, users + 1)
     return loop
 

@@ -11,7 +11,8 @@ import gevent
 import pytest
 
 from greendaphne.aio.loop import HubLoop
-from tests.support.asgi import AsgiOptions, serve_asgi
+from greendaphne.config import AsgiOptions
+from tests.support.asgi import serve_asgi
 from tests.support.both_versions import VERSIONS, Talk, requester
 from tests.support.server import PATIENCE, LiveServer
 from tests.support.wsgi import serve_wsgi

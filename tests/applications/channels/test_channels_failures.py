@@ -67,13 +67,15 @@ PROJECT = """
     def refuse(message):
         raise RuntimeError("refused")
 
+    requests = (before, within, after, leave, later, deny, close, surrogate, odd, elsewhere)
+
     from channels.routing import include, route
     settings.configure(
         LOGGING_CONFIG=None, SECRET_KEY="x", ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"],
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
         CHANNEL_LAYERS={"default": {
             "BACKEND": "greendaphne.layers.memory.MemoryChannelLayer",
-            "ROUTING": [route("http.request", name, path="^/" + name.__name__) for name in (before, within, after, leave, later, deny, close, surrogate, odd, elsewhere)]
+            "ROUTING": [route("http.request", each, path="^/" + each.__name__) for each in requests]
             + [route(channel, consumer, path="^/" + consumer.__name__) for channel in ("websocket.connect", "websocket.receive")
                for consumer in (deny, close, refuse)],
         }},

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..config import Limits
 from ..core.dates import http_date
 from ..core.grammar import CONTENT_LENGTH, FIELD_VALUE, ORIGIN_FORM, TOKEN, elements, expects_continue, same_authority, valid_authority
-from ..core.message import ConnectionInfo, Headers, HTTPError, Request, ResponseError, check_sent_trailers
+from ..core.message import ConnectionInfo, Headers, HTTPError, Request, ResponseError, check_interim, check_sent_trailers
 from .compression import Field
 
 # Field names are lower-case in HTTP/2 (RFC 9113 section 8.2); the colon is that of a pseudo-field.
@@ -297,7 +297,7 @@ def _build_response(method: str, status: int, headers: Headers, date: bytes) -> 
             if special == _LENGTH:
                 if CONTENT_LENGTH.fullmatch(value) is None or length not in (None, value):
                     raise ResponseError(f"Content-Length {value!r} is malformed or contradicts another")
-                if length is not None or status == 204:
+                if length is not None or status == 204 or status == 205:
                     continue
                 length = value
             elif special == _DATE:
@@ -307,7 +307,8 @@ def _build_response(method: str, status: int, headers: Headers, date: bytes) -> 
         append((lower, value))
     if not dated:
         append((b"date", date))
-    no_body = method == "HEAD" or status == 204 or status == 304
+    # RFC 9110 section 15.3.6: 205 has no content either.
+    no_body = method == "HEAD" or status == 204 or status == 205 or status == 304
     return ResponseHead(fields, int(length) if length is not None and not no_body else None, no_body, priority)
 
 
@@ -316,8 +317,7 @@ def interim_fields(status: int, headers: Headers) -> list[Field]:
 
     :raises ResponseError: for a status or a field that must not be sent.
     """
-    if not 102 <= status <= 199:
-        raise ResponseError(f"the status {status!r} is not that of an interim response (102 to 199)")
+    check_interim(status, headers)
     return [(b":status", b"%d" % status), *_checked(headers)]
 
 

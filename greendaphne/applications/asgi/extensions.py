@@ -6,7 +6,9 @@ Files are sent by the connection's greenlet, which may wait for the client; disk
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import stat
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -72,7 +74,12 @@ def _require_body(conversation: Answering, kind: str) -> None:
 
 
 def _open(path: Any) -> int:
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    # Without waiting, because a FIFO would keep the thread until something writes to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor
 
 
 async def _zero_copy(conversation: Answering, stream: Stream, message: Message) -> None:
@@ -81,6 +88,8 @@ async def _zero_copy(conversation: Answering, stream: Stream, message: Message) 
     descriptor = file if isinstance(file, int) else file.fileno()
     offset = message.get("offset")
     count = message.get("count")
+    if (offset or 0) < 0 or (count or 0) < 0:
+        raise ValueError(f"the offset {offset} or the count {count} of http.response.zerocopysend is negative")
     position = None
     if offset is None:
         position = offset = os.lseek(descriptor, 0, os.SEEK_CUR)

@@ -64,6 +64,36 @@ def test_file_that_is_missing(tmp_path: Path) -> None:
         assert server.get().body == b"instead"
 
 
+@pytest.mark.parametrize("kind", ["directory", "fifo"])
+def test_what_is_no_file(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    path.mkdir() if kind == "directory" else os.mkfifo(path)
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        with pytest.raises(OSError, match="not a regular file"):
+            await send({"type": "http.response.pathsend", "path": str(path)})
+        with pytest.raises(ValueError, match="negative"):
+            await send({"type": "http.response.zerocopysend", "file": 0, "offset": -1, "count": 1})
+        await send({"type": "http.response.body", "body": b"instead"})
+
+    with serve_asgi(application) as server:
+        assert server.get().body == b"instead"
+
+
+@pytest.mark.parametrize("name", [b"Content-Length", b"set-cookie", b"Location", b"vary", b"www-authenticate", b":x"])
+def test_each_field_that_is_no_trailer(name: bytes) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({**START, "trailers": True})
+        await send({"type": "http.response.body", "body": b"x"})
+        await send({"type": "http.response.trailers", "headers": [(name, b"1")]})
+
+    with serve_asgi(application) as server, server.connect() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\n\r\n")
+        with pytest.raises(EOFError):
+            client.read_response()
+
+
 @pytest.mark.parametrize("http2", [False, True])
 def test_zerocopysend(big: Path, http2: bool) -> None:
     content = big.read_bytes()

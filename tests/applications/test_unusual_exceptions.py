@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
 import pytest
 
-from greendaphne.aio.loop import HubLoop
 from greendaphne.config import AsgiOptions
 from tests.support.asgi import serve_asgi
 from tests.support.both_versions import VERSIONS, Talk, requester
-from tests.support.server import PATIENCE, LiveServer
+from tests.support.server import LiveServer
 from tests.support.wsgi import serve_wsgi
 
 
@@ -119,34 +117,3 @@ def test_an_application_may_end_the_process_at_its_start(lifespan: str) -> None:
     with pytest.raises(SystemExit) as caught, serve_asgi(application, asgi=AsgiOptions(lifespan=lifespan)):
         pass
     assert caught.value.code == 7
-
-
-def test_a_loop_that_survives() -> None:
-    ended = []
-
-    async def leave() -> None:
-        await asyncio.sleep(0)
-        raise SystemExit
-
-    def run() -> None:
-        loop = HubLoop()
-        greenlet = loop.start(survive=True)
-        try:
-            for _ in range(2):
-                task = loop.create_task(leave())
-                with pytest.raises(SystemExit):
-                    loop.run_from_greenlet(asyncio.wait_for(task, PATIENCE))
-                assert loop.run_from_greenlet(asyncio.sleep(0, 1)) == 1
-            loop.call_soon(loop.stop)
-            loop.call_soon(leave_now)
-            greenlet.join(PATIENCE)
-            ended.append(greenlet.dead)
-        finally:
-            loop.close()
-
-    def leave_now() -> None:
-        raise SystemExit
-
-    gevent.spawn(run).get(timeout=2 * PATIENCE)
-    gc.collect()
-    assert ended == [True]

@@ -331,8 +331,8 @@ class Worker:
             self._fail(message, error.status, error.detail, error.headers)
         except ClientDisconnected:
             logger.debug("The client of %r disconnected", message)
-        except (Exception, gevent.Timeout, gevent.GreenletExit, SystemExit) as error:  # a consumer's failure is never the worker's
-            if self._killed and isinstance(error, gevent.GreenletExit):
+        except BaseException as error:  # a consumer's failure is never the worker's
+            if isinstance(error, KeyboardInterrupt) or (self._killed and isinstance(error, gevent.GreenletExit)):
                 raise
             logger.exception("Error processing message with consumer %s:", getattr(consumer, "__qualname__", consumer))
             self._fail(message)

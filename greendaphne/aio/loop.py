@@ -73,6 +73,8 @@ class HubLoop(asyncio.SelectorEventLoop):
         self._async: Any = self._hub.loop.async_(ref=False)
         self._async.start(self._hub_selector.wake)
         self._greenlet: Greenlet[..., Any] | None = None
+        # Whether stop() was called since start().
+        self._ended = False
         # The context of a task that is being made, and its first step.
         self._first_context: object = _NO_CONTEXT
         self._first_step: Any = None
@@ -104,6 +106,7 @@ class HubLoop(asyncio.SelectorEventLoop):
         ``SystemExit`` ends the task that raises it, and not the loop, which serves other tasks as well.
         """
         if self._greenlet is None or self._greenlet.dead:
+            self._ended = False
             self._greenlet = spawn(self._run_on)
             self._greenlet.name = "asyncio"
         return self._greenlet
@@ -116,11 +119,15 @@ class HubLoop(asyncio.SelectorEventLoop):
                 # asyncio raises it out of run_forever(), and keeps what is ready.  A task also has it as its result.
                 if not _is_of_task(error):
                     self.call_exception_handler({"message": "SystemExit in a callback of the event loop", "exception": error})
+                if self._ended:
+                    # run_forever() forgets a stop() of the same round.
+                    return
             else:
                 return
 
     def stop(self) -> None:
         """End :meth:`run_forever` after the callbacks that are ready; called in any greenlet."""
+        self._ended = True
         super().stop()
         self._hub_selector.wake()
 

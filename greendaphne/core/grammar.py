@@ -50,3 +50,21 @@ def valid_authority(value: bytes) -> bool:
 def elements(values: list[bytes]) -> list[bytes]:
     """The elements of a comma-separated field (RFC 9110 section 5.6.1), in order, without empty elements."""
     return [stripped for value in values for element in value.split(b",") if (stripped := element.strip(b" \t"))]
+
+
+def expects_continue(value: bytes) -> bool:
+    """Whether the ``Expect`` field ``value`` has ``100-continue`` (RFC 9110 section 10.1.1) and no other expectation."""
+    return set(elements([value.lower()])) == {b"100-continue"}
+
+
+def same_authority(one: bytes, other: bytes, default_port: bytes) -> bool:
+    """Whether two valid authorities are the same host and port, after normalization (RFC 3986 sections 6.2.2.1 and 6.2.3)."""
+    one, other = one.lower(), other.lower()
+    return one == other or _with_port(one, default_port) == _with_port(other, default_port)
+
+
+def _with_port(authority: bytes, default_port: bytes) -> tuple[bytes, bytes]:
+    host, colon, port = authority.rpartition(b":")
+    if not colon or port.endswith(b"]"):
+        host, port = authority, b""
+    return host, port.lstrip(b"0") or default_port

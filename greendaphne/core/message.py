@@ -275,7 +275,14 @@ _NO_TRAILERS: Final = frozenset(
     (
         *(b"content-length", b"transfer-encoding", b"host", b"trailer", b"connection", b"te", b"upgrade", b"keep-alive"),
         *(b"proxy-connection", b"content-encoding", b"content-type", b"content-range", b"cache-control", b"set-cookie", b"date"),
+        # Control of the response, authentication and request modifiers (RFC 7231 sections 5.1, 5.3 and 7.1, RFC 7230 section 4.1.2).
+        *(b"age", b"expires", b"location", b"pragma", b"retry-after", b"vary", b"warning", b"expect", b"max-forwards", b"range"),
+        *(b"authorization", b"proxy-authorization", b"www-authenticate", b"proxy-authenticate"),
     )
+)
+#: Fields that an interim response must not have (RFC 9110 sections 8.6 and 6.1), or that are about the connection.
+_NO_INTERIM: Final = frozenset(
+    (b"content-length", b"transfer-encoding", b"trailer", b"connection", b"keep-alive", b"proxy-connection", b"upgrade")
 )
 
 
@@ -287,6 +294,18 @@ def check_sent_trailers(trailers: Headers) -> None:
     for name, _ in trailers:
         if name.lower() in _NO_TRAILERS or name.startswith(b":"):
             raise ResponseError(f"the field {name.decode('latin-1')} cannot be a trailer")
+
+
+def check_interim(status: int, headers: Headers) -> None:
+    """Check the status and the names of the fields of an interim response.
+
+    :raises ResponseError: for a status or a field that must not be sent.
+    """
+    if not 102 <= status <= 199:
+        raise ResponseError(f"the status {status!r} is not that of an interim response (102 to 199)")
+    for name, _ in headers:
+        if name.lower() in _NO_INTERIM:
+            raise ResponseError(f"the field {name.decode('latin-1')} cannot be in an interim response")
 
 
 def body_too_large() -> HTTPError:

@@ -14,7 +14,7 @@ from functools import partial
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from ..config import Limits
-from ..core.grammar import CONTENT_LENGTH, TOKEN, TOKEN_PATTERN, elements, valid_authority
+from ..core.grammar import CONTENT_LENGTH, TOKEN, TOKEN_PATTERN, elements, expects_continue, valid_authority
 from ..core.message import ConnectionInfo, HTTPError, Request
 
 # RFC 9112 section 3: exactly one space on either side of the target, which has no fragment (section 3.2).
@@ -164,9 +164,13 @@ class HeadParser:
                 upgrade = upgrade + b"," + value.lower() if upgrade else value.lower()
             elif http_1_1:
                 # Expect; RFC 9110 section 10.1.1 has HTTP/1.0 clients' expectations ignored.
-                if value.lower() != b"100-continue":
+                if value.lower() == b"100-continue" or expects_continue(value):
+                    self.expect_continue = True
+                elif elements([value]):
                     raise HTTPError(417, "The only expectation supported is 100-continue.", close=True)
-                self.expect_continue = True
+        if b"," in upgrade:
+            # RFC 9110 section 5.6.1: empty elements of a list are ignored.
+            upgrade = b",".join(elements([upgrade]))
         if chunked and length is not None:
             raise bad_request("The request has both Content-Length and Transfer-Encoding.")
         if host is None and http_1_1:
@@ -222,8 +226,11 @@ class HeadParser:
         # RFC 9110 section 4.2.1: a host that is empty makes the target invalid.
         if absolute is None or not valid_authority(absolute[1]):
             raise bad_request("The request target is malformed.")
-        # RFC 9112 section 3.2.2: the target's authority takes the place of the Host field.
-        fields = [(name, absolute[1]) if name == b"host" else (name, value) for name, value in fields]
+        # RFC 9112 section 3.2.2: the target's authority takes the place of the Host field, which HTTP/1.0 may do without.
+        host = (b"host", absolute[1])
+        fields = [host if field[0] == b"host" else field for field in fields]
+        if host not in fields:
+            fields.insert(0, host)
         _, _, query = target.partition(b"?")
         return absolute[2] or b"/", query, fields
 

@@ -156,14 +156,14 @@ def _build_head(method: str, http_version: str, status: int, headers: Headers, c
             if special == b"content-length":
                 if length is None and len(value) < 19 and value.isdigit():
                     # What CONTENT_LENGTH matches, for less.
-                    if status != 204:
+                    if status != 204 and status != 205:
                         length = value
                         lines.append(start + value + b"\r\n")
                     continue
                 value = value.strip(b" \t")
                 if CONTENT_LENGTH.fullmatch(value) is None or length not in (None, value):
                     raise ResponseError(f"Content-Length {value!r} is malformed or contradicts another")
-                if length is not None or status == 204:
+                if length is not None or status == 204 or status == 205:
                     continue
                 length = value
             elif special == b"transfer-encoding":
@@ -183,7 +183,11 @@ def _build_head(method: str, http_version: str, status: int, headers: Headers, c
                 known.clear()
             known[name, value] = line
         lines.append(line)
-    if method == "HEAD" or status == 204 or status == 304:
+    if status == 205:
+        # RFC 9110 section 15.3.6: no content, and a length that says so.
+        framing = NO_BODY
+        lines.append(b"Content-Length: 0\r\n")
+    elif method == "HEAD" or status == 204 or status == 304:
         framing = NO_BODY
     elif length is not None:
         framing = LENGTH

@@ -16,6 +16,7 @@ from ..core.message import (
     Request,
     ResponseError,
     body_too_large,
+    check_interim,
     check_sent_trailers,
     with_extra,
 )
@@ -137,8 +138,7 @@ class Http1Stream:
     def inform(self, status: int, headers: Headers) -> None:
         if self.request.http_version != "1.1" or (self.status and not self._head):
             return
-        if not 102 <= status <= 199:
-            raise ResponseError(f"the status {status!r} is not that of an interim response (102 to 199)")
+        check_interim(status, headers)
         lines = [f"HTTP/1.1 {status} {reason_phrase(status)}\r\n".encode("ascii"), *(field_line(name, value) for name, value in headers)]
         self._connection.transport.sendall(b"".join(lines) + b"\r\n")
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from ..config import Limits
 from ..core.dates import http_date
-from ..core.grammar import CONTENT_LENGTH, FIELD_VALUE, ORIGIN_FORM, TOKEN, valid_authority
-from ..core.message import ConnectionInfo, Headers, HTTPError, Request, ResponseError, check_sent_trailers
+from ..core.grammar import CONTENT_LENGTH, FIELD_VALUE, ORIGIN_FORM, TOKEN, elements, expects_continue, same_authority, valid_authority
+from ..core.message import ConnectionInfo, Headers, HTTPError, Request, ResponseError, check_interim, check_sent_trailers
 from .compression import Field
 
 # Field names are lower-case in HTTP/2 (RFC 9113 section 8.2); the colon is that of a pseudo-field.
@@ -26,6 +26,7 @@ CONNECTION_SPECIFIC = frozenset((b"connection", b"keep-alive", b"proxy-connectio
 _PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
 _SPECIAL = CONNECTION_SPECIFIC | _PSEUDO | {b"host", b"cookie", b"content-length", b"te", b"expect", b"priority"}
 _SCHEMES = (b"https", b"http")
+_PORTS = {b"https": b"443", b"http": b"80"}
 
 #: Field names remembered as valid, and the longest; a peer that makes names up pays for each, and the server's memory stays bounded.
 _REMEMBERED_NAMES = 1024
@@ -140,7 +141,7 @@ def parse_request(fields: list[Field], size: int, connection: ConnectionInfo, li
     method = method.upper()
     if authority is None:
         authority = host
-    elif host is not None and host.lower() != authority.lower():
+    elif host is not None and host != authority and not same_authority(host, authority, _PORTS.get(scheme or b"", b"")):
         raise MalformedMessage("Host differs from :authority")
     if authority is None or not valid_authority(authority):
         raise MalformedMessage("the authority is missing or malformed")
@@ -178,7 +179,11 @@ def parse_request(fields: list[Field], size: int, connection: ConnectionInfo, li
         upgrade = protocol.lower()
         if upgrade != b"websocket":
             raise HTTPError(501, "The only protocol supported in CONNECT is websocket.")
-    if expect and expect.lower() != b"100-continue":
+        if length:
+            # RFC 9110 section 9.3.6: a CONNECT request has no content, and what follows are frames.
+            raise HTTPError(400, "A WebSocket handshake has no body.")
+        length = 0 if end_stream else None
+    if expect and expect.lower() != b"100-continue" and not expects_continue(expect) and elements([expect]):
         raise HTTPError(417, "The only expectation supported is 100-continue.")
     request = Request(method.decode("ascii"), target, path, query, "2", headers, length, upgrade, connection)
     return Head(request, bool(expect), priority)
@@ -292,7 +297,7 @@ def _build_response(method: str, status: int, headers: Headers, date: bytes) -> 
             if special == _LENGTH:
                 if CONTENT_LENGTH.fullmatch(value) is None or length not in (None, value):
                     raise ResponseError(f"Content-Length {value!r} is malformed or contradicts another")
-                if length is not None or status == 204:
+                if length is not None or status == 204 or status == 205:
                     continue
                 length = value
             elif special == _DATE:
@@ -302,7 +307,8 @@ def _build_response(method: str, status: int, headers: Headers, date: bytes) -> 
         append((lower, value))
     if not dated:
         append((b"date", date))
-    no_body = method == "HEAD" or status == 204 or status == 304
+    # RFC 9110 section 15.3.6: 205 has no content either.
+    no_body = method == "HEAD" or status == 204 or status == 205 or status == 304
     return ResponseHead(fields, int(length) if length is not None and not no_body else None, no_body, priority)
 
 
@@ -311,8 +317,7 @@ def interim_fields(status: int, headers: Headers) -> list[Field]:
 
     :raises ResponseError: for a status or a field that must not be sent.
     """
-    if not 102 <= status <= 199:
-        raise ResponseError(f"the status {status!r} is not that of an interim response (102 to 199)")
+    check_interim(status, headers)
     return [(b":status", b"%d" % status), *_checked(headers)]
 
 

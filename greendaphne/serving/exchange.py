@@ -124,7 +124,9 @@ class Exchange:
             return
         page = error_page(error.status, error.detail, self._policy.footer)
         headers = [CONTENT_TYPE, (b"Content-Length", b"%d" % len(page)), *error.headers]
-        if error.close:
+        request = stream.request
+        if error.close or (request.upgrade == b"websocket" and not request.by_extended_connect):
+            # What follows a handshake may be frames, which must not be taken for a request.
             headers.append((b"Connection", b"close"))
         stream.extra_headers = self._policy.extra_headers
         try:

@@ -975,6 +975,27 @@ def test_system_exit_ends_the_loop(loop: HubLoop) -> None:
     assert loop.run_until_complete(asyncio.sleep(0, 1)) == 1
 
 
+def test_a_loop_that_survives_system_exit(loop: HubLoop) -> None:
+    async def leave() -> None:
+        await asyncio.sleep(0)
+        raise SystemExit
+
+    def leave_now() -> None:
+        raise SystemExit
+
+    greenlet = loop.start()
+    for _ in range(2):
+        task = loop.create_task(leave())
+        assert wait_for(task, PATIENCE)
+        assert isinstance(task.exception(), SystemExit)
+        assert loop.run_from_greenlet(asyncio.sleep(0, 1)) == 1
+    # An end that was asked for in the same round is not forgotten.
+    loop.call_soon(loop.stop)
+    loop.call_soon(leave_now)
+    greenlet.join(PATIENCE)
+    assert greenlet.dead
+
+
 def test_timers_of_many_lengths(running: HubLoop) -> None:
     """Longer and shorter ones in any order, and those that are cancelled."""
     late: list[float] = []

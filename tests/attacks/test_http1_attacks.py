@@ -211,7 +211,13 @@ ROWS: list[tuple[str, bytes, list[int], int, bool]] = [
     ("endless head", b"GET / HTTP/1.1\r\n" + b"X: yyyyyyyyyy\r\n" * 6000, [431], 0, True),
     # Expectations.
     ("unknown expectation", get(b"Expect: 200-ok"), [417], 0, True),
+    ("two expectations", post(b"Expect: 100-continue, 200-ok", b"Content-Length: 5", body=b"hello"), [417], 0, True),
     ("Expect without a body", get(b"Expect: 100-continue"), [200], 1, False),
+    # RFC 9110 section 5.6.1: empty elements of a list are ignored.
+    *[
+        (f"Expect {value!r}", post(b"Expect: " + value, b"Content-Length: 5", body=b"hello"), [200], 1, False)
+        for value in (b"100-Continue,", b" ,100-continue", b"100-continue, 100-continue", b"", b",")
+    ],
     # Not HTTP at all.
     ("TLS on a plain port", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", [400], 0, True),
     ("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [505], 0, True),

@@ -6,6 +6,7 @@ import re
 import socket
 import struct
 import time
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,16 @@ def test_no_body(client: Client, server: RunningServer, method: str, status: int
         response = client.read_response(method)
         assert response.status == status
         assert response.header("Transfer-Encoding") is None
+    assert client.buffer == b""
+
+
+@pytest.mark.parametrize("headers", [[], [(b"content-length", b"7")], [(b"content-length", b"0")]])
+def test_205_has_no_content(client: Client, server: RunningServer, headers: Any) -> None:
+    for _ in range(2):
+        client.send(GET)
+        server.app.answer(b"dropped", status=205, headers=headers)
+        response = client.read_response()
+        assert [value for name, value in response.headers if name in ("Content-Length", "Transfer-Encoding")] == ["0"]
     assert client.buffer == b""
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import pytest
 from h2.events import InformationalResponseReceived, TrailersReceived
 
+from greendaphne.core.message import ResponseError
 from greendaphne.http2 import Http2Stream
 from tests.support.http2 import Peer, serve_http2
 
+#: What is about the length of a response, or the connection (RFC 9110 sections 8.6 and 6.1).
+REFUSED = [(b"Content-Length", b"5"), (b"transfer-encoding", b"chunked"), (b"connection", b"close"), (b"trailer", b"x")]
 HINT = (b"link", b"</style.css>; rel=preload")
 
 
 def test_several_interim_responses_before_a_response_with_trailers() -> None:
     def application(stream: Http2Stream) -> None:
+        for field in REFUSED:
+            with pytest.raises(ResponseError):
+                stream.inform(103, [HINT, field])
         stream.inform(103, [HINT])
         stream.inform(103, [HINT, HINT])
         stream.start(200, [(b"content-type", b"text/plain")])

@@ -616,6 +616,7 @@ MALFORMED = {
     "ftp :scheme": replaced(scheme=b"ftp"),
     "host differs": with_field(b"host", b"other"),
     "host with another port": with_field(b"host", b"localhost:81"),
+    "host with the other scheme's port": with_field(b"host", b"localhost:443"),
     "two hosts": [*GET, (b"host", b"localhost"), (b"host", b"localhost")],
     "bad host": [*replaced(authority=None), (b"host", b"a b")],
     "content-length with a sign": with_field(b"content-length", b"+0"),

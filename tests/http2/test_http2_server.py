@@ -182,6 +182,19 @@ def test_a_bad_handshake(server: RunningServer) -> None:
         assert head.headers[0] == (b":status", b"426")
 
 
+def test_a_handshake_with_a_body(server: RunningServer) -> None:
+    with Peer(server) as peer:
+        stream_id = peer.request([*CONNECT, (b"content-length", b"5")], end=False)
+        head = peer.wait(h2.events.ResponseReceived, stream_id)
+        assert head.headers[0] == (b":status", b"400")
+        # No body is no body; frames are not counted.
+        stream_id = peer.request([*CONNECT, (b"content-length", b"0")], end=False)
+        server.app.reply(server.app.receive("websocket.connect")[1], accept=True)
+        assert peer.wait(h2.events.ResponseReceived, stream_id).headers[0] == (b":status", b"200")
+        peer.send(stream_id, frame(TEXT, b"hello"))
+        assert server.app.receive("websocket.receive")[1]["text"] == "hello"
+
+
 def test_http1_is_served_beside_prior_knowledge(server: RunningServer) -> None:
     with server.connect() as client:
         client.sock.sendall(b"GET /old HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -69,7 +69,15 @@ def test_a_request() -> None:
 def test_the_host_comes_first_and_once() -> None:
     assert requested([*GET, (b"accept", b"*/*"), (b"host", b"LOCALHOST")]).headers == [(b"host", b"localhost"), (b"accept", b"*/*")]
     assert requested([*GET[:3], (b"accept", b"*/*"), (b"host", b"h:80")]).headers == [(b"host", b"h:80"), (b"accept", b"*/*")]
+    # RFC 9113 section 8.3.1: compared after normalization (RFC 3986 section 6.2.3).
+    for host in (b"localhost:80", b"localhost:", b"LOCALHOST:080"):
+        assert requested([*GET, (b"host", host)]).headers == [(b"host", b"localhost")]
     assert requested([*GET[:3], (b":authority", b"[::1]:8000")]).headers == [(b"host", b"[::1]:8000")]
+
+
+@pytest.mark.parametrize("value", [b"100-continue,", b",100-Continue", b"", b","])
+def test_empty_elements_of_expect(value: bytes) -> None:
+    assert requested([*GET, (b"expect", value)]).method == "GET"
 
 
 def test_cookie_crumbs_are_joined() -> None:
@@ -106,6 +114,7 @@ def test_fields_with_a_meaning_for_connections_elsewhere() -> None:
         ([(b":method", b"CONNECT"), (b":authority", b"localhost:443")], 501),
         ([(b":method", b"CONNECT"), (b":protocol", b"connect-udp"), *GET[1:]], 501),
         ([*GET, (b"expect", b"something")], 417),
+        ([*GET, (b"expect", b"100-continue, something")], 417),
         ([*GET, *[(b"x-%d" % n, b"") for n in range(200)]], 431),
         ([*GET, (b"x-long", b"x" * 16384)], 431),
         ([*GET, *[(b"x-%d" % n, b"x" * 9000) for n in range(9)]], 431),
@@ -353,14 +362,14 @@ def test_an_empty_write_sends_the_head() -> None:
         assert peer.status(1) == 200
 
 
-@pytest.mark.parametrize(("method", "status"), [(b"HEAD", 200), (b"GET", 204), (b"GET", 304)])
+@pytest.mark.parametrize(("method", "status"), [(b"HEAD", 200), (b"GET", 204), (b"GET", 205), (b"GET", 304)])
 def test_responses_without_content(method: bytes, status: int) -> None:
     headers = [(b"Content-Length", b"5")]
     for calls in ([("finish", b"hello")], [("write", b"hel"), ("write", b"lo"), ("finish",)], [("finish",)]):
         result = respond(("start", status, headers), *calls, method=method)
         assert result[0] == status
         assert result[2] == b""
-        assert without_date(result[1]) == ([] if status == 204 else [(b"content-length", b"5")])
+        assert without_date(result[1]) == ([] if status in (204, 205) else [(b"content-length", b"5")])
 
 
 def test_headers_alone_end_a_response_without_body() -> None:

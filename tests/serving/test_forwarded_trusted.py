@@ -104,7 +104,9 @@ def test_the_client_of_a_proxy_header_is_a_hop_of_its_own() -> None:
 
 def test_what_others_claim_reaches_nobody() -> None:
     claims = [
-        (FOR, b"1.2.3.4"), (PORT, b"5"), (PROTO, b"https"), (b"x-forwarded-host", b"evil"), (FORWARDED, b"for=1.2.3.4"), (ROOT, b"/x")
+        (FOR, b"1.2.3.4"), (PORT, b"5"), (PROTO, b"https"), (b"x-forwarded-host", b"evil"), (FORWARDED, b"for=1.2.3.4"), (ROOT, b"/x"),
+        (b"x-forwarded-prefix", b"/x"), (b"x-script-name", b"/x"), (b"x-real-ip", b"1.2.3.4"), (b"x-forwarded-protocol", b"ssl"),
+        (b"x-forwarded-ssl", b"on"), (b"x-forwarded-scheme", b"https"), (b"x-scheme", b"https"),
     ]  # fmt: skip
     locate = TrustedLocator(AddressList("10.0.0.1"))
     assert locate(request(*claims, client=["8.8.8.8", 1])).headers == [HOST]

@@ -293,7 +293,7 @@ def test_status_that_is_none(server: RunningServer, client: Client, status: Any)
     assert client.read_response().status == 500
 
 
-@pytest.mark.parametrize("headers", [{"Content-Type": "text/html"}, 7, [("a",)], [("a", 1)], [(None, b"b")]])
+@pytest.mark.parametrize("headers", [{"Content-Type": "text/html"}, 7, [("a",)], [("a", 1)], [(None, b"b")], ["ab"], [{"a": 1, "b": 2}]])
 def test_headers_that_are_none(server: RunningServer, client: Client, headers: Any) -> None:
     client.send(GET)
     server.app.reply(server.app.request(), status=200, headers=headers)

@@ -204,6 +204,8 @@ def test_pages_that_may_open_websockets(allowed: str, origin: bytes | None, acce
             assert client.read_head().status == 101
         else:
             assert client.read_response().status == 403
+            # What follows may be frames.
+            assert client.at_eof()
             assert server.app.drain("websocket.connect") == []
 
 

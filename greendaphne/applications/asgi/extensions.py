@@ -128,6 +128,8 @@ async def _zero_copy(conversation: Answering, stream: Stream, message: Message) 
     descriptor = file if isinstance(file, int) else file.fileno()
     offset = message.get("offset")
     count = message.get("count")
+    if (offset or 0) < 0 or (count or 0) < 0:
+        raise ValueError(f"the offset {offset} or the count {count} of http.response.zerocopysend is negative")
     position = None
     if offset is None:
         position = offset = os.lseek(descriptor, 0, os.SEEK_CUR)

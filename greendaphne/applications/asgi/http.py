@@ -8,6 +8,7 @@ greenlet reads the body where it is not there yet, and does errands.
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import Any, Final
 
 from gevent import get_hub, getcurrent
@@ -15,6 +16,7 @@ from gevent import get_hub, getcurrent
 from ...aio.loop import HubLoop
 from ...core.causes import APP_TIMEOUT
 from ...core.message import ClientDisconnected, Headers, HTTPError, ResponseError, Stream
+from ...core.turns import TURN_SECONDS
 from . import extensions
 from .callables import Message
 from .conversation import Conversation
@@ -43,7 +45,7 @@ class HTTPConversation(Conversation):
     :param stream: the request, and the way to answer it.
     """
 
-    __slots__ = ("_body", "_event", "_phase", "_reading", "_stream", "_trailers", "_wanted", "_watching", "error")
+    __slots__ = ("_body", "_event", "_phase", "_reading", "_stream", "_trailers", "_turn_ends", "_wanted", "_watching", "error")
 
     def __init__(self, loop: HubLoop, stream: Stream) -> None:
         Conversation.__init__(self, loop)
@@ -55,6 +57,8 @@ class HTTPConversation(Conversation):
         # An event that receive() will return; whether the greenlet is to read one, and the greenlet while it does.
         self._event: dict[str, Any] | None = None
         self._wanted = False
+        # Until when what has come already is taken without giving way; 0 where the task has given way since.
+        self._turn_ends = 0.0
         self._reading: Any = None
         self._watching = False
         # Whether trailers follow; and those that have come.
@@ -86,8 +90,17 @@ class HTTPConversation(Conversation):
                 return {"type": _DISCONNECT}
             if self._body == _OPEN:
                 if not self._wanted:
+                    now = monotonic()
+                    if now >= self._turn_ends:
+                        if self._turn_ends:
+                            # A client that sends as fast as this reads would keep the event loop from all other tasks.
+                            self._turn_ends = 0.0
+                            await asyncio.sleep(0)
+                            continue
+                        self._turn_ends = now + TURN_SECONDS
                     if self._read_ahead():
                         continue
+                    self._turn_ends = 0.0
                     self._wanted = True
                     self._call()
             elif not self._watching:

@@ -28,6 +28,10 @@ from .runner import Runner
 RECEIVE_LIMIT = 5.0
 #: Seconds that a worker of Channels pauses after a blocking receive that brought nothing.
 EMPTY_PAUSE = 0.001
+#: Channels counts how many times a message was put back, to 10 by default; a number that cannot come from that is refused.
+_RETRIES = 1 << 31
+#: What the client is sent if the consumer of its message raises an exception.
+_FAILURES = {"http.request": FAILED, "websocket.connect": {"accept": False}}
 
 
 def channels_worker(layer: Any) -> Callable[[], Runner] | None:
@@ -172,13 +176,15 @@ class _WorkerLayer:
 
 def _content_fault(content: dict[str, Any]) -> str | None:
     """Why Channels' worker would fail on ``content`` outside of the consumer, whose errors it catches; ``None`` if it would not."""
-    if not isinstance(content.get("reply_channel"), str | bytes | None):
+    reply_channel = content.get("reply_channel")
+    if not isinstance(reply_channel, str | bytes | None) or (isinstance(reply_channel, bytes) and not reply_channel.isascii()):
         return "its reply_channel is no name"
-    return None if isinstance(content.get("__retries__", 0), int) else "its __retries__ is no number"
+    retries = content.get("__retries__", 0)
+    return None if isinstance(retries, int) and abs(retries) < _RETRIES else "its __retries__ is no number"
 
 
 class _CheckedRouter:
-    """A project's routing; each consumer that fails tells its client so."""
+    """A project's routing; a consumer that fails tells its client so, and ends no worker."""
 
     def __init__(self, router: Any, tally: Tally) -> None:
         self._router = router
@@ -194,28 +200,59 @@ class _CheckedRouter:
         except Exception as error:  # noqa: BLE001 - a filter on a value of another type, whatever it raises
             self._tally.bad_message(message.channel.name, f"the routing raised {type(error).__name__}")
             return None
-        if match is None or message.channel.name != "http.request" or message.reply_channel is None:
-            return match  # type: ignore[no-any-return]
+        if match is None:
+            return None
         consumer, arguments = match
-        return _answering(consumer), arguments
+        return _contained(consumer), arguments
 
 
-def _answering(consumer: Callable[..., object]) -> Callable[..., object]:
-    """``consumer`` of ``http.request``; if it raises, its client gets 500, or the connection ends if a response has begun."""
+def _contained(consumer: Callable[..., object]) -> Callable[..., object]:
+    """``consumer`` with its exceptions handled, except the one that puts the message back, and with its messages sent.
+
+    A client that waits for an answer hears of a failure at once: 500, or the end of a response that has begun, or the rejection of a
+    handshake.  Channels' worker handles ``DenyConnection`` and ``ChannelSocketException``, and sends the messages of a consumer once that
+    has ended.  But an exception of any of these ends the worker: that of a message that the layer refuses, for example.
+    """
     from channels.exceptions import ChannelSocketException, ConsumeLater, DenyConnection
 
-    @wraps(consumer, assigned=[name for name in WRAPPER_ASSIGNMENTS if hasattr(consumer, name)], updated=())
-    def call(message: Any, **arguments: Any) -> object:
+    def handle(message: Any, arguments: dict[str, Any]) -> None:
         try:
-            return consumer(message, **arguments)
-        except (ChannelSocketException, ConsumeLater, DenyConnection):
+            consumer(message, **arguments)
+        except DenyConnection:
+            if message.channel.name != "websocket.connect":
+                raise ValueError("You cannot DenyConnection from a non-websocket.connect handler.") from None
+            message.reply_channel.send({"close": True})
+        except ChannelSocketException as exception:
+            exception.run(message)
+
+    @wraps(consumer, assigned=[name for name in WRAPPER_ASSIGNMENTS if hasattr(consumer, name)], updated=())
+    def call(message: Any, **arguments: Any) -> None:
+        try:
+            try:
+                handle(message, arguments)
+            finally:
+                _send_messages()
+        except ConsumeLater:
             raise
         except BaseException:
-            # After the messages of the consumer, which Channels holds back until the consumer has ended.
-            message.reply_channel.send(FAILED)
+            failure = _FAILURES.get(message.channel.name)
+            if failure is not None and message.reply_channel is not None:
+                message.reply_channel.send(failure)
+                _send_messages()
             raise
 
     return call
+
+
+def _send_messages() -> None:
+    """Send the messages of the consumer that has ended; after an error the others are dropped."""
+    from channels.message import pending_message_store
+
+    try:
+        pending_message_store.send_and_flush()
+    finally:
+        # Channels sends the messages again later, and there must be an empty list then.
+        pending_message_store.prepare()
 
 
 class _ChannelsGreenlet:

@@ -355,6 +355,8 @@ def _header_list(headers: Any) -> list[tuple[bytes, bytes]]:
             if type(name) is bytes and type(value) is bytes and type(field) is tuple:
                 result.append(field)
                 continue
+            if not isinstance(field, (list, tuple)):
+                raise TypeError
             if isinstance(name, str):
                 name = name.encode("latin-1")
             if isinstance(value, str):

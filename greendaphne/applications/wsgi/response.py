@@ -213,7 +213,7 @@ class Response:
     def _send_pieces(self, pieces: Iterable[bytes]) -> None:
         stream = self._stream
         # A response without a body never fails to be sent, so the client has to be looked for.
-        bodiless = stream.request.method == "HEAD" or self._status in (204, 304)
+        bodiless = stream.request.method == "HEAD" or self._status in (204, 205, 304)
         for data in pieces:
             if data:
                 if data.__class__ is not bytes:

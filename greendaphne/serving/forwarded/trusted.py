@@ -27,7 +27,14 @@ ROOT_PATH: Final = b"daphne-root-path"
 MAX_HOPS: Final = 100
 
 #: Fields removed from requests of untrusted peers, because frameworks read them by settings of their own.
-_CLAIMS: Final = frozenset((ROOT_PATH, b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto"))
+_CLAIMS: Final = frozenset(
+    (
+        *(ROOT_PATH, b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto"),
+        # Other names for the mount point, the client and the scheme.
+        *(b"x-forwarded-prefix", b"x-script-name", b"x-real-ip"),
+        *(b"x-forwarded-protocol", b"x-forwarded-scheme", b"x-forwarded-ssl", b"x-scheme"),
+    )
+)
 
 #: The number of field values whose result is cached, and the longest of them in octets.
 _CACHE_SIZE: Final = 1024

@@ -172,6 +172,30 @@ def test_a_file_whose_sending_is_cancelled_before_it_begins_is_not_sent(big: Pat
         assert client.ask().body == b"instead"
 
 
+def test_a_negative_part_of_a_file() -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        with pytest.raises(ValueError, match="negative"):
+            await send({"type": "http.response.zerocopysend", "file": 0, "offset": -1, "count": 1})
+        await send({"type": "http.response.body", "body": b"instead"})
+
+    with serve_asgi(application) as server:
+        assert server.get().body == b"instead"
+
+
+@pytest.mark.parametrize("name", [b"Content-Length", b"set-cookie", b"Location", b"vary", b"www-authenticate", b":x"])
+def test_each_field_that_is_no_trailer(name: bytes) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({**START, "trailers": True})
+        await send({"type": "http.response.body", "body": b"x"})
+        await send({"type": "http.response.trailers", "headers": [(name, b"1")]})
+
+    with serve_asgi(application) as server, server.connect() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\n\r\n")
+        with pytest.raises(EOFError):
+            client.read_response()
+
+
 @pytest.mark.parametrize("http2", [False, True])
 def test_zerocopysend(big: Path, http2: bool) -> None:
     content = big.read_bytes()

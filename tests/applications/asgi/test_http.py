@@ -811,3 +811,39 @@ def test_requests_that_wait_do_not_hold_up_others() -> None:
     with serve_asgi(application, http2_cleartext=True) as server, Peer(server) as peer:
         streams = [peer.request(GET) for _ in range(50)]
         assert [peer.response(stream)[2] for stream in streams] == [b"x"] * 50
+
+
+def test_a_body_that_comes_without_end_leaves_others_their_turn() -> None:
+    """The client sends chunks of one byte faster than they are read, so that receive() always finds one."""
+    begun = threading.Event()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "POST":
+            while (await receive()).get("more_body"):
+                begun.set()
+        else:
+            await answer(send, b"other")
+
+    stop = threading.Event()
+
+    def upload(sock: socket.socket) -> None:
+        chunks = b"1\r\nx\r\n" * 20_000
+        while not stop.is_set():
+            try:
+                sock.sendall(chunks)
+            except OSError:
+                return
+
+    with serve_asgi(application) as server, server.connect() as busy:
+        busy.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        thread = threading.Thread(target=upload, args=(busy.sock,))
+        thread.start()
+        try:
+            assert begun.wait(PATIENCE)
+            for _ in range(10):
+                assert server.get().body == b"other"
+        finally:
+            stop.set()
+            busy.sock.shutdown(socket.SHUT_RDWR)
+            thread.join(PATIENCE)
+        assert not thread.is_alive()

@@ -44,13 +44,40 @@ PROJECT = """
             raise ConsumeLater
         message.reply_channel.send({"status": 200, "content": b"later"})
 
+    def surrogate(message):
+        message.reply_channel.send({"status": 200, "headers": [["a", "\\ud800"]], "content": b"unsent"})
+
+    def odd(message):
+        message.reply_channel.send({"status": 200, "content": b"begun", "more_content": True})
+        message.reply_channel.send({"content": object()})
+        message.reply_channel.send({"content": b"unsent"})
+
+    def elsewhere(message):
+        from channels import Channel
+        Channel("no name").send({})
+
+    from channels.exceptions import DenyConnection, WebsocketCloseException
+
+    def deny(message):
+        raise DenyConnection
+
+    def close(message):
+        raise WebsocketCloseException(4000)
+
+    def refuse(message):
+        raise RuntimeError("refused")
+
+    requests = (before, within, after, leave, later, deny, close, surrogate, odd, elsewhere)
+
     from channels.routing import include, route
     settings.configure(
         LOGGING_CONFIG=None, SECRET_KEY="x", ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"],
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
         CHANNEL_LAYERS={"default": {
             "BACKEND": "greendaphne.layers.memory.MemoryChannelLayer",
-            "ROUTING": [route("http.request", name, path="^/" + name.__name__) for name in (before, within, after, leave, later)],
+            "ROUTING": [route("http.request", each, path="^/" + each.__name__) for each in requests]
+            + [route(channel, consumer, path="^/" + consumer.__name__) for channel in ("websocket.connect", "websocket.receive")
+               for consumer in (deny, close, refuse)],
         }},
     )
     django.setup()
@@ -80,6 +107,8 @@ PROJECT = """
     ask(path="/after", reply_channel=[1])
     ask(path="/after", reply_channel={})
     ask(path="/after", __retries__="x")
+    ask(path="/after", __retries__=2**64 - 1)
+    ask(path="/after", reply_channel=b"\\xff!")
     deep = []
     for _ in range(100000):
         deep = [deep]
@@ -87,6 +116,23 @@ PROJECT = """
     for path, number in (("/before", 1), ("/within", 2), ("/after", 2), ("/leave", 2), ("/later", 1)):
         ask(path=path)
         replies(number)
+
+    def websocket(channel, path, reply_channel="r!1"):
+        layer._put(channel, channel, {"reply_channel": reply_channel, "path": path, "headers": [], "order": 0, "text": "x"}, 0)
+
+    for path, number in (("/deny", 1), ("/close", 1), ("/surrogate", 1), ("/odd", 2), ("/elsewhere", 1)):
+        ask(path=path)
+        replies(number)
+    for path in ("/deny", "/close", "/refuse"):
+        for channel in ("websocket.receive", "websocket.connect"):
+            websocket(channel, path)
+            websocket(channel, path, None)
+            websocket(channel, path, "no name")
+        with gevent.Timeout(60):
+            [(_, reply)] = layer.receive_batch(["r!"], 1, None)
+        print(path, reply)
+    ask(path="/after")
+    replies(2)
     print("bad:", sum(layer.tally.bad.values()), "deaths:", workers[0].deaths)
     stop_workers(workers, timeout=30)
 """
@@ -107,6 +153,17 @@ def test_channels_workers(argument: str) -> None:
         "200 left",
         "abort Internal Server Error",
         "200 later",
-        "bad: 7 deaths: 0",
+        "abort Internal Server Error",
+        "abort Internal Server Error",
+        "abort Internal Server Error",
+        "200 begun",
+        "abort Internal Server Error",
+        "abort Internal Server Error",
+        "/deny {'close': True}",
+        "/close {'accept': False}",
+        "/refuse {'accept': False}",
+        "200 whole",
+        "abort Internal Server Error",
+        "bad: 9 deaths: 0",
     ], output.stderr
     assert "RuntimeError: within" in output.stderr

@@ -112,6 +112,11 @@ def test_paths(shared: RunningServer, target: bytes, path: str, query: bytes) ->
         assert message["headers"] == [(b"host", b"other.example:81")]
 
 
+def test_the_host_of_the_target_without_a_field(shared: RunningServer) -> None:
+    message = exchange(shared, b"GET http://other.example/a HTTP/1.0\r\nX: y\r\n\r\n")
+    assert (message["path"], message["headers"]) == ("/a", [(b"host", b"other.example"), (b"x", b"y")])
+
+
 def test_headers_for_the_server_are_taken_out(shared: RunningServer) -> None:
     message = exchange(shared, b"GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 1.2.3.4\r\ndaphne-ROOT-path: /a%20b\r\nX-Y: z\r\n\r\n")
     assert message["headers"] == [(b"host", b"a"), (b"x-y", b"z")]

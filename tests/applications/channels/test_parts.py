@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -260,7 +261,11 @@ def test_a_worker_whose_greenlets_are_killed(layer: MemoryChannelLayer) -> None:
         assert server.inline_workers[0].deaths == 1
 
 
-@pytest.mark.parametrize("error", [RuntimeError, SystemExit, gevent.GreenletExit, gevent.Timeout])
+class Unusual(BaseException):
+    """What a library of an application may raise."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, gevent.GreenletExit, gevent.Timeout, CancelledError, Unusual])
 def test_a_consumer_that_fails_before_its_answer(error: type[BaseException], layer: MemoryChannelLayer) -> None:
     def consume(message: Message) -> None:
         raise error

@@ -204,6 +204,13 @@ def test_other_upgrades_are_requests(server: RunningServer, client: Client) -> N
     assert client.read_response().body == b"plain"
 
 
+@pytest.mark.parametrize("value", [b"websocket,", b", WebSocket"])
+def test_empty_elements_of_upgrade(server: RunningServer, client: Client, value: bytes) -> None:
+    client.send(handshake().replace(b"Upgrade: websocket", b"Upgrade: " + value))
+    server.app.reply(server.app.receive("websocket.connect")[1], accept=True)
+    assert client.read_head().status == 101
+
+
 def test_upgrade_behind_a_pending_request(server: RunningServer, client: Client) -> None:
     """daphne answered the opening handshake first."""
     client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + handshake())

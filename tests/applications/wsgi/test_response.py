@@ -686,8 +686,9 @@ def test_early_hints_over_http2() -> None:
 
 def test_early_hints_are_checked() -> None:
     def application(environ: Environ, start_response: Any) -> list[bytes]:
-        with pytest.raises(ResponseError):
-            environ["wsgi.early_hints"]([("Link", "a\r\nb")])
+        for field in (("Link", "a\r\nb"), ("Content-Length", "5"), ("Connection", "close"), ("Transfer-Encoding", "chunked")):
+            with pytest.raises(ResponseError):
+                environ["wsgi.early_hints"]([field])
         start_response("200 OK", [])
         return [b"x"]
 

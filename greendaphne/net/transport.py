@@ -234,9 +234,16 @@ class Transport:
                 return data
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
-        due = self._due(data)
-        if due is None:
-            return
+        if self.batch is not None and not self._held and self._flusher is None and len(data) <= HELD_SIZE:
+            # Most responses; the same as what follows.
+            if self.batch.add(self):
+                self._held = bytes(data)
+                return
+            due: bytes | bytearray | memoryview | None = data
+        else:
+            due = self._due(data)
+            if due is None:
+                return
         try:
             sent = self._sock.send(due)
         except BlockingIOError:

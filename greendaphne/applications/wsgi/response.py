@@ -196,7 +196,8 @@ class Response:
             if result is None or isinstance(result, (bytes, bytearray, str)):
                 raise ResponseError(f"the application returned {kind.__name__}; it has to return an iterable of bytes")
         # Asked before: an exception costs more than all the rest of this.
-        if (kind is list or isinstance(result, Sized)) and len(result) == 1 and not stream.status:
+        # Most iterables have no length, and a class tells that faster than the check whether it is Sized.
+        if (kind is list or (hasattr(kind, "__len__") and isinstance(result, Sized))) and len(result) == 1 and not stream.status:
             # Its length is known (PEP 3333, "Handling the Content-Length Header").
             data = next(iter(result), b"")
             if data.__class__ is not bytes:

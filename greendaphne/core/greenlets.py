@@ -269,7 +269,6 @@ class Greenlets:
         task._function = function
         task._arguments = arguments
         task.done = False
-        task.error = None
         worker.parent = caller
         try:
             worker.switch(task)
@@ -277,6 +276,8 @@ class Greenlets:
                 # Woken by another event than the end of the function.
                 self.hub.switch()
         except BaseException as error:
+            # The function may outlast a wait that is interrupted again; its end must not be that of a later call.
+            worker.task = Task(_nothing, ())
             del worker
             self._end(task, error)
             raise

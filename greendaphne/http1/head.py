@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from itertools import count
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -29,10 +30,14 @@ _TRAILING_BLANKS = re.compile(rb"(?<=[!-~\x80-\xff])[ \t]+(?=\r\n)")
 #: theirs, and to look one up costs a fifth.  Number and length are bounded; all are forgotten together when there are too many.
 _REMEMBERED_SECTIONS, _REMEMBERED_SIZE = 256, 1024
 _sections: dict[bytes, tuple[list[tuple[bytes, bytes]], bool]] = {}
-#: Request lines in origin-form with method, target, path, query, version, and whether that is 1.1: clients ask for the same again and again.
-#: Number and length are bounded likewise.
-_REMEMBERED_LINES, _REMEMBERED_LINE = 512, 256
+#: Request lines in origin-form with method, target, path, query, version, and whether that is 1.1: most requests are for few resources, and
+#: to look one up costs half.  Number and length are bounded.  A full table stays, so that lines that never come again cost little; it is
+#: emptied after so many of them that the resources have changed.
+_REMEMBERED_LINES, _REMEMBERED_LINE, _UNKNOWN_LINES = 512, 256, 8192
 _lines: dict[bytes, tuple[str, bytes, bytes, bytes, str, bool]] = {}
+_unknown_lines = count(1)
+#: The methods of which whole lines are remembered; CONNECT is refused.
+_METHODS = {method.encode("ascii"): method for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")}
 _new_request = partial(tuple.__new__, Request)
 
 _SPECIAL = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"))
@@ -90,9 +95,9 @@ class HeadParser:
         fields_start = head.find(b"\r\n") + 2
         line = head[:fields_start] if fields_start <= self._longest_line else b""
         known_line = _lines.get(line)
-        token = b""
         if known_line is not None:
-            method, target, path, query, version, http_1_1 = known_line
+            http_1_1 = known_line[5]
+            token = target = b""
         else:
             match = _REQUEST_LINE.match(head)
             if match is None:
@@ -117,36 +122,38 @@ class HeadParser:
                 if len(_sections) >= _REMEMBERED_SECTIONS:
                     _sections.clear()
                 _sections[section] = (fields[:], self.keep_alive)
+        size = None if chunked else int(length) if length is not None else 0
         if known_line is not None:
-            size = 0 if length is None else int(length)
-            return _new_request(
-                (method, target, path, query, version, fields, None if chunked else size, upgrade, self._connection, "")
-            )
-        # What applications are told is upper-case.
-        upper = token.upper()
-        if upper == b"CONNECT":
-            # Whatever its target is: behind a 200 the peer would take all that follows for a tunnel.
-            raise HTTPError(501, "This server is no proxy.", close=True)
-        if upper == b"HEAD" and token != upper:
-            # A peer to which it is some other method (they are case-sensitive) waits for the content, and must not find the next response.
-            self.keep_alive = False
+            method, target, path, query, version, _ = known_line
+            return _new_request((method, target, path, query, version, fields, size, upgrade, self._connection, ""))
+        known_method = _METHODS.get(token)
+        # Applications are told the method in upper case.
+        method = known_method or token.upper().decode("ascii")
+        if known_method is None:
+            if method == "CONNECT":
+                # Whatever its target is: behind a 200 the peer would take all that follows for a tunnel.
+                raise HTTPError(501, "This server is no proxy.", close=True)
+            if method == "HEAD":
+                # A peer to which it is some other method (they are case-sensitive) waits for the content, and must not find the next
+                # response.
+                self.keep_alive = False
 
-        if target[:1] == b"/":
+        origin_form = target[:1] == b"/"
+        if origin_form:
             path, _, query = target.partition(b"?")
         else:
             path, query, fields = self._other_form(token, target, fields)
         if not path.isascii():
             # The head is sound, so the connection goes on, as daphne's does; unless what follows would be misunderstood on either side.
-            close = not self.keep_alive or chunked or length not in (None, b"0") or upper == b"HEAD"
+            close = not self.keep_alive or chunked or length not in (None, b"0") or method == "HEAD"
             raise HTTPError(400, "Invalid characters in path", close=close)
-        method = upper.decode("ascii")
         version = "1.1" if http_1_1 else "1.0"
-        if line and token == upper and target[:1] == b"/":
-            if len(_lines) >= _REMEMBERED_LINES:
+        if line and origin_form and known_method is not None:
+            if len(_lines) < _REMEMBERED_LINES:
+                _lines[line] = (method, target, path, query, version, http_1_1)
+            elif not next(_unknown_lines) % _UNKNOWN_LINES:
                 _lines.clear()
-            _lines[line] = (method, target, path, query, version, http_1_1)
-        size = 0 if length is None else int(length)
-        return _new_request((method, target, path, query, version, fields, None if chunked else size, upgrade, self._connection, ""))
+        return _new_request((method, target, path, query, version, fields, size, upgrade, self._connection, ""))
 
     def _read_fields(self, head: bytes, start: int, http_1_1: bool) -> tuple[list[tuple[bytes, bytes]], bytes | None, bool, bytes]:
         """Return the field lines, ``Content-Length``, whether the body is chunked, and ``Upgrade``; sets what belongs to the request."""

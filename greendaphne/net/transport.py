@@ -235,15 +235,16 @@ class Transport:
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
         if self.batch is not None and not self._held and self._flusher is None and len(data) <= HELD_SIZE:
-            # Most responses; the same as what follows.
+            # Most responses; _due() would do the same.
             if self.batch.add(self):
                 self._held = bytes(data)
                 return
-            due: bytes | bytearray | memoryview | None = data
+            due = data
         else:
-            due = self._due(data)
-            if due is None:
+            rest = self._due(data)
+            if rest is None:
                 return
+            due = rest
         try:
             sent = self._sock.send(due)
         except BlockingIOError:

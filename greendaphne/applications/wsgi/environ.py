@@ -37,8 +37,6 @@ _REMEMBERED: Final = 1024
 #: ``Sec-WebSocket-Key`` of a WebSocket on HTTP/2, where there is none: frameworks and libraries check that it is there.
 _KEY: Final = "AAAAAAAAAAAAAAAAAAAAAA=="
 _PORTS: Final = {"https": "443", "http": "80"}
-#: Entries for which the template has room besides its own, so that its copies seldom grow.
-_ROOM: Final = 4
 
 
 class EnvironFactory:
@@ -73,7 +71,6 @@ class EnvironFactory:
             "SERVER_PORT": "",
             "REMOTE_ADDR": "",
         }
-        _make_room(self._base)
         self._extra = dict(extra)
         self._names: dict[bytes, str] = dict.fromkeys(_DROPPED, "") | {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
 
@@ -130,14 +127,6 @@ class EnvironFactory:
         if len(self._names) < _REMEMBERED:
             self._names[field] = name
         return name
-
-
-def _make_room(environ: Environ) -> None:
-    """Let ``environ``, and each copy of it, take :data:`_ROOM` entries before it grows; CPython copies the table as it is."""
-    for number in range(_ROOM):
-        environ[str(number)] = None
-    for number in range(_ROOM):
-        del environ[str(number)]
 
 
 def add_websocket(environ: Environ, request: Request) -> None:

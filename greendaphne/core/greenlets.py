@@ -98,17 +98,17 @@ class _Worker(greenlet):
     """Calls the functions of one task after the other."""
 
     # Attributes that applications set are in __dict__, which is cleared.
-    __slots__ = ("_hub", "_links", "_owner")
+    __slots__ = ("_hub", "_links", "_owner", "rawlink", "task")
 
     def __init__(self, owner: Greenlets) -> None:
         super().__init__(parent=owner.hub)
         self._owner = owner
         self._hub = owner.hub
         self._links: list[Callable[[Any], object]] = []
-
-    def rawlink(self, callback: Callable[[Any], object]) -> None:
-        """Call ``callback`` at the end of the function; gevent has this method for the end of a greenlet."""
-        self._links.append(callback)
+        #: Calls its argument at the end of the function; gevent has this method for the end of a greenlet.
+        self.rawlink: Callable[[Callable[[Any], object]], None] = self._links.append
+        #: The task of :meth:`Greenlets.call`, to which nothing refers between two calls.
+        self.task = Task(_nothing, ())
 
     def unlink(self, callback: Callable[[Any], object]) -> None:
         """Undo :meth:`rawlink`."""
@@ -131,7 +131,11 @@ class _Worker(greenlet):
                 task._function = None
                 task._arguments = ()
                 function = None
-                self._forget()
+                if self._links:
+                    self._call_links()
+                self.gr_context = None
+                if self.__dict__:
+                    self.__dict__.clear()
                 task._worker = None
             if task._links is None:
                 task.done = True
@@ -167,19 +171,17 @@ class _Worker(greenlet):
                     idle.remove(self)
                 return
 
-    def _forget(self) -> None:
-        """Remove all state of the function from this greenlet."""
+    def _call_links(self) -> None:
+        """Call what :meth:`rawlink` was told to call, and what these calls tell it."""
         while self._links:
-            links = self._links
-            self._links = []
+            # The list stays, because rawlink() is its method.
+            links = self._links[:]
+            self._links.clear()
             for link in links:
                 try:
                     link(self)
                 except BaseException:  # noqa: BLE001 - a finalizer of the application
                     self._hub.handle_error(self, *sys.exc_info())
-        self.gr_context = None
-        if self.__dict__:
-            self.__dict__.clear()
 
     def _report(self, task: Task) -> None:
         """Print the exception that ended a function without a waiter, as gevent does."""
@@ -262,8 +264,11 @@ class Greenlets:
         self._call(getcurrent(), function, arguments)
 
     def _call(self, caller: greenlet, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-        task = Task(function, arguments)
         worker = self._take()
+        task = worker.task
+        task._function = function
+        task._arguments = arguments
+        task.done = False
         worker.parent = caller
         try:
             worker.switch(task)
@@ -271,6 +276,8 @@ class Greenlets:
                 # Woken by another event than the end of the function.
                 self.hub.switch()
         except BaseException as error:
+            # The function may outlast a wait that is interrupted again; its end must not be that of a later call.
+            worker.task = Task(_nothing, ())
             del worker
             self._end(task, error)
             raise

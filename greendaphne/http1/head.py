@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from itertools import count
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -29,6 +30,14 @@ _TRAILING_BLANKS = re.compile(rb"(?<=[!-~\x80-\xff])[ \t]+(?=\r\n)")
 #: theirs, and to look one up costs a fifth.  Number and length are bounded; all are forgotten together when there are too many.
 _REMEMBERED_SECTIONS, _REMEMBERED_SIZE = 256, 1024
 _sections: dict[bytes, tuple[list[tuple[bytes, bytes]], bool]] = {}
+#: Request lines in origin-form with method, target, path, query, version, and whether that is 1.1: most requests are for few resources, and
+#: to look one up costs half.  Number and length are bounded.  A full table stays, so that lines that never come again cost little; it is
+#: emptied after so many of them that the resources have changed.
+_REMEMBERED_LINES, _REMEMBERED_LINE, _UNKNOWN_LINES = 512, 256, 8192
+_lines: dict[bytes, tuple[str, bytes, bytes, bytes, str, bool]] = {}
+_unknown_lines = count(1)
+#: The methods of which whole lines are remembered; CONNECT is refused.
+_METHODS = {method.encode("ascii"): method for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")}
 _new_request = partial(tuple.__new__, Request)
 
 _SPECIAL = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"))
@@ -62,13 +71,15 @@ class HeadParser:
     After :meth:`parse`, :attr:`keep_alive` and :attr:`expect_continue` belong to the request returned.
     """
 
-    __slots__ = ("_connection", "_fields", "_limits", "_parser", "_remembered", "expect_continue", "keep_alive")
+    __slots__ = ("_connection", "_fields", "_limits", "_longest_line", "_parser", "_remembered", "expect_continue", "keep_alive")
 
     def __init__(self, connection: ConnectionInfo, limits: Limits) -> None:
         self._connection = connection
         self._limits = limits
         # The longest field section that is remembered.
         self._remembered = min(_REMEMBERED_SIZE, limits.request_field_size)
+        # The longest request line that is remembered, with its CRLF.
+        self._longest_line = min(_REMEMBERED_LINE, limits.request_line + 2)
         self._fields = _Fields()
         self._parser: HttpRequestParser | None = None
         self.keep_alive = False
@@ -81,18 +92,22 @@ class HeadParser:
         """
         limits = self._limits
         self.expect_continue = False
-        line = _REQUEST_LINE.match(head)
-        if line is None:
-            raise self._bad_line(head)
-        token, target, major, minor = line.groups()
-        # What applications are told is upper-case.
-        method = token.upper()
-        fields_start = line.end()
-        if fields_start > limits.request_line + 2:
-            raise HTTPError(414, "The request line is too long.", close=True)
-        if major != b"1" or minor not in (b"0", b"1"):
-            raise HTTPError(505, "This server speaks HTTP/1.0 and HTTP/1.1 here.", close=True)
-        http_1_1 = minor == b"1"
+        fields_start = head.find(b"\r\n") + 2
+        line = head[:fields_start] if fields_start <= self._longest_line else b""
+        known_line = _lines.get(line)
+        if known_line is not None:
+            http_1_1 = known_line[5]
+            token = target = b""
+        else:
+            match = _REQUEST_LINE.match(head)
+            if match is None:
+                raise self._bad_line(head)
+            token, target, major, minor = match.groups()
+            if fields_start > limits.request_line + 2:
+                raise HTTPError(414, "The request line is too long.", close=True)
+            if major != b"1" or minor not in (b"0", b"1"):
+                raise HTTPError(505, "This server speaks HTTP/1.0 and HTTP/1.1 here.", close=True)
+            http_1_1 = minor == b"1"
         section = head[fields_start:] if http_1_1 and len(head) - fields_start <= self._remembered else b""
         known = _sections.get(section)
         if known is not None and len(known[0]) <= limits.request_fields:
@@ -107,24 +122,38 @@ class HeadParser:
                 if len(_sections) >= _REMEMBERED_SECTIONS:
                     _sections.clear()
                 _sections[section] = (fields[:], self.keep_alive)
-        if method == b"CONNECT":
-            # Whatever its target is: behind a 200 the peer would take all that follows for a tunnel.
-            raise HTTPError(501, "This server is no proxy.", close=True)
-        if method == b"HEAD" and token != method:
-            # A peer to which it is some other method (they are case-sensitive) waits for the content, and must not find the next response.
-            self.keep_alive = False
+        size = None if chunked else int(length) if length is not None else 0
+        if known_line is not None:
+            method, target, path, query, version, _ = known_line
+            return _new_request((method, target, path, query, version, fields, size, upgrade, self._connection, ""))
+        known_method = _METHODS.get(token)
+        # Applications are told the method in upper case.
+        method = known_method or token.upper().decode("ascii")
+        if known_method is None:
+            if method == "CONNECT":
+                # Whatever its target is: behind a 200 the peer would take all that follows for a tunnel.
+                raise HTTPError(501, "This server is no proxy.", close=True)
+            if method == "HEAD":
+                # A peer to which it is some other method (they are case-sensitive) waits for the content, and must not find the next
+                # response.
+                self.keep_alive = False
 
-        if target[:1] == b"/":
+        origin_form = target[:1] == b"/"
+        if origin_form:
             path, _, query = target.partition(b"?")
         else:
             path, query, fields = self._other_form(token, target, fields)
         if not path.isascii():
             # The head is sound, so the connection goes on, as daphne's does; unless what follows would be misunderstood on either side.
-            close = not self.keep_alive or chunked or length not in (None, b"0") or method == b"HEAD"
+            close = not self.keep_alive or chunked or length not in (None, b"0") or method == "HEAD"
             raise HTTPError(400, "Invalid characters in path", close=close)
-        size = None if chunked else int(length) if length is not None else 0
         version = "1.1" if http_1_1 else "1.0"
-        return _new_request((method.decode("ascii"), target, path, query, version, fields, size, upgrade, self._connection, ""))
+        if line and origin_form and known_method is not None:
+            if len(_lines) < _REMEMBERED_LINES:
+                _lines[line] = (method, target, path, query, version, http_1_1)
+            elif not next(_unknown_lines) % _UNKNOWN_LINES:
+                _lines.clear()
+        return _new_request((method, target, path, query, version, fields, size, upgrade, self._connection, ""))
 
     def _read_fields(self, head: bytes, start: int, http_1_1: bool) -> tuple[list[tuple[bytes, bytes]], bytes | None, bool, bytes]:
         """Return the field lines, ``Content-Length``, whether the body is chunked, and ``Upgrade``; sets what belongs to the request."""

@@ -234,9 +234,17 @@ class Transport:
                 return data
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
-        due = self._due(data)
-        if due is None:
-            return
+        if self.batch is not None and not self._held and self._flusher is None and len(data) <= HELD_SIZE:
+            # Most responses; _due() would do the same.
+            if self.batch.add(self):
+                self._held = bytes(data)
+                return
+            due = data
+        else:
+            rest = self._due(data)
+            if rest is None:
+                return
+            due = rest
         try:
             sent = self._sock.send(due)
         except BlockingIOError:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import itemgetter
 from typing import Final
 from urllib.parse import unquote
 
@@ -20,7 +19,6 @@ _LOCAL: Final = AddressList(LOCAL)
 _REMEMBERED_NAMES: Final = 1024
 _REMEMBERED_LENGTH: Final = 64
 _plain_names: set[bytes] = set()
-_name_of = itemgetter(0)
 
 
 class RequestPolicy:
@@ -74,12 +72,13 @@ class RequestPolicy:
                 raise body_too_large()
         if self.extra_headers and request.upgrade != b"websocket":
             stream.extra_headers = self.extra_headers
-        if not _plain_names.issuperset(map(_name_of, request.headers)):
-            for name, _ in request.headers:
+        plain = _plain_names
+        for name, _ in request.headers:
+            if name not in plain:
                 if b"_" in name or name == _ROOT_PATH:
                     return self._cleaned(request, connection)
-                if len(_plain_names) < _REMEMBERED_NAMES and len(name) <= _REMEMBERED_LENGTH:
-                    _plain_names.add(name)
+                if len(plain) < _REMEMBERED_NAMES and len(name) <= _REMEMBERED_LENGTH:
+                    plain.add(name)
         return request._replace(root_path=self._root_path) if self._root_path else request
 
     def _cleaned(self, request: Request, connection: ConnectionInfo) -> Request:

@@ -377,6 +377,33 @@ def test_a_late_kill_meets_no_other(kept: Greenlets) -> None:
     assert outcomes == [True, True]
 
 
+def test_a_function_that_outlasts_its_caller_ends_no_later_call(kept: Greenlets) -> None:
+    begun, thrown, go_on, ended = Event(), Event(), Event(), Event()
+
+    def stubborn() -> None:
+        begun.set()
+        try:
+            go_on.wait()
+        except gevent.GreenletExit:
+            thrown.set()
+            go_on.wait()
+        ended.set()
+
+    caller = gevent.spawn(kept.call, stubborn)
+    assert begun.wait(20)
+    caller.kill(block=False)
+    assert thrown.wait(20)
+    # The caller gives up although the function goes on.
+    caller.kill(timeout=20)
+    assert caller.dead
+    go_on.set()
+    assert ended.wait(20)
+    results: list[int] = []
+    for number in range(3):
+        kept.call(results.append, number)
+    assert results == [0, 1, 2]
+
+
 def test_joins_that_are_interrupted(kept: Greenlets) -> None:
     task = kept.spawn(gevent.sleep, 0.03)
     with gevent.Timeout(0.001, False):  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from ...core.message import Request
 from ...core.tlsinfo import TLSInfo
-from .input import Errors, FileWrapper
+from .input import EMPTY, Errors, FileWrapper
 
 Environ = dict[str, Any]
 
@@ -58,35 +58,43 @@ class EnvironFactory:
             "wsgi.file_wrapper": FileWrapper,
             "SERVER_SOFTWARE": software,
             "SCRIPT_NAME": "",
+            # The rest is replaced in each environ.
+            "wsgi.url_scheme": "http",
+            "wsgi.input": EMPTY,
+            "REQUEST_METHOD": "GET",
+            "PATH_INFO": "",
+            "QUERY_STRING": "",
+            "REQUEST_URI": "",
+            "RAW_URI": "",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "SERVER_NAME": "",
+            "SERVER_PORT": "",
+            "REMOTE_ADDR": "",
         }
         self._extra = dict(extra)
         self._names: dict[bytes, str] = dict.fromkeys(_DROPPED, "") | {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
 
     def make(self, request: Request) -> Environ:
-        """The environ of ``request``, without ``wsgi.input``."""
+        """The environ of ``request``; its ``wsgi.input`` is empty."""
+        method, target, path, query, version, headers, _, _, connection, root_path = request
+        scheme, client, server, tls, _, _, _ = connection
         environ = self._base.copy()
-        connection = request.connection
-        scheme = connection.scheme
-        path = request.path
         text = unquote_to_bytes(path).decode("latin-1") if b"%" in path else path.decode("latin-1")
-        if request.root_path:
-            environ["SCRIPT_NAME"], text = _split(script_name(request.root_path), text)
-        environ["wsgi.url_scheme"] = scheme
-        environ["REQUEST_METHOD"] = request.method
+        if root_path:
+            environ["SCRIPT_NAME"], text = _split(script_name(root_path), text)
+        environ["REQUEST_METHOD"] = method
         environ["PATH_INFO"] = text
-        environ["QUERY_STRING"] = request.query_string.decode("latin-1")
-        environ["RAW_URI"] = environ["REQUEST_URI"] = request.target.decode("latin-1")
-        version = request.http_version
-        environ["SERVER_PROTOCOL"] = "HTTP/1.1" if version == "1.1" else "HTTP/2.0" if version == "2" else "HTTP/" + version
-        client = connection.client
+        if query:
+            environ["QUERY_STRING"] = query.decode("latin-1")
+        environ["RAW_URI"] = environ["REQUEST_URI"] = target.decode("latin-1")
+        if version != "1.1":
+            environ["SERVER_PROTOCOL"] = "HTTP/2.0" if version == "2" else "HTTP/" + version
         if client:
             environ["REMOTE_ADDR"] = str(client[0])
             environ["REMOTE_PORT"] = str(client[1])
-        else:
-            # Frameworks read it without asking whether it is there.
-            environ["REMOTE_ADDR"] = ""
+        # Otherwise REMOTE_ADDR is empty: frameworks read it without asking whether it is there.
         names = self._names
-        for field, value in request.headers:
+        for field, value in headers:
             name = names.get(field)
             if name is None:
                 name = self._name(field)
@@ -98,16 +106,17 @@ class EnvironFactory:
                     continue  # the protocol has made sure that all are the same
                 text = environ[name] + ("; " if name == "HTTP_COOKIE" else ",") + text
             environ[name] = text
-        server = connection.server
         if server and server[0]:
             environ["SERVER_NAME"] = str(server[0])
             environ["SERVER_PORT"] = str(server[1])
         else:
             environ["SERVER_NAME"], environ["SERVER_PORT"] = _named(environ.get("HTTP_HOST", ""), scheme)
-        if scheme == "https":
-            environ["HTTPS"] = "on"
-            if connection.tls is not None:
-                _add_tls(environ, connection.tls)
+        if scheme != "http":
+            environ["wsgi.url_scheme"] = scheme
+            if scheme == "https":
+                environ["HTTPS"] = "on"
+                if tls is not None:
+                    _add_tls(environ, tls)
         if self._extra:
             environ.update(self._extra)
         return environ

@@ -116,8 +116,8 @@ class Response:
         self._reason: str | None = None
         # None until start_response() has succeeded.
         self._headers: list[tuple[bytes, bytes]] | None = None
-        # The announced length.
-        self._length: int | None = None
+        # The announced length, as digits.
+        self._length: bytes | None = None
         #: What ``write`` raised when the client was gone, which the application may have turned into something else.
         self.disconnected: ClientDisconnected | None = None
 
@@ -138,7 +138,6 @@ class Response:
             raise AssertionError("start_response() was called already, and this call has no exc_info")
         self._called = True
         self._headers = None
-        self._length = None
         known = _fields
         fields = []
         length: bytes | None = None
@@ -154,8 +153,7 @@ class Response:
             elif field is _NOTHING:
                 continue
             fields.append(field)
-        if length is not None:
-            self._length = int(length)
+        self._length = length
         self._headers = fields
         return self.write
 
@@ -196,9 +194,10 @@ class Response:
             if result is None or isinstance(result, (bytes, bytearray, str)):
                 raise ResponseError(f"the application returned {kind.__name__}; it has to return an iterable of bytes")
         # Asked before: an exception costs more than all the rest of this.
-        if (kind is list or isinstance(result, Sized)) and len(result) == 1 and not stream.status:
+        # Most iterables have no length, and a class tells that faster than the check whether it is Sized.
+        if (kind is list or (hasattr(kind, "__len__") and isinstance(result, Sized))) and len(result) == 1 and not stream.status:
             # Its length is known (PEP 3333, "Handling the Content-Length Header").
-            data = next(iter(result), b"")
+            data = result[0] if kind is list else next(iter(result), b"")
             if data.__class__ is not bytes:
                 data = _checked(data)
             self._begin(len(data))
@@ -234,7 +233,7 @@ class Response:
             self._send_pieces(wrapper.pieces(max(wrapper.block_size, PIECE)))
             return
         announced = self._length
-        count = file.size if announced is None else min(file.size, announced)
+        count = file.size if announced is None else min(file.size, int(announced))
         if not stream.status:
             self._begin(count)
         if not stream.sendfile(file.descriptor, file.offset, count):

@@ -1,0 +1,111 @@
+"""Request lines that a parser has seen before: the request is the same, and what is refused stays refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from greendaphne.config import Limits
+from greendaphne.core.message import ConnectionInfo, HTTPError, Request
+from greendaphne.http1 import head as module
+from greendaphne.http1.head import HeadParser
+
+INFO = ConnectionInfo("http", ["192.0.2.1", 40000], ["192.0.2.2", 80])
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    module._lines.clear()
+    yield
+    module._lines.clear()
+
+
+def parser(limits: Limits | None = None) -> HeadParser:
+    return HeadParser(INFO, limits or Limits())
+
+
+def parse(line: bytes, fields: bytes = b"", limits: Limits | None = None) -> Request:
+    return parser(limits).parse(line + b"\r\nHost: example.org\r\n" + fields + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"GET / HTTP/1.1", ("GET", b"/", b"/", b"", "1.1")),
+        (b"POST /a%20b?c=d?e HTTP/1.0", ("POST", b"/a%20b?c=d?e", b"/a%20b", b"c=d?e", "1.0")),
+        (b"get /a HTTP/1.1", ("GET", b"/a", b"/a", b"", "1.1")),
+        (b"BREW /pot HTTP/1.1", ("BREW", b"/pot", b"/pot", b"", "1.1")),
+        (b"GET http://example.org/x?y HTTP/1.1", ("GET", b"http://example.org/x?y", b"/x", b"y", "1.1")),
+        (b"OPTIONS * HTTP/1.1", ("OPTIONS", b"*", b"*", b"", "1.1")),
+    ],
+)
+def test_the_same_request_each_time(line: bytes, expected: tuple[object, ...]) -> None:
+    for _ in range(3):
+        assert parse(line)[:5] == expected
+
+
+def test_fields_and_body_belong_to_each_request() -> None:
+    line = b"POST /form HTTP/1.1"
+    assert parse(line, b"Content-Length: 3\r\n").content_length == 3
+    assert parse(line, b"Transfer-Encoding: chunked\r\n").content_length is None
+    assert parse(line).content_length == 0
+    assert (b"x-number", b"2") in parse(line, b"X-Number: 2\r\n").headers
+    assert parse(line, b"Connection: Upgrade\r\nUpgrade: websocket\r\n").upgrade == b"websocket"
+
+
+def test_head_in_other_letters_ends_the_connection_each_time() -> None:
+    for line, keeps in ((b"HEAD / HTTP/1.1", True), (b"head / HTTP/1.1", False)) * 2:
+        one = parser()
+        assert one.parse(line + b"\r\nHost: example.org\r\n\r\n").method == "HEAD"
+        assert one.keep_alive is keeps
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"CONNECT /a HTTP/1.1", 501),
+        (b"connect /a HTTP/1.1", 501),
+        (b"GET /\xc3\xa9 HTTP/1.1", 400),
+        (b"GET  / HTTP/1.1", 400),
+        (b"GET / HTTP/2.0", 505),
+        (b"GET /#a HTTP/1.1", 400),
+    ],
+)
+def test_refused_each_time(line: bytes, status: int) -> None:
+    for _ in range(2):
+        with pytest.raises(HTTPError) as caught:
+            parse(line)
+        assert caught.value.status == status
+    assert not module._lines
+
+
+def test_a_server_with_a_lower_limit_refuses_what_another_has_seen() -> None:
+    line = b"GET /" + b"a" * 100 + b" HTTP/1.1"
+    parse(line)
+    with pytest.raises(HTTPError) as caught:
+        parse(line, limits=Limits(request_line=len(line) - 1))
+    assert caught.value.status == 414
+    assert parse(line, limits=Limits(request_line=len(line))).method == "GET"
+
+
+def test_number_and_length_are_bounded() -> None:
+    one = parser()
+    for number in range(2 * module._REMEMBERED_LINES):
+        one.parse(b"GET /%d HTTP/1.1\r\nHost: example.org\r\n\r\n" % number)
+        assert len(module._lines) <= module._REMEMBERED_LINES
+    module._lines.clear()
+    parse(b"GET /" + b"a" * module._REMEMBERED_LINE + b" HTTP/1.1")
+    assert not module._lines
+
+
+def test_a_full_table_takes_new_lines_after_many_unknown_ones() -> None:
+    one = parser()
+    wanted = b"GET /wanted HTTP/1.1\r\n"
+    for number in range(module._REMEMBERED_LINES):
+        one.parse(b"GET /%d HTTP/1.1\r\nHost: example.org\r\n\r\n" % number)
+    for _ in range(module._UNKNOWN_LINES + 2):
+        one.parse(b"GET /wanted HTTP/1.1\r\nHost: example.org\r\n\r\n")
+        if wanted in module._lines:
+            break
+    assert wanted in module._lines

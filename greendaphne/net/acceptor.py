@@ -135,5 +135,13 @@ class Acceptor(StreamServer):
             self.stop_accepting()
             self.start_accepting()
 
+    def do_handle(self, *args: Any) -> None:
+        # The superclass calls the handler from a function of its own, whose stack would stay in memory as long as the connection.
+        try:
+            self._connections.spawn(self._handle, *args)
+        except BaseException:
+            self.do_close(*args)
+            raise
+
     def do_close(self, sock: _socket.socket, *args: object) -> None:
         sock.close()

@@ -20,9 +20,8 @@ from math import inf
 from time import monotonic
 from typing import Any, ClassVar, Final
 
-from gevent import get_hub, sleep, spawn
+from gevent import get_hub, getcurrent, sleep, spawn
 from gevent.exceptions import ConcurrentObjectUseError
-from gevent.hub import Waiter
 from gevent.monkey import get_original
 from gevent.socket import wait
 
@@ -96,8 +95,8 @@ class Transport:
         self._timer: Any = None
         # Whether the read watcher is started.
         self._watching = False
-        # The waiting reader, its deadline, and the time at which the timer fires, ``inf`` for never.
-        self._waiter: Waiter[bool] | None = None
+        # The greenlet that waits to read, its deadline, and the time at which the timer fires, ``inf`` for never.
+        self._waiter: Any = None
         self._deadline = inf
         self._timer_at = inf
         # Whether the last read emptied the kernel's buffer.  The next read then waits at once, because it would fail first.
@@ -149,8 +148,8 @@ class Transport:
             raise ClientDisconnected
         if self._waiter is not None:
             raise ConcurrentObjectUseError("Another greenlet is reading from this connection")
-        waiter: Waiter[bool] = Waiter()
-        self._waiter = waiter
+        # Without gevent's Waiter: its frames stay on the stack, and in memory, as long as the peer is silent.
+        self._waiter = getcurrent()
         try:
             if not self._watching:
                 if self._reader is None:
@@ -161,7 +160,7 @@ class Transport:
                 self._deadline = deadline = monotonic() + timeout
                 if deadline < self._timer_at:
                     self._set_timer(timeout, deadline)
-            if not waiter.get():
+            if not get_hub().switch():
                 raise TimeoutError
         finally:
             self._waiter = None
@@ -451,7 +450,12 @@ class Transport:
         if observer is not None:
             hub.loop.run_callback(observer)
         if self._waiter is not None:
-            hub.loop.run_callback(self._waiter.throw, self._end)
+            hub.loop.run_callback(self._interrupt, self._waiter)
         # The hub wakes a greenlet that waits to write before the descriptor's number can be reused.
         writer, self._writer = self._writer, None
         hub.cancel_waits_close_and_then((writer,), ClientDisconnected, self._sock.close)
+
+    def _interrupt(self, waiter: Any) -> None:
+        # Runs in the hub.  The greenlet may have been woken since, and must not be disturbed anywhere else.
+        if self._waiter is waiter:
+            waiter.throw(self._end)

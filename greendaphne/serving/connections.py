@@ -58,6 +58,15 @@ class Connection(Protocol):
         """End at once, because the memory or disk that it holds is needed."""
 
 
+class _ConnectionGreenlet(Greenlet):  # type: ignore[type-arg]  # only generic in its stubs
+    """Serves one connection."""
+
+    __slots__ = ()
+
+    #: It is started by the acceptor and nothing else; gevent would keep the frames of that in memory as long as the connection.
+    spawning_stack_limit = 0
+
+
 class ConnectionMeter(Protocol):
     """Hooks for the metrics of connections."""
 
@@ -114,7 +123,7 @@ class Connections:
         #: Counts the connections of each client address; ``None`` without a limit.
         self.addresses = AddressCounts(limits.connections_per_address, proxies) if limits.connections_per_address else None
         #: The greenlets of all connections.
-        self.pool = Pool(self.overload.connections or None)
+        self.pool = Pool(self.overload.connections or None, _ConnectionGreenlet)
 
     def handler(self, endpoint: Endpoint) -> Callable[[_socket.socket, Any], None]:
         """The function that serves the connections accepted on ``endpoint``."""
@@ -152,6 +161,7 @@ class Connections:
                 finally:
                     self._open.discard(connection)
             finally:
+                sock.close()
                 overload.closed(account, cost)
                 if host is not None and self.addresses is not None:
                     self.addresses.leave(host)

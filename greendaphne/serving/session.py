@@ -179,6 +179,8 @@ class Session:
     def _opened(self) -> None:
         """The opening handshake has succeeded."""
         self._stop_timer()
+        # For the time before it only.
+        self.on_end = None
         websocket = self.websocket
         sessions = self._sessions
         # The header section is no longer needed, and a WebSocket may live for a day.
@@ -366,6 +368,7 @@ class Sessions:
         :raises HTTPError: for an invalid opening handshake, and if the application raises it before it accepts.
         """
         request = admit(stream)
+        del admit
         protocol.load(_pause)
         websocket = self._make(stream)
         try:
@@ -380,9 +383,9 @@ class Sessions:
         session.begin()
         try:
             # The application owns the request; this frame must not keep it in memory while the WebSocket is open.
-            arguments = [request, session]
-            del request
-            _call(application, arguments)
+            arguments = [session, request, application]
+            del request, application
+            _call(arguments)
             if session.connecting:
                 session.reject()
             else:
@@ -415,9 +418,8 @@ def _pause() -> None:
     gevent.sleep(0.001)
 
 
-def _call(application: Callable[[Request, Session], None], arguments: list[Any]) -> None:
-    session = arguments.pop()
-    application(arguments.pop(), session)
+def _call(arguments: list[Any]) -> None:
+    arguments.pop()(arguments.pop(), arguments.pop())
 
 
 def leave(sessions: Iterable[Session], cause: str, seconds: float | None = None) -> int:

@@ -8,7 +8,6 @@ once for every ``websocket.connect`` that was delivered, on every way out.
 from __future__ import annotations
 
 import logging
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -62,8 +61,14 @@ class Leaving(Exception):
         self.cause = cause
 
 
-def _leave(reply_queue: ReplyQueue, cause: str) -> None:
-    reply_queue.fail(Leaving(cause))
+class _Replies(ReplyQueue):
+    """The replies for one WebSocket."""
+
+    __slots__ = ()
+
+    def leave(self, cause: str) -> None:
+        """Have the WebSocket end after the replies that are there already."""
+        self.fail(Leaving(cause))
 
 
 class WebSocketBridge:
@@ -105,13 +110,12 @@ class WebSocketBridge:
 
     def serve(self, request: Request, session: Session) -> None:
         """Serve one WebSocket whose opening handshake is sound; errors as :class:`~greendaphne.serving.exchange.Exchange` says."""
-        reply_queue = ReplyQueue(self._limits.reply_queue, account=request.connection.account)
+        reply_queue = _Replies(self._limits.reply_queue, account=request.connection.account)
         session.stream.watch(reply_queue.abandon)
         channel = self._router.register(reply_queue)
         session.name = channel
         session.on_end = reply_queue.abandon
-        # Smaller than a function, for as long as the WebSocket is open.
-        session.on_leave = partial(_leave, reply_queue)
+        session.on_leave = reply_queue.leave
         self._sessions.add(session)
         if _http_logger.isEnabledFor(logging.DEBUG):
             # An upgraded request has no reply channel of its own here; daphne's line names one all the same.

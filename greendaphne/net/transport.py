@@ -233,19 +233,25 @@ class Transport:
                 return data
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
-        due = self._due(data)
-        if due is None:
+        if self._flusher is not None or self._held:
+            due = self._due(data)
+            if due is None:
+                return
+            data = due
+        elif self.batch is not None and len(data) <= HELD_SIZE and self.batch.add(self):
+            # Most data.
+            self._held = data if type(data) is bytes else bytes(data)
             return
         try:
-            sent = self._sock.send(due)
+            sent = self._sock.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
             raise self._end from None
-        size = len(due)
+        size = len(data)
         if sent == size:
             return
-        self._send_rest(memoryview(due)[sent:], size)
+        self._send_rest(memoryview(data)[sent:], size)
 
     def _due(self, data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview | None:
         """Wait for the flusher; return what has to be sent now, or ``None`` if the batch has ``data``."""
@@ -322,8 +328,11 @@ class Transport:
     def offer(self, data: bytes) -> bool:
         if self._flusher is not None:
             return False
-        if self.batch is None or (not self._held and len(data) > HELD_SIZE):
-            self._offer(data)
+        if not self._held:
+            if self.batch is not None and len(data) <= HELD_SIZE and self.batch.add(self):
+                self._held = data
+            else:
+                self._offer(data)
             return True
         due = self._hold(data)
         if due is not None:

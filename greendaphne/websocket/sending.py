@@ -25,6 +25,10 @@ _JOIN_LIMIT: Final = 64 * KIB
 
 _TEXT_FRAME: Final = FIN | TEXT
 _BINARY_FRAME: Final = FIN | BINARY
+# The headers of the frames of short messages, by the length of the payload.
+_TEXT_HEADERS: Final = tuple([encode_header(_TEXT_FRAME, length) for length in range(126)])
+_BINARY_HEADERS: Final = tuple([encode_header(_BINARY_FRAME, length) for length in range(126)])
+_SHORT: Final = len(_TEXT_HEADERS)
 
 
 class MessageMeter(Protocol):
@@ -74,6 +78,12 @@ class SendingWebSocket(CompatibleWebSocket):
         :raises ResponseError: for text that UTF-8 cannot represent.
         """
         if isinstance(message, str):
+            if len(message) < _SHORT and message.isascii() and not binary and self._deflate is None:
+                # Most messages.
+                self._write(_TEXT_HEADERS[len(message)] + message.encode())
+                if self._meter is not None:
+                    self._meter.sent(message)
+                return
             first = _BINARY_FRAME if binary else _TEXT_FRAME
             try:
                 parts = encode_text(message)
@@ -159,17 +169,23 @@ class SendingWebSocket(CompatibleWebSocket):
             return False
         if isinstance(message, str):
             first = _TEXT_FRAME
+            headers = _TEXT_HEADERS
             try:
                 payload = message.encode() if len(message) <= _JOIN_LIMIT else b"".join(encode_text(message))
             except UnicodeEncodeError:
                 raise ResponseError("the text of a WebSocket message has surrogates") from None
         else:
             first = _BINARY_FRAME
+            headers = _BINARY_HEADERS
             payload = message
         if deflate is not None and len(payload) >= SMALLEST:
             first, payload = self._compressed(deflate, first, payload)
+            header = encode_header(first, len(payload))
+        else:
+            size = len(payload)
+            header = headers[size] if size < _SHORT else encode_header(first, size)
         try:
-            if not self.stream.offer(encode_header(first, len(payload)) + payload):
+            if not self.stream.offer(header + payload):
                 return False
         except ClientDisconnected as error:
             self._because(error.cause)

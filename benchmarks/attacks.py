@@ -216,7 +216,8 @@ FAMILY: Final = Family(
     "attacks",
     "Another client under attack",
     f"One client asks for hello on one connection, a request every {1e3 * GAP:.0f} ms, while attackers send from one connection "
-    "or from ten; both share the second core. Without is the time before the attack, and more is what the attack adds to it. Hub lag is "
+    "or from ten; both share the second core, where the client goes first. "
+    "Without is the time before the attack, and more is what the attack adds to it. Hub lag is "
     "the longest time by which a sleep of a millisecond ended too late in greendaphne; hub CPU is the most CPU time in such a sleep, which "
     f"does not depend on other work of the machine. Kept is 1 if p99 grew by at most {MOST_MORE:.0f} ms and hub CPU was at most "
     f"{LONGEST_TURN:.0f} ms. The client waits at most {1e3 * PATIENCE:,.0f} ms. A server is left out of what it "

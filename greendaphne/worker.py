@@ -27,7 +27,7 @@ from gevent.hub import get_hub
 
 from .config import MIB
 from .core.message import ClientDisconnected, Headers, HTTPError
-from .layers.reader import Reader
+from .layers.reader import IDLE_LIMIT, Reader
 from .layers.tally import tally_of
 from .layers.unreadable import LIMIT, describe, is_unreadable
 from .layers.wake import Wake
@@ -275,10 +275,15 @@ class Worker:
         reader = Reader(self.layer, self.routes, self._force_sync, limit=1)
         acknowledges = reader.capabilities.acknowledges
         unreadable = 0
+        receiver: Any = None
         try:
             while not wake.is_set:
                 try:
-                    batch = reader.receive(wake=wake)
+                    if receiver is None:
+                        batch = reader.receive(None, wake)
+                        receiver = reader.receiver
+                    else:
+                        batch = receiver.receive(1, IDLE_LIMIT, wake)
                 except Exception as error:  # noqa: BLE001 - raised by run()
                     if is_unreadable(error) and unreadable < LIMIT:
                         # One message is lost, but the layer works.

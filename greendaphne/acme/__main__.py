@@ -149,7 +149,7 @@ def show(store: Store) -> int:
 def revoke(store: Store, host: str, arguments: dict[str, Any]) -> None:
     """Revoke the certificate of ``host`` and request a new one.
 
-    The certificate's own key signs the request (RFC 8555 section 7.6), so this works whatever the state of the account.
+    The certificate's own key signs the request (RFC 8555 section 7.6), so this works in each state of the account.
     """
     reason = REASONS.get(arguments["--reason"])
     if reason is None:

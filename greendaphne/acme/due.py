@@ -1,4 +1,4 @@
-"""What is due for the certificate of a host: decided from its file, the stored state and the clock, without any effect."""
+"""Decides which task is due for the certificate of a host, from its file, the stored state and the clock; changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps the certificates of one directory: a greenlet checks the directory every second and does what is due.
+"""Keeps the certificates of one directory: a greenlet checks the directory every second and does the tasks that are due.
 
 The due tasks follow from the files, the clock and the state stored in the directory.  So any of several processes can do them: the one that
 gets the directory's lock.  The others detect the new file.  A failure does not affect connections: the certificate in service stays
@@ -142,7 +142,7 @@ class Manager:
         return self._run
 
     def look(self) -> bool:
-        """Check the directory once and do what is due; returns whether anything was due.
+        """Check the directory once and do the tasks that are due; returns whether there were any.
 
         :raises AcmeError: where the directory is unusable.
         """

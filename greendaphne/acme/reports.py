@@ -1,4 +1,4 @@
-"""Reports of what an operator has to mend, which persists until then."""
+"""Reports faults that an operator has to correct, and that persist until then."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def panic_time(not_before: float, not_after: float) -> float:
 
 
 def earliest_renewal(not_before: float, not_after: float, issued_at: float) -> float:
-    """The earliest renewal of a certificate issued at ``issued_at``, whatever the clock shows; see :data:`MIN_AGE`."""
+    """The earliest renewal of a certificate issued at ``issued_at``, for each time that the clock may show; see :data:`MIN_AGE`."""
     return issued_at + min(MIN_AGE, (not_after - not_before) * WINDOW / 2)
 
 

@@ -204,7 +204,7 @@ class Store:
     def lock(self) -> Iterator[bool]:
         """Hold the lock of the directory; yields ``False`` at once where another process has it.
 
-        The kernel releases the lock when the process ends, in whatever way.
+        The kernel releases the lock when the process ends, also after SIGKILL.
 
         :raises AcmeError: where the directory cannot be written to.
         """

@@ -99,11 +99,25 @@ class HubLoop(asyncio.SelectorEventLoop):
         super().run_forever()
 
     def start(self) -> Greenlet[..., Any]:
-        """Run in a greenlet of its own until :meth:`stop` or :meth:`shutdown` is called; returns the greenlet."""
+        """Run in a greenlet of its own until :meth:`stop` or :meth:`shutdown` is called; returns the greenlet.
+
+        ``SystemExit`` ends the task that raises it, and not the loop, which serves other tasks as well.
+        """
         if self._greenlet is None or self._greenlet.dead:
-            self._greenlet = spawn(self.run_forever)
+            self._greenlet = spawn(self._run_on)
             self._greenlet.name = "asyncio"
         return self._greenlet
+
+    def _run_on(self) -> None:
+        while True:
+            try:
+                self.run_forever()
+            except SystemExit as error:
+                # asyncio raises it out of run_forever(), and keeps what is ready.  A task also has it as its result.
+                if not _is_of_task(error):
+                    self.call_exception_handler({"message": "SystemExit in a callback of the event loop", "exception": error})
+            else:
+                return
 
     def stop(self) -> None:
         """End :meth:`run_forever` after the callbacks that are ready; called in any greenlet."""
@@ -399,6 +413,17 @@ class _Timer(events.TimerHandle):
     def __lt__(self, other: Any) -> bool:
         # The loop compares timers with each other only, and a heap of many timers compares each several times.
         return self._when < other._when  # type: ignore[no-any-return]
+
+
+def _is_of_task(error: SystemExit) -> bool:
+    """Whether a step of a task raised ``error`` in a loop."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code is events.Handle._run.__code__:
+            return isinstance(getattr(frame.f_locals["self"]._callback, "__self__", None), asyncio.Task)
+        traceback = traceback.tb_next
+    return False
 
 
 def _without_caller(handle: Any) -> None:

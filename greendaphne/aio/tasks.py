@@ -29,6 +29,8 @@ class Tasks:
     """
 
     def __init__(self, loop: HubLoop, on_error: Callable[[asyncio.Task[Any]], object] | None = None) -> None:
+        #: Whether :meth:`cancel` was called.
+        self.cancelled = False
         self._loop = loop
         self._on_error = on_error if on_error is not None else _report
         # With what start() was told to call in the end.
@@ -82,6 +84,7 @@ class Tasks:
 
     def cancel(self) -> int:
         """Ask all tasks to end; returns their number."""
+        self.cancelled = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

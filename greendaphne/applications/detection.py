@@ -46,10 +46,15 @@ def detect(target: Any, name: str = "") -> str:
         # An instance of the class is the application's answer to one request (PEP 3333's AppClass, ASGI 2).
         if count in (1, 2):
             return _BY_COUNT[count]
+        if count == 3 and hasattr(target, "__await__"):
+            # Starlette's HTTPEndpoint, whose instance is what an ASGI 3 application returns.
+            return ASGI3
         raise _doubtful(name)
     if _is_coroutine(target):
         return ASGI3
     count = _required(target)
+    if count == 0:
+        raise ConfigurationError(f"{name} takes no arguments: say --factory if it makes the application.")
     if count not in _BY_COUNT:
         raise _doubtful(name)
     return _BY_COUNT[count]

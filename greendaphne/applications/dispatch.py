@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from ..core.message import Request, Stream
 from ..serving.session import Session
@@ -90,7 +90,7 @@ class Mounts(Group):
     def __init__(self, mounts: Iterable[tuple[str, Application]], rest: Application) -> None:
         ordered = sorted(mounts, key=lambda mount: len(mount[0]), reverse=True)
         super().__init__([rest, *(application for _, application in ordered)])
-        self._mounts = [(path.encode("ascii"), unquote(path), application) for path, application in ordered]
+        self._mounts = [(unquote_to_bytes(path), unquote(path), application) for path, application in ordered]
         self._rest = rest
 
     def http(self, request: Request, stream: Stream) -> None:
@@ -103,13 +103,19 @@ class Mounts(Group):
 
     def _find(self, request: Request) -> tuple[Application, Request]:
         """The application at the request's path, and the request as it gets it."""
-        path = request.path
-        if request.root_path:
-            # A proxy may have left the server's own mount point on.
-            own = quote(request.root_path, "/~!$&'()*+,;=:@").encode("ascii")
+        raw = path = request.path
+        if b"%" in path:
+            # A path can be encoded in several ways, and applications compare it decoded too.
+            path = unquote_to_bytes(path)
+        root = request.root_path.rstrip("/")
+        if root:
+            own = root.encode("utf-8", "surrogateescape")
             if path.startswith(own) and path[len(own) : len(own) + 1] in (b"", b"/"):
                 path = path[len(own) :]
+            else:
+                # A proxy has taken the server's own mount point off; an application could not tell where the longer one ends.
+                raw = quote(own, "/~!$&'()*+,;=:@").encode("ascii") + raw
         for prefix, name, application in self._mounts:
             if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in (b"", b"/"):
-                return application, request._replace(root_path=request.root_path + name)
+                return application, request._replace(path=raw, root_path=root + name)
         return self._rest, request

@@ -35,6 +35,8 @@ def load(place: str, *, factory: bool = False, app_dir: str | None = None) -> An
     module_path, colon, attribute_path = place.partition(":")
     if not all(module_path.split(".")) or (colon and not all(attribute_path.split("."))) or "/" in module_path:
         raise ConfigurationError(f"The application {place!r} is not written module.path:attribute.path{_end(_as_module(place))}")
+    if app_dir is not None and not os.path.isdir(app_dir):
+        raise ConfigurationError(f"Cannot import the application {place}: there is no directory {app_dir} (--app-dir).")
     directory = app_dir or "."
     if directory not in sys.path[:1]:
         sys.path.insert(0, directory)
@@ -45,7 +47,7 @@ def load(place: str, *, factory: bool = False, app_dir: str | None = None) -> An
             hint = _as_module(place) or _near_module(module_path)
             raise ConfigurationError(f"Cannot import the application {place}: {error}{_end(hint)}") from None
         raise _failed(place, error) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(place, error) from error
     value: Any = module
     for name in attribute_path.split(".") if colon else [_default_name(module, place)]:
@@ -73,7 +75,7 @@ def _made(factory: Any, place: str) -> Any:
         raise ConfigurationError(f"{place} is of type {type(factory).__name__}, and --factory calls it.")
     try:
         return factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ApplicationError(f"The factory {place} has failed:") from error
 
 
@@ -89,7 +91,7 @@ def checked_layer(value: Any, place: str) -> Any:
     return value
 
 
-def _failed(place: str, error: Exception) -> Exception:
+def _failed(place: str, error: BaseException) -> Exception:
     """What an exception of the application's module is to the user: one line where a package is missing, and its traceback otherwise."""
     cause: BaseException | None = error
     while cause is not None:
@@ -106,7 +108,7 @@ def _end(hint: str) -> str:
 
 def _as_module(place: str) -> str:
     """What to write where ``place`` is the path of a file."""
-    path, colon, attribute = place.rpartition(":") if ":" in place else (place, ":", "channel_layer")
+    path, colon, attribute = place.rpartition(":") if ":" in place else (place, "", "")
     if not path.endswith(".py") and "/" not in path:
         return ""
     module = path.removeprefix("./").removesuffix(".py").strip("/").replace("/", ".")

@@ -189,15 +189,15 @@ class ChannelStore:
             self._sweep(now)
         return batch
 
-    def _take_one(self, names: Iterable[str], now: float) -> list[tuple[str, Message]]:
+    def _take_one(self, names: Iterable[str]) -> list[tuple[str, Message]]:
         """Take one message of the channels ``names``, checked names without ``?``; the first with a message counts."""
         channels = self._channels
-        oldest = now - self.expiry
         for name in names:
             channel = channels.get(name)
-            if channel is None:
+            if channel is None or not channel.queue:
                 continue
             queue = channel.queue
+            oldest = monotonic() - self.expiry
             while queue:
                 # As in _pop() and Ledger.add().
                 sent, full_name, message, weight = queue.popleft()
@@ -208,8 +208,6 @@ class ChannelStore:
                 if sent >= oldest:
                     return [(full_name, message)]
                 self._groups.expel(full_name)
-        if now >= self._sweep_at:
-            self._sweep(now)
         return []
 
     def _wake(self, channel: Channel) -> None:

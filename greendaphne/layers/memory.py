@@ -104,7 +104,10 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
         :raises ValueError: see :func:`greendaphne.layers.values.copy_message`; and for the reserved key ``__asgi_channel__``.
         """
         name = self._reader_name(channel)
-        copy = self._copy(message)
+        # As in _copy().
+        copy = copy_message(message)
+        if RESERVED_KEY in copy or self.max_message_size is not None:
+            self._check(copy)
         with self._lock:
             if self._put(name, channel, copy):
                 return
@@ -115,8 +118,14 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
 
         Not part of the specification.
         """
-        if not self.offer(channel, message):
-            raise self.ChannelFull(channel)
+        # As in offer().
+        name = self._reader_name(channel)
+        if self.max_message_size is not None:
+            self._check_size(message)
+        with self._lock:
+            if self._put(name, channel, message):
+                return
+        raise self.ChannelFull(channel)
 
     def offer(self, channel: str, message: Message) -> bool:
         """Like :meth:`send_owned`, but false where that raises ``ChannelFull``, which costs more than the message.
@@ -124,8 +133,8 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
         Not part of the specification.
         """
         name = self._reader_name(channel)
-        if self.max_message_size is not None and message_size(message) > self.max_message_size:
-            raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
+        if self.max_message_size is not None:
+            self._check_size(message)
         with self._lock:
             return self._put(name, channel, message)
 
@@ -344,11 +353,17 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
 
     def _copy(self, message: Mapping[str, Any]) -> Message:
         copy = copy_message(message)
+        self._check(copy)
+        return copy
+
+    def _check(self, copy: Message) -> None:
         if RESERVED_KEY in copy:
             raise ValueError(f"message key {RESERVED_KEY!r} is reserved to channel layers")
-        if self.max_message_size is not None and message_size(copy) > self.max_message_size:
+        self._check_size(copy)
+
+    def _check_size(self, message: Message) -> None:
+        if self.max_message_size is not None and message_size(message) > self.max_message_size:
             raise self.MessageTooLarge(f"a message of more than {self.max_message_size} bytes")
-        return copy
 
     def _wait(self, channels: list[str], limit: int, deadline: float | None, wake: Wake | None = None) -> list[tuple[str, Message]]:
         """Sleep until there are messages, then take up to ``limit``; an empty list after ``deadline`` (monotonic) or ``wake``."""

@@ -88,6 +88,14 @@ class Reader:
         self._immediate = 0
 
     @property
+    def receiver(self) -> Any:
+        """What the layer receives with for this greenlet, if :meth:`receive` only passes its calls on to that; ``None`` before the first.
+
+        For a caller that receives for each message: :meth:`greendaphne.layers.receiver.Receiver.receive` with :data:`IDLE_LIMIT`.
+        """
+        return self._receiver
+
+    @property
     def mode(self) -> str:
         """:data:`BLOCKING` or :data:`POLLING`; a layer that turns out not to wait changes it."""
         return POLLING if self._polls else BLOCKING

@@ -7,6 +7,7 @@ was told so and leaves messages behind passes the word on.  So a kill, a timeout
 
 from __future__ import annotations
 
+from itertools import cycle
 from math import inf
 from time import monotonic
 from typing import Any, Literal
@@ -38,7 +39,6 @@ class Receiver:
         "_rings_at",
         "_rotations",
         "_timer",
-        "_turn",
         "_waiter",
         "missing",
         "signalled",
@@ -53,8 +53,7 @@ class Receiver:
         self._lock = layer._lock
         self._channels = channels
         # Begins with another channel every time, so that none is starved.
-        self._rotations = [channels[start:] + channels[:start] for start in range(len(channels))]
-        self._turn = 0
+        self._rotations = cycle([channels[start:] + channels[:start] for start in reversed(range(len(channels)))])
         self._hub = get_hub()
         self._waiter: Waiter[None] | None = None
         # When the wait ends, and when the timer rings.  It is not set anew for each wait, but rings for nothing where that has moved on.
@@ -77,6 +76,13 @@ class Receiver:
         :param timeout: seconds, above 0; ``None``: as long as it takes.
         """
         layer = self._layer
+        if limit == 1 and (wake is None or not wake.is_set):
+            # A message that is there already needs no wait, and nothing that belongs to one.
+            names = next(self._rotations)
+            with self._lock:
+                there: _Batch = layer._take_one(names)
+            if there:
+                return there
         if not self.signalled or get_hub_if_exists() is not self._hub:
             # Another greenlet waits with it already, or this one belongs to another hub.
             alone: _Batch = layer.receive_batch(self._channels, limit, timeout, wake)
@@ -90,12 +96,7 @@ class Receiver:
         now = monotonic()
         with self._lock:
             # Looking and lying down are one step: no message comes in between unseen.
-            batch: _Batch
-            if limit == 1:
-                turn = self._turn = (self._turn or len(self._rotations)) - 1
-                batch = layer._take_one(self._rotations[turn], now)
-            else:
-                batch = layer._take(self._channels, limit, now)
+            batch: _Batch = layer._take(self._channels, limit, now)
             if batch:
                 return batch
             if self.missing:

@@ -1,4 +1,4 @@
-"""What all connections of one server share, whatever their protocol."""
+"""The data that all connections of one server share, for each protocol."""
 
 from __future__ import annotations
 

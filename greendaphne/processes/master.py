@@ -35,7 +35,7 @@ logger = logging.getLogger("greendaphne.processes")
 START_TIMEOUT: Final = 120.0
 #: Seconds after the graceful time limit for a worker to close the remaining connections and end.
 END_PATIENCE: Final = 20.0
-#: Seconds for a worker that was told to end at once.
+#: Seconds for a worker to end after the order to end at once.
 QUIT_PATIENCE: Final = 5.0
 #: Successors that start at the same time in a reload.  A start is mostly computation, so more would only slow down those that serve.
 SUCCESSORS: Final = 2
@@ -117,7 +117,7 @@ class Master:
         self._exit_code: int | None = None
 
     def run(self) -> int:
-        """Serve until told to stop; return the exit code.
+        """Serve until a signal stops the master; return the exit code.
 
         :raises EndpointError: if an endpoint cannot be listened on, or the directory that the workers share cannot be made.
         """
@@ -171,7 +171,7 @@ class Master:
         self._sockets.clear()
 
     def _turn(self, awake: socket.socket) -> None:
-        """Do what is due, wait for the next event or deadline, and handle it."""
+        """Do the tasks that are due, wait for the next event or deadline, and handle it."""
         self._reap()
         self._hurry()
         self._balance()

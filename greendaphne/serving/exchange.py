@@ -83,13 +83,17 @@ class Exchange:
                 logger.debug("Response to %s is cut short: %s", _name(stream), error)
                 self.failure_log.count(cause)
             answer = HTTPError(500, PROCESSING_ERROR)
-        except Exception:
-            cause = causes.ERROR
-            logger.exception("Error processing %s", _name(stream))
-            answer = HTTPError(500, PROCESSING_ERROR, close=True)
         except GreenletExit:
             self._completed(stream, started, causes.DRAINING)
             raise
+        except KeyboardInterrupt:
+            # Of the terminal, in a program without signal handlers of the server; it ends the program.
+            raise
+        except BaseException:
+            # The application may also raise SystemExit, which must not end the server, gevent.Timeout, or asyncio's CancelledError.
+            cause = causes.ERROR
+            logger.exception("Error processing %s", _name(stream))
+            answer = HTTPError(500, PROCESSING_ERROR, close=True)
         if answer is not None:
             # The client may read the answer slowly, and the frames of the traceback may hold a whole response in memory.
             answer.__traceback__ = answer.__cause__ = answer.__context__ = None

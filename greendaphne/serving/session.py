@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 import gevent
-from gevent import get_hub
+from gevent import GreenletExit, get_hub
 
 from .. import websocket as protocol
 from ..config import Timeouts
@@ -407,8 +407,9 @@ class Sessions:
         except protocol.WebSocketClosed:
             pass
         except BaseException as error:
-            websocket.cause = websocket.cause or causes.of_exception(error)
-            known = not isinstance(error, Exception) or isinstance(error, (ClientDisconnected, HTTPError, ResponseError))
+            known = isinstance(error, (GreenletExit, KeyboardInterrupt, ClientDisconnected, HTTPError, ResponseError))
+            # Of the exceptions that do not derive from Exception, the application may raise SystemExit, gevent.Timeout and CancelledError.
+            websocket.cause = websocket.cause or (causes.of_exception(error) if known else causes.ERROR)
             if known or websocket.connecting or websocket.closed:
                 raise
             logger.exception("Error in the application of WebSocket %s", session.name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from urllib.parse import unquote
 
 from ..config import HEALTH_PATH, METRICS_PATH, Channels, Config, ConfigurationError
 from ..core.forwarded import FORWARDED
@@ -79,6 +80,10 @@ def check_options(config: Config) -> None:
     said += [f"--{name}" for name in ("wsgi", "asgi") if getattr(application, name)]
     if len(said) > 1:
         raise ConfigurationError(f"{' and '.join(said)} contradict each other.")
+    points = [unquote(path) for path, _, _ in application.mounts]
+    for point in points:
+        if points.count(point) > 1:
+            raise ConfigurationError(f"--mount names several applications for {point}.")
     if application.patch and application.no_patch:
         raise ConfigurationError("--patch and --no-patch contradict each other.")
     if tls.keyfile is not None and tls.certfile is None:

@@ -62,6 +62,14 @@ class Double:
     def __init__(self, scope: Any) -> None: ...
 
 
+class Endpoint:
+    """As Starlette's HTTPEndpoint."""
+
+    def __init__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+    def __await__(self) -> Any: ...
+
+
 class Marked:
     _asgi_single_callable = True
 
@@ -105,6 +113,7 @@ class Layer:
         (Decorated(), "asgi3"),
         (functools.partial(functools.partial(asgi)), "asgi3"),
         (decorated(decorated(asgi)), "asgi3"),
+        (Endpoint, "asgi3"),
         (Marked(), "asgi3"),
         (double, "asgi2"),
         (Double, "asgi2"),
@@ -119,7 +128,7 @@ def test_detect(target: Any, interface: str) -> None:
     ("target", "text"),
     [
         (lambda *args: None, "say --interface"),
-        (lambda: None, "say --interface"),
+        (lambda: None, "name takes no arguments: say --factory if it makes the application"),
         (lambda a, b, c, d: None, "say --interface"),
         (lambda a, b, *, c: None, "say --interface"),
         (print, "say --interface"),

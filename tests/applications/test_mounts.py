@@ -147,8 +147,20 @@ def test_the_root_path_of_the_server_comes_before_the_mount_point(tmp_path: Path
     with served(tmp_path, *options) as (_, port):
         for path in ("/old/x", "/site/old/x"):
             assert ask(port, path)["interface"] == "channels"
-        assert ask(port, "/old/x")["root_path"] == "/site/old"
+            assert ask(port, path) == {"interface": "channels", "root_path": "/site/old", "path": "/site/old/x"}
         assert ask(port, "/x") == {"interface": "wsgi", "root_path": "/site", "path": "/site/x", "patched": True}
+
+
+def test_mount_points_are_compared_decoded(tmp_path: Path) -> None:
+    options = ("--root-path", "/s%C3%A4", "--mount", "/caf%C3%A9/a=apps:asgi", "--mount", "/api=apps:wsgi", MAIN["asgi"])
+    with served(tmp_path, *options) as (_, port):
+        for path in ("/caf%C3%A9/a/x", "/caf%c3%a9/%61/x", "/s%c3%a4/c%61f%c3%a9/a/x"):
+            about = ask(port, path)
+            assert (about["interface"], about["root_path"], about["path"]) == ("asgi", "/sä/café/a", "/sä/café/a/x")
+        # WSGI has the bytes of a path as characters.
+        script = "/sä/api".encode().decode("latin-1")
+        assert ask(port, "/%61pi/x") == {"interface": "wsgi", "root_path": script, "path": script + "/x", "patched": True}
+        assert ask(port, "/caf%C3%A9")["root_path"] == "/sä"
 
 
 @pytest.mark.parametrize(
@@ -194,6 +206,7 @@ def test_a_mounted_layer_that_nothing_reads_is_warned_of_once(tmp_path: Path) ->
             ("--mount", "/api=apps:asgi,asgi3", "--inline-workers", "1"),
             "--inline-workers is for channel layers, and the application is wsgi.",
         ),
+        (("--mount", "/%6fld=apps:asgi", "--mount", "/old/=apps:wsgi"), "--mount names several applications for /old."),
         (("--mount", "/old=apps:nothing"), "Cannot find the application apps:nothing"),
         (("--mount", "/old=nowhere:nothing"), "No module named 'nowhere'"),
         (("--mount", "/old=apps:asgi,channels"), "apps:asgi is not a channel layer"),

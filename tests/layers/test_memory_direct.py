@@ -260,6 +260,24 @@ def test_a_wake_ends_the_wait(when: str, layer: MemoryChannelLayer) -> None:
     assert numbers(receiver.receive(1, PATIENCE, Wake())) == [1]
 
 
+def test_what_is_there_is_taken_without_a_wait(layer: MemoryChannelLayer) -> None:
+    """The channels have their turns, nothing is attached to the wake, and once that is set nothing is taken."""
+    receiver = layer.receiver(["a", "b"])
+    assert receiver is not None
+    wake = Wake()
+    for n in range(3):
+        layer.send("a", {"n": n})
+        layer.send("b", {"n": n})
+    taken = [receiver.receive(1, PATIENCE, wake)[0] for _ in range(4)]
+    assert {channel for channel, _ in taken[:2]} == {channel for channel, _ in taken[2:]} == {"a", "b"}
+    assert [message["n"] for channel, message in taken if channel == "a"] == [0, 1]
+    assert not wake._enders
+    wake.set()
+    assert receiver.receive(1, PATIENCE, wake) == []
+    assert sorted(layer.receive_batch(["a", "b"], 10, 0)) == [("a", {"n": 2}), ("b", {"n": 2})]
+    receiver.close()
+
+
 def test_a_busy_receiver_gets_no_word(layer: MemoryChannelLayer) -> None:
     busy, idle = layer.receiver(["a"]), layer.receiver(["a"])
     assert busy is not None

@@ -163,7 +163,7 @@ def test_wrong_options(tmp_path: Path, argv: list[str], message: str) -> None:
         ("site_under_test.py:channel_layer", "; did you mean site_under_test:channel_layer?"),
         (
             "./site_under_test.py",
-            "The application './site_under_test.py' is not written module.path:attribute.path; did you mean site_under_test:channel_layer?",
+            "The application './site_under_test.py' is not written module.path:attribute.path; did you mean site_under_test?",
         ),
         ("site_under_tets:channel_layer", "No module named 'site_under_tets'; did you mean site_under_test?"),
         ("site_under_test:channel_layr", "has no attribute 'channel_layr'; did you mean channel_layer?"),
@@ -175,6 +175,21 @@ def test_wrong_places(tmp_path: Path, place: str, message: str) -> None:
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert message in result.stderr
+
+
+def test_an_application_that_ends_its_import(tmp_path: Path) -> None:
+    write(tmp_path, "import sys\nsys.exit(0)\n")
+    result = run(tmp_path, "-p", "0", LAYER)
+    assert (result.returncode, "SystemExit: 0" in result.stderr) == (1, True)
+    assert f"Cannot import the application {LAYER}:" in result.stderr
+
+
+def test_an_app_dir_that_is_missing(tmp_path: Path) -> None:
+    result = run(tmp_path, "-p", "0", "--app-dir", "nowhere", LAYER)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "there is no directory " in result.stderr
+    assert "nowhere (--app-dir)." in result.stderr
 
 
 def test_the_redis_layer_without_its_packages(tmp_path: Path) -> None:

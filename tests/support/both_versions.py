@@ -14,7 +14,7 @@ from .http2 import Fields, Peer
 from .websocket import CLOSE, frame
 
 if TYPE_CHECKING:
-    from .server import Client
+    from .server import Client, LiveServer
 
 VERSIONS = ("1.1", "2")
 
@@ -106,7 +106,7 @@ class OverHTTP2:
 
 
 @contextmanager
-def requester(server: ASGIServer, version: str) -> Iterator[Requester]:
+def requester(server: LiveServer, version: str) -> Iterator[Requester]:
     """A requester on a connection of its own, while the block runs."""
     if version == "1.1":
         with server.connect() as client:

@@ -142,7 +142,7 @@ class ASGIApplication(Application):
             stream.flush()
             return
         conversation.leave()
-        error = _incomplete(conversation, task, request)
+        error = _incomplete(conversation, task, request, ending=tasks.cancelled)
         # The traceback of the error has this frame, and a task has its error: such a circle would keep what the application holds.
         del task, conversation
         try:
@@ -194,14 +194,19 @@ class ASGIApplication(Application):
             yield from self._lag.families()
 
 
-def _incomplete(conversation: HTTPConversation, task: asyncio.Task[None], request: Request) -> BaseException:
-    """Return what the exchange has to hear of a response that is not complete."""
+def _incomplete(conversation: HTTPConversation, task: asyncio.Task[None], request: Request, *, ending: bool) -> BaseException:
+    """Return what the exchange has to hear of a response that is not complete.
+
+    :param ending: whether the server has cancelled its tasks.
+    """
     if not task.done():
         # The client has left, or its body cannot be taken; the task may go on.
         _leave_alone(task, request)
         return conversation.error or ClientDisconnected()
     if task.cancelled():
-        return HTTPError(503, "The server is about to end.", cause=DRAINING, close=True)
+        if ending:
+            return HTTPError(503, "The server is about to end.", cause=DRAINING, close=True)
+        return conversation.error or ResponseError("the application was cancelled before its response was complete")
     error = task.exception()
     if conversation.error is not None and (error is None or is_quiet(error)):
         return conversation.error

@@ -111,10 +111,14 @@ class Conversation:
     def _run_errand(self) -> None:
         assert self._errands
         function, future = self._errands.popleft()
+        if future.done():
+            return  # the task was cancelled, and may have closed what the errand needs
         try:
             result = function()
         except Exception as error:
             if future.done():
+                if self.gone:
+                    return  # its cancellation has ended the conversation
                 raise
             future.set_exception(error)
         else:

@@ -6,7 +6,10 @@ Files are sent by the connection's greenlet, which may wait for the client; disk
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
+import stat
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -49,11 +52,17 @@ async def send(conversation: Answering, stream: Stream, kind: str, message: Mess
     if kind == "http.response.pathsend":
         _require_body(conversation, kind)
         # Before the head leaves: the application may answer something else.
-        descriptor = await asyncio.get_running_loop().run_in_executor(None, _open, message["path"])
+        opening = asyncio.get_running_loop().run_in_executor(None, _open, message["path"])
         try:
-            await conversation.whole_body(lambda: _send_file(stream, descriptor, 0, os.fstat(descriptor).st_size))
+            descriptor, size = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            raise
+        held = _Held(descriptor)
+        try:
+            await conversation.whole_body(lambda: held.use(lambda: _send_file(stream, descriptor, 0, size)))
         finally:
-            os.close(descriptor)
+            held.release()
     elif kind == "http.response.zerocopysend":
         _require_body(conversation, kind)
         await _zero_copy(conversation, stream, message)
@@ -71,8 +80,46 @@ def _require_body(conversation: Answering, kind: str) -> None:
         raise RuntimeError(f"{kind} is sent before http.response.start or after the body")
 
 
-def _open(path: Any) -> int:
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _open(path: Any) -> tuple[int, int]:
+    """The descriptor of the regular file ``path``, and its size."""
+    # O_NONBLOCK, because open(2) of a FIFO would wait for its writer; regular files ignore it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+        raise OSError(number, os.strerror(number) if number == errno.EISDIR else "Not a regular file", path)
+    return descriptor, status.st_size
+
+
+def _close_opened(opening: asyncio.Future[tuple[int, int]]) -> None:
+    """Close the file that was opened for a task that was cancelled meanwhile."""
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result()[0])
+
+
+class _Held:
+    """A descriptor that the greenlet may still use after the task was cancelled; the last of both closes it.
+
+    A number that is closed too early may be that of another client's file when the greenlet goes on.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._users = 1
+
+    def use(self, function: Callable[[], object]) -> None:
+        """Call ``function``, which uses the descriptor."""
+        self._users += 1
+        try:
+            function()
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        self._users -= 1
+        if not self._users:
+            os.close(self._descriptor)
 
 
 async def _zero_copy(conversation: Answering, stream: Stream, message: Message) -> None:
@@ -86,7 +133,14 @@ async def _zero_copy(conversation: Answering, stream: Stream, message: Message) 
         position = offset = os.lseek(descriptor, 0, os.SEEK_CUR)
     if count is None:
         count = max(os.fstat(descriptor).st_size - offset, 0)
-    await conversation.part_of_body(lambda: _send_file(stream, descriptor, offset, count), last=not message.get("more_body", False))
+    # The greenlet may use it a moment longer where the task is cancelled.
+    own = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+    held = _Held(own)
+    try:
+        last = not message.get("more_body", False)
+        await conversation.part_of_body(lambda: held.use(lambda: _send_file(stream, own, offset, count)), last=last)
+    finally:
+        held.release()
     if position is not None:
         os.lseek(descriptor, position + count, os.SEEK_SET)
 

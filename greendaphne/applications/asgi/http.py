@@ -14,7 +14,7 @@ from gevent import get_hub, getcurrent
 
 from ...aio.loop import HubLoop
 from ...core.causes import APP_TIMEOUT
-from ...core.message import ClientDisconnected, Headers, HTTPError, Stream
+from ...core.message import ClientDisconnected, Headers, HTTPError, ResponseError, Stream
 from . import extensions
 from .callables import Message
 from .conversation import Conversation
@@ -47,8 +47,8 @@ class HTTPConversation(Conversation):
 
     def __init__(self, loop: HubLoop, stream: Stream) -> None:
         Conversation.__init__(self, loop)
-        #: What ended the conversation: the client left, or its body cannot be taken.
-        self.error: ClientDisconnected | HTTPError | None = None
+        #: What ended the conversation: the client left, its body cannot be taken, or a file was sent in part only.
+        self.error: ClientDisconnected | HTTPError | ResponseError | None = None
         self._stream = stream
         self._phase = _IDLE
         self._body = _EMPTY if stream.request.content_length == 0 else _OPEN
@@ -204,11 +204,26 @@ class HTTPConversation(Conversation):
         await self._sent_by_errand(send)
 
     async def _sent_by_errand(self, send: Any) -> None:
+        sending = False
+
+        def errand() -> None:
+            nonlocal sending
+            sending = True
+            send()
+            sending = False
+
         try:
-            await self._errand(send)
+            await self._errand(errand)
         except ClientDisconnected as error:
             self._fail(error)
             raise ClientGone from None
+        except BaseException as error:
+            cancelled = isinstance(error, asyncio.CancelledError)
+            if sending and (cancelled or self._stream.begun):
+                # A part was sent, or the greenlet still sends, so nothing else may follow.
+                self._stream.reset()
+                self._fail(ResponseError(f"a file was sent in part only: {'the application was cancelled' if cancelled else error}"))
+            raise
 
     async def trailers(self, headers: list[tuple[bytes, bytes]], *, more: bool) -> None:
         """Take the trailers of one event; the last ends the response."""
@@ -220,7 +235,7 @@ class HTTPConversation(Conversation):
 
     # ---- the end
 
-    def _fail(self, error: ClientDisconnected | HTTPError) -> None:
+    def _fail(self, error: ClientDisconnected | HTTPError | ResponseError) -> None:
         if self.error is None:
             # Without the frames that it came through, which have this conversation.
             self.error = error.with_traceback(None)

@@ -150,6 +150,11 @@ class WebSocketConversation(Conversation):
         if not self._session.request.by_extended_connect:
             # What the client sends after its handshake may be frames.
             headers = [*(field for field in headers if field[0].lower() != b"connection"), (b"connection", b"close")]
+        try:
+            # Checks the head, so that the application hears of an error here; nothing leaves before the first body event.
+            self._session.stream.start(int(status), headers)
+        except ClientDisconnected:
+            raise ClientGone from None
         self._denial = (int(status), headers)
 
     async def _deny(self, message: Message) -> None:
@@ -205,7 +210,7 @@ class WebSocketConversation(Conversation):
     def _over(self, code: int, reason: str = "") -> None:
         """Tell the application that it is over."""
         if self._disconnect is None:
-            self._disconnect = {"type": "websocket.disconnect", "code": code, "reason": reason}
+            self._disconnect = {"type": "websocket.disconnect", "code": int(code), "reason": reason}
         self._phase = _OVER
         self.gone = True
         self._wake_receivers()
@@ -237,7 +242,9 @@ class WebSocketConversation(Conversation):
             if failed:
                 gevent.spawn(self._close_by_itself, CloseCode.INTERNAL_ERROR, causes.ERROR)
             elif task.cancelled():
-                gevent.spawn(self._close_by_itself, CloseCode.SERVICE_RESTART, causes.DRAINING)
+                draining = self._session.draining
+                code, cause = (CloseCode.SERVICE_RESTART, causes.DRAINING) if draining else (CloseCode.INTERNAL_ERROR, causes.ERROR)
+                gevent.spawn(self._close_by_itself, code, cause)
             else:
                 gevent.spawn(self._close_by_itself, CloseCode.NORMAL_CLOSURE, causes.NONE)
         self._call()
@@ -284,7 +291,9 @@ class WebSocketConversation(Conversation):
         if self._denied:
             session.stream.reset()
         elif task.cancelled():
-            return HTTPError(503, "The server is about to end.", cause=causes.DRAINING)
+            if session.draining:
+                return HTTPError(503, "The server is about to end.", cause=causes.DRAINING)
+            return ResponseError("the application was cancelled before it answered the opening handshake")
         if error is not None:
             return None if self.gone and is_quiet(error) else error
         if self._denied:

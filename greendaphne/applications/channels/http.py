@@ -188,7 +188,9 @@ class HTTPBridge:
                 raise MalformedReply("Specifying a status code is required for a Response message.")
             if not isinstance(status, int) or status is True or status is False:
                 raise ResponseError(f"its status is {type(status).__name__}, not int")
-            content = _content(message)
+            content = message.get("content")
+            if type(content) is not bytes:
+                content = _content(content)
             headers = _header_list(message.get("headers") or ())
             # An enumeration's member is a number too, and may be written otherwise.
             stream.start(int(status), headers)
@@ -199,7 +201,7 @@ class HTTPBridge:
                 raise ResponseError("its worker failed within it")
             raise MalformedReply(f"Got multiple Response messages for {channel}!")
         else:
-            content = _content(message)
+            content = _content(message.get("content"))
         more = bool(message.get("more_content"))
         if len(content) > _PIECE and self._belongs_on_disk(stream, len(content)):
             del content
@@ -331,8 +333,7 @@ def _worker_timeout(*, close: bool = False) -> HTTPError:
     return HTTPError(503, "Worker server failed to respond within time limit.", _RETRY_SOON, close=close, cause=causes.WORKER_TIMEOUT)
 
 
-def _content(message: dict[str, Any]) -> bytes:
-    content = message.get("content")
+def _content(content: Any) -> bytes:
     if content is None:
         return b""
     if not isinstance(content, bytes):

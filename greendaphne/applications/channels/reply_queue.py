@@ -181,6 +181,15 @@ class ReplyQueue:
 
     def offer(self, message: Message) -> bool:
         """Add a reply where that needs no disk; false where only :meth:`put` can.  Never switches."""
+        waiter = self._waiter
+        if waiter is not None and self.direct is None and self._backlog is None:
+            # Most of them, as in _put(): no error has come while a greenlet waits.
+            content = message.get("content")
+            if not content or len(content) <= _JOINED:
+                self._waiter = None
+                self._given = message
+                waiter.hub.loop.run_callback(waiter.switch, True)
+                return True
         if self._error is not None or self._closed:
             return True
         if self.direct is not None and self._messages is None and self.direct(message):

@@ -104,7 +104,7 @@ def inherit(sockets: Mapping[str, Sequence[int]], *, shared: bool = True) -> Non
     :param sockets: for each endpoint string, as given to :func:`~greendaphne.net.endpoints.parse`, the descriptors of its sockets, one
         for each endpoint with that string.  Each :meth:`~greendaphne.net.endpoints.Endpoint.bind` of such an endpoint takes one, and opens
         a socket when none is left.  Descriptors of an earlier call that are still unused are forgotten.
-    :param shared: whether other processes may accept on them, which a process that opened them itself knows.
+    :param shared: whether other processes may accept on them; the process that opened them gives this value.
     """
     _shared[0] = shared
     _inherited.clear()

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -661,6 +662,61 @@ def test_exceptions_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
             with pytest.raises(EOFError):
                 client.read_chunk()
     assert caplog.text.count("ValueError: broken here") == 1
+
+
+@pytest.mark.parametrize("where", ["first step", "later step", "task"])
+def test_system_exit_ends_its_request_only(seen: Recorder, caplog: pytest.LogCaptureFixture, where: str) -> None:
+    async def ends() -> None:
+        if where != "first step":
+            await asyncio.sleep(0)
+        sys.exit("in the application")
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/other":
+            await receive()
+            seen("waits")
+            seen(await receive())
+        elif scope["path"] == "/ok":
+            await answer(send, b"ok")
+        elif where == "task":
+            await asyncio.ensure_future(ends())
+        else:
+            await ends()
+
+    with serve_asgi(application) as server:
+        with server.connect() as other:
+            other.send(b"GET /other HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert seen.next() == "waits"
+            for _ in range(2):
+                assert server.get().status == 500
+            assert server.get("/ok").body == b"ok"
+            assert seen.empty
+        assert seen.next() == {"type": "http.disconnect"}
+    assert caplog.text.count("SystemExit: in the application") == 2
+
+
+def test_system_exit_of_a_callback_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        asyncio.get_running_loop().call_soon(sys.exit, "in a callback")
+        await asyncio.sleep(0.01)
+        await answer(send, b"ok")
+
+    with serve_asgi(application) as server:
+        for _ in range(2):
+            assert server.get().body == b"ok"
+    assert caplog.text.count("SystemExit: in a callback") == 2
+
+
+def test_an_application_that_cancels_itself_is_in_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/late":
+            await asyncio.sleep(0)
+        raise asyncio.CancelledError
+
+    with serve_asgi(application) as server:
+        for path in ("/", "/late"):
+            assert server.get(path).status == 500
+    assert caplog.text.count("the application was cancelled before its response was complete") == 2
 
 
 def test_return_without_a_response(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from typing import Any
 
@@ -63,6 +64,18 @@ def test_off(seen: Recorder) -> None:
 def test_failed(seen: Recorder, text: str) -> None:
     failing = application(seen, start={"type": "lifespan.startup.failed", "message": text})
     with pytest.raises(ConfigurationError, match=text or "no reason given"), serve_asgi(failing, asgi=AUTO):
+        pass
+
+
+@pytest.mark.parametrize("pause", [False, True])
+def test_system_exit_at_the_start(pause: bool) -> None:
+    async def ends(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if pause:
+            await asyncio.sleep(0.01)
+        sys.exit("no database")
+
+    with pytest.raises(ConfigurationError, match="could not start: it raised SystemExit\\('no database'\\)"), serve_asgi(ends, asgi=AUTO):
         pass
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from greendaphne.config import Timeouts
+from greendaphne.core.message import ResponseError
 from tests.support.asgi import HANDSHAKE, Recorder, serve_asgi
+from tests.support.both_versions import VERSIONS, Talk
 from tests.support.http2 import Peer
 from tests.support.monitoring import wait_until
 from tests.support.websocket import BINARY, CLOSE, PING, PONG, TEXT, close_payload, frame
@@ -167,6 +169,25 @@ def test_denial(seen: Recorder, http2: bool) -> None:
         assert seen.next() == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("wrong", [{"status": 101}, {"status": 401, "headers": [(b"x", b"a\r\nb: c")]}])
+@pytest.mark.parametrize("then", ["start", "accept", "return"])
+def test_a_wrong_denial_is_an_error_of_its_start(version: str, wrong: dict[str, Any], then: str) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        with pytest.raises(ResponseError):
+            await send({"type": "websocket.http.response.start", "headers": [], **wrong})
+        if then == "start":
+            await send({"type": "websocket.http.response.start", "status": 402, "headers": []})
+            await send({"type": "websocket.http.response.body", "body": b"no"})
+            assert (await receive())["code"] == 1006
+        elif then == "accept":
+            await send(ACCEPT)
+
+    with serve_asgi(application, http2_cleartext=True) as server, Talk(server, version) as talk:
+        assert talk.status == {"start": 402, "accept": 101 if version == "1.1" else 200, "return": 403}[then]
+
+
 def test_client_that_leaves_before_the_answer(seen: Recorder) -> None:
     async def application(scope: Any, receive: Any, send: Any) -> None:
         seen(await receive())
@@ -212,8 +233,10 @@ def test_application_closes(seen: Recorder) -> None:
         assert client.receive() is None
 
 
-@pytest.mark.parametrize(("error", "code"), [(None, 1000), (ValueError("broken"), 1011)])
-def test_application_returns_or_raises(error: Exception | None, code: int, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"), [(None, 1000), (ValueError("broken"), 1011), (SystemExit(), 1011), (asyncio.CancelledError(), 1011)]
+)
+def test_application_returns_or_raises(error: BaseException | None, code: int, caplog: pytest.LogCaptureFixture) -> None:
     async def application(scope: Any, receive: Any, send: Any) -> None:
         await send(ACCEPT)
         await asyncio.sleep(0.01)
@@ -226,7 +249,7 @@ def test_application_returns_or_raises(error: Exception | None, code: int, caplo
         assert close.payload[:2] == close_payload(code)
         client.send(frame(CLOSE, close.payload))
         assert client.receive() is None
-    assert caplog.text.count("ValueError: broken") == (error is not None)
+    assert caplog.text.count("ValueError: broken") == isinstance(error, ValueError)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 import gevent
 import pytest
 
+from greendaphne.config import Timeouts
 from greendaphne.layers import tally as module
 from greendaphne.layers.groups import GROUP_HEADROOM
 from greendaphne.layers.memory import MemoryChannelLayer
@@ -115,7 +116,8 @@ def members(layer: Any, number: int, **options: Any) -> Iterator[tuple[RunningSe
     # Those that connect must not be refused for want of room.
     layer.capacity = 2000
     layer.routes = {"websocket.connect": join, "websocket.disconnect": lambda message: None}
-    with serve(layer, inline_workers=2, **options) as server:
+    # Nor because a busy machine takes long for so many handshakes at once.
+    with serve(layer, inline_workers=2, timeouts=Timeouts(graceful=2, websocket_connect=PATIENCE), **options) as server:
         clients = Members(server, number)
         layer.capacity = 100
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import io
 import logging
@@ -22,6 +23,7 @@ import pytest
 from greendaphne.applications.wsgi.response import Response
 from greendaphne.config import Timeouts
 from greendaphne.core.message import ResponseError
+from tests.support.both_versions import VERSIONS, requester
 from tests.support.http2 import Peer
 from tests.support.server import PATIENCE
 from tests.support.server import Response as Answer
@@ -478,6 +480,30 @@ def test_an_exception_gives_a_page(caplog: pytest.LogCaptureFixture) -> None:
     assert answer.status == 500
     assert b"secret" not in answer.body
     assert "secret" in caplog.text
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), gevent.Timeout(3), asyncio.CancelledError("why")], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("late", [False, True])
+def test_exceptions_that_are_none_of_exception_end_their_request_only(
+    error: BaseException, late: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def application(environ: Environ, start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/ok":
+            start_response("200 OK", PLAIN)
+            return [b"ok"]
+        if not late:
+            raise error
+        start_response("200 OK", PLAIN)
+        return Body(b"part", error)
+
+    with serve_wsgi(application, validate=False, http2_cleartext=True) as server:
+        for version in VERSIONS:
+            with requester(server, version) as client:
+                answer = client.ask()
+                assert (answer.status, answer.complete) == ((200, False) if late else (500, True))
+            with requester(server, version) as client:
+                assert client.ask(b"/ok").body == b"ok"
+    assert caplog.text.count("Error processing GET /") == len(VERSIONS)
 
 
 # --- write ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -300,12 +301,15 @@ def test_eager_responses_are_dropped() -> None:
     assert closed.is_set()
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_failures(after: bool, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("after", "error"),
+    [(False, LookupError), (True, LookupError), (True, SystemExit), (True, asyncio.CancelledError)],
+)
+def test_failures(after: bool, error: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
     def application(environ: Environ, start_response: Any) -> list[bytes]:
         if after:
             environ["wsgi.websocket"].send("x")
-        raise LookupError("in the application")
+        raise error("in the application")
 
     with client_of(application) as client:
         if after:

@@ -96,7 +96,7 @@ class Account:
     :param memory: the allowance of the process.
     """
 
-    __slots__ = ("_allowance", "close", "disk", "disk_since", "evicted", "holders", "memory", "since")
+    __slots__ = ("_allowance", "connection", "disk", "disk_since", "evicted", "holders", "memory", "since")
 
     def __init__(self, memory: Allowance | None = None) -> None:
         self._allowance = memory or Allowance()
@@ -109,9 +109,9 @@ class Account:
         #: The time of the last request to release bytes.
         self.evicted = -inf
         #: The objects that can release their bytes before the connection is closed; ``None`` for none.
-        self.holders: list[Holder] | None = None
-        #: Ends the connection at once; must not wait.
-        self.close: Callable[[], object] | None = None
+        self.holders: tuple[Holder, ...] | None = None
+        #: The connection, which ends at once when it is evicted; ``None`` without one that could.
+        self.connection: Holder | None = None
 
     def take(self, n: int) -> None:
         """Take ``n`` bytes of memory even if fewer are left."""
@@ -157,6 +157,11 @@ class Account:
         return self.memory + n <= share and allowance.left - n >= allowance.spill
 
     @property
+    def close(self) -> Callable[[], object] | None:
+        """Ends the connection at once; does not wait."""
+        return None if self.connection is None else self.connection.evict
+
+    @property
     def allowance(self) -> Allowance:
         """The allowance of the process, for memory that a connection holds all the time and that should not make it the first to be
         evicted."""
@@ -170,17 +175,13 @@ class Account:
 
     def enter(self, holder: Holder) -> None:
         """Register ``holder``, which is asked to release its bytes before the connection is closed."""
-        if self.holders is None:
-            self.holders = []
-        self.holders.append(holder)
+        self.holders = (*(self.holders or ()), holder)
 
     def leave(self, holder: Holder) -> None:
         """Remove ``holder``, if it is registered."""
         holders = self.holders
-        if holders is not None and holder in holders:
-            holders.remove(holder)
-            if not holders:
-                self.holders = None
+        if holders is not None:
+            self.holders = tuple([each for each in holders if each is not holder]) or None
 
     def settle(self) -> None:
         """Release all bytes at the end of the connection; later calls change nothing."""
@@ -188,7 +189,7 @@ class Account:
         held, self.memory = self.memory, 0
         if held:
             allowance.give(held)
-        self.close = None
+        self.connection = None
         self.holders = None
 
 

@@ -40,7 +40,7 @@ class Input:
     in it without a copy.  One that continues an incomplete line is appended to a ``bytearray``, which copies nothing of what was there.
     """
 
-    __slots__ = ("buffer", "position", "scanned", "transport", "turn")
+    __slots__ = ("_turn", "buffer", "position", "scanned", "transport")
 
     def __init__(self, transport: ByteStream, initial: bytes = b"") -> None:
         self.transport = transport
@@ -48,8 +48,15 @@ class Input:
         self.position = 0
         #: How many unused bytes :meth:`find_line` has searched already.
         self.scanned = 0
-        #: Counts what is done with the bytes.
-        self.turn = Turn()
+        self._turn: Turn | None = None
+
+    @property
+    def turn(self) -> Turn:
+        """Counts what is done with the bytes; made when it is first needed."""
+        turn = self._turn
+        if turn is None:
+            turn = self._turn = Turn()
+        return turn
 
     def more(self, timeout: float | None) -> bool:
         """Receive after what is unused; false at the end of the stream."""

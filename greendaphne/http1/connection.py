@@ -63,7 +63,8 @@ class Http1Connection:
         self._info = info
         # How long to wait for a request; one that was connected for has not been idle yet.
         self._patience = max(timeouts.keep_alive, timeouts.header)
-        self._head = HeadParser(info, limits)
+        # Parses the heads; made for the first, and anew after one that may have begun a tunnel.
+        self._head: HeadParser | None = None
 
     def run(self) -> None:
         """Serve until the peer, a time limit, an error or :meth:`drain` ends the connection."""
@@ -92,15 +93,17 @@ class Http1Connection:
             if not head:
                 return None
             self.idle_since = 0.0
-            request = self._head.parse(head)
+            parser = self._head or HeadParser(self._info, self.limits)
+            request = parser.parse(head)
         except HTTPError as error:
             self.idle_since = 0.0
             stream = Http1Stream(self, self._unread_request(), close=error.close, expect_continue=False)
             self._refuse(stream, error)
             return stream
-        stream = Http1Stream(self, request, close=not self._head.keep_alive, expect_continue=self._head.expect_continue)
-        # A WebSocket may keep this frame for a day and needs neither.
-        del head, request
+        stream = Http1Stream(self, request, close=not parser.keep_alive, expect_continue=parser.expect_continue)
+        # A WebSocket may keep this frame for a day and needs none of them.
+        self._head = None if request.upgrade else parser
+        del head, request, parser
         self._serve(stream)
         if self.transport.observed:
             self.transport.observe(None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from time import monotonic
 from typing import NoReturn, Protocol
 
@@ -52,11 +51,13 @@ class Http1Stream:
         "_connection",
         "_expect_continue",
         "_framing",
+        "_half_closed",
         "_head",
         "_left",
         "_reading",
         "_received",
         "_tunnel",
+        "_watch",
         "body",
         "body_limit",
         "close",
@@ -96,6 +97,9 @@ class Http1Stream:
         self._framing = NO_BODY
         self._left = 0
         self._tunnel = False
+        # What watch() was told.
+        self._watch: Callable[[], None] | None = None
+        self._half_closed = False
 
     @property
     def body_complete(self) -> bool:
@@ -376,13 +380,15 @@ class Http1Stream:
 
     def watch(self, callback: Callable[[], None] | None, *, half_closed: bool = False) -> None:
         """As :class:`greendaphne.core.message.Stream` says; ends with the request."""
-        self._connection.transport.observe(None if callback is None else partial(self._look, callback, half_closed))
+        self._watch = callback
+        self._half_closed = half_closed
+        self._connection.transport.observe(None if callback is None else self._look)
 
-    def _look(self, callback: Callable[[], None], half_closed: bool) -> None:
+    def _look(self) -> None:
         # Runs in the hub: there is input that no greenlet waits for, or the transport was closed.
         source = self._connection.input
         transport = source.transport
-        gone = half_closed
+        gone = self._half_closed
         try:
             # Input that comes ahead of its turn is held here, up to a limit.
             if source.unused < RECV_SIZE and source.more(0):
@@ -394,7 +400,8 @@ class Http1Stream:
         except ClientDisconnected:
             gone = True
         transport.observe(None)
-        if gone:
+        callback, self._watch = self._watch, None
+        if gone and callback is not None:
             callback()
 
     def delivery(self) -> tuple[int, int] | None:

@@ -35,8 +35,8 @@ class Groups:
     def __init__(self) -> None:
         #: group -> channel -> time of the latest addition, oldest first; the outer order is that of :meth:`sweep`.
         self._groups: OrderedDict[str, OrderedDict[str, float]] = OrderedDict()
-        #: channel -> its groups, so that :meth:`expel` touches only the channel's own memberships.
-        self._memberships: dict[str, set[str]] = {}
+        #: channel -> its groups, so that :meth:`expel` touches only the channel's own memberships.  Most have one, which needs no set.
+        self._memberships: dict[str, str | set[str]] = {}
 
     def add(self, group: str, channel: str, now: float) -> None:
         """Add ``channel`` to ``group`` or renew its membership."""
@@ -45,7 +45,12 @@ class Groups:
             members = self._groups[group] = OrderedDict()
         members[channel] = now
         members.move_to_end(channel)
-        self._memberships.setdefault(channel, set()).add(group)
+        memberships = self._memberships
+        groups = memberships.setdefault(channel, group)
+        if type(groups) is set:
+            groups.add(group)
+        elif groups != group:
+            memberships[channel] = {groups, group}  # type: ignore[arg-type]
 
     def discard(self, group: str, channel: str) -> None:
         """End a membership, if there is one."""
@@ -55,13 +60,15 @@ class Groups:
         if not members:
             del self._groups[group]
         groups = self._memberships[channel]
-        groups.discard(group)
-        if not groups:
+        if type(groups) is set:
+            groups.discard(group)
+        if not groups or groups == group:
             del self._memberships[channel]
 
     def expel(self, channel: str) -> None:
         """End every membership of ``channel``."""
-        for group in list(self._memberships.get(channel, ())):
+        groups = self._memberships.get(channel, ())
+        for group in [groups] if type(groups) is str else list(groups):
             self.discard(group, channel)
 
     def members(self, group: str, oldest: float) -> Collection[str]:

@@ -14,6 +14,7 @@ import select
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from gevent import Greenlet
 from gevent.monkey import get_original
 from gevent.pool import Pool
 from gevent.server import StreamServer
@@ -39,13 +40,39 @@ class ConnectionHandler(Protocol):
     """Serves the accepted connections of all endpoints."""
 
     #: The pool in which the greenlets of connections run.
-    pool: Pool
+    pool: ConnectionPool
 
     def handler(self, endpoint: Endpoint) -> Handler:
         """Return the function that serves each connection accepted on ``endpoint``."""
 
     def make_room(self) -> bool:
         """End some idle connections for waiting clients; returns whether it found any."""
+
+
+class ConnectionGreenlet(Greenlet):  # type: ignore[type-arg]  # only generic in its stubs
+    """Serves one connection; called with ``None`` in the place of a function, and with the function that handles it and its arguments."""
+
+    __slots__ = ()
+
+    #: Only the acceptor starts it; gevent would keep the frames of that in memory as long as the connection.
+    spawning_stack_limit = 0
+
+    @staticmethod
+    def _run(handle: Handler, sock: _socket.socket, address: Address) -> None:
+        # A function that is passed to the constructor has a dict for it, and a method needs a frame more on the stack.
+        handle(sock, address)
+
+
+class ConnectionPool(Pool):
+    """The greenlets of connections.
+
+    :param size: how many there are at most; ``None`` for no limit.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        super().__init__(size, ConnectionGreenlet)
+        # Each greenlet has it as a callback: one object for all.
+        self._discard: Any = self._discard
 
 
 class Acceptor(StreamServer):
@@ -58,7 +85,9 @@ class Acceptor(StreamServer):
     :param make_room: called when the pool is full; ends idle connections.
     """
 
-    def __init__(self, listener: socket, handle: Handler, pool: Pool, shared: bool, make_room: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, listener: socket, handle: Handler, pool: ConnectionPool, shared: bool, make_room: Callable[[], object] | None = None
+    ) -> None:
         self.shared = shared
         # The timer that searches for idle connections while the pool is full.
         self._look: Any = None
@@ -134,6 +163,14 @@ class Acceptor(StreamServer):
         if self.started:
             self.stop_accepting()
             self.start_accepting()
+
+    def do_handle(self, *args: Any) -> None:
+        # The superclass calls the handler from a function of its own, whose stack would stay in memory as long as the connection.
+        try:
+            self._connections.spawn(None, self._handle, *args)  # type: ignore[arg-type, attr-defined]
+        except BaseException:
+            self.do_close(*args)
+            raise
 
     def do_close(self, sock: _socket.socket, *args: object) -> None:
         sock.close()

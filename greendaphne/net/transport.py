@@ -20,9 +20,8 @@ from math import inf
 from time import monotonic
 from typing import Any, ClassVar, Final
 
-from gevent import get_hub, sleep, spawn
+from gevent import get_hub, getcurrent, sleep, spawn
 from gevent.exceptions import ConcurrentObjectUseError
-from gevent.hub import Waiter
 from gevent.monkey import get_original
 from gevent.socket import wait
 
@@ -96,8 +95,8 @@ class Transport:
         self._timer: Any = None
         # Whether the read watcher is started.
         self._watching = False
-        # The waiting reader, its deadline, and the time at which the timer fires, ``inf`` for never.
-        self._waiter: Waiter[bool] | None = None
+        # The greenlet that waits to read, its deadline, and the time at which the timer fires, ``inf`` for never.
+        self._waiter: Any = None
         self._deadline = inf
         self._timer_at = inf
         # Whether the last read emptied the kernel's buffer.  The next read then waits at once, because it would fail first.
@@ -149,8 +148,8 @@ class Transport:
             raise ClientDisconnected
         if self._waiter is not None:
             raise ConcurrentObjectUseError("Another greenlet is reading from this connection")
-        waiter: Waiter[bool] = Waiter()
-        self._waiter = waiter
+        # Without gevent's Waiter: its frames stay on the stack, and in memory, as long as the peer is silent.
+        self._waiter = getcurrent()
         try:
             if not self._watching:
                 if self._reader is None:
@@ -161,7 +160,7 @@ class Transport:
                 self._deadline = deadline = monotonic() + timeout
                 if deadline < self._timer_at:
                     self._set_timer(timeout, deadline)
-            if not waiter.get():
+            if not get_hub().switch():
                 raise TimeoutError
         finally:
             self._waiter = None
@@ -234,27 +233,25 @@ class Transport:
                 return data
 
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
-        if self.batch is not None and not self._held and self._flusher is None and len(data) <= HELD_SIZE:
-            # Most responses; _due() would do the same.
-            if self.batch.add(self):
-                self._held = bytes(data)
+        if self._flusher is not None or self._held:
+            due = self._due(data)
+            if due is None:
                 return
-            due = data
-        else:
-            rest = self._due(data)
-            if rest is None:
-                return
-            due = rest
+            data = due
+        elif self.batch is not None and len(data) <= HELD_SIZE and self.batch.add(self):
+            # Most data.
+            self._held = data if type(data) is bytes else bytes(data)
+            return
         try:
-            sent = self._sock.send(due)
+            sent = self._sock.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
             raise self._end from None
-        size = len(due)
+        size = len(data)
         if sent == size:
             return
-        self._send_rest(memoryview(due)[sent:], size)
+        self._send_rest(memoryview(data)[sent:], size)
 
     def _due(self, data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview | None:
         """Wait for the flusher; return what has to be sent now, or ``None`` if the batch has ``data``."""
@@ -331,8 +328,11 @@ class Transport:
     def offer(self, data: bytes) -> bool:
         if self._flusher is not None:
             return False
-        if self.batch is None or (not self._held and len(data) > HELD_SIZE):
-            self._offer(data)
+        if not self._held:
+            if self.batch is not None and len(data) <= HELD_SIZE and self.batch.add(self):
+                self._held = data
+            else:
+                self._offer(data)
             return True
         due = self._hold(data)
         if due is not None:
@@ -459,7 +459,12 @@ class Transport:
         if observer is not None:
             hub.loop.run_callback(observer)
         if self._waiter is not None:
-            hub.loop.run_callback(self._waiter.throw, self._end)
+            hub.loop.run_callback(self._interrupt, self._waiter)
         # The hub wakes a greenlet that waits to write before the descriptor's number can be reused.
         writer, self._writer = self._writer, None
         hub.cancel_waits_close_and_then((writer,), ClientDisconnected, self._sock.close)
+
+    def _interrupt(self, waiter: Any) -> None:
+        # Runs in the hub.  The greenlet may have been woken since, and must not be disturbed anywhere else.
+        if self._waiter is waiter:
+            waiter.throw(self._end)

@@ -11,7 +11,6 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 from gevent import Greenlet, spawn_later
-from gevent.pool import Pool
 
 from ..config import Limits, Timeouts
 from ..core.accounts import Account
@@ -21,6 +20,7 @@ from ..core.tlsinfo import TLSInfo
 from ..http1.connection import DRAIN_MOMENT, Http1Connection
 from ..http2 import PREFACE, Http2Limits
 from ..net import batch
+from ..net.acceptor import ConnectionPool
 from ..net.byte_stream import RECV_SIZE, ByteStream
 from ..net.endpoints import Endpoint
 from ..net.proxy_protocol import HeaderReader, ProxyProtocol
@@ -108,13 +108,15 @@ class Connections:
         # The sockets of connections whose protocol is not known yet, each with the time of its acceptance.
         self._undecided: dict[_socket.socket, float] = {}
         self._draining = False
+        # The server's address of the last connection, which most have in common.
+        self._server: Address = None
         # Closes idle connections DRAIN_MOMENT after the drain starts.
         self._closer: Greenlet[..., None] | None = None
         self.overload = overload or Overload(limits)
         #: Counts the connections of each client address; ``None`` without a limit.
         self.addresses = AddressCounts(limits.connections_per_address, proxies) if limits.connections_per_address else None
         #: The greenlets of all connections.
-        self.pool = Pool(self.overload.connections or None)
+        self.pool = ConnectionPool(self.overload.connections or None)
 
     def handler(self, endpoint: Endpoint) -> Callable[[_socket.socket, Any], None]:
         """The function that serves the connections accepted on ``endpoint``."""
@@ -141,7 +143,7 @@ class Connections:
                 cost = (TLS if endpoint.tls is not None else 0) + (HTTP2 if hasattr(connection, "serving") else 0)
                 if cost:
                     overload.charge(cost)
-                account.close = connection.evict
+                account.connection = connection
                 if self._draining:
                     connection.drain()
                 self._open.add(connection)
@@ -152,6 +154,7 @@ class Connections:
                 finally:
                     self._open.discard(connection)
             finally:
+                sock.close()
                 overload.closed(account, cost)
                 if host is not None and self.addresses is not None:
                     self.addresses.leave(host)
@@ -185,7 +188,10 @@ class Connections:
             # Small responses must not wait for the acknowledgement of the previous one.
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             client = [address[0], address[1]]
-            server = list(sock.getsockname()[:2])
+            server = self._server
+            name = sock.getsockname()
+            if server is None or server[1] != name[1] or server[0] != name[0]:
+                server = self._server = [name[0], name[1]]
         else:
             name = sock.getsockname()
             socket_path = name if isinstance(name, str) else name.decode("utf-8", "replace")

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable
 from math import inf
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import gevent
 from gevent import GreenletExit, get_hub
@@ -32,6 +32,15 @@ SPREAD: Final = 2.0
 SPREAD_EACH: Final = 0.02
 #: Seconds between two checks whether a client that waits to be accepted is still connected, for protocols that do not report a disconnect.
 _LOOK: Final = 1.0
+#: The header fields of every open WebSocket if none are kept: one list, which is not changed.
+_NO_FIELDS: Final[list[tuple[bytes, bytes]]] = []
+
+
+class Leaver(Protocol):
+    """An open WebSocket, or its application's part."""
+
+    def leave(self, cause: str) -> None:
+        """End the WebSocket with 1012; does not wait."""
 
 
 class Session:
@@ -179,12 +188,16 @@ class Session:
     def _opened(self) -> None:
         """The opening handshake has succeeded."""
         self._stop_timer()
+        # For the time before it only.
+        self.on_end = None
         websocket = self.websocket
         sessions = self._sessions
         # The header section is no longer needed, and a WebSocket may live for a day.
         kept = sessions.kept_fields
         request = websocket.request
-        websocket.stream.request = request._replace(headers=[field for field in request.headers if field[0] in kept] if kept else [])
+        websocket.stream.request = request._replace(
+            headers=[field for field in request.headers if field[0] in kept] if kept else _NO_FIELDS
+        )
         lifetime = sessions.timeouts.websocket_lifetime
         self._deadline = None if lifetime < 0 else self._born + lifetime
         if sessions.observer is not None:
@@ -353,6 +366,8 @@ class Sessions:
         self._make = make
         self._origins = origins
         self._open: set[Session] = set()
+        # Passes the arguments of a call on, so that no frame refers to them; empty again before another greenlet runs.
+        self._arguments: list[Any] = []
         self.timeouts = timeouts
         self.observer = observer
         #: Request fields that are kept during the whole life of a WebSocket.
@@ -366,6 +381,7 @@ class Sessions:
         :raises HTTPError: for an invalid opening handshake, and if the application raises it before it accepts.
         """
         request = admit(stream)
+        del admit
         protocol.load(_pause)
         websocket = self._make(stream)
         try:
@@ -380,9 +396,10 @@ class Sessions:
         session.begin()
         try:
             # The application owns the request; this frame must not keep it in memory while the WebSocket is open.
-            arguments = [request, session]
-            del request
-            _call(application, arguments)
+            arguments = self._arguments
+            arguments += (session, request, application)
+            del request, application
+            arguments.pop()(arguments.pop(), arguments.pop())
             if session.connecting:
                 session.reject()
             else:
@@ -416,12 +433,7 @@ def _pause() -> None:
     gevent.sleep(0.001)
 
 
-def _call(application: Callable[[Request, Session], None], arguments: list[Any]) -> None:
-    session = arguments.pop()
-    application(arguments.pop(), session)
-
-
-def leave(sessions: Iterable[Session], cause: str, seconds: float | None = None) -> int:
+def leave(sessions: Iterable[Leaver], cause: str, seconds: float | None = None) -> int:
     """End ``sessions`` with 1012 one after the other; returns their number.
 
     :param seconds: the time within which all of them end; :data:`SPREAD` by default.
@@ -433,7 +445,7 @@ def leave(sessions: Iterable[Session], cause: str, seconds: float | None = None)
     return len(leaving)
 
 
-def _leave_each(sessions: list[Session], cause: str, pause: float) -> None:
+def _leave_each(sessions: list[Leaver], cause: str, pause: float) -> None:
     begun = monotonic()
     for number, session in enumerate(sessions):
         session.leave(cause)

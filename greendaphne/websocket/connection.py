@@ -3,8 +3,8 @@
 :class:`WebSocket` takes the place of gevent-websocket's class of that name, whose frame handling it replaces.  Its states are those of RFC
 6455: CONNECTING until :meth:`~WebSocket.accept`, OPEN, CLOSING once this side sent a close frame, CLOSED.  One greenlet, the owner, calls
 :meth:`~WebSocket.receive`, which also answers pings, keeps the peer alive and completes the closing handshake; any greenlet may
-:meth:`~WebSocket.send` and :meth:`~WebSocket.close`.  Whole frames are written under one lock.  Everything that was sent stays deliverable:
-the stream is finished, never reset, except where a frame was left unfinished.
+:meth:`~WebSocket.send` and :meth:`~WebSocket.close`.  Frames are written whole, one greenlet after the other.  Everything that was sent
+stays deliverable: the stream is finished, never reset, except where a frame was left unfinished.
 """
 
 from __future__ import annotations
@@ -393,12 +393,15 @@ class WebSocket(SendingWebSocket):
         self.state = _CLOSING
         self._keepalive.deadline = monotonic() + seconds
         sent = False
-        with Timeout(seconds, False), self._lock:  # type: ignore[arg-type]
+        with Timeout(seconds, False):  # type: ignore[arg-type]
+            self._begin()
             try:
                 # Pings that came before are answered before, for nothing may follow.
                 self._put(self._pongs + encode_header(FIN | CLOSE, len(payload)) + payload)
             except WebSocketClosed:
                 pass  # the peer has left
+            finally:
+                self._finished()
             sent = True
         if not sent:
             # The peer takes nothing: what is before the close frame, or half of it, is stuck.

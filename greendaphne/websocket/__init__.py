@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CloseCode", "State", "WebSocket", "WebSocketClosed"]
 
-#: What a WebSocket needs, the last first; each takes a few milliseconds at most to import once those after it are there.  Modules that import
-#: each other, as those of gevent-websocket and the exceptions and frames of websockets do, are one piece.
+#: What a WebSocket needs, the last first; each takes a few milliseconds at most to import once those after it are there.  Modules that
+#: import each other, as those of gevent-websocket and the exceptions and frames of websockets do, are one piece.
 _unloaded = [
     f"{__name__}.connection",
     f"{__name__}.handshake",

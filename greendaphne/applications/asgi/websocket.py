@@ -49,7 +49,19 @@ class WebSocketConversation(Conversation):
     :param session: the WebSocket, which is not accepted yet.
     """
 
-    __slots__ = ("_account", "_connected", "_counted", "_denial", "_denied", "_disconnect", "_inbox", "_leaving", "_phase", "_session", "_size")
+    __slots__ = (
+        "_account",
+        "_connected",
+        "_counted",
+        "_denial",
+        "_denied",
+        "_disconnect",
+        "_inbox",
+        "_leaving",
+        "_phase",
+        "_session",
+        "_size",
+    )
 
     def __init__(self, loop: HubLoop, session: Session) -> None:
         Conversation.__init__(self, loop)
@@ -350,11 +362,12 @@ class WebSocketConversation(Conversation):
         session.websocket.before_end = partial(self._catch_up, task)
         try:
             while True:
-                message = session.receive()
+                # Without a name: this frame would keep a message as long as no other comes.
+                inbox.append(session.receive())
                 if task.done():
+                    inbox.pop()
                     continue
-                inbox.append(message)
-                self._size += memory_of(message)
+                self._size += memory_of(inbox[-1])
                 if self._size > _UNCOUNTED and not self._count():
                     continue
                 if self._receivers is not None:

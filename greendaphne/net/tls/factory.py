@@ -133,8 +133,8 @@ def reason(error: SSL.Error) -> str:
 def _bound_alpn(context: SSL.Context) -> None:
     """Refuse a long list of protocols before pyOpenSSL splits it, which takes a time that grows with the square of its length.
 
-    A list of 64 KiB of names of one octet would block the process for tens of milliseconds.  This uses private members of pyOpenSSL; without
-    them it does nothing, but a test fails.
+    A list of 64 KiB of names of one octet would block the process for tens of milliseconds.  This uses private members of pyOpenSSL.
+    Without them it does nothing, but a test fails.
     """
     lib: Any = getattr(SSL, "_lib", None)
     ffi: Any = getattr(SSL, "_ffi", None)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
+from sys import getsizeof
 from time import monotonic
 from typing import Final, Protocol
 
@@ -19,6 +20,11 @@ from typing import Final, Protocol
 NOTABLE: Final = 64 * 1024
 #: The size of an allowance without a limit.
 UNLIMITED: Final = 1 << 62
+
+
+def memory_of(content: bytes | str) -> int:
+    """The bytes of memory of ``content``.  A single character beyond U+FFFF makes a text take four bytes for each of its characters."""
+    return len(content) if content.__class__ is bytes or content.isascii() else getsizeof(content)
 
 
 class Holder(Protocol):

@@ -22,6 +22,10 @@ DRAIN_MOMENT = 1.0
 #: What a pipelined request counts for, in units of :meth:`.core.turns.Turn.spend`.
 _REQUEST_WORK = 8
 _CR = 13
+#: As a shift: 64 bytes of such a read, or of a head that came in pieces, are one unit.
+_HEAD_SHIFT = 6
+#: Bytes of a read beyond which its work is counted although the client may have sent no more.
+_LARGE_HEAD = 4096
 _METHOD_START = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
@@ -149,6 +153,9 @@ class Http1Connection:
                 self.idle = False
                 self._patience = self.timeouts.keep_alive
             size = len(data)
+            if size > _LARGE_HEAD:
+                # Many clients may send one at the same time.
+                source.turn.spend(size >> _HEAD_SHIFT)
             if data.find(b"\r\n\r\n") == size - 4 and 4 < size <= self.limits.request_head and data[0] != _CR:
                 # One request without a body, as most are: nothing is left for the buffer.
                 return data
@@ -190,6 +197,7 @@ class Http1Connection:
                 if end > start:
                     lines = end + 2 - source.position
                 elif lines:
+                    turn.spend(lines >> _HEAD_SHIFT)
                     return source.take(lines + 2)
                 else:
                     source.skip(2)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
 
-from ..core.accounts import Allowance
+from ..core.accounts import Allowance, memory_of
 
 #: What a message takes besides its content, in bytes.
 OVERHEAD: Final = 512
@@ -33,7 +33,7 @@ def message_weight(message: Any) -> int:
         content = message.get("content") or message.get("text") or message.get("bytes")
         if not content:
             return OVERHEAD
-    return OVERHEAD + len(content) if isinstance(content, (bytes, str)) else OVERHEAD
+    return OVERHEAD + memory_of(content) if isinstance(content, (bytes, str)) else OVERHEAD
 
 
 class Ledger:

@@ -30,6 +30,9 @@ PAUSE = 0.5
 _poll = get_original("select", "poll")
 #: Seconds between two searches for a connection to close, while the number of connections is at its limit.
 ROOM_PAUSE = 0.25
+#: Connections that are accepted per iteration of the event loop.  Each begins at once, and takes a millisecond where the kernel has
+#: received much on it already.
+IN_A_ROW = 8
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 Address = Any
@@ -93,7 +96,7 @@ class Acceptor(StreamServer):
         self._look: Any = None
         self._make_room = make_room
         # On a shared socket, one connection per wake-up: a process that takes more leaves none for the others.
-        self.max_accept = 1 if shared else 100
+        self.max_accept = 1 if shared else IN_A_ROW
         self._starved = False
         super().__init__(listener, handle, spawn=pool)
         self._connections = pool

@@ -26,22 +26,32 @@ if TYPE_CHECKING:
 
 __all__ = ["CloseCode", "State", "WebSocket", "WebSocketClosed"]
 
-#: What a WebSocket needs, the last first; each takes a few milliseconds to import once those after it are there.
+#: What a WebSocket needs, the last first; each takes a few milliseconds at most to import once those after it are there.  Modules that
+#: import each other, as those of gevent-websocket and the exceptions and frames of websockets do, are one piece.
 _unloaded = [
     f"{__name__}.connection",
     f"{__name__}.handshake",
+    f"{__name__}.sending",
+    f"{__name__}.compat",
+    f"{__name__}.state",
+    f"{__name__}.keepalive",
+    f"{__name__}.alarm",
     f"{__name__}.frames",
     f"{__name__}.deflate",
+    f"{__name__}.errors",
     "websockets.extensions.permessage_deflate",
     "websockets.headers",
     "websockets.exceptions",
-    "websockets.http11",
-    "websockets.frames",
     "websockets.speedups",
     "websockets.typing",
+    "websockets.version",
     "websockets",
     "geventwebsocket.websocket",
     "gevent.pywsgi",
+    "http.client",
+    "email.parser",
+    "email.feedparser",
+    "email.message",
 ]
 
 

@@ -49,8 +49,6 @@ _PING_SIZE: Final = 4
 _PONGS_LIMIT: Final = 16 * 127
 # When a time limit has passed, what the stream may hold already still counts, for the hub may have been busy; seconds to find out.
 _LAST_LOOK: Final = 0.02
-#: A unit of work is a message of 4 KiB: to inflate and decode so many bytes takes about 6 µs.
-_UNIT_SHIFT: Final = 12
 #: Without context takeover, for all connections.
 _COMPRESSION: Final = Compression()
 
@@ -111,7 +109,7 @@ class WebSocket(SendingWebSocket):
         self._keepalive = Keepalive(timeouts)
         # When the message that has begun must have ended, and ``inf`` where none has.
         self._message_ends = inf
-        # Counts the frames of either kind.
+        # Counts the frames of either kind, and by the reader what large messages cost.
         self._turn: Turn | None = None
         #: Called in the owner's greenlet when the peer's close frame or an invalid frame ends an open WebSocket, before this side's close
         #: frame; may wait.  For an owner that passes messages on, so that answers to earlier messages of the same read can be sent.
@@ -169,9 +167,9 @@ class WebSocket(SendingWebSocket):
         self.stream.switch(handshake.response_headers(request, self._server_name, subprotocol, extension, headers))
         self.subprotocol = subprotocol
         inflater = None if self._deflate is None else self._deflate.inflater
-        self._reader = MessageReader(self._limits, self._deflate is not None, inflater, account)
-        account.enter(self)
         self._turn = Turn()
+        self._reader = MessageReader(self._limits, self._deflate is not None, inflater, account, self._turn)
+        account.enter(self)
         self._keepalive.heard(monotonic())
         self.state = _OPEN
         self._accepted = True
@@ -234,16 +232,17 @@ class WebSocket(SendingWebSocket):
         # Whether what the stream held when a time limit had passed has been looked at.
         looked = False
         while True:
+            if turn.left <= 0:
+                # Not with a message in hand, which counts for no client as long as this waits.
+                event = None
+                turn.look()
             try:
                 event = reader.poll()
             except ProtocolViolation as violation:
                 self._let_answer()
                 self._fail(violation.code, violation.reason)
             if event is not None:
-                # A message is as much work as it is long: one frame of a kibibyte may inflate to a mebibyte.
-                turn.left -= 1 + (len(event) >> _UNIT_SHIFT)
-                if turn.left <= 0:
-                    turn.look()
+                turn.left -= 1
                 if event.__class__ is tuple:
                     self._control(event)
                     if not reader.fragmented:

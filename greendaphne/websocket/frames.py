@@ -22,6 +22,7 @@ except ImportError:  # pragma: no cover - a build without the extension
 
 from ..config import KIB, Limits
 from ..core.accounts import FREE, Account
+from ..core.turns import Turn
 from .codes import CloseCode
 from .deflate import Inflater
 from .errors import ProtocolViolation, may_be_sent
@@ -64,6 +65,8 @@ _MIN_FRAGMENTS: Final = 1024
 # A compressed message may exceed its content by the headers of some stored blocks (RFC 1951 section 3.2.4).
 _DEFLATE_SLACK_SHIFT: Final = 4
 _DEFLATE_SLACK: Final = 1 * KIB
+# As a shift: to inflate, check and decode 4 KiB is one unit of :meth:`.core.turns.Turn.spend`.
+_WORK_SHIFT: Final = 12
 
 # RFC 6455 sections 5.2, 5.4, 5.5: the first bytes of frames that are legal ...
 _CONTROL_FRAMES = frozenset((FIN | CLOSE, FIN | PING, FIN | PONG))
@@ -147,6 +150,7 @@ class MessageReader:
     :param deflate: whether permessage-deflate was negotiated.
     :param inflater: inflates all messages, if they refer to each other.
     :param account: counts the bytes of an incomplete message, and may refuse them.
+    :param turn: counts the work on payloads that are inflated or come in pieces; the owner counts frames.
     """
 
     __slots__ = (
@@ -168,13 +172,22 @@ class MessageReader:
         "_opcode",
         "_position",
         "_size",
+        "_turn",
         "_undecoded",
         "_wire_size",
     )
 
-    def __init__(self, limits: Limits, deflate: bool = False, inflater: Inflater | None = None, account: Account = FREE) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        deflate: bool = False,
+        inflater: Inflater | None = None,
+        account: Account = FREE,
+        turn: Turn | None = None,
+    ) -> None:
         self._kept = inflater
         self._account = account
+        self._turn = turn
         self._held = 0
         self._frame_limit = limits.websocket_frame or _UNLIMITED
         self._message_limit = limits.websocket_message or _UNLIMITED
@@ -380,6 +393,8 @@ class MessageReader:
         if inflater is not None:
             data = inflater.inflate(data, final, self._message_limit - self._size)
         self._size += len(data)
+        if self._turn is not None:
+            self._turn.left -= len(data) >> _WORK_SHIFT
         text = self._opcode == TEXT
         content = self._content
         if text:

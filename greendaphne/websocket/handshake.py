@@ -29,6 +29,9 @@ _ORIGIN = re.compile(rb"null|file://[!-~]*|[A-Za-z][A-Za-z0-9+.\-]*://[!-~]+(?: 
 # The fields of the answer that only the server may set.
 _OWN = frozenset((b"connection", b"upgrade", b"content-length", b"transfer-encoding"))
 _OWN_PREFIX = b"sec-websocket-"
+#: At most this many extensions with their parameters, and as many subprotocols, in one handshake; browsers offer one extension with one
+#: parameter.  To parse thousands takes milliseconds.
+_MANY = 100
 
 
 def _bad(detail: str, request: Request) -> NoReturn:
@@ -109,6 +112,8 @@ def _check_subprotocols(request: Request) -> None:
     values = header_values(request.headers, b"sec-websocket-protocol")
     if not values:
         return
+    if sum(value.count(b",") + 1 for value in values) > _MANY:
+        _bad("HTTP Sec-WebSocket-Protocol header has too many protocols.", request)
     offered = elements(values)
     if any(TOKEN.fullmatch(protocol) is None for protocol in offered):
         _bad("HTTP Sec-WebSocket-Protocol header invalid.", request)
@@ -119,10 +124,12 @@ def _check_subprotocols(request: Request) -> None:
 def extensions(headers: Headers) -> list[ExtensionHeader]:
     """The extensions that the client offers, in its order.
 
-    :raises InvalidHandshake: if the field breaks its grammar.
+    :raises InvalidHandshake: if the field breaks its grammar or has too many elements.
     :raises UnicodeDecodeError: if it is not ASCII.
     """
     values = header_values(headers, b"sec-websocket-extensions")
+    if sum(value.count(b",") + value.count(b";") + 1 for value in values) > _MANY:
+        raise InvalidHandshake("too many extensions")
     # RFC 6455 section 11.3.2: several fields are one list.
     return parse_extension(b", ".join(values).decode("ascii")) if values else []
 

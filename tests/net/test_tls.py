@@ -126,6 +126,14 @@ def test_alpn(server_pem: Path, authority: Authority, offered: tuple[str, ...], 
         assert server.accepted.get(timeout=PATIENCE).alpn == (chosen or "")
 
 
+def test_a_long_list_of_protocols_is_fatal(echo_server: EchoServer, authority: Authority) -> None:
+    """pyOpenSSL takes tens of milliseconds to split 64 KiB of short names, so they are refused before."""
+    with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
+        connect(echo_server, client_context(authority, alpn=tuple(f"p{number}" for number in range(400))))
+    with connect(echo_server, client_context(authority, alpn=(*(f"p{number}" for number in range(100)), "h2"))) as tls:
+        assert tls.selected_alpn_protocol() == "h2"
+
+
 def test_alpn_without_overlap_is_fatal(echo_server: EchoServer, authority: Authority) -> None:
     with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
         connect(echo_server, client_context(authority, alpn=("spdy/3", "ftp")))

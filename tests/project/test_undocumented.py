@@ -53,6 +53,11 @@ def test_pyopenssl() -> None:
     assert not missing(connection, ("_ssl",)), "pyOpenSSL's Connection has no _ssl: see greendaphne.net.tls.transport"
     library: Any = vars(SSL)["_lib"]
     assert not missing(library, ("SSL_clear_mode",)), "pyOpenSSL has no SSL_clear_mode: see greendaphne.net.tls.transport"
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_alpn_select_callback(lambda connection, names: names[0])
+    assert not missing(SSL, ("_ffi",)), "pyOpenSSL has no SSL._ffi: see greendaphne.net.tls.factory"
+    assert not missing(context, ("_alpn_select_callback", "_context")), "see greendaphne.net.tls.factory"
+    assert not missing(library, ("SSL_CTX_set_alpn_select_cb",)), "see greendaphne.net.tls.factory"
 
 
 def test_gevent() -> None:

@@ -47,21 +47,26 @@ def stream(channel, size):
         send(channel, {"content": b"x" * 262144, "more_content": size > 0})
 
 # With those of clients that left, as a worker has them: a message that nothing receives keeps an arena of the allocator until it expires.
-CHANNELS = ["http.request", "http.disconnect", "websocket.connect", "websocket.receive", "websocket.disconnect"]
+CHANNELS = ["http.request", "http.disconnect", "websocket.connect", "websocket.disconnect"]
 
-def work():
+def work(channels):
     while True:
-        for channel, message in layer.receive_batch(CHANNELS, 1, None):
+        for channel, message in layer.receive_batch(channels, 1, None):
             if not channel.endswith("disconnect"):
                 answer(channel, message)
         # An object of a peak that stays keeps 1 MiB of Python's allocator; four workers that wait would keep many.
         channel = message = None
 
+#: Seconds for a message, by its channel and path.
+PAUSES = {("http.request", "/large"): 0.005, ("http.request", "/slow"): 0.02, ("websocket.receive", "/slow"): 0.1}
+
 def answer(channel, message):
     reply = message["reply_channel"]
-    gevent.sleep(0.005 if message.get("path") == "/large" else 0)
+    gevent.sleep(PAUSES.get((channel, message.get("path")), 0))
     if channel == "websocket.connect":
         send(reply, {"accept": True})
+    elif channel == "websocket.receive" and message["path"] == "/echo":
+        send(reply, {"text": message["text"]})
     elif channel == "websocket.receive":
         send(reply, {"text": str(len(message.get("text") or message.get("bytes")))})
     elif message["path"] == "/state":
@@ -83,7 +88,9 @@ def answer(channel, message):
         send(reply, {"status": 200, "headers": [], "content": b"%d" % len(message["body"])})
 
 for _ in range(4):
-    gevent.spawn(work)
+    gevent.spawn(work, CHANNELS)
+for _ in range(2):
+    gevent.spawn(work, ["websocket.receive"])
 print(server.port, flush=True)
 server.serve_forever()
 """

@@ -182,6 +182,17 @@ def test_subprotocols_are_tokens(protocols: list[bytes]) -> None:
     assert refusal(replaced(b"sec-websocket-protocol", *protocols)).detail == "HTTP Sec-WebSocket-Protocol header invalid."
 
 
+def test_a_long_list_is_refused_before_it_is_parsed() -> None:
+    """Each element takes microseconds, and a head has room for tens of thousands."""
+    names = [b"p%d" % number for number in range(101)]
+    check(request(replaced(b"sec-websocket-protocol", b", ".join(names[:100]))))
+    detail = refusal(replaced(b"sec-websocket-protocol", b", ".join(names))).detail
+    assert detail == "HTTP Sec-WebSocket-Protocol header has too many protocols."
+    check(request(replaced(b"sec-websocket-extensions", b"a" + b";b" * 99)))
+    for value in (b"a" + b";b" * 100, b"a" + b",b" * 100):
+        assert refusal(replaced(b"sec-websocket-extensions", value)).detail == "HTTP Sec-WebSocket-Extensions header invalid."
+
+
 @pytest.mark.parametrize("protocols", [[b"chat, chat"], [b"chat", b"chat"]])
 def test_subprotocols_are_unique(protocols: list[bytes]) -> None:
     assert refusal(replaced(b"sec-websocket-protocol", *protocols)).detail == (

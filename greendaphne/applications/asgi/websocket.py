@@ -19,6 +19,7 @@ import gevent
 from ...aio.loop import HubLoop
 from ...config import KIB
 from ...core import causes
+from ...core.accounts import Account, memory_of
 from ...core.message import ClientDisconnected, HTTPError, ResponseError
 from ...serving.session import Session
 from ...websocket import CloseCode, WebSocketClosed
@@ -33,6 +34,8 @@ logger = logging.getLogger("daphne.ws_protocol")
 #: What the inbox holds at most: messages, and bytes beside the latest message.
 INBOX_MESSAGES: Final = 32
 INBOX_BYTES: Final = 256 * KIB
+#: Bytes in the inbox that the account of the connection is not told of.
+_UNCOUNTED: Final = 16 * KIB
 #: Seconds for the application to take and answer the messages before the client's close frame, or before an invalid frame.
 LAST_ANSWERS: Final = 0.25
 
@@ -46,7 +49,19 @@ class WebSocketConversation(Conversation):
     :param session: the WebSocket, which is not accepted yet.
     """
 
-    __slots__ = ("_connected", "_denial", "_denied", "_disconnect", "_inbox", "_leaving", "_phase", "_session", "_size")
+    __slots__ = (
+        "_account",
+        "_connected",
+        "_counted",
+        "_denial",
+        "_denied",
+        "_disconnect",
+        "_inbox",
+        "_leaving",
+        "_phase",
+        "_session",
+        "_size",
+    )
 
     def __init__(self, loop: HubLoop, session: Session) -> None:
         Conversation.__init__(self, loop)
@@ -54,8 +69,12 @@ class WebSocketConversation(Conversation):
         self._phase = _CONNECTING
         # Whether the application was told of the opening handshake.
         self._connected = False
+        # Messages for the application, and their bytes of memory.
         self._inbox: deque[str | bytes] = deque()
         self._size = 0
+        # The account of the connection, as long as that is open, and the bytes of the inbox that it was told of.
+        self._account: Account = session.request.connection.account
+        self._counted = 0
         # The last event, once it is over.
         self._disconnect: dict[str, Any] | None = None
         # Whether the server ends it because of a drain.
@@ -78,12 +97,42 @@ class WebSocketConversation(Conversation):
                 self._call()
             await self._signal()
         message = self._inbox.popleft()
-        self._size -= len(message)
+        self._size -= memory_of(message)
+        if self._counted:
+            self._recount()
         if self._waiter is not None:
             self._call()
         if isinstance(message, str):
             return {"type": "websocket.receive", "text": message}
         return {"type": "websocket.receive", "bytes": message}
+
+    def _count(self) -> bool:
+        """Tell the account of the last message; where it is refused, drop it and close the WebSocket."""
+        account = self._account
+        size = self._size
+        if account.ask(size - self._counted):
+            if not self._counted:
+                account.enter(self)
+            self._counted = size
+            return True
+        self._size -= memory_of(self._inbox.pop())
+        self._session.close(CloseCode.TRY_AGAIN_LATER, "out of memory", cause=causes.NO_ROOM)
+        return False
+
+    def _recount(self) -> None:
+        """Tell the account that the inbox has become smaller."""
+        size = self._size if self._size > _UNCOUNTED else 0
+        self._account.give(self._counted - size)
+        self._counted = size
+        if not size:
+            self._account.leave(self)
+
+    def evict(self) -> None:
+        """Drop the messages that wait: others need the memory.  The WebSocket itself, which is another holder, closes with 1013."""
+        self._inbox.clear()
+        self._size = 0
+        self._recount()
+        self._call()
 
     async def send(self, message: Message) -> None:
         """ASGI's ``send``.
@@ -235,8 +284,20 @@ class WebSocketConversation(Conversation):
         except (WebSocketClosed, ClientDisconnected):
             pass
 
+    def _outlive(self) -> None:
+        """The connection ends, and the application has messages to take: they count for the process from here on."""
+        account = Account(self._account.allowance)
+        account.take(self._counted)
+        self._account.leave(self)
+        self._account.give(self._counted)
+        self._account = account
+
     def on_task_end(self, task: asyncio.Task[None]) -> None:
         """The application has returned or raised."""
+        if self._counted:
+            self._inbox.clear()
+            self._size = 0
+            self._recount()
         if self._session.websocket.was_open and not self._session.closed:
             failed = not task.cancelled() and task.exception() is not None and not is_quiet(task.exception())
             if failed:
@@ -270,6 +331,8 @@ class WebSocketConversation(Conversation):
             return error
         finally:
             self.left = True
+            if self._counted:
+                self._outlive()
             self._refuse_errands()
             if self._disconnect is None:
                 self._over(CloseCode.ABNORMAL_CLOSURE if not session.websocket.was_open else session.code)
@@ -308,11 +371,14 @@ class WebSocketConversation(Conversation):
         session.websocket.before_end = partial(self._catch_up, task)
         try:
             while True:
-                message = session.receive()
+                # Without a name: this frame would keep a message as long as no other comes.
+                inbox.append(session.receive())
                 if task.done():
+                    inbox.pop()
                     continue
-                inbox.append(message)
-                self._size += len(message)
+                self._size += memory_of(inbox[-1])
+                if self._size > _UNCOUNTED and not self._count():
+                    continue
                 if self._receivers is not None:
                     self._wake_receivers()
                 while (len(inbox) >= INBOX_MESSAGES or self._size > INBOX_BYTES) and not task.done() and not session.closed:

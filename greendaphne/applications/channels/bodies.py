@@ -198,7 +198,10 @@ class Bodies:
             body.rest = self._live(stream)
             return
         body._account.enter(body)
-        self._receive(stream, body, data, length)
+        body.first = data
+        # This frame must not hold it for as long as the client takes for the rest.
+        del data
+        self._receive(stream, body, length)
         body._account.leave(body)
         if not body.spooling:
             return
@@ -217,13 +220,14 @@ class Bodies:
             yield data, True
         yield b"", False
 
-    def _receive(self, stream: Stream, body: Body, data: bytes, length: int | None) -> None:
-        """Read the body to its end, ``data`` first: into ``body.first``, or onto disk."""
+    def _receive(self, stream: Stream, body: Body, length: int | None) -> None:
+        """Read the body to its end, after what is in ``body.first``: into ``body.first``, or onto disk."""
         chunk = self.limits.body_chunk
         inline = self.limits.inline_body
         # Whether it is too large for the message, which is known from the beginning where its length is.
         large = bool(inline and length and length > inline)
         buffer = bytearray()
+        data, body.first = body.first, b""
         while data:
             large = large or bool(inline and len(buffer) + len(data) > inline)
             roomy = body.roomy(len(data))
@@ -234,6 +238,8 @@ class Bodies:
                 body.spool(buffer)
                 body.release_memory()
                 buffer = bytearray()
+            # Not a second time, beside the buffer, while the client is waited for.
+            data = b""
             data = body.read(stream, chunk)
         if large or body.spooling:
             if buffer:

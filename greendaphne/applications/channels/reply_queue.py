@@ -16,7 +16,7 @@ from gevent import get_hub
 from gevent.hub import Waiter
 
 from ...config import KIB
-from ...core.accounts import NOTABLE, Account
+from ...core.accounts import NOTABLE, Account, memory_of
 from ...core.message import ClientDisconnected
 from ...serving.spool import REPLIES, NoRoom, Spool, Spooled
 from .looks import Looks
@@ -38,7 +38,7 @@ def _weight(message: Message) -> int:
     for key in ("content", "text", "bytes"):
         value = message.get(key)
         if isinstance(value, (bytes, str)):
-            size += len(value)
+            size += memory_of(value)
     return size
 
 

@@ -16,6 +16,7 @@ import gevent
 from ... import websocket as protocol
 from ...config import Limits, Timeouts
 from ...core import causes
+from ...core.accounts import Account, memory_of
 from ...core.message import ClientDisconnected, HTTPError, Request, ResponseError
 from ...layers.tally import Tally
 from ...serving.failure_log import FailureLog
@@ -290,45 +291,55 @@ class Conversation:
         }
         pause = 0.0
         deadline = 0.0
-        while True:
-            if bridge.losses != self._losses:
-                # Behind what may have been lost there is nothing that the application could make sense of.
-                self._websocket.close(CloseCode.SERVICE_RESTART, cause=causes.SHED)
-                return
-            try:
-                layer_client.send("websocket.receive", message)
-            except layer_client.message_too_large:
-                logger.warning("WebSocket force closed for %s: a message is larger than the channel layer accepts", self._channel)
-                self._websocket.close(CloseCode.MESSAGE_TOO_BIG, cause=causes.LIMIT)
-                return
-            except (layer_client.channel_full, LayerDown) as error:
-                if isinstance(error, LayerDown) and error.maybe_stored:
-                    # At most once.
-                    self._give_up()
+        # Counts the message while it waits for the channel; what the channel takes, the layer counts.
+        account: Account | None = None
+        try:
+            while True:
+                if bridge.losses != self._losses:
+                    # Behind what may have been lost there is nothing that the application could make sense of.
+                    self._websocket.close(CloseCode.SERVICE_RESTART, cause=causes.SHED)
                     return
-                now = monotonic()
-                if not pause:
-                    deadline = now + RECEIVE_PATIENCE
-                    # The connection is not read meanwhile.
-                    self._session.stream.watch(self._reply_queue.abandon)
-                elif now >= deadline:
-                    if isinstance(error, LayerDown):
+                try:
+                    layer_client.send("websocket.receive", message)
+                except layer_client.message_too_large:
+                    logger.warning("WebSocket force closed for %s: a message is larger than the channel layer accepts", self._channel)
+                    self._websocket.close(CloseCode.MESSAGE_TOO_BIG, cause=causes.LIMIT)
+                    return
+                except (layer_client.channel_full, LayerDown) as error:
+                    if isinstance(error, LayerDown) and error.maybe_stored:
+                        # At most once.
                         self._give_up()
-                    else:
-                        level = bridge.level_of_full_layer()
-                        logger.log(level, "WebSocket force closed for %s due to receive backpressure", self._channel)
-                        logger.debug("Muting incoming frame on %s", self._channel)
-                        self._websocket.close(CloseCode.TRY_AGAIN_LATER, cause=causes.LAYER_FULL)
+                        return
+                    now = monotonic()
+                    if not pause:
+                        deadline = now + RECEIVE_PATIENCE
+                        asked = self._session.request.connection.account
+                        if not asked.ask(memory_of(data)):
+                            self._websocket.close(CloseCode.TRY_AGAIN_LATER, "out of memory", cause=causes.NO_ROOM)
+                            return
+                        account = asked
+                        # The connection is not read meanwhile.
+                        self._session.stream.watch(self._reply_queue.abandon)
+                    elif now >= deadline:
+                        if isinstance(error, LayerDown):
+                            self._give_up()
+                        else:
+                            level = bridge.level_of_full_layer()
+                            logger.log(level, "WebSocket force closed for %s due to receive backpressure", self._channel)
+                            logger.debug("Muting incoming frame on %s", self._channel)
+                            self._websocket.close(CloseCode.TRY_AGAIN_LATER, cause=causes.LAYER_FULL)
+                        return
+                    pause = min(pause * 2 or _FIRST_PAUSE, _LAST_PAUSE)
+                    gevent.sleep(pause)
+                    if self._websocket.closed:
+                        return
+                else:
+                    self._order += 1
                     return
-                pause = min(pause * 2 or _FIRST_PAUSE, _LAST_PAUSE)
-                gevent.sleep(pause)
-                if self._websocket.closed:
-                    return
-            else:
-                self._order += 1
-                if pause:
-                    self._session.stream.watch(None)
-                return
+        finally:
+            if account is not None:
+                account.give(memory_of(data))
+                self._session.stream.watch(None)
 
     def _give_up(self) -> None:
         """The application misses a message, which must show unless WebSockets outlive such a loss; ``order`` has no gap in any case."""

@@ -30,6 +30,7 @@ from OpenSSL import SSL
 
 from ...core.message import ClientDisconnected, ClientTooSlow
 from ...core.tlsinfo import TLSInfo
+from ...core.turns import Turn
 from ..transport import _READS_IN_A_ROW, Transport
 from .factory import reason
 
@@ -45,6 +46,8 @@ MAX_RECORD = 16 * 1024
 #: The most bytes given to OpenSSL in one call; a multiple of :data:`MAX_RECORD`, so that all records are full.
 SEND_SIZE = 4 * MAX_RECORD
 _MODE_AUTO_RETRY = 4
+#: The work of a step of the handshake, in units of :meth:`.core.turns.Turn.spend`: a key exchange and a signature take a millisecond.
+_HANDSHAKE_WORK = 64
 
 
 class TLSTransport(Transport):
@@ -89,8 +92,11 @@ class TLSTransport(Transport):
         :raises SSL.Error: when the handshake fails, with OpenSSL's reason.
         """
         connection = self._connection
+        # Many clients may connect at the same time, and each of their first messages is work.
+        turn = Turn()
         try:
             while True:
+                turn.spend(_HANDSHAKE_WORK)
                 try:
                     connection.do_handshake()
                 except SSL.WantReadError:

@@ -31,7 +31,7 @@ class Tasks:
     def __init__(self, loop: HubLoop, on_error: Callable[[asyncio.Task[Any]], object] | None = None) -> None:
         self._loop = loop
         self._on_error = on_error if on_error is not None else _report
-        # With what start() was told to call in the end.
+        # With what keep() was told to call in the end.
         self._tasks: dict[asyncio.Task[Any], Callable[[asyncio.Task[Any]], object] | None] = {}
         # Set at the end of the last task; made where a greenlet waits for that.
         self._empty: Event | None = None
@@ -61,22 +61,15 @@ class Tasks:
         if task.done():
             self._ended(task)
         else:
-            self._add(task, None)
+            self._tasks[task] = None
+            task.add_done_callback(self._discard)
         return task
 
-    def start(
-        self, coroutine: Coroutine[Any, Any, Any], context: Context, on_end: Callable[[asyncio.Task[Any]], object]
-    ) -> asyncio.Task[Any]:
-        """As :meth:`create` with ``first_step``, for callers that look at a task which has ended: no exception of it is reported then.
+    def keep(self, task: asyncio.Task[Any], on_end: Callable[[asyncio.Task[Any]], object]) -> None:
+        """Keep a task that was made elsewhere and has not ended.
 
-        :param on_end: called, in the loop's greenlet, with a task that has not ended at the return, once it has.
+        :param on_end: called with the task, in the loop's greenlet, once it has ended.
         """
-        task = self._loop.create_started_task(coroutine, context=context)
-        if not task.done():
-            self._add(task, on_end)
-        return task
-
-    def _add(self, task: asyncio.Task[Any], on_end: Callable[[asyncio.Task[Any]], object] | None) -> None:
         self._tasks[task] = on_end
         task.add_done_callback(self._discard)
 

@@ -229,7 +229,7 @@ class HubLoop(asyncio.SelectorEventLoop):
 
     def _timer_at(self, when: float, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None) -> _Timer:
         """As the superclass makes a timer without debug mode.  Every wait with a time limit comes through here."""
-        timer = _new(_Timer)
+        timer: _Timer = _new(_Timer)
         timer._context = copy_context() if context is None else context
         timer._loop = self
         timer._callback = callback
@@ -395,8 +395,14 @@ class _Timer(events.TimerHandle):
     __slots__ = ()
 
     # Attributes of the superclass that the type hints of the standard library leave out.
-    _when: float
+    _args: Any
+    _callback: Any
+    _context: Context
+    _loop: Any
+    _repr: str | None
     _scheduled: bool
+    _source_traceback: Any
+    _when: float
 
     def cancel(self) -> None:
         if self._scheduled or self._loop._debug:
@@ -404,8 +410,7 @@ class _Timer(events.TimerHandle):
         elif not self._cancelled:
             # It has been called, as that of each asyncio.sleep() that ends.
             self._cancelled = True
-            self._callback = None  # type: ignore[assignment]
-            self._args = None  # type: ignore[assignment]
+            self._callback = self._args = None
 
     def __lt__(self, other: Any) -> bool:
         # The loop compares timers with each other only, and a heap of many timers compares each several times.

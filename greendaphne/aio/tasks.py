@@ -35,6 +35,8 @@ class Tasks:
         self._tasks: dict[asyncio.Task[Any], Callable[[asyncio.Task[Any]], object] | None] = {}
         # Set at the end of the last task; made where a greenlet waits for that.
         self._empty: Event | None = None
+        #: The callback of each task for its end, see :meth:`settle`.
+        self.on_done = self._discard
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -62,7 +64,7 @@ class Tasks:
             self._ended(task)
         else:
             self._tasks[task] = None
-            task.add_done_callback(self._discard)
+            task.add_done_callback(self.on_done)
         return task
 
     def keep(self, task: asyncio.Task[Any], on_end: Callable[[asyncio.Task[Any]], object]) -> None:
@@ -71,7 +73,17 @@ class Tasks:
         :param on_end: called with the task, in the loop's greenlet, once it has ended.
         """
         self._tasks[task] = on_end
-        task.add_done_callback(self._discard)
+        task.add_done_callback(self.on_done)
+
+    def settle(self, task: asyncio.Task[Any]) -> None:
+        """Look at a task that has lost its callback :attr:`on_done`, which costs a round of the loop: is it over, or has to be kept on?
+
+        No exception of it is reported, where it is over.
+        """
+        if task.done():
+            self._drop(task)
+        else:
+            task.add_done_callback(self.on_done)
 
     def cancel(self) -> int:
         """Ask all tasks to end; returns their number."""
@@ -104,12 +116,16 @@ class Tasks:
         return False
 
     def _discard(self, task: asyncio.Task[Any]) -> None:
-        on_end = self._tasks.pop(task)
-        if self._empty is not None and not self._tasks:
-            self._empty.set()
+        on_end = self._drop(task)
         if on_end is not None:
             on_end(task)
         self._ended(task)
+
+    def _drop(self, task: asyncio.Task[Any]) -> Callable[[asyncio.Task[Any]], object] | None:
+        on_end = self._tasks.pop(task)
+        if self._empty is not None and not self._tasks:
+            self._empty.set()
+        return on_end
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and task.exception() is not None:

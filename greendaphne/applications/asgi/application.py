@@ -125,7 +125,7 @@ class ASGIApplication(Application):
         if not done:
             tasks.keep(task, conversation.on_task_end)
             if not conversation.complete:
-                self._serve(conversation, task, request)
+                self._serve(conversation, tasks, task, request)
                 done = task.done()
         if conversation.complete:
             if not done or task.cancelled() or task.exception() is not None:
@@ -141,10 +141,11 @@ class ASGIApplication(Application):
         finally:
             del error
 
-    def _serve(self, conversation: HTTPConversation, task: asyncio.Task[None], request: Request) -> None:
+    def _serve(self, conversation: HTTPConversation, tasks: Tasks, task: asyncio.Task[None], request: Request) -> None:
         """Do what a response needs that was not complete after the first step of its task."""
         timeout = self._options.response_timeout
         timer = None if timeout is None or self._loop is None else self._loop.call_later(timeout, self._expire, conversation, task)
+        conversation.on_done = tasks.on_done
         try:
             conversation.serve(task)
         except BaseException:
@@ -153,6 +154,10 @@ class ASGIApplication(Application):
         finally:
             if timer is not None:
                 timer.cancel()
+            if conversation.task is None:
+                tasks.settle(task)
+            # A task has its error, whose frames have the conversation: no circle.
+            conversation.task = None
             conversation.leave()
 
     def _expire(self, conversation: HTTPConversation, task: asyncio.Task[None]) -> None:

@@ -8,6 +8,7 @@ greenlet reads the body where it is not there yet, and does errands.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 from gevent import get_hub, getcurrent
@@ -43,7 +44,24 @@ class HTTPConversation(Conversation):
     :param stream: the request, and the way to answer it.
     """
 
-    __slots__ = ("_body", "_event", "_phase", "_reading", "_stream", "_trailers", "_wanted", "_watching", "complete", "error")
+    __slots__ = (
+        "_body",
+        "_event",
+        "_phase",
+        "_reading",
+        "_stream",
+        "_trailers",
+        "_wanted",
+        "_watching",
+        "complete",
+        "error",
+        "on_done",
+        "task",
+    )
+
+    #: The task, while :meth:`serve` waits and the task has its callback ``on_done``; without that the caller of :meth:`serve` settles it.
+    task: asyncio.Task[None] | None
+    on_done: Callable[[asyncio.Task[Any]], object]
 
     def __init__(self, loop: HubLoop, stream: Stream) -> None:
         Conversation.__init__(self, loop)
@@ -127,6 +145,9 @@ class HTTPConversation(Conversation):
                         if (waiter := self._waiter) is not None:
                             self._waiter = None
                             self._loop.call_in_hub(waiter.switch, None)
+                            if (task := self.task) is not None and task.remove_done_callback(self.on_done):
+                                # It is about to end, in nearly all applications, and the greenlet sees that itself.
+                                self.task = None
                         elif self._reading is not None:
                             self._call()
                     return
@@ -250,6 +271,7 @@ class HTTPConversation(Conversation):
 
     def serve(self, task: asyncio.Task[None]) -> None:
         """Read and do errands until the response is complete, the task has ended, or the client has left."""
+        self.task = task
         while not (self.complete or self.gone):
             if self._errands:
                 self._run_errand()

@@ -18,7 +18,9 @@ from collections import deque
 from collections.abc import Callable, Collection, Coroutine
 from contextvars import Context, copy_context
 from heapq import heappush
+from operator import attrgetter
 from time import monotonic
+from types import MethodType
 from typing import Any, Final, TypeVar, cast
 
 from gevent import Greenlet, get_hub, getcurrent, spawn
@@ -40,6 +42,8 @@ SERVER_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
 
 _get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 _Task: Any = asyncio.Task
+# Handles are made without their constructors, which would cost more than all the rest.
+_new: Any = object.__new__
 #: No context, and what a call of ``call_soon`` that makes no handle returns; the new task, which has made it, drops that.
 _NO_CONTEXT: Final = object()
 _NO_HANDLE: Final = cast(events.Handle, None)
@@ -82,6 +86,10 @@ class HubLoop(asyncio.SelectorEventLoop):
         self._isolated = type(self._hub) is AsyncioHub and is_isolated()
         self._takes_first_steps = self._isolated and sys.version_info >= (3, 11)
         super().__init__(self._hub_selector)
+        #: Calls a function in the hub's next round; called in any greenlet of the loop's thread.
+        self.call_in_hub: Callable[..., object] = self._hub.loop.run_callback
+        # Each task and future that is made asks for it: a call without a frame of Python.
+        self.get_debug = MethodType(attrgetter("_debug"), self)  # type: ignore[method-assign]
         private.know_loop(self)
 
     # ---- running
@@ -185,6 +193,9 @@ class HubLoop(asyncio.SelectorEventLoop):
             waker.stop()
             waker.close()
 
+    #: The loop's clock, called without a frame of Python.
+    time = staticmethod(monotonic)
+
     # ---- calls from other greenlets and threads
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> events.Handle:  # type: ignore[override]
@@ -199,7 +210,13 @@ class HubLoop(asyncio.SelectorEventLoop):
             _without_caller(handle)
         else:
             # As the superclass does without debug mode.  Every step of every task comes through here.
-            handle = _Handle(callback, args, self, context)
+            handle = _new(_Handle)
+            handle._context = copy_context() if context is None else context
+            handle._loop = self
+            handle._callback = callback
+            handle._args = args
+            handle._cancelled = False
+            handle._repr = handle._source_traceback = None
             self._ready.append(handle)
         if self._hub_selector.waiting:
             self._hub_selector.wake()
@@ -213,15 +230,10 @@ class HubLoop(asyncio.SelectorEventLoop):
             timer = super().call_at(when, callback, *args, context=context)
             if timer._source_traceback:  # type: ignore[attr-defined]
                 _without_caller(timer)
-        else:
-            # As the superclass does without debug mode.  Every wait with a time limit comes through here.
-            timer = _Timer(when, callback, args, self, context)
-            heappush(self._scheduled, timer)
-            timer._scheduled = True
-        if self._hub_selector.inside and self._scheduled[0] is timer:
-            # The selector waits for a later one.
-            self._hub_selector.ring_in(max(when - self.time(), 0.0))
-        return timer
+            if self._hub_selector.inside and self._scheduled[0] is timer:
+                self._hub_selector.ring_in(max(when - self.time(), 0.0))
+            return timer
+        return self._timer_at(when, callback, args, context)
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
@@ -229,9 +241,28 @@ class HubLoop(asyncio.SelectorEventLoop):
         """Call ``callback`` in ``delay`` seconds; called in any greenlet of the loop's thread."""
         if delay is None:
             raise TypeError("delay must not be None")
+        if not (self._debug or self._closed):
+            return self._timer_at(self.time() + delay, callback, args, context)
         timer = self.call_at(self.time() + delay, callback, *args, context=context)
         if timer._source_traceback:  # type: ignore[attr-defined]
             _without_caller(timer)
+        return timer
+
+    def _timer_at(self, when: float, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None) -> _Timer:
+        """As the superclass makes a timer without debug mode.  Every wait with a time limit comes through here."""
+        timer: _Timer = _new(_Timer)
+        timer._context = copy_context() if context is None else context
+        timer._loop = self
+        timer._callback = callback
+        timer._args = args
+        timer._cancelled = False
+        timer._repr = timer._source_traceback = None
+        timer._when = when
+        timer._scheduled = True
+        heappush(self._scheduled, timer)
+        if self._hub_selector.inside and self._scheduled[0] is timer:
+            # The selector waits for a later one.
+            self._hub_selector.ring_in(max(when - self.time(), 0.0))
         return timer
 
     def _write_to_self(self) -> None:
@@ -374,18 +405,9 @@ class HubLoop(asyncio.SelectorEventLoop):
 
 
 class _Handle(events.Handle):
-    """A handle of a loop without debug mode, whose constructor costs less than that of the superclass."""
+    """A handle of a loop without debug mode; :meth:`HubLoop.call_soon` gives it its attributes."""
 
     __slots__ = ()
-
-    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], loop: HubLoop, context: Context | None) -> None:
-        self._context = copy_context() if context is None else context
-        self._loop = loop
-        self._callback = callback
-        self._args = args
-        self._cancelled = False
-        self._repr = None
-        self._source_traceback = None
 
 
 class _Timer(events.TimerHandle):
@@ -394,19 +416,14 @@ class _Timer(events.TimerHandle):
     __slots__ = ()
 
     # Attributes of the superclass that the type hints of the standard library leave out.
-    _when: float
+    _args: Any
+    _callback: Any
+    _context: Context
+    _loop: Any
+    _repr: str | None
     _scheduled: bool
-
-    def __init__(self, when: float, callback: Callable[..., object], args: tuple[Any, ...], loop: HubLoop, context: Context | None) -> None:
-        self._context = copy_context() if context is None else context
-        self._loop = loop
-        self._callback = callback
-        self._args = args
-        self._cancelled = False
-        self._repr = None
-        self._source_traceback = None
-        self._when = when
-        self._scheduled = False
+    _source_traceback: Any
+    _when: float
 
     def cancel(self) -> None:
         if self._scheduled or self._loop._debug:
@@ -414,8 +431,7 @@ class _Timer(events.TimerHandle):
         elif not self._cancelled:
             # It has been called, as that of each asyncio.sleep() that ends.
             self._cancelled = True
-            self._callback = None  # type: ignore[assignment]
-            self._args = None  # type: ignore[assignment]
+            self._callback = self._args = None
 
     def __lt__(self, other: Any) -> bool:
         # The loop compares timers with each other only, and a heap of many timers compares each several times.

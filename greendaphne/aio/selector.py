@@ -36,6 +36,7 @@ TURN_SECONDS: Final = 0.0005
 _ALL = selectors.EVENT_READ | selectors.EVENT_WRITE
 
 set_asyncgen_hooks = sys.set_asyncgen_hooks
+get_origin_depth = sys.get_coroutine_origin_tracking_depth
 
 _Base: Any = cast(Any, selectors)._BaseSelectorImpl
 
@@ -252,7 +253,7 @@ class HubSelector(_Base):  # type: ignore[misc]
         :param ready: :meth:`select` returns soon where there is something in it after the step.
         """
         parked = self._parked
-        if parked is None or parked is (caller := getcurrent()) or sys.get_coroutine_origin_tracking_depth():
+        if parked is None or parked is (caller := getcurrent()) or get_origin_depth():
             return False
         self._first = (step, context)
         self._ready = ready

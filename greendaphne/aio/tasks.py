@@ -33,10 +33,12 @@ class Tasks:
         self.cancelled = False
         self._loop = loop
         self._on_error = on_error if on_error is not None else _report
-        # With what start() was told to call in the end.
+        # With what keep() was told to call in the end.
         self._tasks: dict[asyncio.Task[Any], Callable[[asyncio.Task[Any]], object] | None] = {}
         # Set at the end of the last task; made where a greenlet waits for that.
         self._empty: Event | None = None
+        #: The callback of each task for its end, see :meth:`settle`.
+        self.on_done = self._discard
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -63,24 +65,27 @@ class Tasks:
         if task.done():
             self._ended(task)
         else:
-            self._add(task, None)
+            self._tasks[task] = None
+            task.add_done_callback(self.on_done)
         return task
 
-    def start(
-        self, coroutine: Coroutine[Any, Any, Any], context: Context, on_end: Callable[[asyncio.Task[Any]], object]
-    ) -> asyncio.Task[Any]:
-        """As :meth:`create` with ``first_step``, for callers that look at a task which has ended: no exception of it is reported then.
+    def keep(self, task: asyncio.Task[Any], on_end: Callable[[asyncio.Task[Any]], object]) -> None:
+        """Keep a task that was made elsewhere and has not ended.
 
-        :param on_end: called, in the loop's greenlet, with a task that has not ended at the return, once it has.
+        :param on_end: called with the task, in the loop's greenlet, once it has ended.
         """
-        task = self._loop.create_started_task(coroutine, context=context)
-        if not task.done():
-            self._add(task, on_end)
-        return task
-
-    def _add(self, task: asyncio.Task[Any], on_end: Callable[[asyncio.Task[Any]], object] | None) -> None:
         self._tasks[task] = on_end
-        task.add_done_callback(self._discard)
+        task.add_done_callback(self.on_done)
+
+    def settle(self, task: asyncio.Task[Any]) -> None:
+        """Look at a task that has lost its callback :attr:`on_done`, which costs a round of the loop: is it over, or has to be kept on?
+
+        No exception of it is reported, where it is over.
+        """
+        if task.done():
+            self._drop(task)
+        else:
+            task.add_done_callback(self.on_done)
 
     def cancel(self) -> int:
         """Ask all tasks to end; returns their number."""
@@ -114,12 +119,16 @@ class Tasks:
         return False
 
     def _discard(self, task: asyncio.Task[Any]) -> None:
-        on_end = self._tasks.pop(task)
-        if self._empty is not None and not self._tasks:
-            self._empty.set()
+        on_end = self._drop(task)
         if on_end is not None:
             on_end(task)
         self._ended(task)
+
+    def _drop(self, task: asyncio.Task[Any]) -> Callable[[asyncio.Task[Any]], object] | None:
+        on_end = self._tasks.pop(task)
+        if self._empty is not None and not self._tasks:
+            self._empty.set()
+        return on_end
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and task.exception() is not None:

@@ -328,17 +328,26 @@ class Transport:
     def offer(self, data: bytes) -> bool:
         if self._flusher is not None:
             return False
-        if not self._held:
-            if self.batch is not None and len(data) <= HELD_SIZE and self.batch.add(self):
-                self._held = data
-            else:
-                self._offer(data)
+        if self._held:
+            due = self._hold(data)
+            if due is not None:
+                if not self.has_room():
+                    return False
+                self._offer(due)
             return True
-        due = self._hold(data)
-        if due is not None:
-            if not self.has_room():
-                return False
-            self._offer(due)
+        batch = self.batch
+        if batch is not None and len(data) <= HELD_SIZE and batch.add(self):
+            self._held = bytes(data)
+            return True
+        # As _offer(): responses and messages come through here.
+        try:
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            raise self._end from None
+        if sent < len(data):
+            self._flush_later(memoryview(data)[sent:], len(data))
         return True
 
     def _offer(self, data: bytes | bytearray | memoryview) -> None:

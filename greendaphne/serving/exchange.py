@@ -55,7 +55,8 @@ class Exchange:
 
     def serve(self, stream: Stream) -> None:
         """Answer ``stream``; errors of the peer and the application are handled here."""
-        started = monotonic()
+        # The time is for the observer alone.
+        started = monotonic() if self._observer is not None else 0.0
         cause = causes.NONE
         answer: HTTPError | None = None
         refused = False

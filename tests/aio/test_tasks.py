@@ -69,6 +69,27 @@ def test_close_waits_and_then_cancels(running: HubLoop) -> None:
     assert tasks.close()
 
 
+def test_a_task_without_its_callback_is_settled(running: HubLoop) -> None:
+    tasks = Tasks(running)
+    told: list[Any] = []
+    task = running.create_started_task(asyncio.sleep(PATIENCE))
+    tasks.keep(task, told.append)
+    assert task.remove_done_callback(tasks.on_done) == 1
+    # It goes on, so it is kept, and its end is told.
+    tasks.settle(task)
+    task.cancel()
+    assert tasks.wait(PATIENCE)
+    assert told == [task]
+    ended = running.create_started_task(asyncio.sleep(0))
+    tasks.keep(ended, told.append)
+    ended.remove_done_callback(tasks.on_done)
+    assert wait_for(ended, PATIENCE)
+    assert len(tasks) == 1
+    tasks.settle(ended)
+    assert not tasks
+    assert told == [task]
+
+
 def test_a_task_that_ignores_its_cancellation_is_named(running: HubLoop, caplog: pytest.LogCaptureFixture) -> None:
     tasks = Tasks(running)
     release: list[asyncio.Event] = []

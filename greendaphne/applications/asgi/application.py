@@ -120,22 +120,13 @@ class ASGIApplication(Application):
         if tasks is None or loop is None:
             raise HTTPError(503, "The server is about to end.", cause=DRAINING)
         conversation = HTTPConversation(loop, stream)
-        coroutine = self._app(self._scopes.http(request), conversation.receive, conversation.send)
-        task = tasks.start(coroutine, Context(), conversation.on_task_end)
+        task = loop.create_started_task(self._app(self._scopes.http(request), conversation.receive, conversation.send), context=Context())
         done = task.done()
-        if not done and not conversation.complete:
-            timeout = self._options.response_timeout
-            timer = None if timeout is None else loop.call_later(timeout, self._expire, conversation, task)
-            try:
-                conversation.serve(task)
-            except BaseException:
-                _leave_alone(task, request)
-                raise
-            finally:
-                if timer is not None:
-                    timer.cancel()
-                conversation.leave()
-            done = task.done()
+        if not done:
+            tasks.keep(task, conversation.on_task_end)
+            if not conversation.complete:
+                self._serve(conversation, tasks, task, request)
+                done = task.done()
         if conversation.complete:
             if not done or task.cancelled() or task.exception() is not None:
                 _leave_alone(task, request)
@@ -149,6 +140,25 @@ class ASGIApplication(Application):
             raise error
         finally:
             del error
+
+    def _serve(self, conversation: HTTPConversation, tasks: Tasks, task: asyncio.Task[None], request: Request) -> None:
+        """Do what a response needs that was not complete after the first step of its task."""
+        timeout = self._options.response_timeout
+        timer = None if timeout is None or self._loop is None else self._loop.call_later(timeout, self._expire, conversation, task)
+        conversation.on_done = tasks.on_done
+        try:
+            conversation.serve(task)
+        except BaseException:
+            _leave_alone(task, request)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if conversation.task is None:
+                tasks.settle(task)
+            # A task has its error, whose frames have the conversation: no circle.
+            conversation.task = None
+            conversation.leave()
 
     def _expire(self, conversation: HTTPConversation, task: asyncio.Task[None]) -> None:
         """The response was not complete in time; the task hears so, and is cancelled where it does not end by itself."""
@@ -164,7 +174,7 @@ class ASGIApplication(Application):
         session.offer()
         scope = self._scopes.websocket(request)
         # Nothing here keeps the header section in memory while the WebSocket lives.
-        task = tasks.start(self._app(scope, conversation.receive, conversation.send), Context(), _nothing)
+        task = tasks.create(self._app(scope, conversation.receive, conversation.send), context=Context(), first_step=True)
         del request, scope
         try:
             error = conversation.serve(task)

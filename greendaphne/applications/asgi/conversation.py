@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from gevent import get_hub
 from gevent.hub import Waiter
 
 from ...aio.loop import HubLoop
@@ -95,7 +94,7 @@ class Conversation:
         """Have the greenlet look at what there is to do; called in any greenlet."""
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
-            get_hub().loop.run_callback(waiter.switch, None)
+            self._loop.call_in_hub(waiter.switch, None)
 
     # ---- the greenlet's side
 

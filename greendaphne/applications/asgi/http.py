@@ -8,6 +8,7 @@ greenlet reads the body where it is not there yet, and does errands.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from . import extensions
 from .callables import Message
 from .conversation import Conversation
 from .errors import ClientGone
-from .values import as_bytes, as_headers
+from .values import as_bytes, as_headers, as_status
 
 #: Bytes of a body that one event has at most, and that are read ahead of the application.
 PIECE: Final = 65536
@@ -45,10 +46,30 @@ class HTTPConversation(Conversation):
     :param stream: the request, and the way to answer it.
     """
 
-    __slots__ = ("_body", "_event", "_phase", "_reading", "_stream", "_trailers", "_turn_ends", "_wanted", "_watching", "error")
+    __slots__ = (
+        "_body",
+        "_event",
+        "_phase",
+        "_reading",
+        "_stream",
+        "_trailers",
+        "_turn_ends",
+        "_wanted",
+        "_watching",
+        "complete",
+        "error",
+        "on_done",
+        "task",
+    )
+
+    #: The task, while :meth:`serve` waits and the task has its callback ``on_done``; without that the caller of :meth:`serve` settles it.
+    task: asyncio.Task[None] | None
+    on_done: Callable[[asyncio.Task[Any]], object]
 
     def __init__(self, loop: HubLoop, stream: Stream) -> None:
         Conversation.__init__(self, loop)
+        #: Whether the response has been handed over to its end.
+        self.complete = False
         #: What ended the conversation: the client left, its body cannot be taken, or a file was sent in part only.
         self.error: ClientDisconnected | HTTPError | ResponseError | None = None
         self._stream = stream
@@ -63,11 +84,6 @@ class HTTPConversation(Conversation):
         self._watching = False
         # Whether trailers follow; and those that have come.
         self._trailers: list[tuple[bytes, bytes]] | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether the response has been handed over to its end."""
-        return self._phase == _COMPLETE
 
     @property
     def started(self) -> bool:
@@ -86,7 +102,7 @@ class HTTPConversation(Conversation):
             if self._body == _EMPTY:
                 self._body = _TOLD
                 return {"type": "http.request", "body": b"", "more_body": False}
-            if self.gone or self._phase == _COMPLETE:
+            if self.gone or self.complete:
                 return {"type": _DISCONNECT}
             if self._body == _OPEN:
                 if not self._wanted:
@@ -115,8 +131,9 @@ class HTTPConversation(Conversation):
 
         :raises ClientGone: when the client has left.
         """
+        # All that most responses need is in this method, because each of them comes through here twice.
         kind = message["type"]
-        if self._phase == _COMPLETE:
+        if self.complete:
             return
         if self.gone:
             raise ClientGone
@@ -127,40 +144,43 @@ class HTTPConversation(Conversation):
             if data.__class__ is not bytes:
                 data = as_bytes(data)
             last = not message.get("more_body", False)
-            if self._trailers is not None or self._queued or not self._offer_at_once(data, last):
-                if last and self._trailers is not None:
-                    self._phase = _TRAILERS
-                    last = False
-                await self._give(data, last=last)
+            if self._trailers is None and not self._queued:
+                try:
+                    taken = self._stream.offer(data, last=last)
+                except ClientDisconnected as error:
+                    self._fail(error)
+                    raise ClientGone from None
+                if taken:
+                    if last:
+                        self.complete = True
+                        self._phase = _COMPLETE
+                        if self._receivers is not None:
+                            self._wake_receivers()
+                        if (waiter := self._waiter) is not None:
+                            self._waiter = None
+                            self._loop.call_in_hub(waiter.switch, None)
+                            if (task := self.task) is not None and task.remove_done_callback(self.on_done):
+                                # It is about to end, in nearly all applications, and the greenlet sees that itself.
+                                self.task = None
+                        elif self._reading is not None:
+                            self._call()
+                    return
+            if last and self._trailers is not None:
+                self._phase = _TRAILERS
+                last = False
+            await self._give(data, last=last)
         elif kind == "http.response.start":
             if self._phase != _IDLE:
                 raise RuntimeError("http.response.start is sent a second time")
-            self._start(message)
+            status = message["status"]
+            if status.__class__ is not int:
+                status = as_status(status, kind)
+            self._stream.start(status, as_headers(message.get("headers") or ()))
+            self._phase = _STARTED
+            if message.get("trailers"):
+                self._trailers = []
         else:
             await extensions.send(self, self._stream, kind, message)
-
-    def _start(self, message: Message) -> None:
-        status = message["status"]
-        if not isinstance(status, int) or isinstance(status, bool):
-            raise TypeError(f"the status of http.response.start is {type(status).__name__}, not int")
-        self._stream.start(int(status), as_headers(message.get("headers") or ()))
-        self._phase = _STARTED
-        if message.get("trailers"):
-            self._trailers = []
-
-    def _offer_at_once(self, data: bytes, last: bool) -> bool:
-        try:
-            taken = self._stream.offer(data, last=last)
-        except ClientDisconnected as error:
-            self._fail(error)
-            raise ClientGone from None
-        if last and taken:
-            self._phase = _COMPLETE
-            if self._receivers is not None:
-                self._wake_receivers()
-            if self._waiter is not None or self._reading is not None:
-                self._call()
-        return taken
 
     async def _give(self, data: bytes, *, last: bool, trailers: Headers = ()) -> None:
         stream = self._stream
@@ -180,6 +200,7 @@ class HTTPConversation(Conversation):
 
     def _end(self) -> None:
         """The response is complete."""
+        self.complete = True
         self._phase = _COMPLETE
         self._wake_receivers()
         self._call()
@@ -259,12 +280,12 @@ class HTTPConversation(Conversation):
 
     def expire(self) -> None:
         """The response is not complete within its time limit."""
-        if not self.gone and self._phase != _COMPLETE:
+        if not (self.gone or self.complete):
             self._fail(HTTPError(503, _TOO_LATE, cause=APP_TIMEOUT, close=True))
 
     def _on_gone(self) -> None:
         # Runs in the hub, or in receive().
-        if not self.gone and self._phase != _COMPLETE:
+        if not (self.gone or self.complete):
             self._fail(ClientDisconnected())
 
     def _was_gone(self) -> bool:
@@ -279,7 +300,8 @@ class HTTPConversation(Conversation):
 
     def serve(self, task: asyncio.Task[None]) -> None:
         """Read and do errands until the response is complete, the task has ended, or the client has left."""
-        while self._phase != _COMPLETE and not self.gone:
+        self.task = task
+        while not (self.complete or self.gone):
             if self._errands:
                 self._run_errand()
             elif task.done():
@@ -291,13 +313,16 @@ class HTTPConversation(Conversation):
 
     def leave(self) -> None:
         """The greenlet leaves: the stream is not used any more."""
-        if self._phase != _COMPLETE:
+        if not self.complete:
             self.gone = True
         if self._watching:
             self._stream.watch(None)
         self._wanted = False
-        self._refuse_errands()
-        self._wake_receivers()
+        self.left = True
+        if self._errands:
+            self._refuse_errands()
+        if self._receivers is not None:
+            self._wake_receivers()
 
     def _read(self) -> None:
         self._reading = getcurrent()

@@ -38,20 +38,25 @@ class Scopes:
             path, raw, root = _path(raw, root)
         else:
             path = raw.decode("ascii")
-        extensions: dict[str, Any] = {"http.response.pathsend": {}, "http.response.zerocopysend": {}}
-        if version != "1.0":
-            extensions["http.response.early_hint"] = {}
-            if accepts_trailers(request):
-                extensions["http.response.trailers"] = {}
-        if connection.tls is not None:
-            extensions["tls"] = _tls(connection.tls)
-        client, server = connection.client, connection.server
+        scheme, client, server, tls, _, _, _ = connection
+        extensions: dict[str, Any]
+        if version == "1.0":
+            extensions = {"http.response.pathsend": {}, "http.response.zerocopysend": {}}
+        else:
+            extensions = {"http.response.pathsend": {}, "http.response.zerocopysend": {}, "http.response.early_hint": {}}
+            for name, _ in headers:
+                if name == b"te":
+                    if accepts_trailers(request):
+                        extensions["http.response.trailers"] = {}
+                    break
+        if tls is not None:
+            extensions["tls"] = _tls(tls)
         scope: Scope = {
             "type": "http",
             "asgi": {"version": self._version, "spec_version": SPEC_VERSION},
             "http_version": version,
             "method": method,
-            "scheme": connection.scheme,
+            "scheme": scheme,
             "path": path,
             "raw_path": raw,
             "query_string": query_string,

@@ -15,6 +15,16 @@ def as_bytes(data: Any) -> bytes:
     return bytes(data)
 
 
+def as_status(status: Any, kind: str) -> int:
+    """The status of an event of type ``kind`` as a plain number.
+
+    :raises TypeError: for anything else than an ``int``, of which ``bool`` is none here.
+    """
+    if not isinstance(status, int) or isinstance(status, bool):
+        raise TypeError(f"the status of {kind} is {type(status).__name__}, not int")
+    return int(status)
+
+
 def as_headers(headers: Any) -> list[tuple[bytes, bytes]]:
     """The header fields of an event, without ``Transfer-Encoding``, which is the server's.
 

@@ -27,7 +27,7 @@ from ...websocket.errors import MAX_REASON, may_be_sent
 from .callables import Message
 from .conversation import Conversation
 from .errors import ClientGone, is_quiet
-from .values import as_bytes, as_headers
+from .values import as_bytes, as_headers, as_status
 
 logger = logging.getLogger("daphne.ws_protocol")
 
@@ -192,9 +192,7 @@ class WebSocketConversation(Conversation):
     def _start_denial(self, message: Message) -> None:
         if self._denial is not None:
             raise RuntimeError("websocket.http.response.start is sent a second time")
-        status = message["status"]
-        if not isinstance(status, int) or isinstance(status, bool):
-            raise TypeError(f"the status of websocket.http.response.start is {type(status).__name__}, not int")
+        status = as_status(message["status"], "websocket.http.response.start")
         headers = as_headers(message.get("headers") or ())
         if not self._session.request.by_extended_connect:
             # What the client sends after its handshake may be frames.

@@ -339,15 +339,7 @@ class Transport:
         if batch is not None and len(data) <= HELD_SIZE and batch.add(self):
             self._held = bytes(data)
             return True
-        # As _offer(): responses and messages come through here.
-        try:
-            sent = self._sock.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            raise self._end from None
-        if sent < len(data):
-            self._flush_later(memoryview(data)[sent:], len(data))
+        self._offer(data)
         return True
 
     def _offer(self, data: bytes | bytearray | memoryview) -> None:

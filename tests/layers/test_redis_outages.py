@@ -38,12 +38,13 @@ def test_stopped_for_seconds() -> None:
 
 
 def test_connections_are_killed(caplog: pytest.LogCaptureFixture) -> None:
-    """What was on its way to somebody is lost; nobody is shed for it, and nothing counts as an outage."""
+    """Messages in transit are lost; the server closes no WebSocket for it, and nothing counts as an outage."""
     with redis_server() as redis_process, recorded_load(redis_process) as load:
         for _ in range(5):
             outages.break_connections(redis_process)
             load.wait_for_service()
-    assert "out of reach" not in caplog.text
+    # A late answer of a busy machine is another matter.
+    assert not [line for line in caplog.text.splitlines() if "out of reach" in line and "Timeout reading" not in line]
     assert "are closed, for their clients to come back" not in caplog.text
 
 

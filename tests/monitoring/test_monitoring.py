@@ -291,7 +291,7 @@ def test_handshakes_and_certificates(tmp_path: Path) -> None:
     authority = Authority.make(tmp_path)
     issued = authority.server("localhost", "127.0.0.1")
     pem = issued.write(tmp_path / "server.pem")
-    with serve(endpoints=[f"ssl:0:{pem}:interface=127.0.0.1"], metrics=SEPARATE, timeouts=Timeouts(tls_handshake=0.3)) as server:
+    with serve(endpoints=[f"ssl:0:{pem}:interface=127.0.0.1"], metrics=SEPARATE, timeouts=Timeouts(tls_handshake=2)) as server:
         plain = socket.create_connection(server.address, timeout=PATIENCE)
         with Client(client_context(authority).wrap_socket(plain, server_hostname="localhost")) as client:
             client.send(GET)

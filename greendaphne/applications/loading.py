@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from types import TracebackType
@@ -13,6 +14,8 @@ from ..core.configuration import MissingExtra
 
 #: Attributes that are looked for where a place names a module only.
 DEFAULT_NAMES: Final = ("application", "app")
+
+logger = logging.getLogger("daphne.server")
 
 
 class ApplicationError(Exception):
@@ -47,7 +50,12 @@ def load(place: str, *, factory: bool = False, app_dir: str | None = None) -> An
             hint = _as_module(place) or _near_module(module_path)
             raise ConfigurationError(f"Cannot import the application {place}: {error}{_end(hint)}") from None
         raise _failed(place, error) from error
-    except (Exception, SystemExit) as error:
+    except SystemExit as error:
+        if isinstance(error.code, int) and error.code:
+            # Python prints a text, and nothing of a number.
+            logger.error("The application %s ended the process with exit code %d while it was imported", place, error.code)
+        raise
+    except Exception as error:
         raise _failed(place, error) from error
     value: Any = module
     for name in attribute_path.split(".") if colon else [_default_name(module, place)]:
@@ -75,7 +83,7 @@ def _made(factory: Any, place: str) -> Any:
         raise ConfigurationError(f"{place} is of type {type(factory).__name__}, and --factory calls it.")
     try:
         return factory()
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         raise ApplicationError(f"The factory {place} has failed:") from error
 
 
@@ -91,7 +99,7 @@ def checked_layer(value: Any, place: str) -> Any:
     return value
 
 
-def _failed(place: str, error: BaseException) -> Exception:
+def _failed(place: str, error: Exception) -> Exception:
     """What an exception of the application's module is to the user: one line where a package is missing, and its traceback otherwise."""
     cause: BaseException | None = error
     while cause is not None:

@@ -177,11 +177,19 @@ def test_wrong_places(tmp_path: Path, place: str, message: str) -> None:
     assert message in result.stderr
 
 
-def test_an_application_that_ends_its_import(tmp_path: Path) -> None:
-    write(tmp_path, "import sys\nsys.exit(0)\n")
+@pytest.mark.parametrize(
+    ("argument", "code", "text"),
+    [
+        ("0", 0, ""),
+        ("3", 3, f"The application {LAYER} ended the process with exit code 3 while it was imported"),
+        ("'no disk'", 1, "no disk"),
+    ],
+)
+def test_an_application_that_ends_its_import(tmp_path: Path, argument: str, code: int, text: str) -> None:
+    write(tmp_path, f"import sys\nsys.exit({argument})\n")
     result = run(tmp_path, "-p", "0", LAYER)
-    assert (result.returncode, "SystemExit: 0" in result.stderr) == (1, True)
-    assert f"Cannot import the application {LAYER}:" in result.stderr
+    assert (result.returncode, result.stderr.count("\n")) == (code, bool(text))
+    assert text in result.stderr
 
 
 def test_an_app_dir_that_is_missing(tmp_path: Path) -> None:

@@ -519,7 +519,8 @@ def logged_error(result: subprocess.CompletedProcess[str]) -> str:
         ),
         ("project.plain:layer", "Cannot find the application project.plain:layer: module 'project.plain' has no attribute 'layer'."),
         ("project.plain:view.x", "Cannot find the application project.plain:view.x: 'function' object has no attribute 'x'."),
-        ("project.plain:view", "project.plain:view does not tell what interface it has: say --interface=channels|asgi3|asgi2|wsgi."),
+        ("project.plain:view", "project.plain:view takes no arguments: say --factory if it makes the application."),
+        ("project.plain:four", "project.plain:four does not tell what interface it has: say --interface=channels|asgi3|asgi2|wsgi."),
         (
             "project.plain:number",
             "project.plain:number is not an application: it is of type int, neither callable nor a channel layer with send().",
@@ -527,7 +528,7 @@ def logged_error(result: subprocess.CompletedProcess[str]) -> str:
     ],
 )
 def test_application_that_is_not_there(application: Application, place: str, message: str) -> None:
-    application.write("plain.py", "number = 1\ndef view(): pass\n")
+    application.write("plain.py", "number = 1\ndef view(): pass\ndef four(a, b, c, d): pass\n")
     assert logged_error(application.run("-p", "0", "--", place)) == message
 
 

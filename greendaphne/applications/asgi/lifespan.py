@@ -119,7 +119,8 @@ class Lifespan:
         assert self._task is not None
         error = None if self._task.cancelled() else self._task.exception()
         if isinstance(error, SystemExit):
-            raise ConfigurationError(f"The application could not start: it raised {error!r}.") from error
+            # The application wants the process to end.
+            raise error
         if self._mode == "on":
             raise ConfigurationError(
                 f"The application does not support lifespan: {error!r}." if error else "The application does not support lifespan."

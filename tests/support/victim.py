@@ -26,7 +26,8 @@ limit = int(sys.argv[2])
 if limit:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-layer = MemoryChannelLayer(channel_capacity={"http.request": 5000})
+# More than any attack sends: what the tests are about is the memory of requests, not the length of the queue.
+layer = MemoryChannelLayer(channel_capacity={"http.request": 40_000})
 layer.unserved = False
 config = eval(sys.argv[1])
 server = Server(layer, endpoints=["tcp:0:interface=127.0.0.1"], signal_handlers=False, config=config)

@@ -160,7 +160,8 @@ class Transport:
                 self._deadline = deadline = monotonic() + timeout
                 if deadline < self._timer_at:
                     self._set_timer(timeout, deadline)
-            if not get_hub().switch():
+            # Another event may have woken it: a read shows that nothing is there, and waits again.
+            if not get_hub().switch() and monotonic() >= self._deadline:
                 raise TimeoutError
         finally:
             self._waiter = None

@@ -31,8 +31,8 @@ _TRAILING_BLANKS = re.compile(rb"(?<=[!-~\x80-\xff])[ \t]+(?=\r\n)")
 _REMEMBERED_SECTIONS, _REMEMBERED_SIZE = 256, 1024
 _sections: dict[bytes, tuple[list[tuple[bytes, bytes]], bool]] = {}
 #: Request lines in origin-form with method, target, path, query, version, and whether that is 1.1: most requests are for few resources, and
-#: to look one up costs half.  Number and length are bounded.  A full table stays, so that lines that never come again cost little; it is
-#: emptied after so many of them that the resources have changed.
+#: to look one up costs half.  Number and length are bounded.  A full table takes no more lines, so that lines that come once cost little.
+#: It is emptied after :data:`_UNKNOWN_LINES` unknown lines, since clients may ask for other resources then.
 _REMEMBERED_LINES, _REMEMBERED_LINE, _UNKNOWN_LINES = 512, 256, 8192
 _lines: dict[bytes, tuple[str, bytes, bytes, bytes, str, bool]] = {}
 _unknown_lines = count(1)

@@ -17,7 +17,7 @@ import pytest
 from greendaphne.config import MIB
 from tests.support.ports import free_port
 from tests.support.server import PATIENCE, Client
-from tests.support.victim import Victim, victim
+from tests.support.victim import Victim, withstands
 
 CONNECTIONS = 100
 MEMORY = 160 * MIB
@@ -90,21 +90,7 @@ def unfinished_sections(target: Victim) -> Iterator[socket.socket]:
 
 @pytest.mark.parametrize("attack", [wide_messages, stopped_streams, unfinished_sections])
 def test_memory_is_bounded_and_comes_back(attack: Callable[[Victim], Iterator[socket.socket]], tmp_path: Path) -> None:
-    with victim(str(tmp_path / "log"), CONFIG) as target:
-        assert target.post()[0] == 200
-        start = peak = target.memory
-        with ExitStack() as stack:
-            for sock in attack(target):
-                stack.enter_context(sock)
-                peak = max(peak, target.memory)
-            end = monotonic() + 2
-            while monotonic() < end:
-                # Of another client.
-                assert target.post()[0] == 200
-                peak = max(peak, target.memory)
-        assert peak < MEMORY * 1.2, f"{peak >> 20} MiB"
-        target.settles(60, start + 20 * MIB)
-        assert "Traceback" not in target.log
+    withstands(attack, str(tmp_path / "log"), CONFIG, MEMORY, 20 * MIB)
 
 
 #: Accepts WebSockets and receives nothing.

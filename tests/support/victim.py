@@ -7,8 +7,8 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from time import monotonic, sleep
 
 from tests.support.server import PATIENCE, Client
@@ -189,3 +189,27 @@ def victim(log: str, config: str, descriptors: int = 0, **environment: str) -> I
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def withstands(attack: Callable[[Victim], Iterator[socket.socket]], log: str, config: str, limit: int, stays: int) -> None:
+    """Memory stays below 1.2 times ``limit`` bytes under ``attack``, and comes back to ``stays`` bytes above the start within a minute.
+
+    Another client is served meanwhile.
+
+    :param attack: yields its sockets, which stay open.
+    """
+    with victim(log, config) as target:
+        assert target.post()[0] == 200
+        start = peak = target.memory
+        with ExitStack() as stack:
+            for sock in attack(target):
+                stack.enter_context(sock)
+                peak = max(peak, target.memory)
+            end = monotonic() + 2
+            while monotonic() < end:
+                # Of another client.
+                assert target.post()[0] == 200
+                peak = max(peak, target.memory)
+        assert peak < limit * 1.2, f"{peak >> 20} MiB"
+        target.settles(60, start + stays)
+        assert "Traceback" not in target.log

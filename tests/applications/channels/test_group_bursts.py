@@ -116,7 +116,7 @@ def members(layer: Any, number: int, **options: Any) -> Iterator[tuple[RunningSe
     # Those that connect must not be refused for want of room.
     layer.capacity = 2000
     layer.routes = {"websocket.connect": join, "websocket.disconnect": lambda message: None}
-    # Nor because a busy machine takes long for so many handshakes at once.
+    # A busy machine may take longer than the default for 800 handshakes at once.
     with serve(layer, inline_workers=2, timeouts=Timeouts(graceful=2, websocket_connect=PATIENCE), **options) as server:
         clients = Members(server, number)
         layer.capacity = 100

@@ -163,11 +163,11 @@ class Server(Runner):
             reason is logged.
         """
         try:
-            self.start()
+            self._open()
         except EndpointError as error:
             logger.error("%s", error)
             raise SystemExit(1) from None
-        self.serve_forever(signal_handlers=self.signal_handlers)
+        self._serve(signal_handlers=self.signal_handlers, announce=True)
         if self._failed:
             raise SystemExit(1)
 

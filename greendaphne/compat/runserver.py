@@ -37,8 +37,11 @@ class DevelopmentServer(Server):
 
         _in_one_line(make)
 
-    def start(self) -> None:
-        _in_one_line(super().start)
+    def _open(self) -> None:
+        _in_one_line(super()._open)
+
+    def _announce(self) -> None:
+        super()._announce()
         # runserver has printed the given address as plain HTTP.
         if any(listener.endpoint.tls is not None for listener in self.listeners):
             for listener in self.listeners:

@@ -124,8 +124,9 @@ class Master:
         awake, waker = socket.socketpair()
         for end in (awake, waker):
             end.setblocking(False)
-        old_handlers = {number: signal.signal(number, _ignore) for number in _SIGNALS}
+        # The descriptor first, because a signal that only a handler sees is lost.
         old_waker = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        old_handlers = {number: signal.signal(number, _ignore) for number in _SIGNALS}
         self._selector.register(awake, selectors.EVENT_READ)
         run_directory = ""
         try:

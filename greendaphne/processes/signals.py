@@ -117,8 +117,9 @@ class _Post:
         self._closed.acquire()
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        self._previous = {number: signal.signal(number, self._interpreter) for number in handlers}
+        # The descriptor first: a signal between the two steps has its previous action, or reaches the hub.
         self._other = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._previous = {number: signal.signal(number, self._interpreter) for number in handlers}
         _posts.append(self)
         get_original("_thread", "start_new_thread")(self._run, ())
 
@@ -131,12 +132,13 @@ class _Post:
         os.close(self._write)
 
     def _restore(self) -> None:
-        current = signal.set_wakeup_fd(self._other)
-        if current not in (self._write, self._other):
-            signal.set_wakeup_fd(current)
+        # The handlers first, because they set the descriptor again.
         for number, action in self._previous.items():
             # ``None`` stands for a handler that was not set from Python; the system's default replaces it.
             signal.signal(number, signal.SIG_DFL if action is None else action)
+        current = signal.set_wakeup_fd(self._other)
+        if current not in (self._write, self._other):
+            signal.set_wakeup_fd(current)
 
     def forked(self) -> None:
         """In a child process: release its signals, which are not the parent's."""

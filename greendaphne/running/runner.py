@@ -90,6 +90,11 @@ class Runner:
         :raises ConfigurationError: where the application cannot serve.
         :raises RuntimeError: while the server is running.
         """
+        self._open()
+        self._announce()
+
+    def _open(self) -> None:
+        """Start without a word in the log about where the server listens."""
         if self._life is not None and not self._life.ended:
             raise RuntimeError("the server has been started already")
         self._hub = get_hub()
@@ -115,9 +120,6 @@ class Runner:
             self._parts.sessions.start()
             self._connections.start()
             self._listeners.accept(self._connections)
-            if self._is_first:
-                for listener in self._listeners.opened:
-                    logger.info("Serving at %s", url(listener.endpoint, listener.socket))
             if self.certificates is not None:
                 self.certificates.start()
         except BaseException:
@@ -137,11 +139,27 @@ class Runner:
         """
         if self._life is None:
             raise RuntimeError("start() has to be called first")
+        self._serve(signal_handlers=signal_handlers)
+
+    def _announce(self) -> None:
+        """Log the addresses."""
+        if self._is_first:
+            for listener in self._listeners.opened:
+                logger.info("Serving at %s", url(listener.endpoint, listener.socket))
+
+    def _serve(self, *, signal_handlers: bool, announce: bool = False) -> None:
+        """Wait for the end of the server.
+
+        :param announce: whether to log the addresses.  Only once signals are handled: who reads the line may send SIGTERM.
+        """
+        assert self._life is not None
         handling = signal_handlers and threading.current_thread() is threading.main_thread()
         with handle_signals(self._signals()) if handling else nullcontext():
             if handling:
                 reap_orphans()
             try:
+                if announce:
+                    self._announce()
                 for each in self._lifecycle:
                     each.started(self)
                 self._life.get()

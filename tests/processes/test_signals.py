@@ -53,6 +53,33 @@ def test_sighup_and_sigusr1_during_the_import_do_nothing(tmp_path: Path, before:
         assert command.wait() == 0
 
 
+IMPATIENT = """
+import logging, os, signal
+
+
+class Impatient(logging.Handler):
+    def emit(self, record):
+        if record.getMessage().startswith("Serving at"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+logging.getLogger("daphne.server").addHandler(Impatient())
+from greendaphne.layers.memory import MemoryChannelLayer
+channel_layer = MemoryChannelLayer()
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-w", "1")], ids=["single", "master"])
+def test_sigterm_as_soon_as_the_address_is_logged_drains(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    write(tmp_path, IMPATIENT)
+    with Command(tmp_path, "-p", "0", *workers, LAYER) as command:
+        command.wait_for("connections have 30 seconds to finish")
+        if workers:
+            command.wait_for("ended with exit code 0")
+            command.signal(signal.SIGTERM)
+        assert command.wait() == 0, command.output
+
+
 @needs_unshare
 @pytest.mark.parametrize("before", PLACES)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -688,7 +688,7 @@ def test_a_request_takes_two_round_trips(server: RedisServer, layer: RedisChanne
     assert layer.channel_statistics("http.disconnect")["messages_count"] == requests + 1
 
 
-def test_posted_messages_wait_for_company(server: RedisServer, layer: RedisChannelLayer) -> None:
+def test_posted_messages_wait_for_others(server: RedisServer, layer: RedisChannelLayer) -> None:
     layer.capacity = 3
 
     def run() -> int:

@@ -11,7 +11,7 @@ import pytest
 from gevent.event import AsyncResult, Event
 
 from greendaphne.layers.redis import RedisChannelLayer, pace
-from greendaphne.layers.redis.lanes import GATHER_CALLERS
+from greendaphne.layers.redis.lanes import GATHER_CALLERS, HubLane
 from greendaphne.layers.redis.pace import LIMIT, LONG_LIMIT, MULTIPLE, PROBES, Pace
 from tests.support.redis_server import PATIENCE, RedisServer, in_hub, redis_server
 
@@ -166,6 +166,12 @@ def multiple(layer: RedisChannelLayer) -> float:
     return layer._state.pace._multiple
 
 
+def gathers(layer: RedisChannelLayer) -> bool:
+    [lane] = layer._lanes()
+    assert isinstance(lane, HubLane)
+    return lane.gathers
+
+
 def send_together(layer: RedisChannelLayer, channel: str, rounds: int) -> None:
     """Have many greenlets send to ``channel``, and wait for all of them."""
 
@@ -188,13 +194,48 @@ def test_messages_that_find_others_waiting_for_workers_may_wait_longer(server: R
     in_hub(run)
 
 
+def test_messages_wait_for_others_while_workers_are_saturated(server: RedisServer) -> None:
+    layer = RedisChannelLayer(hosts=[server.url], capacity=1000)
+
+    def run() -> None:
+        for number in range(100):
+            # One at a time, so none is with another.
+            layer.send("http.request", {"reply_channel": f"reply!{number}"})
+        assert gathers(layer)
+        # The workers catch up, and wait for messages again.
+        for number in range(5):
+            server.client.delete("asgi:http.request")
+            layer.send("http.request", {"reply_channel": f"reply!{number}"})
+        assert not gathers(layer)
+        server.client.flushall()
+
+    in_hub(run)
+
+
+def test_a_reader_waits_in_redis_again_once_nothing_is_sent(server: RedisServer) -> None:
+    layer = RedisChannelLayer(hosts=[server.url], capacity=1000)
+
+    def run() -> None:
+        reader = gevent.spawn(layer.receive_batch, ["reply!"], 20, 5)
+        for number in range(100):
+            layer.send("http.request", {"reply_channel": f"reply!{number}"})
+        assert gathers(layer)
+        layer.send("reply!x", {"text": "here"})
+        assert reader.get(timeout=PATIENCE) == [("reply!x", {"text": "here"})]
+        assert layer.receive_batch(["reply!"], 20, 0.2) == []
+        assert not gathers(layer)
+        server.client.flushall()
+
+    in_hub(run)
+
+
 def test_replies_that_wait_for_a_server_say_nothing_about_workers(server: RedisServer) -> None:
     layer = RedisChannelLayer(hosts=[server.url], capacity=1000)
     in_hub(lambda: send_together(layer, "reply!x", 50))
     assert multiple(layer) == 1.0
 
 
-def test_nothing_waits_for_company_where_workers_share_the_process(server: RedisServer) -> None:
+def test_nothing_waits_for_others_where_workers_share_the_process(server: RedisServer) -> None:
     layer = RedisChannelLayer(hosts=[server.url])
     layer._state.pace._usual = 1.0
     layer.receive(["http.request"])

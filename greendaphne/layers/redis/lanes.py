@@ -32,8 +32,8 @@ POST_DELAY = 0.02
 POST_LIMIT = 10000
 #: Seconds by which a timer of the hub may be early.
 TIMER_GRAIN = 0.001
-#: While at least this number of callers share a pipeline, the next pipeline waits for more commands: for as long as the clients of a server
-#: have patience (see :mod:`.pace`), and at least for a number of seconds for each caller, which is at most what the last pipeline took.
+#: While at least this number of callers share a pipeline, or workers are saturated, the next pipeline waits for more commands: for as long
+#: as the clients of a server have patience (see :mod:`.pace` for both), and at least for a number of seconds for each caller, which is at most what the last pipeline took.
 GATHER_CALLERS = 3
 GATHER_PER_CALLER = 0.0004
 GATHER_LIMIT = 0.004
@@ -276,7 +276,7 @@ class HubLane:
         self._new_waiter, self._sleep, self._spawn = Waiter, sleep, spawn
 
     def run(self, calls: Sequence[Call]) -> list[list[Reply]]:
-        if self._owned or self._callers >= GATHER_CALLERS or len(self._queue) >= PIPELINE_COMMANDS:
+        if self._owned or self.gathers or len(self._queue) >= PIPELINE_COMMANDS:
             self._join_others(calls)
         else:
             self._run_alone(calls)
@@ -285,12 +285,12 @@ class HubLane:
     @property
     def is_busy(self) -> bool:
         """Whether commands travel together, so that one more costs little."""
-        return self._owned or self._callers >= GATHER_CALLERS
+        return self._owned or self.gathers
 
     @property
     def gathers(self) -> bool:
-        """Whether the next pipeline waits for more commands, because many callers share it."""
-        return self._callers >= GATHER_CALLERS
+        """Whether the next pipeline waits for more commands, because many callers share it or would."""
+        return self._callers >= GATHER_CALLERS or self.shard.pace.is_saturated
 
     @property
     def identity(self) -> Identity | None:
@@ -358,6 +358,7 @@ class HubLane:
         try:
             self._exchange(calls)
             self._callers = 1
+            self._note_queue(calls)
         finally:
             self._disown()
 
@@ -417,13 +418,14 @@ class HubLane:
         batch: list[Call] = []
         try:
             while True:
-                if self._callers >= GATHER_CALLERS and len(self._queue) < PIPELINE_COMMANDS:
+                if self.gathers and len(self._queue) < PIPELINE_COMMANDS:
                     # Also where nothing waits yet: another flusher would be a greenlet more for each pipeline.
                     self._sleep(max(min(self._callers * GATHER_PER_CALLER, self._seconds, GATHER_LIMIT), self.shard.pace.patience))
                     # A hub that is busy calls timers before it reads the sockets that are ready: what clients sent comes along.
                     self._sleep(0)
                 if not (self._waiting or (self._due and self._queue)):
                     self._callers = 0
+                    self.shard.pace.queued(0)
                     break
                 batch = self._next_batch()
                 started = time.monotonic()
@@ -462,6 +464,7 @@ class HubLane:
                 if call.result and type(length := call.result[0]) is int:
                     self.shard.pace.queued(length)
                 return
+        self.shard.pace.queued(0)
 
     def _exchange(self, batch: Sequence[Call]) -> None:
         try:

@@ -1,11 +1,12 @@
-"""How long the commands of a server may wait for company: a part of the time that its clients wait in any case.
+"""How long the commands of a server may wait for others: a part of the time that its clients wait in any case.
 
 Where many clients are served at a time, a round trip to Redis for each message is what a server spends most of its time with.  Messages
 that gather for a moment share a round trip.  The moment must not tell, so it depends on the time from a message to the first reply to
 it, which is measured with a few messages at a time.
 
 A message that reaches Redis later than it could costs its client nothing while all workers have work: it would wait there.  So the moment
-grows where messages find others waiting for workers, and shrinks where they find none.
+grows where messages find others waiting for workers, and shrinks where they find none.  Where nearly all find others, commands wait even
+if none has shared a round trip yet: with workers that take a message every half millisecond, the next one rarely comes within a round trip.
 
 Workers in the same process share its pipelines: each of their takes and replies would wait too, and the time of a reply, which says how
 long, would grow with that.  There nothing waits longer than a round trip takes.
@@ -26,6 +27,8 @@ LONG_PART, LONG_LIMIT = 1 / 12, 0.01
 LONGER, SHORTER = 1.03, 0.915
 #: What a message that finds others waiting for workers, or none, makes of the multiple of these times, and the largest multiple.
 LATER, SOONER, MULTIPLE = 1.05, 0.8, 2.0
+#: The multiple from which on workers count as having work all the time: five messages in six find others waiting.
+SATURATED: Final = 1.5
 #: The usual time at first, and the least one, in seconds.
 LEAST: Final = 0.0002
 
@@ -40,7 +43,7 @@ class Pace:
         self._probes: dict[str, float] = {}
         self._usual = LEAST
         self._multiple = 1.0
-        #: Seconds that commands may wait for company.
+        #: Seconds that commands may wait for others.
         self.patience = 0.0
         self._fixed = False
 
@@ -73,8 +76,13 @@ class Pace:
             if not self._fixed:
                 self.patience = self._multiple * max(min(usual * PART, LIMIT), min(usual * LONG_PART, LONG_LIMIT))
 
+    @property
+    def is_saturated(self) -> bool:
+        """Whether nearly all messages find others waiting for workers, so that a later pipeline makes no reply later."""
+        return self._multiple >= SATURATED and not self._fixed
+
     def queued(self, length: int) -> None:
-        """Take note that the first message of a pipeline was the last of ``length`` that wait for workers then."""
+        """Take note that the first message of a pipeline was the last of ``length`` that wait for workers then; 0 for none in the pipeline."""
         if length > 1:
             self._multiple = min(self._multiple * LATER, MULTIPLE)
         else:

@@ -50,7 +50,7 @@ class State:
         self._down = 0
         self._data_lost = False
         self._losses = 0
-        #: How long commands may wait for company where many are on their way.
+        #: How long commands may wait for others where many are on their way.
         self.pace = Pace()
         self._listeners: list[Listener] = []
 
@@ -144,7 +144,7 @@ class Shard:
         self._address = address
         self._link_life = link_life
         self._state = state
-        #: How long commands may wait for company where many are on their way.
+        #: How long commands may wait for others where many are on their way.
         self.pace = state.pace
         self._lock = native_lock()
         self._links: WeakSet[Link] = WeakSet()

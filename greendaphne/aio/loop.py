@@ -356,9 +356,7 @@ class HubLoop(asyncio.SelectorEventLoop):
                 if not self._hub_selector.step(begin, own, ready):
                     self.call_soon(begin, context=own)
             except BaseException:
-                if task.done() and not task.cancelled():
-                    # It is raised here, so it does not count as one that was never retrieved.
-                    task.exception()
+                _retrieve(task)
                 raise
             return task
         before = len(ready)
@@ -372,7 +370,12 @@ class HubLoop(asyncio.SelectorEventLoop):
             handle._run()
             return bool(ready) or not task.done()
 
-        if step_of is not task or not self._hub_selector.visit(step):
+        try:
+            visited = step_of is task and self._hub_selector.visit(step)
+        except BaseException:
+            _retrieve(task)
+            raise
+        if not visited:
             ready.append(handle)
         return task
 
@@ -436,6 +439,12 @@ class _Timer(events.TimerHandle):
     def __lt__(self, other: Any) -> bool:
         # The loop compares timers with each other only, and a heap of many timers compares each several times.
         return self._when < other._when  # type: ignore[no-any-return]
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Take note that the exception of ``task``, if it has one, is raised elsewhere: asyncio does not report it as never retrieved."""
+    if task.done() and not task.cancelled():
+        task.exception()
 
 
 def _is_of_task(error: SystemExit) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import queue
+import select
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 
@@ -373,6 +374,11 @@ def test_nothing_is_written_behind_the_end(pipe: tuple[int, int], tmp_path: Path
     sink = Sink(writer, "the log", report=reports)
     for _ in range(1000):
         sink.write("x" * 999 + "\n")
+    deadline = monotonic() + PATIENCE
+    while select.select([], [writer], [], 0)[1]:
+        # The thread has not filled the pipe yet; without a write that waits it would only see that it is to end.
+        assert monotonic() < deadline
+        sleep(0.001)
     sink.close(0.01)
     # Another file gets the number; the thread, which waits in a write to the pipe, is let go.
     other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)

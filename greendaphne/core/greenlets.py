@@ -311,15 +311,25 @@ class Greenlets:
     def _take(self) -> _Worker:
         """An idle greenlet without other references, or a new one."""
         idle = self.idle
+        put_back: _Worker | None = None
         while idle:
             worker = idle.pop()
             if getrefcount(worker) <= self._references and not getweakrefcount(worker):
+                if put_back is not None:
+                    idle.append(put_back)
                 if len(idle) < self._fewest:
                     self._fewest = len(idle)
                 return worker
+            if put_back is None and not getweakrefcount(worker):
+                # Its function may have switched to the greenlet of an event loop, which refers to the last one that it has switched back to
+                # until it runs again.
+                put_back = worker
+                continue
             # A Timeout may still be thrown into it, or other code may take it for the greenlet of the earlier function.
             self._run_callback(worker.throw)
         self._fewest = 0
+        if put_back is not None:
+            idle.append(put_back)
         return _Worker(self)
 
     def _trim(self) -> None:

@@ -36,6 +36,10 @@ _sections: dict[bytes, tuple[list[tuple[bytes, bytes]], bool]] = {}
 _REMEMBERED_LINES, _REMEMBERED_LINE, _UNKNOWN_LINES = 512, 256, 8192
 _lines: dict[bytes, tuple[str, bytes, bytes, bytes, str, bool]] = {}
 _unknown_lines = count(1)
+#: The latest head whose line and fields were both known, with the limits that it was checked by, method, target, path, query, version,
+#: fields, and whether the connection goes on: programs such as those that look whether a server is alive send one head again and again.
+_latest: tuple[bytes, Limits | None, str, bytes, bytes, bytes, str, list[tuple[bytes, bytes]], bool]
+_latest = (b"", None, "", b"", b"", b"", "", [], False)
 #: The methods of which whole lines are remembered; CONNECT is refused.
 _METHODS = {method.encode("ascii"): method for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")}
 _new_request = partial(tuple.__new__, Request)
@@ -90,8 +94,13 @@ class HeadParser:
 
         :raises HTTPError: 400, 414, 417, 431, 501 or 505.
         """
+        global _latest  # noqa: PLW0603 - what all connections of the process share
         limits = self._limits
         self.expect_continue = False
+        latest = _latest
+        if head == latest[0] and limits is latest[1]:
+            _, _, method, target, path, query, version, fields, self.keep_alive = latest
+            return _new_request((method, target, path, query, version, fields[:], 0, b"", self._connection, ""))
         fields_start = head.find(b"\r\n") + 2
         line = head[:fields_start] if fields_start <= self._longest_line else b""
         known_line = _lines.get(line)
@@ -116,6 +125,8 @@ class HeadParser:
             chunked = False
             length = None
             upgrade = b""
+            if known_line is not None:
+                _latest = (head, limits, *known_line[:5], *known)
         else:
             fields, length, chunked, upgrade = self._read_fields(head, fields_start, http_1_1)
             if section and length is None and not (chunked or upgrade or self.expect_continue):

@@ -190,6 +190,21 @@ class Http2Stream(Outbound):
         if self.lost or self.complete or not self.status:
             self._unusable()
         connection = self._connection
+        head = self._head
+        if (
+            last
+            and head is not None
+            and not trailers
+            and not self._no_body
+            and (self._left is None or self._left == len(data))
+            and connection.writer.send_response(self, head.fields, data, alone=connection.serving == 1)
+        ):
+            # As in finish().
+            self._head = None
+            self.sent = len(data)
+            self._left = 0
+            self._finished()
+            return True
         if not self._has_room():
             return False
         if self.tunnel:
@@ -205,7 +220,6 @@ class Http2Stream(Outbound):
                 self.trailers = trailer_fields(trailers)
             self._account(len(data))
             end = last
-            head = self._head
             if head is not None:
                 bare = end and not data and self.trailers is None
                 self._head = None

@@ -25,6 +25,7 @@ from gevent.monkey import get_original
 
 from greendaphne.aio.hub import AsyncioHub
 from greendaphne.aio.loop import SERVER_SIGNALS, HubLoop, wait_for
+from greendaphne.core import greenlets
 from tests.support import certificates
 from tests.support.scripts import PATIENCE
 
@@ -434,6 +435,30 @@ def test_a_task_that_does_not_wait_has_ended(waiting: HubLoop) -> None:
         assert running.create_started_task(step()).done()
     assert other == []
     assert asyncio._get_running_loop() is None
+
+
+def test_kept_greenlets_that_begin_tasks_are_used_again(waiting: HubLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Counted(greenlets._Worker):
+        __slots__ = ()
+
+        def __init__(self, owner: greenlets.Greenlets) -> None:
+            super().__init__(owner)
+            made.append(1)
+
+    async def nothing() -> None:
+        pass
+
+    monkeypatch.setattr(greenlets, "_Worker", Counted)
+    kept = greenlets.enter()
+    try:
+        for _ in range(5):
+            for begun in [kept.spawn(lambda: waiting.create_started_task(nothing())) for _ in range(20)]:
+                begun.join()
+    finally:
+        greenlets.leave(kept)
+    assert len(made) <= 2
 
 
 def test_all_steps_run_in_the_loops_greenlet(waiting: HubLoop) -> None:

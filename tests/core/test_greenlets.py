@@ -47,6 +47,22 @@ def run(request: pytest.FixtureRequest, kept: Greenlets) -> Run:
     return kept.call if request.param == "call" else spawn
 
 
+@pytest.fixture
+def made(kept: Greenlets, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Has an entry for each greenlet that is made beside the first."""
+    numbers: list[int] = []
+
+    class Counted(module._Worker):
+        __slots__ = ()
+
+        def __init__(self, owner: Greenlets) -> None:
+            super().__init__(owner)
+            numbers.append(len(numbers))
+
+    monkeypatch.setattr(module, "_Worker", Counted)
+    return numbers
+
+
 def test_used_again(run: Run, kept: Greenlets) -> None:
     seen: set[int] = set()
 
@@ -132,6 +148,17 @@ def test_a_timeout_that_rings_while_its_greenlet_is_idle_ends_that(run: Run, kep
         gevent.sleep(0.001)
     run(lambda: None)
     assert len(kept.idle) == 1
+
+
+def test_a_reference_to_the_last_one_only_ends_none(run: Run, made: list[int]) -> None:
+    last: list[Any] = [None]
+
+    def work() -> None:
+        last[0] = gevent.getcurrent()
+
+    for _ in range(20):
+        run(work)
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("kind", [dict, WeakKeyDictionary])

@@ -109,3 +109,40 @@ def test_a_full_table_takes_new_lines_after_many_unknown_ones() -> None:
         if wanted in module._lines:
             break
     assert wanted in module._lines
+
+
+def test_the_same_head_again_gives_each_request_its_own_fields() -> None:
+    limits = Limits()
+    head = b"GET /again?a=b HTTP/1.1\r\nHost: example.org\r\nX-One: 1\r\n\r\n"
+    seen: list[Request] = []
+    for _ in range(5):
+        one = parser(limits)
+        request = one.parse(head)
+        assert request.headers == [(b"host", b"example.org"), (b"x-one", b"1")]
+        assert request[:4] == ("GET", b"/again?a=b", b"/again", b"a=b")
+        assert one.keep_alive
+        assert not one.expect_continue
+        request.headers.append((b"x-added", b"by the application"))
+        seen.append(request)
+    assert module._latest[0] == head
+    assert len({id(request.headers) for request in seen}) == 5
+
+
+def test_the_same_head_again_keeps_what_it_says_of_the_connection() -> None:
+    limits = Limits()
+    closing = b"GET / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n"
+    staying = b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n"
+    one = parser(limits)
+    for head, stays in [(closing, False)] * 3 + [(staying, True)] * 3 + [(closing, False)] * 2:
+        one.parse(head)
+        assert one.keep_alive is stays
+
+
+def test_a_server_with_a_lower_limit_refuses_the_same_head_again() -> None:
+    limits = Limits()
+    head = b"GET / HTTP/1.1\r\nHost: example.org\r\nX-One: 1\r\n\r\n"
+    for _ in range(3):
+        parser(limits).parse(head)
+    with pytest.raises(HTTPError) as caught:
+        parser(Limits(request_fields=1)).parse(head)
+    assert caught.value.status == 431

@@ -13,6 +13,8 @@ from ...websocket.handshake import offered_subprotocols
 SPEC_VERSION: Final = "2.5"
 LIFESPAN_SPEC_VERSION: Final = "2.0"
 
+#: A number is found in bytes in a third of the time that bytes would take.
+_PERCENT: Final = ord("%")
 _WEBSOCKET_SCHEMES: Final = {"http": "ws", "https": "wss"}
 
 Scope = dict[str, Any]
@@ -24,17 +26,18 @@ class Scopes:
     :param version: of ASGI, ``"3.0"`` or ``"2.0"``.
     """
 
-    __slots__ = ("_version", "state")
+    __slots__ = ("_asgi", "_version", "state")
 
     def __init__(self, version: str) -> None:
         self._version = version
+        self._asgi = {"version": version, "spec_version": SPEC_VERSION}
         #: What the application left in its lifespan's state; ``None`` without lifespan.
         self.state: dict[str, Any] | None = None
 
     def http(self, request: Request) -> Scope:
         """The scope of an HTTP request; every container in it is new, since applications change them."""
         method, _, raw, query_string, version, headers, _, _, connection, root = request
-        if root or b"%" in raw:
+        if root or _PERCENT in raw:
             path, raw, root = _path(raw, root)
         else:
             path = raw.decode("ascii")
@@ -53,7 +56,7 @@ class Scopes:
             extensions["tls"] = _tls(tls)
         scope: Scope = {
             "type": "http",
-            "asgi": {"version": self._version, "spec_version": SPEC_VERSION},
+            "asgi": self._asgi.copy(),
             "http_version": version,
             "method": method,
             "scheme": scheme,
@@ -80,7 +83,7 @@ class Scopes:
         client, server = connection.client, connection.server
         scope: Scope = {
             "type": "websocket",
-            "asgi": {"version": self._version, "spec_version": SPEC_VERSION},
+            "asgi": self._asgi.copy(),
             "http_version": request.http_version,
             "scheme": _WEBSOCKET_SCHEMES.get(connection.scheme, connection.scheme),
             "path": path,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+#: The fields of the latest event: nothing in the list can change, since they are tuples of bytes.
+_latest: list[tuple[bytes, bytes]] = []
+
 
 def as_bytes(data: Any) -> bytes:
     """``data`` of an event as bytes of its own: the application may use its buffer again.
@@ -28,9 +31,19 @@ def as_status(status: Any, kind: str) -> int:
 def as_headers(headers: Any) -> list[tuple[bytes, bytes]]:
     """The header fields of an event, without ``Transfer-Encoding``, which is the server's.
 
+    :returns: a list that nothing may change: that of the call before where the fields are the same, as those of many responses are.
     :raises TypeError: unless they are pairs of bytes.
     """
-    fields = []
+    global _latest  # noqa: PLW0603 - what all responses of the process share
+    latest = _latest
+    if headers.__class__ is list and headers == latest:
+        return latest
+    _latest = latest = _checked(headers)
+    return latest
+
+
+def _checked(headers: Any) -> list[tuple[bytes, bytes]]:
+    fields: list[tuple[bytes, bytes]] = []
     for field in headers:
         if field.__class__ is tuple and len(field) == 2:
             name, value = field

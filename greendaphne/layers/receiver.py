@@ -7,10 +7,11 @@ was told so and leaves messages behind passes the word on.  So a kill, a timeout
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import cycle
 from math import inf
 from time import monotonic
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
@@ -18,6 +19,9 @@ from gevent.hub import Waiter
 
 from .waiter import FOREVER
 from .wake import Wake
+
+if TYPE_CHECKING:
+    from .channel_store import Channel
 
 _Batch = list[tuple[str, dict[str, Any]]]
 
@@ -33,6 +37,7 @@ class Receiver:
         "_attached",
         "_channels",
         "_deadline",
+        "_forgotten",
         "_hub",
         "_layer",
         "_lock",
@@ -52,8 +57,9 @@ class Receiver:
         self._layer = layer
         self._lock = layer._lock
         self._channels = channels
-        # Begins with another channel every time, so that none is starved.
-        self._rotations = cycle([channels[start:] + channels[:start] for start in reversed(range(len(channels)))])
+        # The channels, beginning with another one every time, so that none is starved; and how many the layer had forgotten then.
+        self._rotations: Iterator[list[Channel]] = iter(())
+        self._forgotten = -1
         self._hub = get_hub()
         self._waiter: Waiter[None] | None = None
         # When the wait ends, and when the timer rings.  It is not set anew for each wait, but rings for nothing where that has moved on.
@@ -78,9 +84,10 @@ class Receiver:
         layer = self._layer
         if limit == 1 and (wake is None or not wake.is_set):
             # A message that is there already needs no wait, and nothing that belongs to one.
-            names = next(self._rotations)
             with self._lock:
-                there: _Batch = layer._take_one(names)
+                if self._forgotten != layer.forgotten:
+                    self._rotate()
+                there: _Batch = layer._take_one(next(self._rotations))
             if there:
                 return there
         if not self.signalled or get_hub_if_exists() is not self._hub:
@@ -171,6 +178,13 @@ class Receiver:
                 self.wake()
 
     # Below: called with the lock held
+
+    def _rotate(self) -> None:
+        """Look the channels up."""
+        layer = self._layer
+        channels = [layer._channel(name) for name in self._channels]
+        self._rotations = cycle([channels[start:] + channels[:start] for start in reversed(range(len(channels)))])
+        self._forgotten = layer.forgotten
 
     def _get_up(self) -> None:
         """Need no word any more; where one was told, pass it on for the messages that are left.

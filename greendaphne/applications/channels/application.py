@@ -146,6 +146,7 @@ class ChannelLayerApplication(Application):
         self._site.stop()
         if self._probe is not None:
             self._probe.close()
+        self._http.send_notices()
         self.notifier.stop(timeout=2)
         self.router.stop()
         self._websocket.stop()

@@ -218,25 +218,6 @@ class ChannelStore:
             self._sweep(now)
         return batch
 
-    def _take_one(self, channels: Iterable[Channel]) -> list[tuple[str, Message]]:
-        """Take one message of ``channels``, which are not forgotten; the first with a message counts."""
-        for channel in channels:
-            queue = channel.queue
-            if not queue:
-                continue
-            oldest = monotonic() - self.expiry
-            while queue:
-                # As in _pop() and Ledger.add().
-                sent, full_name, message, weight = queue.popleft()
-                ledger = self._ledger
-                ledger.held = held = ledger.held - weight
-                if held < ledger.low:
-                    ledger.out_of_range()
-                if sent >= oldest:
-                    return [(full_name, message)]
-                self._groups.expel(full_name)
-        return []
-
     def _wake(self, channel: Channel) -> None:
         """Tell the waiter of ``channel`` that has slept longest to look again."""
         waiters = channel.waiters

@@ -87,9 +87,21 @@ class Receiver:
             with self._lock:
                 if self._forgotten != layer.forgotten:
                     self._rotate()
-                there: _Batch = layer._take_one(next(self._rotations))
-            if there:
-                return there
+                for channel in next(self._rotations):
+                    queue = channel.queue
+                    if not queue:
+                        continue
+                    oldest = monotonic() - layer.expiry
+                    while queue:
+                        # As in ChannelStore._pop() and Ledger.add().
+                        sent, name, message, weight = queue.popleft()
+                        ledger = layer._ledger
+                        ledger.held = held = ledger.held - weight
+                        if held < ledger.low:
+                            ledger.out_of_range()
+                        if sent >= oldest:
+                            return [(name, message)]
+                        layer._groups.expel(name)
         if not self.signalled or get_hub_if_exists() is not self._hub:
             # Another greenlet waits with it already, or this one belongs to another hub.
             alone: _Batch = layer.receive_batch(self._channels, limit, timeout, wake)

@@ -117,6 +117,8 @@ class ChannelLayerApplication(Application):
         self.watch.start()
         self.router.start()
         self.notifier.start()
+        # A hub before this one may have ended without its turn.
+        self._http.send_notices()
         self._websocket.start()
         self._site.start()
         if self.workers is not None:

@@ -144,6 +144,10 @@ class HTTPBridge:
 
     def _notify_soon(self, channel: str, message: dict[str, Any]) -> None:
         notices = self._notices
+        if not notices and len(self._router.clients) == 1:
+            # There is no other client whose request may end in this turn.
+            self._layer_client.post(channel, message)
+            return
         notices.append(message)
         if len(notices) == 1:
             gevent.get_hub().loop.run_callback(self.send_notices)

@@ -243,8 +243,8 @@ def test_offers_together_push_out_what_has_expired(layer: MemoryChannelLayer) ->
 
 def test_offers_together_go_to_all_who_wait(layer: MemoryChannelLayer) -> None:
     """One is told, and it tells the next."""
-    receivers = [layer.receiver(["a"]) for _ in range(2)]
-    waiting = [gevent.spawn(receiver.receive, 1, PATIENCE) for receiver in receivers if receiver is not None]
+    receivers: list[Any] = [layer.receiver(["a"]) for _ in range(2)]
+    waiting: list[Any] = [gevent.spawn(receiver.receive, 1, PATIENCE) for receiver in receivers]
     waiting.append(gevent.spawn(layer.receive_batch, ["a"], 1, PATIENCE))
     gevent.sleep(0)
     assert layer.offer_all("a", [{"n": n} for n in range(4)]) == 4

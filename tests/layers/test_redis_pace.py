@@ -12,7 +12,7 @@ from gevent.event import AsyncResult, Event
 
 from greendaphne.layers.redis import RedisChannelLayer, pace
 from greendaphne.layers.redis.lanes import GATHER_CALLERS, HubLane
-from greendaphne.layers.redis.pace import LIMIT, LONG_LIMIT, MULTIPLE, PROBES, Pace
+from greendaphne.layers.redis.pace import LIMIT, LONG_LIMIT, MANY_REPLIES, MULTIPLE, PROBES, Pace
 from tests.support.redis_server import PATIENCE, RedisServer, in_hub, redis_server
 
 CLIENTS = 30
@@ -92,7 +92,7 @@ def test_replies_are_taken_along_with_what_is_sent(server: RedisServer) -> None:
     # Each wait of its own is one of these; a reply at a time would take one for each.
     assert calls(server, "blmove") < clients.received / 3
     # It has measured how long clients wait.
-    assert 0 < clients.layer._state.pace.patience <= MULTIPLE * LONG_LIMIT
+    assert 0 < clients.layer._state.pace.patience <= LONG_LIMIT
 
 
 def test_a_lone_client_waits_for_nothing_but_its_reply(server: RedisServer) -> None:
@@ -267,6 +267,34 @@ def test_a_message_that_finds_no_other_waiting_shortens_the_waits() -> None:
     measured.sent("reply!c")
     measured.received("reply!c")
     assert measured.patience < 1.5 * usual
+
+
+def test_a_round_trip_that_brings_many_replies_shortens_the_waits() -> None:
+    measured = Pace()
+
+    def exchange() -> float:
+        measured.sent("reply!a")
+        measured.received("reply!a")
+        return measured.patience
+
+    usual = exchange()
+    for part in (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 16):
+        measured.took(MANY_REPLIES + 1)
+        assert exchange() == pytest.approx(part * usual, rel=0.01)
+    for _ in range(30):
+        measured.took(MANY_REPLIES)
+    assert exchange() == pytest.approx(usual, rel=0.01)
+
+
+def test_the_pace_follows_a_change_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(pace, "monotonic", lambda: now)
+    measured = Pace()
+    for number in range(60):
+        measured.sent(str(number))
+        now += 0.02
+        measured.received(str(number))
+    assert measured.patience >= 0.002
 
 
 def test_patience_follows_the_time_to_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ _WEBSOCKET: tuple[Stage, ...] = (
     (
         "tests/websocket/test_websocket_handshake.py",
         "tests/websocket/test_websocket_frames.py",
+        "tests/websocket/test_alarm.py",
         "tests/websocket/test_evictions.py",
         "tests/websocket/test_context_size.py",
         "tests/websocket/test_websocket_fuzz.py",
@@ -43,6 +44,7 @@ _REDIS: tuple[Stage, ...] = (
         "tests/layers/test_layer_defaults.py",
         "tests/layers/test_sentinel_order.py",
         "tests/layers/test_redis_layer.py",
+        "tests/layers/test_redis_pace.py",
         "tests/layers/test_redis_signals.py",
     ),
     ("tests/layers/test_redis_stops.py", f"--deselect={_SLOW_STOP}"),

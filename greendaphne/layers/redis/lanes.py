@@ -33,7 +33,8 @@ POST_LIMIT = 10000
 #: Seconds by which a timer of the hub may be early.
 TIMER_GRAIN = 0.001
 #: While at least this number of callers share a pipeline, or workers are saturated, the next pipeline waits for more commands: for as long
-#: as the clients of a server have patience (see :mod:`.pace` for both), and at least for a number of seconds for each caller, which is at most what the last pipeline took.
+#: as the clients of a server have patience (see :mod:`.pace` for both), and at least for a number of seconds for each caller, which is at
+#: most what the last pipeline took.
 GATHER_CALLERS = 3
 GATHER_PER_CALLER = 0.0004
 GATHER_LIMIT = 0.004

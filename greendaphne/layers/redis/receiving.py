@@ -55,7 +55,9 @@ def take(source: Source, limit: int, *, watch: bool = False) -> list[Body]:
         raise
     observe(lane.shard, lane.identity, reply)
     keep(source, reply)
-    return bodies_of(source, reply)
+    bodies = bodies_of(source, reply)
+    lane.shard.pace.took(len(bodies))
+    return bodies
 
 
 def wait(sources: Sequence[Source], limit: int, timeout: float, *, shared: bool, busy: bool, wake: Wake | None = None) -> list[Body]:

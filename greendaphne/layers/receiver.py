@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import cycle
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
@@ -19,9 +19,6 @@ from gevent.hub import Waiter
 
 from .waiter import FOREVER
 from .wake import Wake
-
-if TYPE_CHECKING:
-    from .channel_store import Channel
 
 _Batch = list[tuple[str, dict[str, Any]]]
 
@@ -58,7 +55,7 @@ class Receiver:
         self._lock = layer._lock
         self._channels = channels
         # The channels, beginning with another one every time, so that none is starved; and how many the layer had forgotten then.
-        self._rotations: Iterator[list[Channel]] = iter(())
+        self._rotations: Iterator[list[Any]] = iter(())
         self._forgotten = -1
         self._hub = get_hub()
         self._waiter: Waiter[None] | None = None

@@ -73,6 +73,8 @@ class ChannelStore:
         self._takers: dict[str, tuple[Any, Taker]] = {}
         self._turn = 0
         self._sweep_at = 0.0
+        #: How many channels were forgotten, besides those of one exchange.
+        self.forgotten = 0
         # What channels that are gone have counted.
         self._sent_before = 0
         self._refused_before = 0
@@ -135,6 +137,33 @@ class ChannelStore:
             self._wake(channel)
         return True
 
+    def _put_all(self, name: str, messages: list[Message]) -> int:
+        """Queue ``messages``, which have no content, as far as the channel ``name`` has room, and wake a waiter; returns their number."""
+        channel = self._channel(name)
+        if channel.taker is not None:
+            return sum([self._put(name, name, message) for message in messages])
+        queue = channel.queue
+        now = monotonic()
+        if now >= self._sweep_at:
+            self._sweep(now, channel)
+        number = len(messages)
+        room = channel.capacity - len(queue)
+        if number > room:
+            self._expire(channel, now)
+            room = max(channel.capacity - len(queue), 0)
+            if number > room:
+                channel.refused += number - room
+                messages = messages[:room]
+                number = room
+        for message in messages:
+            queue.append((now, name, message, OVERHEAD))
+        self._ledger.add(number * OVERHEAD)
+        channel.sent += number
+        if channel.waiters and queue:
+            # It passes the word on.
+            self._wake(channel)
+        return number
+
     def _grants(self, channel: Channel, full_name: str, weight: int) -> bool:
         """Whether a large message may wait; see :meth:`greendaphne.layers.memory.MemoryChannelLayer.count_in`.
 
@@ -189,27 +218,6 @@ class ChannelStore:
             self._sweep(now)
         return batch
 
-    def _take_one(self, names: Iterable[str]) -> list[tuple[str, Message]]:
-        """Take one message of the channels ``names``, checked names without ``?``; the first with a message counts."""
-        channels = self._channels
-        for name in names:
-            channel = channels.get(name)
-            if channel is None or not channel.queue:
-                continue
-            queue = channel.queue
-            oldest = monotonic() - self.expiry
-            while queue:
-                # As in _pop() and Ledger.add().
-                sent, full_name, message, weight = queue.popleft()
-                ledger = self._ledger
-                ledger.held = held = ledger.held - weight
-                if held < ledger.low:
-                    ledger.out_of_range()
-                if sent >= oldest:
-                    return [(full_name, message)]
-                self._groups.expel(full_name)
-        return []
-
     def _wake(self, channel: Channel) -> None:
         """Tell the waiter of ``channel`` that has slept longest to look again."""
         waiters = channel.waiters
@@ -247,6 +255,8 @@ class ChannelStore:
 
     def _forget(self, channel: Channel) -> None:
         if self._channels.pop(channel.name, None) is not None:
+            if not channel.temporary:
+                self.forgotten += 1
             self._sent_before += channel.sent
             self._refused_before += channel.refused
 

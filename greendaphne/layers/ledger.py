@@ -27,12 +27,12 @@ def message_weight(message: Any) -> int:
     if not isinstance(message, dict):
         return OVERHEAD
     content = message.get("body")
-    if not content:
+    if content is None:
         if _NO_CONTENT.issuperset(message):
             return OVERHEAD
         content = message.get("content") or message.get("text") or message.get("bytes")
-        if not content:
-            return OVERHEAD
+    if not content:
+        return OVERHEAD
     return OVERHEAD + memory_of(content) if isinstance(content, (bytes, str)) else OVERHEAD
 
 

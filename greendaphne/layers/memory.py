@@ -138,6 +138,17 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
         with self._lock:
             return self._put(name, channel, message)
 
+    def offer_all(self, channel: str, messages: list[Message]) -> int:
+        """As :meth:`offer` for each of ``messages``, which have no content; returns how many the channel took, the first ones.
+
+        Not part of the specification.
+
+        :param channel: one that is not specific to a process.
+        """
+        name = self._reader_name(channel)
+        with self._lock:
+            return self._put_all(name, messages)
+
     def receiver(self, channels: list[str]) -> Receiver | None:
         """What receives for one greenlet that does so again and again; ``None`` where :meth:`receive_batch` is as good.
 

@@ -7,6 +7,7 @@ was told so and leaves messages behind passes the word on.  So a kill, a timeout
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import cycle
 from math import inf
 from time import monotonic
@@ -33,6 +34,7 @@ class Receiver:
         "_attached",
         "_channels",
         "_deadline",
+        "_forgotten",
         "_hub",
         "_layer",
         "_lock",
@@ -52,8 +54,9 @@ class Receiver:
         self._layer = layer
         self._lock = layer._lock
         self._channels = channels
-        # Begins with another channel every time, so that none is starved.
-        self._rotations = cycle([channels[start:] + channels[:start] for start in reversed(range(len(channels)))])
+        # The channels, beginning with another one every time, so that none is starved; and how many the layer had forgotten then.
+        self._rotations: Iterator[list[Any]] = iter(())
+        self._forgotten = -1
         self._hub = get_hub()
         self._waiter: Waiter[None] | None = None
         # When the wait ends, and when the timer rings.  It is not set anew for each wait, but rings for nothing where that has moved on.
@@ -78,11 +81,24 @@ class Receiver:
         layer = self._layer
         if limit == 1 and (wake is None or not wake.is_set):
             # A message that is there already needs no wait, and nothing that belongs to one.
-            names = next(self._rotations)
             with self._lock:
-                there: _Batch = layer._take_one(names)
-            if there:
-                return there
+                if self._forgotten != layer.forgotten:
+                    self._rotate()
+                for channel in next(self._rotations):
+                    queue = channel.queue
+                    if not queue:
+                        continue
+                    oldest = monotonic() - layer.expiry
+                    while queue:
+                        # As in ChannelStore._pop() and Ledger.add().
+                        sent, name, message, weight = queue.popleft()
+                        ledger = layer._ledger
+                        ledger.held = held = ledger.held - weight
+                        if held < ledger.low:
+                            ledger.out_of_range()
+                        if sent >= oldest:
+                            return [(name, message)]
+                        layer._groups.expel(name)
         if not self.signalled or get_hub_if_exists() is not self._hub:
             # Another greenlet waits with it already, or this one belongs to another hub.
             alone: _Batch = layer.receive_batch(self._channels, limit, timeout, wake)
@@ -171,6 +187,13 @@ class Receiver:
                 self.wake()
 
     # Below: called with the lock held
+
+    def _rotate(self) -> None:
+        """Look the channels up."""
+        layer = self._layer
+        channels = [layer._channel(name) for name in self._channels]
+        self._rotations = cycle([channels[start:] + channels[:start] for start in reversed(range(len(channels)))])
+        self._forgotten = layer.forgotten
 
     def _get_up(self) -> None:
         """Need no word any more; where one was told, pass it on for the messages that are left.

@@ -14,6 +14,7 @@ from greendaphne.applications.channels.reply_queue import ReplyQueue
 from greendaphne.applications.channels.router import ReplyRouter
 from greendaphne.applications.channels.watch import LayerWatch
 from greendaphne.core.message import ClientDisconnected
+from greendaphne.layers.ledger import OVERHEAD
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.wake import Wake
 
@@ -214,7 +215,74 @@ def test_a_reply_queue_that_fails_is_not_the_senders_fault(layer: MemoryChannelL
     assert reply_queue.poll() == {"n": 1}
 
 
+# ---- offers together
+
+
+def test_offers_together_enter_in_order_as_far_as_there_is_room(layer: MemoryChannelLayer) -> None:
+    assert layer.offer_all("a", [{"n": 0}, {"n": 1}, {"n": 2}]) == 3
+    assert layer.offer_all("a", [{"n": n} for n in range(3, 10)]) == 2
+    assert layer.offer_all("a", [{"n": 10}]) == 0
+    statistics = layer.channel_statistics("a")
+    assert (statistics["messages_count"], statistics["channel_full_count"]) == (5, 6)
+    assert layer._ledger.held == 5 * OVERHEAD
+    assert numbers(layer.receive_batch(["a"], 10)) == list(range(5))
+    assert layer._ledger.held == 0
+    with pytest.raises(TypeError):
+        layer.offer_all("no name", [{"n": 0}])
+
+
+def test_offers_together_push_out_what_has_expired(layer: MemoryChannelLayer) -> None:
+    layer.expiry = 0.01
+    for n in range(5):
+        layer.send("a", {"n": n})
+    time.sleep(0.02)
+    assert layer.offer_all("a", [{"n": n} for n in range(5, 11)]) == 5
+    layer.expiry = 60
+    assert numbers(layer.receive_batch(["a"], 10)) == list(range(5, 10))
+
+
+def test_offers_together_go_to_all_who_wait(layer: MemoryChannelLayer) -> None:
+    """One is told, and it tells the next."""
+    receivers: list[Any] = [layer.receiver(["a"]) for _ in range(2)]
+    waiting: list[Any] = [gevent.spawn(receiver.receive, 1, PATIENCE) for receiver in receivers]
+    waiting.append(gevent.spawn(layer.receive_batch, ["a"], 1, PATIENCE))
+    gevent.sleep(0)
+    assert layer.offer_all("a", [{"n": n} for n in range(4)]) == 4
+    gevent.joinall(waiting, timeout=PATIENCE, raise_error=True)
+    assert sorted(numbers([batch for greenlet in waiting for batch in greenlet.get()])) == [0, 1, 2]
+    assert numbers(layer.receive_batch(["a"], 10)) == [3]
+
+
+def test_offers_together_outlive_a_receiver_that_is_killed(layer: MemoryChannelLayer) -> None:
+    receiver = layer.receiver(["a"])
+    assert receiver is not None
+    killed = gevent.spawn(receiver.receive, 1, PATIENCE)
+    gevent.sleep(0)
+    waiting = gevent.spawn(layer.receive_batch, ["a"], 2, PATIENCE)
+    gevent.sleep(0)
+    killed.kill(block=False)
+    layer.offer_all("a", [{"n": 0}, {"n": 1}])
+    assert numbers(waiting.get(timeout=PATIENCE)) == [0, 1]
+
+
+def test_a_taker_is_handed_them_one_by_one(layer: MemoryChannelLayer, taker: Taker) -> None:
+    layer.attach("a", taker)
+    assert layer.offer_all("a", [{"n": 0}, {"n": 1}]) == 2
+    assert taker.taken == [("a", 0), ("a", 1)]
+
+
 # ---- lasting receivers
+
+
+def test_a_receiver_finds_a_channel_that_was_forgotten_meanwhile(layer: MemoryChannelLayer) -> None:
+    receiver = layer.receiver(["a", "b"])
+    assert receiver is not None
+    for n in range(3):
+        layer.send("b", {"n": n})
+        assert numbers(receiver.receive(1, PATIENCE)) == [n]
+        with layer._lock:
+            layer._sweep(time.monotonic())
+        assert "b" not in layer._channels
 
 
 def test_a_receiver_stays_entered_and_leaves_when_closed(layer: MemoryChannelLayer) -> None:

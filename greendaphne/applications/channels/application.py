@@ -117,6 +117,8 @@ class ChannelLayerApplication(Application):
         self.watch.start()
         self.router.start()
         self.notifier.start()
+        # A hub before this one may have ended without its turn.
+        self._http.send_notices()
         self._websocket.start()
         self._site.start()
         if self.workers is not None:
@@ -146,6 +148,7 @@ class ChannelLayerApplication(Application):
         self._site.stop()
         if self._probe is not None:
             self._probe.close()
+        self._http.send_notices()
         self.notifier.stop(timeout=2)
         self.router.stop()
         self._websocket.stop()

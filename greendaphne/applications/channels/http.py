@@ -7,6 +7,7 @@ application may begin to answer while the body still comes.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
@@ -69,8 +70,11 @@ class HTTPBridge:
         self._give_up_half_closed = not answer_half_closed
         self._router = router
         self._notifier = notifier
-        # A layer that can sends it along with other messages.
-        self._notify = layer_client.post if layer_client.can_post else notifier.add
+        # A layer that can sends it along with other messages.  One inside of this process is given all of one turn of the hub together.
+        self._notify: Callable[[str, dict[str, Any]], object] = layer_client.post if layer_client.can_post else notifier.add
+        if layer_client.can_post_all:
+            self._notify = self._notify_soon
+        self._notices: list[dict[str, Any]] = []
         self._messages = messages
         self._bodies = bodies
         self._timeouts = timeouts
@@ -137,6 +141,22 @@ class HTTPBridge:
             raise HTTPError(413, "The request is larger than the channel layer accepts.", close=True) from None
         except LayerDown as error:
             raise _out_of_reach() from error
+
+    def _notify_soon(self, channel: str, message: dict[str, Any]) -> None:
+        notices = self._notices
+        if not notices and len(self._router.clients) == 1:
+            # There is no other client whose request may end in this turn.
+            self._layer_client.post(channel, message)
+            return
+        notices.append(message)
+        if len(notices) == 1:
+            gevent.get_hub().loop.run_callback(self.send_notices)
+
+    def send_notices(self) -> None:
+        """Send the disconnect messages of this turn of the hub."""
+        if self._notices:
+            notices, self._notices = self._notices, []
+            self._layer_client.post_all("http.disconnect", notices)
 
     # ---- the response
 

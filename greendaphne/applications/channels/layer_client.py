@@ -63,6 +63,9 @@ class LayerClient:
         self.message_too_large: type[Exception] = layer.MessageTooLarge
         #: Whether :meth:`post` works.
         self.can_post = self._post is not None
+        self._post_all: Any = beside(layer, "offer_all", "send")
+        #: Whether :meth:`post_all` works.
+        self.can_post_all = self._post_all is not None
         #: Taken by every send of a layer that would wait in as many connections as there are senders.
         self._turns = BoundedSemaphore(CONCURRENT_SENDS) if _opens_connections(layer) else None
 
@@ -91,6 +94,15 @@ class LayerClient:
         except Exception as error:  # noqa: BLE001 - no caller needs it
             logger.debug("A message on %s is given up: %s", channel, error)
             return False
+
+    def post_all(self, channel: str, messages: list[dict[str, Any]]) -> int:
+        """As :meth:`post` for messages without content; returns how many the layer took."""
+        try:
+            number: int = self._post_all(channel, messages)
+        except Exception as error:  # noqa: BLE001 - no caller needs it
+            logger.debug("%d messages on %s are given up: %s", len(messages), channel, error)
+            return 0
+        return number
 
     def new_channel(self, pattern: str) -> str:
         """Make a single-reader channel.

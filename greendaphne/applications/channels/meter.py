@@ -32,7 +32,7 @@ class LayerMeter:
 
     def attach(self, layer_client: LayerClient, router: ReplyRouter) -> None:
         """Count what ``layer_client`` sends and ``router`` receives."""
-        plain_send, plain_post = layer_client.send, layer_client.post
+        plain_send, plain_post, plain_post_all = layer_client.send, layer_client.post, layer_client.post_all
 
         def send(channel: str, message: dict[str, Any]) -> None:
             started = perf_counter()
@@ -52,11 +52,19 @@ class LayerMeter:
             _count(self.sent if taken else self.full, channel)
             return taken
 
+        def post_all(channel: str, messages: list[dict[str, Any]]) -> int:
+            taken = plain_post_all(channel, messages)
+            _count(self.sent, channel, taken)
+            if taken < len(messages):
+                _count(self.full, channel, len(messages) - taken)
+            return taken
+
         def on_batch(number: int) -> None:
             self.received += number
 
         layer_client.send = send  # type: ignore[method-assign]
         layer_client.post = post  # type: ignore[method-assign]
+        layer_client.post_all = post_all  # type: ignore[method-assign]
         router.on_batch = on_batch
 
     def families(self) -> Iterable[Family]:
@@ -68,14 +76,14 @@ class LayerMeter:
         yield histogram("greendaphne_layer_send_duration_seconds", "Time that the channel layer took for a message.", self.send_seconds)
 
 
-def _count(numbers: dict[str, int], channel: str) -> None:
-    """Count a message by its channel."""
+def _count(numbers: dict[str, int], channel: str, number: int = 1) -> None:
+    """Count messages by their channel."""
     try:
-        numbers[channel] += 1
+        numbers[channel] += number
     except KeyError:
         # Not one of the usual; without the part that is another for each request there are few of them.
         kind = channel.partition("?")[0].partition("!")[0]
-        numbers[kind] = numbers.get(kind, 0) + 1
+        numbers[kind] = numbers.get(kind, 0) + number
 
 
 def _by_one(values: dict[str, int]) -> dict[tuple[str], int]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import gevent
 from gevent import get_hub
-from gevent.hub import Waiter
+from greenlet import getcurrent, greenlet
 
 from ...config import KIB
 from ...core.accounts import NOTABLE, Account, memory_of
@@ -81,7 +81,6 @@ class ReplyQueue:
     __slots__ = (
         "_account",
         "_backlog",
-        "_bytes",
         "_closed",
         "_entered",
         "_error",
@@ -89,11 +88,13 @@ class ReplyQueue:
         "_handed",
         "_limit",
         "_messages",
+        "_resume",
         "_spiller",
         "_spool",
         "_tail",
         "_waiter",
         "direct",
+        "held",
         "writer",
     )
 
@@ -103,7 +104,8 @@ class ReplyQueue:
         self._account = Account() if account is None else account
         # None while it is empty, which most reply queues are most of the time.
         self._messages: deque[Message | _Spilled] | None = None
-        self._bytes = 0
+        #: Bytes of memory that the replies which wait are taken to hold.
+        self.held = 0
         # What came while the disk is written to, by a greenlet that exists as long; None otherwise.
         self._backlog: deque[Message] | None = None
         # The last spilled message, as long as it is in memory; the only one that is.
@@ -113,7 +115,9 @@ class ReplyQueue:
         self._spiller: Any = None
         # Whether the account can have it let go of what it holds.
         self._entered = False
-        self._waiter: Waiter[bool] | None = None
+        # The greenlet in get(), until a callback is to switch to it, and that callback.
+        self._waiter: greenlet | None = None
+        self._resume: Any = None
         self._error: BaseException | None = None
         #: Is notified of messages while no greenlet waits in :meth:`get`.
         self.writer: Writer | None = None
@@ -122,11 +126,6 @@ class ReplyQueue:
         # What the greenlet in get() was woken with, and its bytes where they are counted.
         self._given: Message | None = None
         self._handed = 0
-
-    @property
-    def held(self) -> int:
-        """Bytes of memory that the replies which wait are taken to hold."""
-        return self._bytes
 
     def put(self, message: Message) -> None:
         """Add a reply; never raises and never waits.  After an overflow everything further is dropped."""
@@ -138,7 +137,7 @@ class ReplyQueue:
                 # The disk is slower than the worker, and others have nothing to let go of.
                 self.fail(Overflow())
                 return
-            self._bytes += size
+            self.held += size
             self._backlog.append(message)
         else:
             self._put(message)
@@ -158,10 +157,10 @@ class ReplyQueue:
                     self.fail(Overflow())
                     return
                 self._handed = size
-                self._bytes += size
+                self.held += size
             self._waiter = None
             self._given = message
-            waiter.hub.loop.run_callback(waiter.switch, True)
+            self._resume = get_hub().loop.run_callback(waiter.switch, True)
             return
         size = _weight(message)
         messages = self._messages
@@ -181,9 +180,9 @@ class ReplyQueue:
             account.take(size)
         else:
             account.take(size)
-        self._bytes += size
+        self.held += size
         messages.append(message)
-        if self._bytes >= NOTABLE and not self._entered and self._spool is not None:
+        if self.held >= NOTABLE and not self._entered and self._spool is not None:
             self._enter()
         self._wake()
 
@@ -196,7 +195,7 @@ class ReplyQueue:
             if not content or len(content) <= _JOINED:
                 self._waiter = None
                 self._given = message
-                waiter.hub.loop.run_callback(waiter.switch, True)
+                self._resume = get_hub().loop.run_callback(waiter.switch, True)
                 return True
         if self._error is not None or self._closed:
             return True
@@ -227,8 +226,7 @@ class ReplyQueue:
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
-            # A waiter may only be switched to from the hub.
-            get_hub().loop.run_callback(waiter.switch, True)
+            self._resume = get_hub().loop.run_callback(waiter.switch, True)
         elif self.writer is not None:
             self.writer.notify()
 
@@ -242,8 +240,7 @@ class ReplyQueue:
         while self._messages is None:
             if self._error is not None:
                 raise self._error
-            waiter: Waiter[bool] = Waiter()
-            self._waiter = waiter
+            self._waiter = waiter = getcurrent()
             timer = None
             if looks is not None and timeout is not None and timeout >= looks.seconds:
                 looks.enter(self, self._look)
@@ -254,7 +251,7 @@ class ReplyQueue:
                     timer = get_hub().loop.timer(timeout)
                     timer.start(waiter.switch, False, update=True)
             try:
-                woken = waiter.get()
+                woken = get_hub().switch()
                 # A reply may have come between the timer and this greenlet's turn.
                 given = self._given
                 if given is not None:
@@ -263,10 +260,15 @@ class ReplyQueue:
                         size, self._handed = self._handed, 0
                         self._release(size)
                     return given
-                if not woken and not self._ready():
+                if woken is False and not self._ready():
                     raise TimeoutError
             finally:
                 self._waiter = None
+                resume = self._resume
+                if resume is not None:
+                    # Whatever else has ended the wait, this greenlet waits for another event soon.
+                    self._resume = None
+                    resume.stop()
                 if looks is not None:
                     looks.leave(self)
                 elif timer is not None:
@@ -307,7 +309,7 @@ class ReplyQueue:
         self._closed = True
         if self._entered:
             self._account.leave(self)
-        if self._bytes or self._backlog is not None:
+        if self.held or self._backlog is not None:
             self._drop()
         else:
             # As most of them end: nothing waits, and nothing is held.
@@ -324,14 +326,14 @@ class ReplyQueue:
         self._error = None
         self._tail = self._given = None
         self._handed = 0
-        self._release(self._bytes)
+        self._release(self.held)
         for item in messages or ():
             if isinstance(item, _Spilled) and item.item is not None:
                 item.item.close()
 
     def _release(self, n: int) -> None:
         """``n`` bytes of memory are not held any more."""
-        self._bytes -= n
+        self.held -= n
         self._account.give(n)
 
     def _next(self, messages: deque[Message | _Spilled]) -> Message:
@@ -384,7 +386,7 @@ class ReplyQueue:
             self._messages = messages or None
             self.fail(Overflow())
             return
-        self._bytes += size
+        self.held += size
         if tail is None:
             tail = self._tail = _Spilled({**message, "content": b""}, content)
             messages.append(tail)

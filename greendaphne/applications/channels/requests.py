@@ -28,16 +28,17 @@ class RequestMessages:
 
     def http(self, request: Request, reply_channel: str, body: bytes) -> dict[str, Any]:
         """An ``http.request`` message."""
-        connection = request.connection
+        # Faster than an attribute each.
+        method, _, path, query_string, http_version, headers, _, _, connection, root_path = request
         message: dict[str, Any] = {
             "reply_channel": reply_channel,
-            "http_version": request.http_version,
-            "method": request.method,
-            "path": decode_path(request.path),
-            "root_path": request.root_path,
+            "http_version": http_version,
+            "method": method,
+            "path": decode_path(path),
+            "root_path": root_path,
             "scheme": connection.scheme,
-            "query_string": request.query_string,
-            "headers": request.headers[:],
+            "query_string": query_string,
+            "headers": headers[:],
             "body": body,
             "client": connection.client and connection.client[:],
             "server": connection.server and connection.server[:],

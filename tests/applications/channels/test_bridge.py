@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import struct
@@ -12,8 +13,10 @@ from typing import Any
 import asgiref.inmemory
 import pytest
 
+from greendaphne.applications.channels.application import ChannelLayerApplication
 from greendaphne.applications.channels.names import ReplyChannels
 from greendaphne.applications.channels.reply_queue import Overflow, ReplyQueue
+from greendaphne.config import Channels, Limits, Timeouts
 from greendaphne.core.accounts import Allowance
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.wake import Wake
@@ -360,3 +363,30 @@ def test_reply_queue_without_disk_overflows() -> None:
     assert box.poll() == {"text": "x" * 5_000}
     with pytest.raises(Overflow):
         box.poll()
+
+
+def test_requests_that_end_together_have_a_disconnect_each(server: RunningServer) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(12)]
+        for client in clients:
+            client.send(GET)
+        requests = [server.app.request() for _ in clients]
+        for request in requests:
+            server.app.reply(request, status=200, content=b"ok")
+        for client in clients:
+            assert client.read_response().body == b"ok"
+        left = [server.app.receive("http.disconnect")[1] for _ in clients]
+        assert sorted(map(str, left)) == sorted(str({"reply_channel": request["reply_channel"], "path": "/p q"}) for request in requests)
+        assert server.app.drain("http.disconnect") == []
+
+
+def test_disconnects_of_the_last_turn_are_sent_with_the_end() -> None:
+    layer = MemoryChannelLayer()
+    application = ChannelLayerApplication(layer, Limits(), Timeouts(), Channels())
+    application.start()
+    application._http._notify("http.disconnect", {"reply_channel": "a!b", "path": "/"})
+    application._http._notify("http.disconnect", {"reply_channel": "a!c", "path": "/"})
+    assert layer.receive(["http.disconnect"]) == (None, None)
+    application.stop()
+    taken = [layer.receive(["http.disconnect"])[1] for _ in range(3)]
+    assert taken == [{"reply_channel": "a!b", "path": "/"}, {"reply_channel": "a!c", "path": "/"}, None]

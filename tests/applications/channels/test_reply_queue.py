@@ -218,3 +218,69 @@ def dechunked(data: bytes) -> bytes:
         content.append(data[begin : begin + length])
     assert position + len(LAST_CHUNK) == len(data)
     return b"".join(content)
+
+
+# ---- waits that other events end
+
+
+def test_a_reply_that_comes_with_an_exception_disturbs_no_later_wait() -> None:
+    class Interrupted(Exception):
+        pass
+
+    hub = gevent.get_hub()
+    ended: list[object] = []
+
+    def wait(reply_queue: ReplyQueue, add: Callable[[dict[str, Any]], object]) -> None:
+        waiter = gevent.getcurrent()
+        # In this order: the exception is raised before the reply's callback has its turn.
+        hub.loop.run_callback(waiter.throw, Interrupted())
+        hub.loop.run_callback(add, {"number": 1})
+        try:
+            reply_queue.get(PATIENCE)
+        except Interrupted:
+            gevent.spawn(hub.loop.run_callback, waiter.switch, "another event")
+            ended.append(hub.switch())
+
+    for name in ("put", "offer"):
+        reply_queue = ReplyQueue(10_000)
+        add = getattr(reply_queue, name)
+        early = ReplyQueue(10_000)
+        gevent.spawn(wait, reply_queue, add).join(PATIENCE)
+        greenlet = gevent.spawn(_interrupted_behind_the_reply, early, getattr(early, name), Interrupted, ended)
+        greenlet.join(PATIENCE)
+        assert greenlet.successful()
+    assert ended == ["another event"] * 4
+
+
+def _interrupted_behind_the_reply(
+    reply_queue: ReplyQueue, add: Callable[[dict[str, Any]], object], kind: type[Exception], ended: list[object]
+) -> None:
+    """The exception is raised between the reply and its callback."""
+    hub = gevent.get_hub()
+    waiter = gevent.getcurrent()
+
+    def both() -> None:
+        add({"number": 1})
+        waiter.throw(kind())
+
+    hub.loop.run_callback(both)
+    try:
+        reply_queue.get(PATIENCE)
+    except kind:
+        gevent.spawn(hub.loop.run_callback, waiter.switch, "another event")
+        ended.append(hub.switch())
+
+
+@pytest.mark.parametrize("value", [None, True, (), "late"])
+def test_another_event_ends_no_wait_for_a_reply(value: object) -> None:
+    reply_queue = ReplyQueue(10_000)
+    hub = gevent.get_hub()
+    waiter = gevent.spawn(reply_queue.get, PATIENCE)
+    gevent.sleep(0)
+    for _ in range(3):
+        hub.loop.run_callback(waiter.switch, value)
+        gevent.sleep(0)
+        gevent.sleep(0)
+    assert not waiter.ready()
+    reply_queue.put({"number": 1})
+    assert waiter.get(timeout=PATIENCE) == {"number": 1}

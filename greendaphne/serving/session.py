@@ -43,6 +43,16 @@ class Leaver(Protocol):
         """End the WebSocket with 1012; does not wait."""
 
 
+class SessionOwner(Protocol):
+    """What is called when a session has to end, or has ended before it was accepted; neither method may wait."""
+
+    def on_leave(self, cause: str) -> None:
+        """The WebSocket has to end with 1012 (a drain)."""
+
+    def on_end(self) -> None:
+        """The client disconnected, or the deadline passed, before the application accepted."""
+
+
 class Session:
     """One WebSocket of an application.
 
@@ -53,7 +63,7 @@ class Session:
     :param websocket: the WebSocket, which has not been accepted.
     """
 
-    __slots__ = ("_born", "_deadline", "_sessions", "_timer", "_told", "code", "name", "on_end", "on_leave", "websocket")
+    __slots__ = ("_born", "_deadline", "_sessions", "_timer", "_told", "code", "name", "owner", "websocket")
 
     def __init__(self, sessions: Sessions, websocket: protocol.WebSocket) -> None:
         #: The WebSocket itself, an instance of gevent-websocket's class.
@@ -62,12 +72,8 @@ class Session:
         self.code = int(CloseCode.ABNORMAL_CLOSURE)
         #: The name of the WebSocket in log lines; the target of its request unless the application sets another.
         self.name = websocket.request.target.decode("ascii", "backslashreplace")
-        #: Called with a cause when the WebSocket has to end with 1012 (a drain); must not wait.  Without it the session closes the
-        #: WebSocket itself.
-        self.on_leave: Callable[[str], None] | None = None
-        #: Called when the session ends before the application accepted, because the client disconnected or the deadline passed; must not
-        #: wait.
-        self.on_end: Callable[[], None] | None = None
+        #: Is told of the end.  Without one the session closes the WebSocket itself.
+        self.owner: SessionOwner | None = None
         self._sessions = sessions
         self._born = monotonic()
         self._deadline: float | None = None
@@ -157,7 +163,7 @@ class Session:
     def hand_over(self, headers: Headers) -> None:
         """Hand the stream to an application that implements the protocol itself, as :meth:`greendaphne.websocket.WebSocket.hand_over`.
 
-        The application closes it after its maximum lifetime, :attr:`lifetime`, and when :attr:`on_leave` is called.
+        The application closes it after its maximum lifetime, :attr:`lifetime`, and when :meth:`SessionOwner.on_leave` is called.
 
         :raises WebSocketClosed: if the session has ended.
         """
@@ -188,8 +194,6 @@ class Session:
     def _opened(self) -> None:
         """The opening handshake has succeeded."""
         self._stop_timer()
-        # For the time before it only.
-        self.on_end = None
         websocket = self.websocket
         sessions = self._sessions
         # The header section is no longer needed, and a WebSocket may live for a day.
@@ -251,8 +255,8 @@ class Session:
 
     def _end(self) -> None:
         self.websocket.abandon()
-        if self.on_end is not None:
-            self.on_end()
+        if self.owner is not None:
+            self.owner.on_end()
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
@@ -308,8 +312,8 @@ class Session:
 
     def leave(self, cause: str) -> None:
         """End the WebSocket with 1012, so that its client reconnects, or with 503 before it is open; does not wait."""
-        if self.on_leave is not None:
-            self.on_leave(cause)
+        if self.owner is not None:
+            self.owner.on_leave(cause)
         else:
             gevent.spawn(self._leave, cause)
 
@@ -339,7 +343,7 @@ class Session:
     def over(self) -> None:
         """Release the session's resources and notify the observers."""
         self._stop_timer()
-        self.on_leave = self.on_end = None
+        self.owner = None
         websocket = self.websocket
         observer = self._sessions.observer
         if self._told and observer is not None:

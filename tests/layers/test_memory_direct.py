@@ -201,10 +201,15 @@ def test_what_needs_the_disk_or_comes_too_late(layer: MemoryChannelLayer, router
 
 
 def test_a_reply_queue_that_fails_is_not_the_senders_fault(layer: MemoryChannelLayer, router: ReplyRouter) -> None:
-    def fail() -> None:
-        raise LookupError("notify")
+    class Failing:
+        def notify(self) -> None:
+            raise LookupError("notify")
 
-    reply_queue = ReplyQueue(1000, notify=fail)
+        def write_now(self, message: object) -> bool:
+            raise LookupError("write_now")
+
+    reply_queue = ReplyQueue(1000)
+    reply_queue.writer = Failing()
     layer.send(router.register(reply_queue), {"n": 1})
     assert reply_queue.poll() == {"n": 1}
 

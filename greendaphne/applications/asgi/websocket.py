@@ -262,12 +262,12 @@ class WebSocketConversation(Conversation):
         self.gone = True
         self._wake_receivers()
 
-    def _on_end(self) -> None:
+    def on_end(self) -> None:
         # The session has ended before it was accepted; runs in the hub or in another greenlet.
         self._over(CloseCode.ABNORMAL_CLOSURE)
         self._call()
 
-    def _on_leave(self, cause: str) -> None:
+    def on_leave(self, cause: str) -> None:
         self._leaving = True
         gevent.spawn(self._leave, cause)
 
@@ -276,7 +276,7 @@ class WebSocketConversation(Conversation):
         try:
             if session.connecting:
                 session.reject(503, "Service Unavailable", cause=cause)
-                self._on_end()
+                self.on_end()
             else:
                 session.close(CloseCode.SERVICE_RESTART, cause=cause)
         except (WebSocketClosed, ClientDisconnected):
@@ -319,8 +319,7 @@ class WebSocketConversation(Conversation):
     def serve(self, task: asyncio.Task[None]) -> BaseException | None:
         """Serve the session to its end; the task may go on.  Returns the exception of an application that has not accepted it."""
         session = self._session
-        session.on_end = self._on_end
-        session.on_leave = self._on_leave
+        session.owner = self
         task.add_done_callback(self.on_task_end)
         try:
             error = self._open(task)

@@ -83,7 +83,7 @@ class HTTPBridge:
     def serve(self, request: Request, stream: Stream) -> None:
         """Answer ``request``; errors as :class:`greendaphne.serving.exchange.Exchange` translates them."""
         body = None if request.content_length == 0 else self._bodies.collect(stream)
-        reply_queue = ReplyQueue(self._limits.reply_queue, self._spool, None, request.connection.account)
+        reply_queue = ReplyQueue(self._limits.reply_queue, self._spool, request.connection.account)
         stream.watch(reply_queue.abandon)
         channel = self._router.register(reply_queue)
         try:

@@ -8,8 +8,7 @@ down and dropping a download for it would break what works today.  A reply queue
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 from gevent import get_hub
@@ -58,14 +57,24 @@ class _Spilled:
         self.size = len(content)
 
 
+class Writer(Protocol):
+    """Writes the replies of a queue to their client."""
+
+    def notify(self) -> None:
+        """A reply or an error is there; must not wait."""
+
+    def write_now(self, message: Message) -> bool:
+        """Write ``message`` if that needs no wait; whether it was dealt with.  Must not switch and not raise."""
+
+
 class ReplyQueue:
     """Replies for one client, in order.
 
-    The router, one greenlet, calls :meth:`put`; one other of the same hub calls :meth:`get`, or :meth:`poll` after ``notify`` was called.
+    The router, one greenlet, calls :meth:`put`; one other of the same hub calls :meth:`get`, or :meth:`poll` after :attr:`writer` was
+    notified.
 
     :param limit: bytes that may wait in memory for the connection.
     :param spool: where content beyond the limit goes, or ``None``.
-    :param notify: called for a message while no greenlet waits in :meth:`get`.
     :param account: that of the client's connection; by default one of its own.
     """
 
@@ -80,17 +89,15 @@ class ReplyQueue:
         "_handed",
         "_limit",
         "_messages",
+        "_spiller",
         "_spool",
         "_tail",
         "_waiter",
-        "_writer",
         "direct",
-        "notify",
+        "writer",
     )
 
-    def __init__(
-        self, limit: int, spool: Spool | None = None, notify: Callable[[], None] | None = None, account: Account | None = None
-    ) -> None:
+    def __init__(self, limit: int, spool: Spool | None = None, account: Account | None = None) -> None:
         self._limit = limit
         self._spool = spool
         self._account = Account() if account is None else account
@@ -103,14 +110,15 @@ class ReplyQueue:
         self._tail: _Spilled | None = None
         self._closed = False
         # The greenlet that writes to disk.
-        self._writer: Any = None
+        self._spiller: Any = None
         # Whether the account can have it let go of what it holds.
         self._entered = False
         self._waiter: Waiter[bool] | None = None
         self._error: BaseException | None = None
-        self.notify = notify
-        #: Is offered each reply before which no other waits, and returns whether it has dealt with it; must not switch and not raise.
-        self.direct: Callable[[Message], bool] | None = None
+        #: Is notified of messages while no greenlet waits in :meth:`get`.
+        self.writer: Writer | None = None
+        #: Is offered each reply before which no other waits.
+        self.direct: Writer | None = None
         # What the greenlet in get() was woken with, and its bytes where they are counted.
         self._given: Message | None = None
         self._handed = 0
@@ -122,7 +130,7 @@ class ReplyQueue:
 
     def put(self, message: Message) -> None:
         """Add a reply; never raises and never waits.  After an overflow everything further is dropped."""
-        if self.direct is not None and self._messages is None and self._error is None and self.direct(message):
+        if self.direct is not None and self._messages is None and self._error is None and self.direct.write_now(message):
             return
         if self._backlog is not None and not self._closed:
             size = _weight(message)
@@ -192,7 +200,7 @@ class ReplyQueue:
                 return True
         if self._error is not None or self._closed:
             return True
-        if self.direct is not None and self._messages is None and self.direct(message):
+        if self.direct is not None and self._messages is None and self.direct.write_now(message):
             return True
         if self._backlog is not None:
             if self._waiter is None:
@@ -221,8 +229,8 @@ class ReplyQueue:
             self._waiter = None
             # A waiter may only be switched to from the hub.
             get_hub().loop.run_callback(waiter.switch, True)
-        elif self.notify is not None:
-            self.notify()
+        elif self.writer is not None:
+            self.writer.notify()
 
     def get(self, timeout: float | None, looks: Looks | None = None) -> Message:
         """The next reply.
@@ -309,9 +317,9 @@ class ReplyQueue:
         messages, self._messages = self._messages, None
         if self._backlog:
             self._backlog.clear()
-        if self._writer is not None:
+        if self._spiller is not None:
             # What it is at is in memory as long as it waits for the disk.
-            self._writer.kill(block=False)
+            self._spiller.kill(block=False)
         # An error that was raised refers to those who wait here, and they to this.
         self._error = None
         self._tail = self._given = None
@@ -400,8 +408,8 @@ class ReplyQueue:
             self._enter()
         if message is not None:
             self.put(message)
-        self._writer = gevent.spawn(self._write_backlog)
-        self._writer.rawlink(self._written)
+        self._spiller = gevent.spawn(self._write_backlog)
+        self._spiller.rawlink(self._written)
 
     def _write_backlog(self) -> None:
         tail = self._tail
@@ -412,12 +420,12 @@ class ReplyQueue:
             self._release(_weight(message))
             self._put(message)
         # What comes from here on need not wait for the hub to tell that this has ended.
-        self._backlog = self._writer = None
+        self._backlog = self._spiller = None
 
     def _written(self, writer: object) -> None:
-        if writer is self._writer:
+        if writer is self._spiller:
             # It was killed.
-            self._backlog = self._writer = None
+            self._backlog = self._spiller = None
 
     def _write(self, tail: _Spilled) -> bool:
         """Write the tail to disk, during which others go on; whether that succeeded, or there is no need any more."""

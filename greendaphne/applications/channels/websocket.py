@@ -71,6 +71,12 @@ class _Replies(ReplyQueue):
         """Have the WebSocket end after the replies that are there already."""
         self.fail(Leaving(cause))
 
+    on_leave = leave
+
+    def on_end(self) -> None:
+        """Have those who wait for replies know that the client has left."""
+        self.abandon()
+
 
 class WebSocketBridge:
     """Serves WebSockets from the channel layer.
@@ -114,8 +120,7 @@ class WebSocketBridge:
         session.stream.watch(reply_queue.abandon)
         channel = self._router.register(reply_queue)
         session.name = channel
-        session.on_end = reply_queue.abandon
-        session.on_leave = reply_queue.leave
+        session.owner = reply_queue
         if _http_logger.isEnabledFor(logging.DEBUG):
             # An upgraded request has no reply channel of its own here; daphne's line names one all the same.
             _http_logger.debug("Upgraded connection %s to WebSocket %s", self._router.channels.new(), channel)
@@ -263,11 +268,11 @@ class Conversation:
         # From here on the greenlet that receives learns of the end.
         self._session.stream.watch(None)
         reply_queue = self._reply_queue
-        reply_queue.notify = self._on_reply
+        reply_queue.writer = self
         if not self._session.request.by_extended_connect:
             # A finalizer may send a reply within any line of Python, also within those that have a connection's frames in hand.
-            reply_queue.direct = self._write_now
-        self._on_reply()
+            reply_queue.direct = self
+        self.notify()
         session = self._session
         try:
             while True:
@@ -275,7 +280,7 @@ class Conversation:
         except protocol.WebSocketClosed:
             pass
         finally:
-            reply_queue.notify = reply_queue.direct = None
+            reply_queue.writer = reply_queue.direct = None
 
     def _receive(self, data: str | bytes) -> None:
         """Send one message from the client to the application; closes the WebSocket where that is not possible."""
@@ -350,13 +355,13 @@ class Conversation:
 
     # ---- replies
 
-    def _on_reply(self) -> None:
+    def notify(self) -> None:
         """A reply is there: have it written, unless that is in progress already."""
         if not self._writing:
             self._writing = True
             self._bridge.writers.add(self._write_replies)
 
-    def _write_now(self, message: Message) -> bool:
+    def write_now(self, message: Message) -> bool:
         """Write a short message to a client that has taken everything before it; false for any other reply.
 
         Called in the greenlet of the router or of the consumer that has sent it, with locks held; never switches and never raises.
@@ -382,7 +387,7 @@ class Conversation:
         finally:
             self._writing = False
             if self._reply_queue.held:
-                self._on_reply()
+                self.notify()
 
     def _write_replies(self) -> None:
         try:

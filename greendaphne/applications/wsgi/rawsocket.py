@@ -112,12 +112,12 @@ class RawSocket:
         if self._session.request.http_version == "2":
             fields = [field for field in fields if field[0].lower() not in _HTTP1_ONLY]
         self._handshake.hand_over(fields)
-        self._session.on_leave = self._leave
+        self._session.owner = self
         lifetime = self._session.lifetime
         if lifetime >= 0:
             self._timer = gevent.spawn_later(lifetime, self._close, CloseCode.NORMAL_CLOSURE, causes.LIFETIME)
         if self._session.draining:
-            self._leave(causes.DRAINING)
+            self.on_leave(causes.DRAINING)
         return rest
 
     # -- receiving
@@ -207,7 +207,10 @@ class RawSocket:
 
     # -- the server's side
 
-    def _leave(self, cause: str) -> None:
+    def on_end(self) -> None:
+        """Nothing has to be done at the end of a session that was not accepted: this one is."""
+
+    def on_leave(self, cause: str) -> None:
         # Must not wait.
         gevent.spawn(self._close, CloseCode.SERVICE_RESTART, cause)
 

@@ -154,11 +154,15 @@ def test_what_the_queue_offers() -> None:
     offered: list[Any] = []
     queue = ReplyQueue(10_000)
 
-    def take(message: Any) -> bool:
-        offered.append(message["n"])
-        return bool(message["n"] != 2)
+    class Taker:
+        def notify(self) -> None:
+            """Nothing: the queue has no other writer."""
 
-    queue.direct = take
+        def write_now(self, message: Any) -> bool:
+            offered.append(message["n"])
+            return bool(message["n"] != 2)
+
+    queue.direct = Taker()
     for n in range(2):
         assert queue.offer({"n": n})
     queue.put({"n": 2})

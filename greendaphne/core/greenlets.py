@@ -208,7 +208,6 @@ class Greenlets:
         self.references = 0
         # Whether the hub will call _begin().
         self._scheduled = False
-        self._later: Any = None
         self._run_callback = self.hub.loop.run_callback
         # The lowest number of idle greenlets since the last check.
         self._fewest = 0
@@ -238,7 +237,6 @@ class Greenlets:
         # What they call in turn comes after the callbacks that the hub has by now.
         number = len(tasks)
         ends = monotonic() + ROW_SECONDS
-        over = False
         try:
             while number > 0:
                 self.left = row = min(number, IN_A_ROW)
@@ -249,19 +247,13 @@ class Greenlets:
                     worker.switch(tasks.popleft())
                     # _take() counts the references.
                     del worker
-                over = monotonic() >= ends
-                if over:
+                if monotonic() >= ends:
                     break
         finally:
             self.left = 0
             self._scheduled = bool(tasks)
             if tasks:
-                if over:
-                    # After the poll of the sockets: gevent runs up to fifty callbacks before it, whatever time they take.
-                    self._later = self.hub.loop.timer(0)
-                    self._later.start(self._begin)
-                else:
-                    self._run_callback(self._begin)
+                self._run_callback(self._begin)
 
     def call(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call ``function`` in a separate greenlet, and return its result; raises its exception.

@@ -58,18 +58,18 @@ class Looks:
             self._timer.close()
             self._timer = None
             self._running = False
-        if self._due:
-            # An iteration in which there is time for them will come.
-            self._due.update(due)
-        elif due:
-            self._due = due
-            self._call()
+        if due:
+            # The last first, since popitem() takes from the end.
+            late = self._due
+            self._due = dict(reversed(due.items()))
+            self._due.update(late)
+            if not late:
+                self._call()
 
     def _call(self) -> None:
         """Call the functions that are due; some in the next iterations of the loop if there are thousands.  Runs in the hub."""
-        due = self._due
         limit = events()
-        while due:
+        while due := self._due:
             due.popitem()[1]()
             limit.left -= 1
             if limit.left <= 0 and limit.late():

@@ -11,9 +11,9 @@ time, so a greenlet that calls it every 5 ms keeps the loop from its sockets for
 
 The clock is read once per :data:`LOOK_EVERY` units of work; otherwise a turn costs one subtraction.
 
-What precedes the first check of the clock is small, but every connection may do it in the same iteration: 300 requests that come at once, 300
-time limits that pass at once.  So the hub's callbacks for such events go through :class:`Events`: each iteration continues connections for
-:data:`EVENT_SECONDS` in total, and the others in the next ones, in the order of their events.
+What precedes the first check of the clock is small, but every connection may do it in the same iteration: 300 requests that come at once,
+300 time limits that pass at once.  So the hub's callbacks for such events go through :class:`Events`: each iteration continues connections
+for :data:`EVENT_SECONDS` in total, and the others in the next ones, in the order of their events.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def build_head(method: str, http_version: str, status: int, headers: Headers, cl
     :param reason: the reason phrase, where it is not the usual one.
     :raises ResponseError: for a head that must not be sent.
     """
-    global _heads_date
+    global _heads_date  # noqa: PLW0603 - one lookup for each response
     date = http_date()
     if date is not _heads_date:
         _heads.clear()

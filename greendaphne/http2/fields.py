@@ -262,7 +262,7 @@ def build_response(method: str, status: int, headers: Headers) -> ResponseHead:
     :param method: the request's; a response to HEAD has no content.
     :raises ResponseError: for a head that must not be sent.
     """
-    global _heads_date
+    global _heads_date  # noqa: PLW0603 - one lookup for each response
     date = http_date()
     if date is not _heads_date:
         _heads.clear()

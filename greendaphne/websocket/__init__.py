@@ -69,7 +69,7 @@ def load(pause: Callable[[], object]) -> None:
 
     :param pause: called after each piece; lets other greenlets run.
     """
-    global _loading
+    global _loading  # noqa: PLW0603 - imports belong to the process
     while _unloaded or _loading is not None:
         if _loading is not None:
             _loading.wait()

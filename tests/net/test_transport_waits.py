@@ -58,7 +58,7 @@ def test_events_of_many_connections_do_not_fill_one_iteration(event: str, monkey
     monkeypatch.setattr(turns, "EVENT_SECONDS", 0.0)
     number = 40
     transports, peers = pairs(number)
-    hub = get_hub()
+    hub: Any = get_hub()
     passed: list[int] = []
     check = hub.loop.check(priority=hub.loop.MAXPRI)
     check.start(passed.append, 0)

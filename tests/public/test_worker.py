@@ -621,7 +621,7 @@ def test_a_worker_whose_consumers_never_wait_leaves_the_loop_its_poll(
     layer: MemoryChannelLayer, run: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "EVENT_SECONDS", 0.0)
-    loop = gevent.get_hub().loop
+    loop: Any = gevent.get_hub().loop
     passed: list[int] = []
     check = loop.check(priority=loop.MAXPRI)
     check.start(passed.append, 0)

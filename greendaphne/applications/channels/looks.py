@@ -40,9 +40,8 @@ class Looks:
 
     def leave(self, key: object) -> None:
         """Take :meth:`enter` back; nothing happens where the function was called already."""
-        if self._younger.pop(key, None) is None:
-            if self._elder.pop(key, None) is None and self._due:
-                self._due.pop(key, None)
+        if self._younger.pop(key, None) is None and self._elder.pop(key, None) is None and self._due:
+            self._due.pop(key, None)
 
     def _start(self) -> None:
         self._running = True

@@ -226,7 +226,7 @@ def test_a_wait_with_looks_ends_in_time_and_loses_nothing() -> None:
 
 def test_many_waits_that_end_together_leave_the_loop_its_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "EVENT_SECONDS", 0.0)
-    loop = gevent.get_hub().loop
+    loop: Any = gevent.get_hub().loop
     passed: list[int] = []
     check = loop.check(priority=loop.MAXPRI)
     check.start(passed.append, 0)

@@ -27,6 +27,7 @@ from gevent.hub import get_hub
 
 from .config import MIB
 from .core.message import ClientDisconnected, Headers, HTTPError
+from .core.turns import events
 from .layers.reader import IDLE_LIMIT, Reader
 from .layers.tally import tally_of
 from .layers.unreadable import LIMIT, describe, is_unreadable
@@ -275,6 +276,7 @@ class Worker:
         reader = Reader(self.layer, self.routes, self._force_sync, limit=1)
         acknowledges = reader.capabilities.acknowledges
         unreadable = 0
+        limit = events()
         receiver: Any = None
         try:
             while not wake.is_set:
@@ -310,6 +312,8 @@ class Worker:
                 if acknowledges:
                     # The next receive passes this on to Redis.
                     self.layer.acknowledge()
+                # A receive does not wait while messages are there, and a consumer may not wait either.
+                limit.wait()
         finally:
             if acknowledges:
                 # The message of a killed consumer is not processed, so it is not acknowledged.

@@ -31,6 +31,9 @@ _PORT = rb"(?::(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[0-5][0
 _REG_NAME = rb"(?:[0-9A-Za-z\-._~!$&'()*+;=]|%(?:[2-689A-Fa-f][0-9A-Fa-f]|7[0-9A-Ea-e]))+"
 _AUTHORITY = re.compile(rb"(?:" + _REG_NAME + rb"|\[([0-9A-Fa-f:.]{2,45})\])" + _PORT)
 
+# One element of a comma-separated list without the blanks around it.  Empty elements, of which a field may have thousands, match nothing.
+_ELEMENT = re.compile(rb"[^, \t](?:[^,]*[^, \t])?")
+
 
 def valid_authority(value: bytes) -> bool:
     """Whether ``value`` is ``uri-host [ ":" port ]`` (RFC 9110 section 7.2) with a host that is not empty (section 4.2.1)."""
@@ -49,7 +52,7 @@ def valid_authority(value: bytes) -> bool:
 
 def elements(values: list[bytes]) -> list[bytes]:
     """The elements of a comma-separated field (RFC 9110 section 5.6.1), in order, without empty elements."""
-    return [stripped for value in values for element in value.split(b",") if (stripped := element.strip(b" \t"))]
+    return [element for value in values for element in _ELEMENT.findall(value)]
 
 
 def expects_continue(value: bytes) -> bool:

@@ -10,11 +10,17 @@ polls the sockets and runs everything else.  ``gevent.sleep(0)`` does not suffic
 time, so a greenlet that calls it every 5 ms keeps the loop from its sockets for a quarter of a second.
 
 The clock is read once per :data:`LOOK_EVERY` units of work; otherwise a turn costs one subtraction.
+
+What precedes the first check of the clock is small, but every connection may do it in the same iteration: 300 requests that come at once,
+300 time limits that pass at once.  So the hub's callbacks for such events go through :class:`Events`: each iteration continues connections
+for :data:`EVENT_SECONDS` in total, and the others in the next ones, in the order of their events.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -29,6 +35,10 @@ TURN_SECONDS: Final = 0.002
 LOOK_EVERY: Final = 16
 #: A read of fewer bytes is taken to have emptied the socket.
 SHORT_READ: Final = 4096
+#: Seconds per iteration of the event loop for connections that an event wakes, such as input; later ones wait for the next iteration.
+EVENT_SECONDS: Final = 0.005
+#: Events between two checks of the clock.
+EVENTS_EVERY: Final = 4
 
 
 class _Queue:
@@ -72,7 +82,78 @@ class _Queue:
             self._armed = False
 
 
+class Events:
+    """The connections of one hub for which an event has come: input, room for output, a time limit.
+
+    A callback of the hub that continues a connection's greenlet counts down :attr:`left`, and where that gives 0 or less it asks
+    :meth:`late`.  If so, it calls :meth:`add` instead of continuing the greenlet.
+
+    :param loop: the hub's event loop.
+    """
+
+    __slots__ = ("_armed", "_began", "_iteration", "_loop", "_timer", "_waiting", "left")
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+        self._waiting: deque[Callable[[], object]] = deque()
+        # With the highest priority: connections that wait come before the events of the next iteration.
+        self._timer = loop.timer(0, priority=loop.MAXPRI)
+        self._armed = False
+        # The iteration that checked the clock last, and the time of its first check.
+        self._iteration = -1
+        self._began = 0.0
+        #: Events until the next check of the clock.
+        self.left = EVENTS_EVERY
+
+    def late(self) -> bool:
+        """Whether this iteration has continued connections for :data:`EVENT_SECONDS`; false where the loop does not count iterations."""
+        iteration = self._loop.iteration
+        now = monotonic()
+        if iteration != self._iteration or iteration < 0:
+            self._iteration = iteration
+            self._began = now
+        elif now - self._began >= EVENT_SECONDS:
+            # The next event asks again.
+            return True
+        self.left = EVENTS_EVERY
+        return False
+
+    def add(self, resume: Callable[[], object]) -> None:
+        """Call ``resume`` in the hub, in the next iteration that has time left."""
+        self._waiting.append(resume)
+        if not self._armed:
+            self._armed = True
+            self._timer.start(self._continue)
+
+    def wait(self) -> None:
+        """Count an event of the calling greenlet, and wait for an iteration that has time left."""
+        self.left -= 1
+        if self.left <= 0 and self.late():
+            waiter: Waiter[None] = Waiter()
+            self.add(partial(waiter.switch, None))
+            waiter.get()
+
+    def _continue(self) -> None:
+        # Runs in the hub; each call returns when the greenlet waits or gives way.
+        waiting = self._waiting
+        self._iteration = self._loop.iteration
+        self._began = began = monotonic()
+        self.left = EVENTS_EVERY
+        try:
+            for _ in range(len(waiting)):
+                waiting.popleft()()
+                if monotonic() - began >= EVENT_SECONDS:
+                    break
+        finally:
+            self._timer.stop()
+            if waiting:
+                self._timer.start(self._continue)
+            else:
+                self._armed = False
+
+
 _queues: WeakKeyDictionary[Any, _Queue] = WeakKeyDictionary()
+_events: WeakKeyDictionary[Any, Events] = WeakKeyDictionary()
 
 
 def _queue() -> _Queue:
@@ -81,6 +162,15 @@ def _queue() -> _Queue:
     if queue is None:
         queue = _queues[hub] = _Queue(hub.loop)
     return queue
+
+
+def events() -> Events:
+    """Return the events of this thread's hub."""
+    hub = get_hub()
+    found = _events.get(hub)
+    if found is None:
+        found = _events[hub] = Events(hub.loop)
+    return found
 
 
 class Turn:

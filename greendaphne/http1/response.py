@@ -47,8 +47,10 @@ _names: dict[bytes, tuple[bytes, bytes]] = {}
 _status_lines: dict[tuple[int, str], bytes] = {}
 # Whole field lines, checked: most responses of an application have most of their fields in common.
 _lines: dict[tuple[bytes, bytes], bytes] = {}
-# Whole heads by their date and all that they are made from.
+# Whole heads of the present second by all that they are made from, and the date in them.  Older ones are of no use, and a small object that
+# stays from a peak keeps 1 MiB of Python's allocator.
 _heads: dict[tuple[object, ...], Head] = {}
+_heads_date = b""
 
 
 class Head(NamedTuple):
@@ -122,10 +124,14 @@ def build_head(method: str, http_version: str, status: int, headers: Headers, cl
     :param reason: the reason phrase, where it is not the usual one.
     :raises ResponseError: for a head that must not be sent.
     """
+    global _heads_date  # noqa: PLW0603 - one lookup for each response
     date = http_date()
+    if date is not _heads_date:
+        _heads.clear()
+        _heads_date = date
     key = None
     if len(headers) <= _REMEMBERED_FIELDS:
-        key = (date, status, method == "HEAD", http_version, close, reason, *headers)
+        key = (status, method == "HEAD", http_version, close, reason, *headers)
         try:
             if (head := _heads.get(key)) is not None:
                 return head

@@ -245,8 +245,10 @@ def _status_field(status: int) -> Field:
     return field
 
 
-# Heads of responses, by their date, status, whether they answer HEAD, and fields; forgotten all together when there are too many.
+# Heads of responses of the present second, by their status, whether they answer HEAD, and fields; forgotten all together when there are too
+# many.  The date in them.  Older ones are of no use, and a small object that stays from a peak keeps 1 MiB of Python's allocator.
 _heads: dict[tuple[object, ...], ResponseHead] = {}
+_heads_date = b""
 #: Heads remembered, the most fields in one of them, and their bytes.
 _REMEMBERED_HEADS, _REMEMBERED_FIELDS, _REMEMBERED_SIZE = 64, 16, 1024
 
@@ -260,10 +262,14 @@ def build_response(method: str, status: int, headers: Headers) -> ResponseHead:
     :param method: the request's; a response to HEAD has no content.
     :raises ResponseError: for a head that must not be sent.
     """
+    global _heads_date  # noqa: PLW0603 - one lookup for each response
     date = http_date()
+    if date is not _heads_date:
+        _heads.clear()
+        _heads_date = date
     key = None
     if len(headers) <= _REMEMBERED_FIELDS:
-        key = (date, status, method == "HEAD", *headers)
+        key = (status, method == "HEAD", *headers)
         try:
             if (head := _heads.get(key)) is not None:
                 return head

@@ -27,7 +27,7 @@ from gevent.socket import wait_read
 from ..core.addresses import LOCAL, AddressList
 from ..core.message import Address, ClientDisconnected
 from ..core.tlsinfo import TLSInfo
-from ..core.turns import Turn
+from ..core.turns import Turn, events
 
 logger = logging.getLogger("daphne.server")
 
@@ -205,6 +205,7 @@ class HeaderReader:
                 wait_read(self._sock.fileno(), max(0.0, self._deadline - monotonic()), TimeoutError)
             except TimeoutError:
                 raise ProxyError(f"its PROXY header did not arrive within {self._timeout:g} seconds") from None
+            events().wait()
 
 
 def parse_v1(line: bytes) -> ProxyHeader | None:

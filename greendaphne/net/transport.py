@@ -27,6 +27,7 @@ from gevent.socket import wait
 
 from ..core.accounts import FREE, Account
 from ..core.message import ClientDisconnected, ClientTooSlow
+from ..core.turns import Events, events
 from .batch import HELD_SIZE, JOINED_SIZE, SendBatch
 
 #: The original poll returns at once with a time limit of 0; gevent's does not support all events.
@@ -63,9 +64,11 @@ class Transport:
         "_deadline",
         "_drained",
         "_end",
+        "_events",
         "_fd",
         "_flusher",
         "_held",
+        "_late",
         "_observer",
         "_reader",
         "_reads",
@@ -93,6 +96,10 @@ class Transport:
         self._reader: Any = None
         self._writer: Any = None
         self._timer: Any = None
+        # The events of the hub; set with the reader.
+        self._events: Events
+        # What woke the waiter, while it waits for an iteration of the loop with time left: input (true) or its timer (false).
+        self._late: bool | None = None
         # Whether the read watcher is started.
         self._watching = False
         # The greenlet that waits to read, its deadline, and the time at which the timer fires, ``inf`` for never.
@@ -152,10 +159,7 @@ class Transport:
         self._waiter = getcurrent()
         try:
             if not self._watching:
-                if self._reader is None:
-                    self._reader = get_hub().loop.io(self._fd, _READ)
-                self._reader.start(self._on_readable)
-                self._watching = True
+                self._start_reader()
             if timeout is not None:
                 self._deadline = deadline = monotonic() + timeout
                 if deadline < self._timer_at:
@@ -169,17 +173,63 @@ class Transport:
         self._drained = False
         self._reads = 0
 
+    def _start_reader(self) -> None:
+        reader = self._reader
+        if reader is None:
+            hub = get_hub()
+            self._events = events()
+            reader = self._reader = hub.loop.io(self._fd, _READ)
+        reader.start(self._on_readable)
+        self._watching = True
+
     def _on_readable(self) -> None:
         # Runs in the hub.
         waiter = self._waiter
         if waiter is not None:
-            waiter.switch(True)
+            hub_events = self._events
+            hub_events.left = left = hub_events.left - 1
+            if self._late is None and (left > 0 or not hub_events.late()):
+                waiter.switch(True)
+            else:
+                self._wake_later(True)
         elif self._observer is not None:
-            self._observer()
+            hub_events = self._events
+            hub_events.left -= 1
+            if self._late is None and (hub_events.left > 0 or not hub_events.late()):
+                self._observer()
+            else:
+                self._wake_later(True)
         else:
             # No greenlet reads now; a started watcher would wake the hub again and again until one does.
             self._reader.stop()
             self._watching = False
+
+    def _wake_later(self, received: bool) -> None:
+        """Wake the waiter, or call the observer, in the next iteration of the loop that has time left.
+
+        :param received: whether there is input; false for the time limit.
+        """
+        late = self._late
+        if late is None:
+            self._late = received
+            self._events.add(self._wake)
+        elif received and not late:
+            self._late = True
+        elif received:
+            # A started watcher would wake the hub again in each iteration until then.
+            self._reader.stop()
+            self._watching = False
+
+    def _wake(self) -> None:
+        # Runs in the hub.
+        late, self._late = self._late, None
+        waiter = self._waiter
+        if waiter is not None:
+            waiter.switch(late)
+        elif self._observer is not None:
+            if not self._watching:
+                self._start_reader()
+            self._observer()
 
     @property
     def observed(self) -> bool:
@@ -192,10 +242,7 @@ class Transport:
         if self.closed:
             get_hub().loop.run_callback(callback)
         elif not self._watching:
-            if self._reader is None:
-                self._reader = get_hub().loop.io(self._fd, _READ)
-            self._reader.start(self._on_readable)
-            self._watching = True
+            self._start_reader()
 
     def _set_timer(self, seconds: float, at: float) -> None:
         if self._timer is not None:
@@ -213,8 +260,13 @@ class Transport:
         left = self._deadline - monotonic()
         if left > 0:
             self._set_timer(left, self._deadline)
-        elif self._waiter is not None:
-            self._waiter.switch(False)
+        elif self._waiter is not None and self._late is None:
+            hub_events = self._events
+            hub_events.left -= 1
+            if hub_events.left > 0 or not hub_events.late():
+                self._waiter.switch(False)
+            else:
+                self._wake_later(False)
 
     def recv(self, n: int, timeout: float | None) -> bytes:
         if self._drained and timeout != 0:
@@ -325,6 +377,10 @@ class Transport:
             self._end = ClientTooSlow
             self.abort()
             raise ClientTooSlow from None
+        # The buffers of many peers may get room at the same time.
+        events().wait()
+        if self.closed:
+            raise ClientDisconnected
 
     def offer(self, data: bytes) -> bool:
         if self._flusher is not None:

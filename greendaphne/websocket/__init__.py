@@ -18,6 +18,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from gevent.event import Event
+
+from ..core.turns import events
 from .codes import CloseCode
 
 if TYPE_CHECKING:
@@ -55,8 +58,8 @@ _unloaded = [
 ]
 
 
-#: The piece of a greenlet that has not gone on from it to the next.
-_loading: set[str] = set()
+#: Set when the greenlet that imports has ended; ``None`` while none does.
+_loading: Event | None = None
 
 
 def load(pause: Callable[[], object]) -> None:
@@ -66,18 +69,23 @@ def load(pause: Callable[[], object]) -> None:
 
     :param pause: called after each piece; lets other greenlets run.
     """
-    while _unloaded or _loading:
-        if _loading:
-            pause()
+    global _loading  # noqa: PLW0603 - imports belong to the process
+    while _unloaded or _loading is not None:
+        if _loading is not None:
+            _loading.wait()
+            # Many may have waited.
+            events().wait()
             continue
-        name = _unloaded.pop()
-        if name not in sys.modules:
-            _loading.add(name)
-            try:
-                import_module(name)
-                pause()
-            finally:
-                _loading.discard(name)
+        _loading = loaded = Event()
+        try:
+            while _unloaded:
+                name = _unloaded.pop()
+                if name not in sys.modules:
+                    import_module(name)
+                    pause()
+        finally:
+            _loading = None
+            loaded.set()
 
 
 def __getattr__(name: str) -> object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from gevent.event import Event
 
 from greendaphne.core.rates import Patience
-from greendaphne.core.turns import LOOK_EVERY, SHORT_READ, TURN_SECONDS, Turn
+from greendaphne.core.turns import EVENTS_EVERY, LOOK_EVERY, SHORT_READ, TURN_SECONDS, Events, Turn
 
 
 def busy(seconds: float) -> None:
@@ -124,3 +126,86 @@ def test_patience_is_a_sliding_window() -> None:
     assert patience.left == pytest.approx(1, abs=0.01)
     patience.waited(2)
     assert patience.left < 0
+
+
+def iterations(hub: Any, seen: list[int], done: Callable[[], bool]) -> None:
+    """Append an item to ``seen`` in each iteration of the loop, until ``done``."""
+    check = hub.loop.check(priority=hub.loop.MAXPRI)
+    check.start(seen.append, 0)
+    try:
+        while not done():
+            gevent.sleep(0.001)
+    finally:
+        check.stop()
+        check.close()
+
+
+def test_events_of_many_connections_share_an_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the callbacks of one iteration continue is bounded; the rest goes on in the next ones, in the order of its events."""
+    from greendaphne.core import turns
+
+    monkeypatch.setattr(turns, "EVENT_SECONDS", 0.0)
+    hub = gevent.get_hub()
+    limit = Events(hub.loop)
+    done: list[tuple[int, int]] = []
+    seen: list[int] = []
+
+    def resume(number: int) -> None:
+        done.append((number, len(seen)))
+
+    def event(number: int) -> None:
+        limit.left -= 1
+        if limit.left > 0 or not limit.late():
+            resume(number)
+        else:
+            limit.add(partial(resume, number))
+
+    for number in range(10):
+        hub.loop.run_callback(event, number)
+    iterations(hub, seen, lambda: len(done) == 10)
+    assert [number for number, _ in done] == [*range(10)]
+    # The first check of the clock begins the measurement, and the second one finds the time over.
+    at_once = 2 * EVENTS_EVERY - 1
+    assert len({iteration for _, iteration in done[:at_once]}) == 1
+    later = [iteration for _, iteration in done[at_once:]]
+    assert len({*later, done[0][1]}) == len(later) + 1
+
+
+def test_a_greenlet_waits_for_an_iteration_with_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    from greendaphne.core import turns
+
+    hub = gevent.get_hub()
+    limit = Events(hub.loop)
+    seen: list[int] = []
+    at: list[int] = []
+
+    def work() -> None:
+        for _ in range(10 * EVENTS_EVERY):
+            limit.wait()
+            at.append(len(seen))
+
+    gevent.spawn(work)
+    iterations(hub, seen, lambda: len(at) == 10 * EVENTS_EVERY)
+    assert len(set(at)) == 1
+    monkeypatch.setattr(turns, "EVENT_SECONDS", 0.0)
+    at.clear()
+    gevent.spawn(work)
+    iterations(hub, seen, lambda: len(at) == 10 * EVENTS_EVERY)
+    assert len(set(at)) >= 5
+
+
+def test_an_error_does_not_stop_the_events_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = gevent.get_hub()
+    monkeypatch.setattr(hub, "handle_error", lambda *args: None)
+    limit = Events(hub.loop)
+    done = Event()
+
+    def fail() -> None:
+        raise LookupError
+
+    limit.add(fail)
+    limit.add(done.set)
+    assert done.wait(20)
+    done.clear()
+    limit.add(done.set)
+    assert done.wait(20)

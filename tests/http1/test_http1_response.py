@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from greendaphne.core.message import ResponseError
+from greendaphne.http1 import response
 from greendaphne.http1.response import build_head
 
 
@@ -26,3 +27,15 @@ def test_reason_phrases_that_would_break_the_head(reason: str) -> None:
 def test_statuses_that_are_not_final(status: int, reason: str | None) -> None:
     with pytest.raises(ResponseError, match="status"):
         build_head("GET", "1.1", status, [], False, reason)
+
+
+def test_heads_of_an_earlier_second_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are of no use, and would keep memory of a peak."""
+    dates = iter([b"first", b"second"])
+    for _ in range(2):
+        date = next(dates)
+        monkeypatch.setattr(response, "http_date", lambda date=date: date)
+        heads = [build_head("GET", "1.1", status, [], False) for status in (200, 404, 200)]
+        assert all(b"Date: " + date + b"\r\n" in head.data for head in heads)
+        assert heads[0] is heads[2]
+        assert len(response._heads) == 2

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from h2.errors import ErrorCodes
 from hyperframe.frame import DataFrame, RstStreamFrame
 
 from greendaphne.core.accounts import Account, Allowance
-from greendaphne.http2 import Http2Stream
+from greendaphne.http2 import Http2Stream, fields
 from tests.support.http2 import GET, Fields, Peer, RawPeer, eventually, forever, serve_http2
 
 CONNECT: Fields = [(b":method", b"CONNECT"), (b":protocol", b"websocket"), *GET[1:]]
@@ -47,3 +48,13 @@ def test_a_tunnel_is_reset_where_memory_is_short() -> None:
         peer.send(DataFrame(1, b"x"))
         assert peer.reset(1) == ErrorCodes.CANCEL
         eventually(lambda: server.disconnected == 1)
+
+
+def test_response_heads_of_an_earlier_second_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are of no use, and would keep memory of a peak."""
+    for date in (b"first", b"second"):
+        monkeypatch.setattr(fields, "http_date", lambda date=date: date)
+        heads = [fields.build_response("GET", status, []) for status in (200, 404, 200)]
+        assert all((b"date", date) in head.fields for head in heads)
+        assert heads[0] is heads[2]
+        assert len(fields._heads) == 2

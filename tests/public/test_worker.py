@@ -22,6 +22,7 @@ from greendaphne import worker as worker_module
 from greendaphne.applications.channels import inline
 from greendaphne.applications.channels.inline import start_workers, stop_workers
 from greendaphne.config import ConfigurationError
+from greendaphne.core import turns
 from greendaphne.core.message import ClientDisconnected, HTTPError
 from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.memory import MemoryChannelLayer
@@ -614,3 +615,29 @@ def test_inline_workers_of_a_channels_project(arguments: list[str]) -> None:
         "slow consumer finished",
         "True",
     ]
+
+
+def test_a_worker_whose_consumers_never_wait_leaves_the_loop_its_poll(
+    layer: MemoryChannelLayer, run: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "EVENT_SECONDS", 0.0)
+    loop: Any = gevent.get_hub().loop
+    passed: list[int] = []
+    check = loop.check(priority=loop.MAXPRI)
+    check.start(passed.append, 0)
+    number = 10 * turns.EVENTS_EVERY
+    at: list[int] = []
+    done = Event()
+
+    def consume(message: Message) -> None:
+        at.append(len(passed))
+        if len(at) == number:
+            done.set()
+
+    for n in range(number):
+        layer.send("thing", {"n": n})
+    run(layer, {"thing": consume})
+    done.wait()
+    check.stop()
+    check.close()
+    assert len(set(at)) >= 5

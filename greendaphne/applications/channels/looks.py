@@ -7,6 +7,8 @@ from typing import Any
 
 from gevent import get_hub
 
+from ...core.turns import events
+
 
 class Looks:
     """Calls functions after about ``seconds``, unless they are taken back: at least half of that, and at most all of it.
@@ -17,7 +19,7 @@ class Looks:
     :param seconds: see above.
     """
 
-    __slots__ = ("_elder", "_pause", "_running", "_timer", "_younger", "seconds")
+    __slots__ = ("_due", "_elder", "_pause", "_running", "_timer", "_younger", "seconds")
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -25,6 +27,8 @@ class Looks:
         # The functions by what they were entered with: those of the time since the timer's last call, and those before.
         self._younger: dict[object, Callable[[], object]] = {}
         self._elder: dict[object, Callable[[], object]] = {}
+        # Those whose time has come, and for which an iteration of the hub's loop had no time.
+        self._due: dict[object, Callable[[], object]] = {}
         self._timer: Any = None
         self._running = False
 
@@ -36,8 +40,8 @@ class Looks:
 
     def leave(self, key: object) -> None:
         """Take :meth:`enter` back; nothing happens where the function was called already."""
-        if self._younger.pop(key, None) is None:
-            self._elder.pop(key, None)
+        if self._younger.pop(key, None) is None and self._elder.pop(key, None) is None and self._due:
+            self._due.pop(key, None)
 
     def _start(self) -> None:
         self._running = True
@@ -53,5 +57,21 @@ class Looks:
             self._timer.close()
             self._timer = None
             self._running = False
-        for function in list(due.values()):
-            function()
+        if due:
+            # The last first, since popitem() takes from the end.
+            late = self._due
+            self._due = dict(reversed(due.items()))
+            self._due.update(late)
+            if not late:
+                self._call()
+
+    def _call(self) -> None:
+        """Call the functions that are due; some in the next iterations of the loop if there are thousands.  Runs in the hub."""
+        limit = events()
+        while due := self._due:
+            due.popitem()[1]()
+            limit.left -= 1
+            if limit.left <= 0 and limit.late():
+                if due:
+                    limit.add(self._call)
+                return

@@ -15,6 +15,7 @@ from gevent.socket import wait_read
 from OpenSSL import SSL
 
 from ...core.message import ClientDisconnected
+from ...core.turns import events
 from ..byte_stream import lingering_close
 from ..transport import Transport
 from .contexts import Contexts
@@ -100,6 +101,7 @@ def handshake(sock: _socket.socket, contexts: Contexts, *, timeout: float, send_
 def _await_client_hello(sock: _socket.socket, timeout: float) -> None:
     """Wait for the first byte and inspect it without taking it; raises for plain HTTP and for a closed connection."""
     wait_read(sock.fileno(), timeout, TimeoutError)
+    events().wait()
     try:
         first = sock.recv(1, _socket.MSG_PEEK)
     except BlockingIOError:

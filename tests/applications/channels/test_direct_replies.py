@@ -11,7 +11,7 @@ from greendaphne.applications.channels.looks import Looks
 from greendaphne.applications.channels.reply_queue import ReplyQueue
 from greendaphne.applications.channels.writers import Writers
 from greendaphne.config import Timeouts
-from greendaphne.core import causes
+from greendaphne.core import causes, turns
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.serving.session import Session
 from greendaphne.worker import Message
@@ -222,3 +222,28 @@ def test_a_wait_with_looks_ends_in_time_and_loses_nothing() -> None:
     assert not looks._elder
     queue.put({"n": 2})
     assert queue.poll() == {"n": 2}
+
+
+def test_many_waits_that_end_together_leave_the_loop_its_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "EVENT_SECONDS", 0.0)
+    loop: Any = gevent.get_hub().loop
+    passed: list[int] = []
+    check = loop.check(priority=loop.MAXPRI)
+    check.start(passed.append, 0)
+    looks = Looks(0.02)
+    seen: list[tuple[int, int]] = []
+    number = 10 * turns.EVENTS_EVERY
+    for key in range(number):
+        looks.enter(key, lambda key=key: seen.append((key, len(passed))))  # type: ignore[misc]
+    with gevent.Timeout(30):
+        while not seen:
+            gevent.sleep(0)
+        # One that has not been called yet is taken back all the same.
+        looks.leave(number - 1)
+        while len(seen) < number - 1:
+            gevent.sleep(0.001)
+    check.stop()
+    check.close()
+    assert [key for key, _ in seen] == [*range(number - 1)]
+    assert len({iteration for _, iteration in seen}) >= 5
+    assert not looks._due

@@ -313,7 +313,9 @@ class Worker:
                     # The next receive passes this on to Redis.
                     self.layer.acknowledge()
                 # A receive does not wait while messages are there, and a consumer may not wait either.
-                limit.wait()
+                limit.left -= 1
+                if limit.left <= 0 and limit.late():
+                    limit.give_way()
         finally:
             if acknowledges:
                 # The message of a killed consumer is not processed, so it is not acknowledged.

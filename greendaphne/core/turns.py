@@ -38,7 +38,7 @@ SHORT_READ: Final = 4096
 #: Seconds per iteration of the event loop for connections that an event wakes, such as input; later ones wait for the next iteration.
 EVENT_SECONDS: Final = 0.005
 #: Events between two checks of the clock.
-EVENTS_EVERY: Final = 4
+EVENTS_EVERY: Final = 8
 
 
 class _Queue:
@@ -129,9 +129,13 @@ class Events:
         """Count an event of the calling greenlet, and wait for an iteration that has time left."""
         self.left -= 1
         if self.left <= 0 and self.late():
-            waiter: Waiter[None] = Waiter()
-            self.add(partial(waiter.switch, None))
-            waiter.get()
+            self.give_way()
+
+    def give_way(self) -> None:
+        """Wait for an iteration that has time left."""
+        waiter: Waiter[None] = Waiter()
+        self.add(partial(waiter.switch, None))
+        waiter.get()
 
     def _continue(self) -> None:
         # Runs in the hub; each call returns when the greenlet waits or gives way.

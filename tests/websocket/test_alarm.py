@@ -72,6 +72,16 @@ def test_an_alarm_that_was_stopped_or_set_anew_rings_at_no_other_time() -> None:
     assert rung == ["moved"]
 
 
+def test_an_alarm_that_is_set_again_is_entered_once() -> None:
+    now = monotonic()
+    alarm = Alarm()
+    for _ in range(1000):
+        alarm.set(now + 0.05, now)
+    clock = module._clocks[gevent.get_hub()]
+    assert sum(each is alarm for alarms in clock._alarms.values() for each in alarms) == 1
+    assert wait(alarm) > now + 0.05
+
+
 def test_a_far_alarm_rings_early_rather_than_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST", 0.05)
     alarm, closed = Alarm(), Alarm()

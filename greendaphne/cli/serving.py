@@ -5,6 +5,7 @@ This module and its imports are loaded after gevent has patched the process.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 
@@ -57,6 +58,8 @@ def serve_as_told(command: Command, logs: Logs) -> None:
     ):
         server = make_server(command, logs)
         server.reload_in_terminal = True
+        # What is there now stays, so the collector need not look at it again and again: 15 ms for a small Django site each time.
+        gc.freeze()
         server.run()
 
 

@@ -27,12 +27,13 @@ def message_weight(message: Any) -> int:
     if not isinstance(message, dict):
         return OVERHEAD
     content = message.get("body")
-    if content is None:
+    if not content:
         if _NO_CONTENT.issuperset(message):
             return OVERHEAD
+        # Also beside an empty body: what a message holds counts, whatever its keys.
         content = message.get("content") or message.get("text") or message.get("bytes")
-    if not content:
-        return OVERHEAD
+        if not content:
+            return OVERHEAD
     return OVERHEAD + memory_of(content) if isinstance(content, (bytes, str)) else OVERHEAD
 
 

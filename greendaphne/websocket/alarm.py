@@ -1,7 +1,8 @@
 """Wakes the greenlet that waits for a WebSocket's bytes: at a time, or because the WebSocket's state has changed.
 
-A timer of the event loop for each WebSocket would cost an idle one 200 bytes.  So all WebSockets of a hub share one: their times are
-rounded up to multiples of :data:`GRAIN`, and the timer runs until the next one that somebody waits for.
+A timer of the event loop for each WebSocket would cost an idle one 200 bytes.  So all WebSockets of a hub share one timer.  Each alarm
+rounds its time up to a multiple of :data:`GRAIN`, so that alarms with nearly the same time share an entry.  The timer fires at the
+earliest of these times.
 """
 
 from __future__ import annotations

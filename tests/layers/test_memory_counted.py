@@ -8,7 +8,7 @@ import pytest
 from gevent.hub import get_hub
 
 from greendaphne.core.accounts import Account, Allowance
-from greendaphne.layers.ledger import OVERHEAD
+from greendaphne.layers.ledger import OVERHEAD, message_weight
 from greendaphne.layers.memory import MemoryChannelLayer
 from tests.support.server import Client, serve
 
@@ -40,6 +40,12 @@ def test_what_waits_is_held_and_what_was_taken_is_not(layer: MemoryChannelLayer,
     assert memory.held == SIZE + OVERHEAD
     layer.flush()
     assert memory.held == 0
+
+
+@pytest.mark.parametrize("beside", [{}, {"body": b""}, {"content": "", "body": b""}], ids=["alone", "body", "both"])
+def test_what_a_message_holds_counts_beside_empty_parts(beside: dict[str, object]) -> None:
+    text = "x" * 100_000
+    assert message_weight({**beside, "text": text}) >= message_weight({**beside}) + len(text)
 
 
 def test_messages_that_expire_and_groups_count(layer: MemoryChannelLayer, memory: Allowance) -> None:

@@ -286,7 +286,11 @@ def test_attack_octet_by_octet(
     for status in statuses:
         if status == 200:
             requests.append(server.app.answer(b"ok"))
-        assert client.read_response().status == status
+        response = client.read_response()
+        if b"Expect:" in sent and response.status == 100:
+            # The server read the head before the first octet of the body arrived: it must ask for the body.
+            response = client.read_response()
+        assert response.status == status
     if not closed:
         client.send(b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n")
         assert server.app.answer()["path"] == "/last"

@@ -15,10 +15,12 @@ import gevent
 
 from ...config import KIB, Limits, Timeouts
 from ...core import causes
+from ...core.detached import Detachable
 from ...core.message import ClientDisconnected, HTTPError, Request, ResponseError, Stream
 from ...layers.tally import Tally
 from ...serving.spool import REPLIES, NoRoom, Spooled
 from .bodies import Bodies, Body
+from .detached import DetachedRequest
 from .layer_client import LayerClient, LayerDown
 from .looks import Looks
 from .notifier import Notifier
@@ -44,6 +46,36 @@ _RETRY_SOON = [(b"Retry-After", b"1")]
 
 class MalformedReply(Exception):
     """A reply that says nothing usable; logged and dropped, and the request goes on."""
+
+
+def _header_list(headers: Any) -> list[tuple[bytes, bytes]]:
+    """The reply's headers as bytes; text is taken as Latin-1, as daphne did.
+
+    :raises ResponseError: for anything but a list of pairs; it names types, not values.
+    """
+    if not isinstance(headers, (list, tuple)):
+        raise ResponseError(f"its headers are {type(headers).__name__}, not a list")
+    result = []
+    try:
+        for field in headers:
+            name, value = field
+            if type(name) is bytes and type(value) is bytes and type(field) is tuple:
+                result.append(field)
+                continue
+            if not isinstance(field, (list, tuple)):
+                raise TypeError
+            if isinstance(name, str):
+                name = name.encode("latin-1")
+            if isinstance(value, str):
+                value = value.encode("latin-1")
+            if not isinstance(name, bytes) or not isinstance(value, bytes):
+                raise ResponseError(f"a header is {type(name).__name__} and {type(value).__name__}, not a pair of byte strings")
+            result.append((name, value))
+    except UnicodeEncodeError:
+        raise ResponseError("a header has text beyond Latin-1") from None
+    except (TypeError, ValueError):
+        raise ResponseError("its headers are not a list of pairs of byte strings") from None
+    return result
 
 
 class HTTPBridge:
@@ -83,10 +115,17 @@ class HTTPBridge:
         self._spool = bodies.spool
         # One timer for all requests that wait for a reply.
         self._looks = Looks(_LOOK)
+        # Whether a request may wait without a greenlet: sending it does not wait, and its reply is handed over in the sender's greenlet.
+        self._detaches = router.hands_over and layer_client.can_post_all and timeouts.http >= _LOOK
 
     def serve(self, request: Request, stream: Stream) -> None:
         """Answer ``request``; errors as :class:`greendaphne.serving.exchange.Exchange` translates them."""
-        body = None if request.content_length == 0 else self._bodies.collect(stream)
+        body = None
+        if request.content_length != 0:
+            body = self._bodies.collect(stream)
+        elif self._detaches and getattr(stream, "detachable", False) and not logger.isEnabledFor(logging.DEBUG):
+            self._serve_detached(request, stream)  # type: ignore[arg-type]
+            return
         reply_queue = ReplyQueue(self._limits.reply_queue, self._spool, request.connection.account)
         stream.watch(reply_queue.abandon)
         channel = self._router.register(reply_queue)
@@ -125,6 +164,60 @@ class HTTPBridge:
             if body is not None:
                 body.close()
 
+    def _serve_detached(self, request: Request, stream: Detachable) -> None:
+        """Send ``request``, whose reply is sent by the greenlet that has it."""
+        channel = self._router.channels.new()
+        detached = DetachedRequest(self, stream, channel, monotonic() + self._timeouts.http)
+        message = self._messages.http(request, channel, b"")
+        detached.path = message["path"]
+        clients = self._router.clients
+        clients[channel] = detached
+        try:
+            self._send_request(message)
+        except BaseException:
+            clients.pop(channel, None)
+            detached.stream = None
+            raise
+        stream.detached = detached
+        if not detached.done:
+            self._looks.enter(detached, detached.look)
+
+    # For requests that wait without a greenlet; see detached.Owner.
+
+    check_headers = staticmethod(_header_list)
+
+    def take_up(self, request: DetachedRequest) -> ReplyQueue:
+        """Register a reply queue in place of ``request``."""
+        self._looks.leave(request)
+        stream = request.stream
+        assert stream is not None
+        reply_queue = ReplyQueue(self._limits.reply_queue, self._spool, stream.request.connection.account)
+        self._router.clients[request.channel] = reply_queue
+        return reply_queue
+
+    def respond_attended(self, request: DetachedRequest, reply_queue: ReplyQueue) -> None:
+        """Answer from ``reply_queue``, in a greenlet, to the end."""
+        stream = request.stream
+        assert stream is not None
+        try:
+            stream.watch(reply_queue.abandon)
+            self._respond(stream, reply_queue, request.channel, logger.isEnabledFor(logging.DEBUG), request.deadline)
+        except ClientDisconnected:
+            logger.debug("HTTP disconnect for %s", request.channel)
+            raise
+        finally:
+            self._notify("http.disconnect", {"reply_channel": request.channel, "path": request.path})
+            self._router.unregister(request.channel)
+
+    def end(self, request: DetachedRequest) -> None:
+        """Unregister ``request``, and tell the application in the hub, since the layer's lock may be held."""
+        self._looks.leave(request)
+        self._router.unregister(request.channel)
+        notices = self._notices
+        notices.append({"reply_channel": request.channel, "path": request.path})
+        if len(notices) == 1:
+            gevent.get_hub().loop.run_callback(self.send_notices)
+
     def _make_body_channel(self) -> str:
         try:
             return self._layer_client.new_channel("http.request.body?")
@@ -160,9 +253,12 @@ class HTTPBridge:
 
     # ---- the response
 
-    def _respond(self, stream: Stream, reply_queue: ReplyQueue, channel: str, debug: bool) -> None:
+    def _respond(self, stream: Stream, reply_queue: ReplyQueue, channel: str, debug: bool, deadline: float | None = None) -> None:
         timeout = self._timeouts.http
-        deadline = monotonic() + timeout
+        if deadline is None:
+            deadline = monotonic() + timeout
+        else:
+            timeout = max(deadline - monotonic(), 0)
         silent = False
         looks = self._looks
         while True:
@@ -359,33 +455,3 @@ def _content(content: Any) -> bytes:
     if not isinstance(content, bytes):
         raise ResponseError(f"its content is {type(content).__name__}, not bytes")
     return content
-
-
-def _header_list(headers: Any) -> list[tuple[bytes, bytes]]:
-    """The reply's headers as bytes; text is taken as Latin-1, as daphne did.
-
-    :raises ResponseError: for anything but a list of pairs; it names types, not values.
-    """
-    if not isinstance(headers, (list, tuple)):
-        raise ResponseError(f"its headers are {type(headers).__name__}, not a list")
-    result = []
-    try:
-        for field in headers:
-            name, value = field
-            if type(name) is bytes and type(value) is bytes and type(field) is tuple:
-                result.append(field)
-                continue
-            if not isinstance(field, (list, tuple)):
-                raise TypeError
-            if isinstance(name, str):
-                name = name.encode("latin-1")
-            if isinstance(value, str):
-                value = value.encode("latin-1")
-            if not isinstance(name, bytes) or not isinstance(value, bytes):
-                raise ResponseError(f"a header is {type(name).__name__} and {type(value).__name__}, not a pair of byte strings")
-            result.append((name, value))
-    except UnicodeEncodeError:
-        raise ResponseError("a header has text beyond Latin-1") from None
-    except (TypeError, ValueError):
-        raise ResponseError("its headers are not a list of pairs of byte strings") from None
-    return result

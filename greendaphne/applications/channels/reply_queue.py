@@ -211,6 +211,18 @@ class ReplyQueue:
             self._put(message)
         return True
 
+    def begin(self, message: Message) -> None:
+        """Add the first reply, for a greenlet that is about to call :meth:`get`, as if it waited there already.  Never switches."""
+        content = message.get("content")
+        if isinstance(content, (bytes, str)) and len(content) > _JOINED:
+            size = len(content)
+            if not self._account.ask(size):
+                self.fail(Overflow())
+                return
+            self._handed = size
+            self.held += size
+        self._given = message
+
     def abandon(self) -> None:
         """The client has left: drop everything at once, and have :meth:`get` raise :class:`ClientDisconnected`."""
         self._drop()
@@ -237,6 +249,10 @@ class ReplyQueue:
         :raises TimeoutError: after ``timeout`` seconds.
         :raises Overflow: when the client was too slow; or what :meth:`fail` was given.
         """
+        given = self._given
+        if given is not None:
+            # It was there before the first call.
+            return self._take_given(given)
         while self._messages is None:
             if self._error is not None:
                 raise self._error
@@ -255,11 +271,7 @@ class ReplyQueue:
                 # A reply may have come between the timer and this greenlet's turn.
                 given = self._given
                 if given is not None:
-                    self._given = None
-                    if self._handed:
-                        size, self._handed = self._handed, 0
-                        self._release(size)
-                    return given
+                    return self._take_given(given)
                 if woken is False and not self._ready():
                     raise TimeoutError
             finally:
@@ -275,6 +287,13 @@ class ReplyQueue:
                     timer.stop()
                     timer.close()
         return self._next(self._messages)
+
+    def _take_given(self, given: Message) -> Message:
+        self._given = None
+        if self._handed:
+            size, self._handed = self._handed, 0
+            self._release(size)
+        return given
 
     def _look(self) -> None:
         # Runs in the hub.

@@ -16,6 +16,7 @@ from ...layers.capabilities import Ending, beside
 from ...layers.reader import Reader
 from ...layers.tally import tally_of
 from ...layers.unreadable import LIMIT, describe, is_unreadable
+from .detached import DetachedRequest
 from .names import ReplyChannels
 from .reply_queue import ReplyQueue
 from .supervisor import Part, Supervisor
@@ -42,11 +43,13 @@ class ReplyRouter:
     ) -> None:
         self.channels = ReplyChannels(channels)
         #: Reply queues by reply channel.
-        self.clients: dict[str, ReplyQueue] = {}
+        self.clients: dict[str, ReplyQueue | DetachedRequest] = {}
         self._reader = Reader(layer, self.channels.prefixes, force_sync=force_sync)
         # A layer inside of this process hands over at once what is sent in this hub.
         direct = self._reader.ending is Ending.WAKE
         self._attach = beside(layer, "attach", "receive_batch") if direct else None
+        #: Whether replies that are sent in this hub are handed over in the sender's greenlet.
+        self.hands_over = self._attach is not None
         self._detach = layer.detach if self._attach is not None else None
         # Whether a batch is being routed: what is sent meanwhile comes after it.
         self._routing = False
@@ -144,7 +147,7 @@ class ReplyRouter:
         finally:
             self._routing = False
 
-    def _route_all(self, clients: dict[str, ReplyQueue], replies: Iterator[tuple[str, Any]]) -> None:
+    def _route_all(self, clients: dict[str, ReplyQueue | DetachedRequest], replies: Iterator[tuple[str, Any]]) -> None:
         while True:
             # An entry of any shape may come from a layer; the loop goes on after the one that raised.  Good ones pay nothing for it.
             try:

@@ -43,11 +43,12 @@ class Detachable(Stream, Protocol):
     def detachable(self) -> bool:
         """Whether the stream can be left now."""
 
-    def respond(self, status: int, headers: Any, data: bytes, check: Callable[[Any], list[tuple[bytes, bytes]]]) -> bool:
+    def respond(self, status: int, headers: Any, data: bytes, check: Callable[[Any], list[tuple[bytes, bytes]]] | None) -> bool:
         """Send a whole response if that needs no wait; false where nothing was done.  Never switches and never raises.
 
         :param headers: anything.
-        :param check: makes fields of ``headers``, or raises :class:`~greendaphne.core.message.ResponseError`.
+        :param check: makes fields of ``headers``, or raises :class:`~greendaphne.core.message.ResponseError`;
+            with ``None`` only fields are sent that were checked before.
         """
 
     def resume(self) -> None:

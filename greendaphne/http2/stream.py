@@ -195,13 +195,15 @@ class Http2Stream(Outbound):
         """See :class:`greendaphne.core.detached.Detachable`."""
         return self._inbox is None and self._connection.detaches
 
-    def respond(self, status: int, headers: Any, data: bytes, check: Callable[[Any], Headers]) -> bool:
+    def respond(self, status: int, headers: Any, data: bytes, check: Callable[[Any], Headers] | None) -> bool:
         """See :class:`greendaphne.core.detached.Detachable`; for a stream without a body."""
         if self.lost or self.status:
             return False
         method = self.request.method
         head = known_response(method, status, headers)
         if head is None:
+            if check is None:
+                return False
             try:
                 headers = check(headers)
                 head = build_response(method, status, headers)
@@ -229,6 +231,7 @@ class Http2Stream(Outbound):
 
     def end_detached(self) -> None:
         """See :class:`greendaphne.core.detached.Detachable`."""
+        self.detached = None
         self._connection.close_stream(self)
 
     def offer(self, data: bytes, *, last: bool = False, trailers: Headers = ()) -> bool:

@@ -16,6 +16,8 @@ from ...core.detached import Detachable
 from ...core.message import Stream
 from .reply_queue import Message, ReplyQueue
 
+#: The keys of most replies.
+_PLAIN: Final = frozenset(("status", "headers", "content", "more_content"))
 #: The most bytes of content that are sent without a greenlet.
 _SHORT: Final = 64 * KIB
 
@@ -81,6 +83,29 @@ class DetachedRequest:
         return True
 
     put = offer
+
+    def accept(self, message: Message) -> bool:
+        """Send a reply of the form that most have; false where nothing was done, since it has another form or has to wait.
+
+        The layer has not looked at ``message``.  So it may hold only what is looked at here, and fields that were checked before.
+        """
+        stream = self.stream
+        if stream is None or not _PLAIN.issuperset(message):
+            return False
+        content = message.get("content", b"")
+        status = message.get("status")
+        headers = message.get("headers", ())
+        if (
+            type(content) is bytes
+            and type(status) is int
+            and (type(headers) is list or type(headers) is tuple)
+            and len(content) <= _SHORT
+            and message.get("more_content", False) is False
+            and stream.respond(status, headers, content, None)
+        ):
+            self._end(stream, causes.NONE)
+            return True
+        return False
 
     def close(self) -> None:
         """Nothing is held; as a reply queue."""

@@ -393,6 +393,15 @@ class Http2Connection:
             self._end_if_done()
         self.writer.flush()
 
+    def end_answered(self, stream: Http2Stream) -> None:
+        """:meth:`close_stream` for a stream without a body whose whole response was put into the engine's buffer at once."""
+        stream.lost = True
+        self.account.give(_STREAM)
+        del self._streams[stream.stream_id]
+        if not self._streams:
+            self._idle_since = monotonic()
+            self._end_if_done()
+
     def grow_window(self, window: int) -> int:
         """How much a stream's receive window of ``window`` bytes may grow, taken from what the connection has for that."""
         limits = self.http2_limits

@@ -41,5 +41,8 @@ class StreamOwner(Protocol):
     def close_stream(self, stream: Any) -> None:
         """The stream is not served any more."""
 
+    def end_answered(self, stream: Any) -> None:
+        """The same, where the whole response is with the engine."""
+
     def grow_window(self, window: int) -> int:
         """How much a stream's receive window of ``window`` bytes may grow, taken from what the connection has for that."""

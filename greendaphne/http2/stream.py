@@ -232,7 +232,10 @@ class Http2Stream(Outbound):
     def end_detached(self) -> None:
         """See :class:`greendaphne.core.detached.Detachable`."""
         self.detached = None
-        self._connection.close_stream(self)
+        if self.complete:
+            self._connection.end_answered(self)
+        else:
+            self._connection.close_stream(self)
 
     def offer(self, data: bytes, *, last: bool = False, trailers: Headers = ()) -> bool:
         if self.lost or self.complete or not self.status:

@@ -116,7 +116,7 @@ class HTTPBridge:
         # One timer for all requests that wait for a reply.
         self._looks = Looks(_LOOK)
         # Whether a request may wait without a greenlet: sending it does not wait, and its reply is handed over in the sender's greenlet.
-        self._detaches = router.hands_over and layer_client.can_post_all and timeouts.http >= _LOOK
+        self._detaches = router.hands_over and layer_client.can_offer and layer_client.can_post_all and timeouts.http >= _LOOK
 
     def serve(self, request: Request, stream: Stream) -> None:
         """Answer ``request``; errors as :class:`greendaphne.serving.exchange.Exchange` translates them."""
@@ -173,7 +173,7 @@ class HTTPBridge:
         clients = self._router.clients
         clients[channel] = detached
         try:
-            self._send_request(message)
+            self._send_request(message, offered=True)
         except BaseException:
             clients.pop(channel, None)
             detached.stream = None
@@ -212,7 +212,7 @@ class HTTPBridge:
     def end(self, request: DetachedRequest) -> None:
         """Unregister ``request``, and tell the application in the hub, since the layer's lock may be held."""
         self._looks.leave(request)
-        self._router.unregister(request.channel)
+        self._router.clients.pop(request.channel, None)
         notices = self._notices
         notices.append({"reply_channel": request.channel, "path": request.path})
         if len(notices) == 1:
@@ -224,16 +224,22 @@ class HTTPBridge:
         except LayerDown as error:
             raise _out_of_reach() from error
 
-    def _send_request(self, message: dict[str, Any]) -> None:
+    def _send_request(self, message: dict[str, Any], *, offered: bool = False) -> None:
         layer_client = self._layer_client
         try:
-            layer_client.send("http.request", message)
+            if offered:
+                taken = layer_client.offer("http.request", message)
+            else:
+                layer_client.send("http.request", message)
+                taken = True
         except layer_client.channel_full:
-            raise HTTPError(503, "Request queue full.", _RETRY_SOON, close=True, cause=causes.LAYER_FULL) from None
+            taken = False
         except layer_client.message_too_large:
             raise HTTPError(413, "The request is larger than the channel layer accepts.", close=True) from None
         except LayerDown as error:
             raise _out_of_reach() from error
+        if not taken:
+            raise HTTPError(503, "Request queue full.", _RETRY_SOON, close=True, cause=causes.LAYER_FULL)
 
     def _notify_soon(self, channel: str, message: dict[str, Any]) -> None:
         notices = self._notices

@@ -7,6 +7,7 @@ are in error, those for which there is no room yet, and requests that wait for l
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -15,6 +16,8 @@ from ...core import causes
 from ...core.detached import Detachable
 from ...core.message import Stream
 from .reply_queue import Message, ReplyQueue
+
+logger = logging.getLogger("daphne.server")
 
 #: The keys of most replies.
 _PLAIN: Final = frozenset(("status", "headers", "content", "more_content"))
@@ -133,7 +136,11 @@ class DetachedRequest:
         self._owner.end(self)
         stream.end_detached()
         if self.completed is not None:
-            self.completed(stream, self.started, cause)
+            try:
+                self.completed(stream, self.started, cause)
+            except Exception:
+                # The application's consumer, which may have sent the reply, has done nothing wrong.
+                logger.exception("An observer failed:")
 
     def _resume(self, stream: Detachable) -> ReplyQueue:
         reply_queue = self._reply_queue = self._owner.take_up(self)

@@ -43,7 +43,7 @@ class Detachable(Stream, Protocol):
     def detachable(self) -> bool:
         """Whether the stream can be left now."""
 
-    def respond(self, status: int, headers: Any, data: bytes, check: Callable[[Any], list[tuple[bytes, bytes]]] | None) -> bool:
+    def respond(self, status: int, headers: Any, data: bytes, check: Callable[[Any], list[tuple[bytes, bytes]]] | None = None) -> bool:
         """Send a whole response if that needs no wait; false where nothing was done.  Never switches and never raises.
 
         :param headers: anything.

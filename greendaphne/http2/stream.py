@@ -195,9 +195,9 @@ class Http2Stream(Outbound):
         """See :class:`greendaphne.core.detached.Detachable`."""
         return self._inbox is None and self._connection.detaches
 
-    def respond(self, status: int, headers: Any, data: bytes, check: Callable[[Any], Headers] | None) -> bool:
+    def respond(self, status: int, headers: Any, data: bytes, check: Callable[[Any], Headers] | None = None) -> bool:
         """See :class:`greendaphne.core.detached.Detachable`; for a stream without a body."""
-        if self.lost or self.status:
+        if self.lost or self.status or self._inbox is not None:
             return False
         method = self.request.method
         head = known_response(method, status, headers)

@@ -68,20 +68,21 @@ class Acceptor(Protocol):
 class Counter:
     """Clients of one reader that take messages over a counter, as the sender has them, without a copy.
 
-    A client of the class :attr:`kind` accepts only messages of a form whose every value is known to be valid.
+    They accept only messages of a form whose every value is known to be valid.
 
     :param hub: the hub of the clients.
     :param name: the channel that they are all on.
     :param clients: by their full names.
+    :param kinds: the classes of those that do so.
     """
 
-    __slots__ = ("clients", "closed", "hub", "kind", "name")
+    __slots__ = ("clients", "closed", "hub", "kinds", "name")
 
-    def __init__(self, hub: Any, name: str, clients: Mapping[str, Any], kind: type[Acceptor]) -> None:
+    def __init__(self, hub: Any, name: str, clients: Mapping[str, Any], kinds: frozenset[type[Acceptor]]) -> None:
         self.hub = hub
         self.name = name
         self.clients = clients
-        self.kind = kind
+        self.kinds = kinds
         #: Whether the reader has taken messages out of the channel, before which no later one may come.
         self.closed = False
 

@@ -106,7 +106,7 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
         counter = self._counter
         if counter is not None:
             client = counter.clients.get(channel)
-            if client.__class__ is counter.kind and type(message) is dict and self._hand_over(counter, client, message):
+            if client.__class__ in counter.kinds and type(message) is dict and self._hand_over(counter, client, message):
                 return
         name = self._reader_name(channel)
         # As in _copy().

@@ -13,8 +13,10 @@ from typing import Any, Final, Protocol
 
 from ...config import KIB
 from ...core import causes
+from ...core.accounts import Account
 from ...core.detached import Detachable
 from ...core.message import Stream
+from ...serving.spool import Spool
 from .reply_queue import Message, ReplyQueue
 
 logger = logging.getLogger("daphne.server")
@@ -23,6 +25,27 @@ logger = logging.getLogger("daphne.server")
 _PLAIN: Final = frozenset(("status", "headers", "content", "more_content"))
 #: The most bytes of content that are sent without a greenlet.
 _SHORT: Final = 64 * KIB
+
+
+def plain_reply(message: Message) -> tuple[int, Any, bytes] | None:
+    """Status, headers and content of a reply that the layer has not looked at; ``None`` where it is none of the form that most have.
+
+    It has nothing else then, and all of it may be sent, if the headers are equal to ones that were checked.
+    """
+    if not _PLAIN.issuperset(message):
+        return None
+    content = message.get("content", b"")
+    status = message.get("status")
+    headers = message.get("headers", ())
+    if (
+        type(content) is bytes
+        and type(status) is int
+        and (type(headers) is list or type(headers) is tuple)
+        and len(content) <= _SHORT
+        and message.get("more_content", False) is False
+    ):
+        return status, headers, content
+    return None
 
 
 class Owner(Protocol):
@@ -88,26 +111,15 @@ class DetachedRequest:
     put = offer
 
     def accept(self, message: Message) -> bool:
-        """Send a reply of the form that most have; false where nothing was done, since it has another form or has to wait.
-
-        The layer has not looked at ``message``.  So it may hold only what is looked at here, and fields that were checked before.
-        """
+        """Send a reply of the form that most have; false where nothing was done, since it has another form or has to wait."""
         stream = self.stream
-        if stream is None or not _PLAIN.issuperset(message):
-            return False
-        content = message.get("content", b"")
-        status = message.get("status")
-        headers = message.get("headers", ())
-        if (
-            type(content) is bytes
-            and type(status) is int
-            and (type(headers) is list or type(headers) is tuple)
-            and len(content) <= _SHORT
-            and message.get("more_content", False) is False
-            and stream.respond(status, headers, content, None)
-        ):
-            self._end(stream, causes.NONE)
-            return True
+        if stream is not None:
+            plain = plain_reply(message)
+            if plain is not None:
+                status, headers, content = plain
+                if stream.respond(status, headers, content):
+                    self._end(stream, causes.NONE)
+                    return True
         return False
 
     def close(self) -> None:
@@ -160,3 +172,33 @@ class DetachedRequest:
         """The new greenlet did not begin."""
         self.stream = self._reply_queue = None
         self._owner.end(self)
+
+
+class AttendedReplies(ReplyQueue):
+    """The replies to a request whose greenlet waits for them: a plain one is sent before the greenlet goes on.
+
+    :param stream: what has a method ``respond``, as :class:`~greendaphne.core.detached.Detachable`.
+    """
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: Any, limit: int, spool: Spool | None, account: Account | None) -> None:
+        ReplyQueue.__init__(self, limit, spool, account)
+        self._stream: Any = stream
+
+    def accept(self, message: Message) -> bool:
+        """As :meth:`DetachedRequest.accept`."""
+        if self.waited_for and self._stream is not None:
+            plain = plain_reply(message)
+            if plain is not None:
+                status, headers, content = plain
+                if self._stream.respond(status, headers, content):
+                    self.answered()
+                    return True
+        return False
+
+    def close(self) -> None:
+        """Forget everything."""
+        # They refer to each other.
+        self._stream = None
+        ReplyQueue.close(self)

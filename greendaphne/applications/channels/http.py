@@ -20,11 +20,11 @@ from ...core.message import ClientDisconnected, HTTPError, Request, ResponseErro
 from ...layers.tally import Tally
 from ...serving.spool import REPLIES, NoRoom, Spooled
 from .bodies import Bodies, Body
-from .detached import DetachedRequest
+from .detached import AttendedReplies, DetachedRequest
 from .layer_client import LayerClient, LayerDown
 from .looks import Looks
 from .notifier import Notifier
-from .reply_queue import Overflow, ReplyQueue
+from .reply_queue import ANSWERED, Overflow, ReplyQueue
 from .requests import RequestMessages
 from .router import ReplyRouter
 
@@ -126,11 +126,15 @@ class HTTPBridge:
         elif self._detaches and getattr(stream, "detachable", False) and not logger.isEnabledFor(logging.DEBUG):
             self._serve_detached(request, stream)  # type: ignore[arg-type]
             return
-        reply_queue = ReplyQueue(self._limits.reply_queue, self._spool, request.connection.account)
+        debug = logger.isEnabledFor(logging.DEBUG)
+        account = request.connection.account
+        if self._detaches and not debug and hasattr(stream, "respond"):
+            reply_queue: ReplyQueue = AttendedReplies(stream, self._limits.reply_queue, self._spool, account)
+        else:
+            reply_queue = ReplyQueue(self._limits.reply_queue, self._spool, account)
         stream.watch(reply_queue.abandon)
         channel = self._router.register(reply_queue)
         try:
-            debug = logger.isEnabledFor(logging.DEBUG)
             if debug:
                 logger.debug("HTTP %r request for %s", request.method.encode(), channel)
             message = self._messages.http(request, channel, b"" if body is None else body.first)
@@ -284,6 +288,9 @@ class HTTPBridge:
             except Overflow:
                 text = f"the client reads too slowly, more than {self._limits.reply_queue} bytes wait for it and there is no room on disk"
                 raise ResponseError(text, cause=causes.CLIENT_SLOW) from None
+            if message is ANSWERED:
+                stream.flush()
+                return
             try:
                 complete = self._reply(stream, message, channel, debug)
             except MalformedReply as error:

@@ -8,7 +8,7 @@ down and dropping a download for it would break what works today.  A reply queue
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import gevent
 from gevent import get_hub
@@ -21,6 +21,8 @@ from ...serving.spool import REPLIES, NoRoom, Spool, Spooled
 from .looks import Looks
 
 Message = dict[str, Any]
+#: Stands for a reply that was sent to the client already.
+ANSWERED: Final[Message] = {}
 
 #: What a message costs besides its content.
 _OVERHEAD = 512
@@ -210,6 +212,19 @@ class ReplyQueue:
         else:
             self._put(message)
         return True
+
+    def answered(self) -> None:
+        """Have the greenlet that waits in :meth:`get` get :data:`ANSWERED`; only where it is :attr:`waited_for`."""
+        waiter = self._waiter
+        assert waiter is not None
+        self._waiter = None
+        self._given = ANSWERED
+        self._resume = get_hub().loop.run_callback(waiter.switch, True)
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether a greenlet waits in :meth:`get` for what is about to come."""
+        return self._waiter is not None and self.direct is None and self._backlog is None
 
     def begin(self, message: Message) -> None:
         """Add the first reply, for a greenlet that is about to call :meth:`get`, as if it waited there already.  Never switches."""

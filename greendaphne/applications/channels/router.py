@@ -18,7 +18,7 @@ from ...layers.channel_store import Counter
 from ...layers.reader import Reader
 from ...layers.tally import tally_of
 from ...layers.unreadable import LIMIT, describe, is_unreadable
-from .detached import DetachedRequest
+from .detached import AttendedReplies, DetachedRequest
 from .names import ReplyChannels
 from .reply_queue import ReplyQueue
 from .supervisor import Part, Supervisor
@@ -75,7 +75,7 @@ class ReplyRouter:
         if self._attach is not None:
             names = self.channels.prefixes
             if len(names) == 1 and self.on_batch is None:
-                self._counter = Counter(get_hub(), names[0], self.clients, DetachedRequest)
+                self._counter = Counter(get_hub(), names[0], self.clients, frozenset((DetachedRequest, AttendedReplies)))
             for name in names:
                 self._attach(name, self._take, self._counter)
 

@@ -17,7 +17,7 @@ from ...core.accounts import Account
 from ...core.detached import Detachable
 from ...core.message import Stream
 from ...serving.spool import Spool
-from .reply_queue import Message, ReplyQueue
+from .reply_queue import ANSWERED, Message, ReplyQueue
 
 logger = logging.getLogger("daphne.server")
 
@@ -196,6 +196,11 @@ class AttendedReplies(ReplyQueue):
                     self.answered()
                     return True
         return False
+
+    def abandon(self) -> None:
+        """The client has left; after its response that interests nothing any more."""
+        if self._given is not ANSWERED:
+            ReplyQueue.abandon(self)
 
     def close(self) -> None:
         """Forget everything."""

@@ -83,6 +83,13 @@ class Task:
             if waiter.switch in links:
                 links.remove(waiter.switch)
 
+    def link(self, callback: Callable[[Task], object]) -> None:
+        """Have the hub call ``callback`` with the task at the end of the function, which has not begun yet; also where it never begins."""
+        links = self._links
+        if links is None:
+            links = self._links = []
+        links.append(callback)
+
     def _ended(self) -> None:
         self.done = True
         links = self._links

@@ -54,7 +54,7 @@ class Http1Connection:
     )
 
     def __init__(self, transport: ByteStream, info: ConnectionInfo, service: Service, initial: bytes = b"") -> None:
-        limits, timeouts, self._serve, self._refuse = service
+        limits, timeouts, self._serve, self._refuse, _ = service
         self.transport = transport
         self.input = Input(transport, initial)
         self.limits = limits

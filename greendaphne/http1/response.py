@@ -7,7 +7,7 @@ A name is checked and capitalised once and remembered; a value is searched for t
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..core.dates import http_date
 from ..core.errors import reason_phrase
@@ -113,6 +113,19 @@ def _checked(name: bytes, value: bytes) -> bytes:
     if FORBIDDEN_IN_VALUE.search(value) is not None:
         raise ResponseError(f"the value of the header {name.decode('latin-1')} has a control character: {value!r}")
     return value
+
+
+def known_head(method: str, http_version: str, status: int, headers: Any, close: bool) -> Head | None:
+    """What :func:`build_head` returned for an equal head within this second; ``None`` for none.
+
+    :param headers: anything; only what is equal to fields that were checked is found.
+    """
+    if http_date() is not _heads_date:
+        return None
+    try:
+        return _heads.get((status, method == "HEAD", http_version, close, None, *headers))
+    except TypeError:  # it is no list, or has something in it that can change
+        return None
 
 
 def build_head(method: str, http_version: str, status: int, headers: Headers, close: bool, reason: str | None = None) -> Head:

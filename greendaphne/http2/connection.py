@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from enum import Enum
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -19,7 +20,8 @@ from h2.exceptions import ProtocolError
 
 from ..config import KIB
 from ..core import greenlets
-from ..core.greenlets import Greenlets
+from ..core.detached import Detached
+from ..core.greenlets import Greenlets, Task
 from ..core.message import ClientDisconnected, ConnectionInfo, HTTPError, Request
 from ..net.byte_stream import RECV_SIZE, ByteStream, lingering_close
 from ..net.service import Service
@@ -78,7 +80,7 @@ class Http2Connection:
         http2_limits: Http2Limits,
         initial: bytes = b"",
     ) -> None:
-        limits, timeouts, self._serve, self._refuse = service
+        limits, timeouts, self._serve, self._refuse, self.detaches = service
         self.timeouts = timeouts
         self.http2_limits = http2_limits
         self.engine = Engine(http2_limits, self, limits.request_field_size)
@@ -356,9 +358,32 @@ class Http2Connection:
         except ClientDisconnected:
             pass
         finally:
-            self._close_stream(stream)
+            if stream.detached is None:
+                self.close_stream(stream)
 
-    def _close_stream(self, stream: Http2Stream) -> None:
+    def resume(self, stream: Http2Stream) -> None:
+        """Serve ``stream``, which was left without a greenlet, in one again; does not wait."""
+        task = stream.task = self._greenlets.spawn(self._serve_resumed, stream, stream.detached)
+        task.link(partial(self._end_resumed, stream))
+
+    def _serve_resumed(self, stream: Http2Stream, detached: Detached) -> None:
+        stream.detached = None
+        try:
+            self._serve(stream, detached)
+        except ClientDisconnected:
+            pass
+        finally:
+            self.close_stream(stream)
+
+    def _end_resumed(self, stream: Http2Stream, task: Task) -> None:
+        detached = stream.detached
+        if detached is not None:
+            # It was killed before it began.
+            stream.detached = None
+            detached.discard()
+
+    def close_stream(self, stream: Http2Stream) -> None:
+        """End ``stream``, for which nothing runs any more."""
         stream.close()
         self.account.give(_STREAM)
         del self._streams[stream.stream_id]
@@ -367,6 +392,15 @@ class Http2Connection:
             self._idle_since = monotonic()
             self._end_if_done()
         self.writer.flush()
+
+    def end_answered(self, stream: Http2Stream) -> None:
+        """:meth:`close_stream` for a stream without a body whose whole response was put into the engine's buffer at once."""
+        stream.lost = True
+        self.account.give(_STREAM)
+        del self._streams[stream.stream_id]
+        if not self._streams:
+            self._idle_since = monotonic()
+            self._end_if_done()
 
     def grow_window(self, window: int) -> int:
         """How much a stream's receive window of ``window`` bytes may grow, taken from what the connection has for that."""

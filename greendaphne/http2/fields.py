@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..config import Limits
 from ..core.dates import http_date
@@ -281,6 +281,19 @@ def build_response(method: str, status: int, headers: Headers) -> ResponseHead:
             _heads.clear()
         _heads[key] = head
     return head
+
+
+def known_response(method: str, status: int, headers: Any) -> ResponseHead | None:
+    """What :func:`build_response` returned for an equal response within this second; ``None`` for none.
+
+    :param headers: anything; only what is equal to fields that were checked is found.
+    """
+    if http_date() is not _heads_date:
+        return None
+    try:
+        return _heads.get((status, method == "HEAD", *headers))
+    except TypeError:  # it is no list, or has something in it that can change
+        return None
 
 
 def _build_response(method: str, status: int, headers: Headers, date: bytes) -> ResponseHead:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..config import Timeouts
 from ..core.accounts import Account
@@ -17,6 +17,8 @@ class StreamOwner(Protocol):
 
     #: Is told of what is held for the connection.
     account: Account
+    #: Whether streams may be left without a greenlet.
+    detaches: bool
     #: Streams that were answered before the request's end.
     early_answers: EarlyAnswers
     engine: Engine
@@ -32,6 +34,15 @@ class StreamOwner(Protocol):
 
     def delivery(self) -> tuple[int, int] | None:
         """As :class:`greendaphne.net.byte_stream.ByteStream` says."""
+
+    def resume(self, stream: Any) -> None:
+        """Serve ``stream``, which was left without a greenlet, in one again."""
+
+    def close_stream(self, stream: Any) -> None:
+        """The stream is not served any more."""
+
+    def end_answered(self, stream: Any) -> None:
+        """The same, where the whole response is with the engine."""
 
     def grow_window(self, window: int) -> int:
         """How much a stream's receive window of ``window`` bytes may grow, taken from what the connection has for that."""

@@ -7,14 +7,15 @@ called by the reader and never does.  What is received waits in an :class:`~gree
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from h2.errors import ErrorCodes
 
+from ..core.detached import Detached
 from ..core.greenlets import Task
 from ..core.message import ClientDisconnected, Headers, Request, ResponseError
 from .compression import Field
-from .fields import ResponseHead, build_response, interim_fields, trailer_fields, tunnel_fields
+from .fields import ResponseHead, build_response, interim_fields, known_response, trailer_fields, tunnel_fields
 from .inbox import Inbox
 from .outbound import Outbound
 from .owner import StreamOwner
@@ -42,6 +43,7 @@ class Http2Stream(Outbound):
         "_watcher",
         "body_limit",
         "complete",
+        "detached",
         "extra_headers",
         "lost",
         "request",
@@ -70,6 +72,8 @@ class Http2Stream(Outbound):
         self.lost = False
         #: Whether :meth:`switch` has made a tunnel of the stream.
         self.tunnel = False
+        #: What answers the stream where it has no greenlet.
+        self.detached: Detached | None = None
         #: What serves the stream.
         self.task: Task | None = None
         self._connection = connection
@@ -185,6 +189,53 @@ class Http2Stream(Outbound):
             self._account(len(data))
             self._send(data, end_stream=True)
         self._finished()
+
+    @property
+    def detachable(self) -> bool:
+        """See :class:`greendaphne.core.detached.Detachable`."""
+        return self._inbox is None and self._connection.detaches
+
+    def respond(self, status: int, headers: Any, data: bytes, check: Callable[[Any], Headers] | None = None) -> bool:
+        """See :class:`greendaphne.core.detached.Detachable`; for a stream without a body."""
+        if self.lost or self.status or self._inbox is not None:
+            return False
+        method = self.request.method
+        head = known_response(method, status, headers)
+        if head is None:
+            if check is None:
+                return False
+            try:
+                headers = check(headers)
+                head = build_response(method, status, headers)
+            except ResponseError:
+                return False
+        fields, length, no_body, priority = head
+        connection = self._connection
+        if (
+            no_body
+            or priority
+            or (length is not None and length != len(data))
+            or not connection.writer.send_response(self, fields, data, alone=connection.serving == 1)
+        ):
+            return False
+        self.status = status
+        self.response_headers = headers
+        self.sent = len(data)
+        self._left = 0
+        self.complete = True
+        return True
+
+    def resume(self) -> None:
+        """See :class:`greendaphne.core.detached.Detachable`."""
+        self._connection.resume(self)
+
+    def end_detached(self) -> None:
+        """See :class:`greendaphne.core.detached.Detachable`."""
+        self.detached = None
+        if self.complete:
+            self._connection.end_answered(self)
+        else:
+            self._connection.close_stream(self)
 
     def offer(self, data: bytes, *, last: bool = False, trailers: Headers = ()) -> bool:
         if self.lost or self.complete or not self.status:
@@ -393,6 +444,9 @@ class Http2Stream(Outbound):
         if watcher is not None:
             self._watcher = None
             watcher()
+        detached = self.detached
+        if detached is not None:
+            detached.abandon()
 
     def close(self) -> None:
         """The greenlet has ended: what it left open is reset."""

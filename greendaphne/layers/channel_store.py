@@ -10,9 +10,9 @@ All methods are called with :attr:`ChannelStore._lock` held.  None of them waits
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
@@ -58,6 +58,35 @@ class Channel:
         self.taker: tuple[Any, Taker] | None = None
 
 
+class Acceptor(Protocol):
+    """A client that may take a message without keeping it."""
+
+    def accept(self, message: Message) -> bool:
+        """Use ``message``, of the sender's, at once; false where nothing was done.  Must not wait, switch or raise."""
+
+
+class Counter:
+    """Clients of one reader that take messages over a counter, as the sender has them, without a copy.
+
+    They accept only messages of a form whose every value is known to be valid.
+
+    :param hub: the hub of the clients.
+    :param name: the channel that they are all on.
+    :param clients: by their full names.
+    :param kinds: the classes of those that do so.
+    """
+
+    __slots__ = ("clients", "closed", "hub", "kinds", "name")
+
+    def __init__(self, hub: Any, name: str, clients: Mapping[str, Any], kinds: frozenset[type[Acceptor]]) -> None:
+        self.hub = hub
+        self.name = name
+        self.clients = clients
+        self.kinds = kinds
+        #: Whether the reader has taken messages out of the channel, before which no later one may come.
+        self.closed = False
+
+
 class ChannelStore:
     """The part of the memory layer that holds messages; see the module's documentation."""
 
@@ -71,6 +100,8 @@ class ChannelStore:
         self._channels: OrderedDict[str, Channel] = OrderedDict()
         self._groups = Groups()
         self._takers: dict[str, tuple[Any, Taker]] = {}
+        #: See :meth:`greendaphne.layers.memory.MemoryChannelLayer.attach`.
+        self._counter: Counter | None = None
         self._turn = 0
         self._sweep_at = 0.0
         #: How many channels were forgotten, besides those of one exchange.

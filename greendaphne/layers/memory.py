@@ -22,7 +22,7 @@ from gevent._hub_local import get_hub_if_exists
 from ..core.accounts import Allowance
 from .base import BaseChannelLayer
 from .channel_names import NAME_LENGTH, check_group_name, check_receive_name, reader_name
-from .channel_store import SERVED, ChannelStore, Message, Taker
+from .channel_store import SERVED, Acceptor, ChannelStore, Counter, Message, Taker
 from .groups import GROUP_HEADROOM, headroom
 from .receiver import Receiver
 from .sharing import tell_channels
@@ -103,6 +103,11 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
         :raises TypeError: for a bad channel name, or a message of types that no layer carries.
         :raises ValueError: see :func:`greendaphne.layers.values.copy_message`; and for the reserved key ``__asgi_channel__``.
         """
+        counter = self._counter
+        if counter is not None:
+            client = counter.clients.get(channel)
+            if client.__class__ in counter.kinds and type(message) is dict and self._hand_over(counter, client, message):
+                return
         name = self._reader_name(channel)
         # As in _copy().
         copy = copy_message(message)
@@ -162,7 +167,18 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
             self.unserved = False
         return Receiver(self, channels)
 
-    def attach(self, name: str, taker: Taker) -> None:
+    def _hand_over(self, counter: Counter, client: Acceptor, message: Message) -> bool:
+        """Have ``client`` accept ``message`` where it would be handed to the taker of its channel; as in :meth:`ChannelStore._put`."""
+        if counter.closed or counter.hub is not get_hub_if_exists() or self.max_message_size is not None:
+            return False
+        with self._lock:
+            channel = self._channels.get(counter.name)
+            if channel is None or channel.queue or len(channel.waiters) > 1 or not client.accept(message):
+                return False
+            channel.sent += 1
+        return True
+
+    def attach(self, name: str, taker: Taker, counter: Counter | None = None) -> None:
         """Have messages on ``name`` that are sent in the calling thread's hub handed to ``taker`` at once, before they enter the queue.
 
         Not part of the specification.  ``taker(channel, message)`` is called in the sender's greenlet with the layer's lock held: it must
@@ -171,15 +187,20 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
         is everything while others than ``taker``'s reader wait for messages on ``name``.  So the caller has to receive as well.
 
         :param name: as in :meth:`receive`; there is one taker for each name.
+        :param counter: clients of ``name`` that may take messages of :meth:`send` as they are; one for the layer.
         """
         self.valid_channel_name(name, receive=True)
         with self._lock:
+            if counter is not None:
+                self._counter = counter
             taken = self._takers[name] = (get_hub(), taker)
             self._channel(name).taker = taken
 
     def detach(self, name: str) -> None:
         """Undo :meth:`attach`."""
         with self._lock:
+            if self._counter is not None and self._counter.name == name:
+                self._counter = None
             self._takers.pop(name, None)
             channel = self._channels.get(name)
             if channel is not None:

@@ -84,21 +84,19 @@ class Receiver:
             with self._lock:
                 if self._forgotten != layer.forgotten:
                     self._rotate()
-                for channel in next(self._rotations):
-                    queue = channel.queue
-                    if not queue:
-                        continue
-                    oldest = monotonic() - layer.expiry
-                    while queue:
-                        # As in ChannelStore._pop() and Ledger.add().
-                        sent, name, message, weight = queue.popleft()
+                for queue in next(self._rotations):
+                    if queue:
+                        oldest = monotonic() - layer.expiry
                         ledger = layer._ledger
-                        ledger.held = held = ledger.held - weight
-                        if held < ledger.low:
-                            ledger.out_of_range()
-                        if sent >= oldest:
-                            return [(name, message)]
-                        layer._groups.expel(name)
+                        while queue:
+                            # As in ChannelStore._pop() and Ledger.add().
+                            sent, name, message, weight = queue.popleft()
+                            ledger.held = held = ledger.held - weight
+                            if held < ledger.low:
+                                ledger.out_of_range()
+                            if sent >= oldest:
+                                return [(name, message)]
+                            layer._groups.expel(name)
         if not self.signalled or get_hub_if_exists() is not self._hub:
             # Another greenlet waits with it already, or this one belongs to another hub.
             alone: _Batch = layer.receive_batch(self._channels, limit, timeout, wake)
@@ -191,8 +189,8 @@ class Receiver:
     def _rotate(self) -> None:
         """Look the channels up."""
         layer = self._layer
-        channels = [layer._channel(name) for name in self._channels]
-        self._rotations = cycle([channels[start:] + channels[:start] for start in reversed(range(len(channels)))])
+        queues = [layer._channel(name).queue for name in self._channels]
+        self._rotations = cycle([queues[start:] + queues[:start] for start in reversed(range(len(queues)))])
         self._forgotten = layer.forgotten
 
     def _get_up(self) -> None:

@@ -18,6 +18,9 @@ class Service(NamedTuple):
     limits: Limits
     timeouts: Timeouts
     #: Answers one stream.  HTTP/1 calls it in the connection's greenlet, HTTP/2 in one of the stream's own.
-    serve: Callable[[Any], None]
+    serve: Callable[..., None]
     #: Answers a stream whose request is in error.
     refuse: Callable[[Any, HTTPError], None]
+    #: Whether ``serve`` may return before the response of a stream that can be detached
+    #: (:class:`greendaphne.core.detached.Detachable`), and takes up such a stream where it gets what was detached as its second argument.
+    detaches: bool = False

@@ -119,6 +119,8 @@ def assemble(
         from ..monitoring.instruments import ConnectionMeter, metered_serve
 
         connection_meter = ConnectionMeter(metrics)
+        # It counts the streams in it.
+        exchange.detaches = False
         exchange.serve = metered_serve(metrics, exchange.serve)  # type: ignore[assignment,method-assign]
     http2 = http2_limits(config)
     proxy_protocol = ProxyProtocol(config.proxies.allow_from)

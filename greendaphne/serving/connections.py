@@ -98,7 +98,7 @@ class Connections:
         proxies: AddressList | None = None,
     ) -> None:
         self.exchange = exchange
-        self._service = Service(limits, timeouts, exchange.serve, exchange.refuse)
+        self._service = Service(limits, timeouts, exchange.serve, exchange.refuse, exchange.detaches)
         self._timeouts = timeouts
         self._http2_limits = http2_limits
         self._http2_cleartext = http2_cleartext

@@ -13,6 +13,7 @@ from typing import Protocol
 from gevent import GreenletExit
 
 from ..core import causes
+from ..core.detached import Detached
 from ..core.errors import CONTENT_TYPE, error_page
 from ..core.message import ClientDisconnected, HTTPError, Request, ResponseError, Stream, Unreported
 from ..core.observer import Observer
@@ -50,23 +51,33 @@ class Exchange:
         self._sessions = sessions
         self._policy = policy
         self._observer = observer
+        #: Whether :meth:`serve` may return before the response of a detached stream.
+        self.detaches = True
         #: Logs requests that fail because of the server; the owner closes it.
         self.failure_log = FailureLog()
 
-    def serve(self, stream: Stream) -> None:
-        """Answer ``stream``; errors of the peer and the application are handled here."""
+    def serve(self, stream: Stream, detached: Detached | None = None) -> None:
+        """Answer ``stream``; errors of the peer and the application are handled here.
+
+        :param detached: answers a stream that an earlier call has left.
+        """
         # The time is for the observer alone.
-        started = monotonic() if self._observer is not None else 0.0
+        started = 0.0
+        if self._observer is not None:
+            started = monotonic() if detached is None else detached.started
         cause = causes.NONE
         answer: HTTPError | None = None
         refused = False
         try:
-            if stream.request.upgrade == b"websocket":
+            if detached is not None:
+                detached.run()
+            elif stream.request.upgrade == b"websocket":
                 # This frame must not keep the request in memory while the WebSocket is open.
                 self._sessions.serve(stream, self._policy.admit, self._handler.websocket)
                 return
-            request = self._policy.admit(stream)
-            self._handler.http(request, stream)
+            else:
+                request = self._policy.admit(stream)
+                self._handler.http(request, stream)
         except Unreported:
             return
         except ClientDisconnected as error:
@@ -102,7 +113,12 @@ class Exchange:
             if refused and self._observer is not None:
                 self._observer.refused(stream, monotonic() - started, cause)
         if self._observer is not None:
-            self._completed(stream, started, cause)
+            left: Detached | None = getattr(stream, "detached", None)
+            if left is None or left.done:
+                self._completed(stream, started, cause)
+            else:
+                left.started = started
+                left.completed = self._completed
 
     def _completed(self, stream: Stream, started: float, cause: str) -> None:
         observer = self._observer

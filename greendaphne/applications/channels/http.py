@@ -15,14 +15,16 @@ import gevent
 
 from ...config import KIB, Limits, Timeouts
 from ...core import causes
+from ...core.detached import Detachable
 from ...core.message import ClientDisconnected, HTTPError, Request, ResponseError, Stream
 from ...layers.tally import Tally
 from ...serving.spool import REPLIES, NoRoom, Spooled
 from .bodies import Bodies, Body
+from .detached import AttendedReplies, DetachedRequest
 from .layer_client import LayerClient, LayerDown
 from .looks import Looks
 from .notifier import Notifier
-from .reply_queue import Overflow, ReplyQueue
+from .reply_queue import ANSWERED, Overflow, ReplyQueue
 from .requests import RequestMessages
 from .router import ReplyRouter
 
@@ -44,6 +46,36 @@ _RETRY_SOON = [(b"Retry-After", b"1")]
 
 class MalformedReply(Exception):
     """A reply that says nothing usable; logged and dropped, and the request goes on."""
+
+
+def _header_list(headers: Any) -> list[tuple[bytes, bytes]]:
+    """The reply's headers as bytes; text is taken as Latin-1, as daphne did.
+
+    :raises ResponseError: for anything but a list of pairs; it names types, not values.
+    """
+    if not isinstance(headers, (list, tuple)):
+        raise ResponseError(f"its headers are {type(headers).__name__}, not a list")
+    result = []
+    try:
+        for field in headers:
+            name, value = field
+            if type(name) is bytes and type(value) is bytes and type(field) is tuple:
+                result.append(field)
+                continue
+            if not isinstance(field, (list, tuple)):
+                raise TypeError
+            if isinstance(name, str):
+                name = name.encode("latin-1")
+            if isinstance(value, str):
+                value = value.encode("latin-1")
+            if not isinstance(name, bytes) or not isinstance(value, bytes):
+                raise ResponseError(f"a header is {type(name).__name__} and {type(value).__name__}, not a pair of byte strings")
+            result.append((name, value))
+    except UnicodeEncodeError:
+        raise ResponseError("a header has text beyond Latin-1") from None
+    except (TypeError, ValueError):
+        raise ResponseError("its headers are not a list of pairs of byte strings") from None
+    return result
 
 
 class HTTPBridge:
@@ -83,15 +115,26 @@ class HTTPBridge:
         self._spool = bodies.spool
         # One timer for all requests that wait for a reply.
         self._looks = Looks(_LOOK)
+        # Whether a request may wait without a greenlet: sending it does not wait, and its reply is handed over in the sender's greenlet.
+        self._detaches = router.hands_over and layer_client.can_offer and layer_client.can_post_all and timeouts.http >= _LOOK
 
     def serve(self, request: Request, stream: Stream) -> None:
         """Answer ``request``; errors as :class:`greendaphne.serving.exchange.Exchange` translates them."""
-        body = None if request.content_length == 0 else self._bodies.collect(stream)
-        reply_queue = ReplyQueue(self._limits.reply_queue, self._spool, request.connection.account)
+        body = None
+        if request.content_length != 0:
+            body = self._bodies.collect(stream)
+        elif self._detaches and getattr(stream, "detachable", False) and not logger.isEnabledFor(logging.DEBUG):
+            self._serve_detached(request, stream)  # type: ignore[arg-type]
+            return
+        debug = logger.isEnabledFor(logging.DEBUG)
+        account = request.connection.account
+        if self._detaches and not debug and hasattr(stream, "respond"):
+            reply_queue: ReplyQueue = AttendedReplies(stream, self._limits.reply_queue, self._spool, account)
+        else:
+            reply_queue = ReplyQueue(self._limits.reply_queue, self._spool, account)
         stream.watch(reply_queue.abandon)
         channel = self._router.register(reply_queue)
         try:
-            debug = logger.isEnabledFor(logging.DEBUG)
             if debug:
                 logger.debug("HTTP %r request for %s", request.method.encode(), channel)
             message = self._messages.http(request, channel, b"" if body is None else body.first)
@@ -125,22 +168,82 @@ class HTTPBridge:
             if body is not None:
                 body.close()
 
+    def _serve_detached(self, request: Request, stream: Detachable) -> None:
+        """Send ``request``, whose reply is sent by the greenlet that has it."""
+        channel = self._router.channels.new()
+        detached = DetachedRequest(self, stream, channel, monotonic() + self._timeouts.http)
+        message = self._messages.http(request, channel, b"")
+        detached.path = message["path"]
+        clients = self._router.clients
+        clients[channel] = detached
+        try:
+            self._send_request(message, offered=True)
+        except BaseException:
+            clients.pop(channel, None)
+            detached.stream = None
+            raise
+        stream.detached = detached
+        if not detached.done:
+            self._looks.enter(detached, detached.look)
+
+    # For requests that wait without a greenlet; see detached.Owner.
+
+    check_headers = staticmethod(_header_list)
+
+    def take_up(self, request: DetachedRequest) -> ReplyQueue:
+        """Register a reply queue in place of ``request``."""
+        self._looks.leave(request)
+        stream = request.stream
+        assert stream is not None
+        reply_queue = ReplyQueue(self._limits.reply_queue, self._spool, stream.request.connection.account)
+        self._router.clients[request.channel] = reply_queue
+        return reply_queue
+
+    def respond_attended(self, request: DetachedRequest, reply_queue: ReplyQueue) -> None:
+        """Answer from ``reply_queue``, in a greenlet, to the end."""
+        stream = request.stream
+        assert stream is not None
+        try:
+            stream.watch(reply_queue.abandon)
+            self._respond(stream, reply_queue, request.channel, logger.isEnabledFor(logging.DEBUG), request.deadline)
+        except ClientDisconnected:
+            logger.debug("HTTP disconnect for %s", request.channel)
+            raise
+        finally:
+            self._notify("http.disconnect", {"reply_channel": request.channel, "path": request.path})
+            self._router.unregister(request.channel)
+
+    def end(self, request: DetachedRequest) -> None:
+        """Unregister ``request``, and tell the application in the hub, since the layer's lock may be held."""
+        self._looks.leave(request)
+        self._router.clients.pop(request.channel, None)
+        notices = self._notices
+        notices.append({"reply_channel": request.channel, "path": request.path})
+        if len(notices) == 1:
+            gevent.get_hub().loop.run_callback(self.send_notices)
+
     def _make_body_channel(self) -> str:
         try:
             return self._layer_client.new_channel("http.request.body?")
         except LayerDown as error:
             raise _out_of_reach() from error
 
-    def _send_request(self, message: dict[str, Any]) -> None:
+    def _send_request(self, message: dict[str, Any], *, offered: bool = False) -> None:
         layer_client = self._layer_client
         try:
-            layer_client.send("http.request", message)
+            if offered:
+                taken = layer_client.offer("http.request", message)
+            else:
+                layer_client.send("http.request", message)
+                taken = True
         except layer_client.channel_full:
-            raise HTTPError(503, "Request queue full.", _RETRY_SOON, close=True, cause=causes.LAYER_FULL) from None
+            taken = False
         except layer_client.message_too_large:
             raise HTTPError(413, "The request is larger than the channel layer accepts.", close=True) from None
         except LayerDown as error:
             raise _out_of_reach() from error
+        if not taken:
+            raise HTTPError(503, "Request queue full.", _RETRY_SOON, close=True, cause=causes.LAYER_FULL)
 
     def _notify_soon(self, channel: str, message: dict[str, Any]) -> None:
         notices = self._notices
@@ -160,9 +263,12 @@ class HTTPBridge:
 
     # ---- the response
 
-    def _respond(self, stream: Stream, reply_queue: ReplyQueue, channel: str, debug: bool) -> None:
+    def _respond(self, stream: Stream, reply_queue: ReplyQueue, channel: str, debug: bool, deadline: float | None = None) -> None:
         timeout = self._timeouts.http
-        deadline = monotonic() + timeout
+        if deadline is None:
+            deadline = monotonic() + timeout
+        else:
+            timeout = max(deadline - monotonic(), 0)
         silent = False
         looks = self._looks
         while True:
@@ -182,6 +288,9 @@ class HTTPBridge:
             except Overflow:
                 text = f"the client reads too slowly, more than {self._limits.reply_queue} bytes wait for it and there is no room on disk"
                 raise ResponseError(text, cause=causes.CLIENT_SLOW) from None
+            if message is ANSWERED:
+                stream.flush()
+                return
             try:
                 complete = self._reply(stream, message, channel, debug)
             except MalformedReply as error:
@@ -359,33 +468,3 @@ def _content(content: Any) -> bytes:
     if not isinstance(content, bytes):
         raise ResponseError(f"its content is {type(content).__name__}, not bytes")
     return content
-
-
-def _header_list(headers: Any) -> list[tuple[bytes, bytes]]:
-    """The reply's headers as bytes; text is taken as Latin-1, as daphne did.
-
-    :raises ResponseError: for anything but a list of pairs; it names types, not values.
-    """
-    if not isinstance(headers, (list, tuple)):
-        raise ResponseError(f"its headers are {type(headers).__name__}, not a list")
-    result = []
-    try:
-        for field in headers:
-            name, value = field
-            if type(name) is bytes and type(value) is bytes and type(field) is tuple:
-                result.append(field)
-                continue
-            if not isinstance(field, (list, tuple)):
-                raise TypeError
-            if isinstance(name, str):
-                name = name.encode("latin-1")
-            if isinstance(value, str):
-                value = value.encode("latin-1")
-            if not isinstance(name, bytes) or not isinstance(value, bytes):
-                raise ResponseError(f"a header is {type(name).__name__} and {type(value).__name__}, not a pair of byte strings")
-            result.append((name, value))
-    except UnicodeEncodeError:
-        raise ResponseError("a header has text beyond Latin-1") from None
-    except (TypeError, ValueError):
-        raise ResponseError("its headers are not a list of pairs of byte strings") from None
-    return result

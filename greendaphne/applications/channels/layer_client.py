@@ -58,11 +58,14 @@ class LayerClient:
         self._send: Any = beside(layer, "send_owned", "send") or layer.send
         self._new_channel = layer.new_channel
         self._post: Any = getattr(layer, "send_later", None) or beside(layer, "offer", "send")
+        self._offer: Any = beside(layer, "offer", "send")
         self._watch = watch
         self.channel_full: type[Exception] = layer.ChannelFull
         self.message_too_large: type[Exception] = layer.MessageTooLarge
         #: Whether :meth:`post` works.
         self.can_post = self._post is not None
+        #: Whether :meth:`offer` works.
+        self.can_offer = self._offer is not None
         self._post_all: Any = beside(layer, "offer_all", "send")
         #: Whether :meth:`post_all` works.
         self.can_post_all = self._post_all is not None
@@ -86,6 +89,19 @@ class LayerClient:
             raise LayerDown(getattr(error, "maybe_stored", True)) from error
         if self._watch.down:
             self._watch.succeeded()
+
+    def offer(self, channel: str, message: dict[str, Any]) -> bool:
+        """Like :meth:`send`, but false where that raises ``ChannelFull``; for a layer with :attr:`can_offer`."""
+        try:
+            taken: bool = self._offer(channel, message)
+        except self.message_too_large:
+            raise
+        except Exception as error:
+            self._watch.failed("send", error)
+            raise LayerDown(getattr(error, "maybe_stored", True)) from error
+        if self._watch.down:
+            self._watch.succeeded()
+        return taken
 
     def post(self, channel: str, message: dict[str, Any]) -> bool:
         """Have one message sent without waiting for the layer, once and whatever becomes of it; false where that is known already."""

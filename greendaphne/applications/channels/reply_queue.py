@@ -8,7 +8,7 @@ down and dropping a download for it would break what works today.  A reply queue
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import gevent
 from gevent import get_hub
@@ -21,6 +21,8 @@ from ...serving.spool import REPLIES, NoRoom, Spool, Spooled
 from .looks import Looks
 
 Message = dict[str, Any]
+#: Stands for a reply that was sent to the client already.
+ANSWERED: Final[Message] = {}
 
 #: What a message costs besides its content.
 _OVERHEAD = 512
@@ -211,6 +213,31 @@ class ReplyQueue:
             self._put(message)
         return True
 
+    def answered(self) -> None:
+        """Have the greenlet that waits in :meth:`get` get :data:`ANSWERED`; only where it is :attr:`waited_for`."""
+        waiter = self._waiter
+        assert waiter is not None
+        self._waiter = None
+        self._given = ANSWERED
+        self._resume = get_hub().loop.run_callback(waiter.switch, True)
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether a greenlet waits in :meth:`get` for what is about to come."""
+        return self._waiter is not None and self.direct is None and self._backlog is None
+
+    def begin(self, message: Message) -> None:
+        """Add the first reply, for a greenlet that is about to call :meth:`get`, as if it waited there already.  Never switches."""
+        content = message.get("content")
+        if isinstance(content, (bytes, str)) and len(content) > _JOINED:
+            size = len(content)
+            if not self._account.ask(size):
+                self.fail(Overflow())
+                return
+            self._handed = size
+            self.held += size
+        self._given = message
+
     def abandon(self) -> None:
         """The client has left: drop everything at once, and have :meth:`get` raise :class:`ClientDisconnected`."""
         self._drop()
@@ -237,6 +264,10 @@ class ReplyQueue:
         :raises TimeoutError: after ``timeout`` seconds.
         :raises Overflow: when the client was too slow; or what :meth:`fail` was given.
         """
+        given = self._given
+        if given is not None:
+            # It was there before the first call.
+            return self._take_given(given)
         while self._messages is None:
             if self._error is not None:
                 raise self._error
@@ -255,11 +286,7 @@ class ReplyQueue:
                 # A reply may have come between the timer and this greenlet's turn.
                 given = self._given
                 if given is not None:
-                    self._given = None
-                    if self._handed:
-                        size, self._handed = self._handed, 0
-                        self._release(size)
-                    return given
+                    return self._take_given(given)
                 if woken is False and not self._ready():
                     raise TimeoutError
             finally:
@@ -275,6 +302,13 @@ class ReplyQueue:
                     timer.stop()
                     timer.close()
         return self._next(self._messages)
+
+    def _take_given(self, given: Message) -> Message:
+        self._given = None
+        if self._handed:
+            size, self._handed = self._handed, 0
+            self._release(size)
+        return given
 
     def _look(self) -> None:
         # Runs in the hub.

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
+from gevent import get_hub
 
 from ...layers.capabilities import Ending, beside
+from ...layers.channel_store import Counter
 from ...layers.reader import Reader
 from ...layers.tally import tally_of
 from ...layers.unreadable import LIMIT, describe, is_unreadable
+from .detached import AttendedReplies, DetachedRequest
 from .names import ReplyChannels
 from .reply_queue import ReplyQueue
 from .supervisor import Part, Supervisor
@@ -42,12 +45,16 @@ class ReplyRouter:
     ) -> None:
         self.channels = ReplyChannels(channels)
         #: Reply queues by reply channel.
-        self.clients: dict[str, ReplyQueue] = {}
+        self.clients: dict[str, ReplyQueue | DetachedRequest] = {}
         self._reader = Reader(layer, self.channels.prefixes, force_sync=force_sync)
         # A layer inside of this process hands over at once what is sent in this hub.
         direct = self._reader.ending is Ending.WAKE
         self._attach = beside(layer, "attach", "receive_batch") if direct else None
+        #: Whether replies that are sent in this hub are handed over in the sender's greenlet.
+        self.hands_over = self._attach is not None
         self._detach = layer.detach if self._attach is not None else None
+        # Where clients take a reply as its sender has it.
+        self._counter: Counter | None = None
         # Whether a batch is being routed: what is sent meanwhile comes after it.
         self._routing = False
         self._watch = watch
@@ -66,8 +73,11 @@ class ReplyRouter:
     def start(self) -> None:
         self._part = self._supervisor.start("reply router", self._run)
         if self._attach is not None:
-            for name in self.channels.prefixes:
-                self._attach(name, self._take)
+            names = self.channels.prefixes
+            if len(names) == 1 and self.on_batch is None:
+                self._counter = Counter(get_hub(), names[0], self.clients, frozenset((DetachedRequest, AttendedReplies)))
+            for name in names:
+                self._attach(name, self._take, self._counter)
 
     def stop(self) -> None:
         if self._detach is not None:
@@ -139,12 +149,16 @@ class ReplyRouter:
         clients = self.clients
         replies = iter(batch)
         self._routing = True
+        if self._counter is not None:
+            self._counter.closed = True
         try:
             self._route_all(clients, replies)
         finally:
             self._routing = False
+            if self._counter is not None:
+                self._counter.closed = False
 
-    def _route_all(self, clients: dict[str, ReplyQueue], replies: Iterator[tuple[str, Any]]) -> None:
+    def _route_all(self, clients: dict[str, ReplyQueue | DetachedRequest], replies: Iterator[tuple[str, Any]]) -> None:
         while True:
             # An entry of any shape may come from a layer; the loop goes on after the one that raised.  Good ones pay nothing for it.
             try:

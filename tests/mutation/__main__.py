@@ -42,6 +42,7 @@ class _Trial:
         self._limit = limit
         self._hang = hang
         self._passed: set[str] = set()
+        self._collected: set[Stage] = set()
         self._left_out: set[str] = set()
         self._limits: dict[Stage, float] = {}
         self._time = 0
@@ -88,6 +89,20 @@ class _Trial:
         self._limits[tests] = max(self._limit, FACTOR * seconds)
         return self._limits[tests] if self._limits[tests] > self._limit else None
 
+    def _check_collected(self, name: str, tests: Stage) -> None:
+        """Look whether pytest finds ``tests`` in the tree without a change, once.
+
+        :raises SystemExit: it does not, so that its end says nothing about a mutant.
+        """
+        if tests not in self._collected:
+            self._write(name, self._source(name))
+            done = self._run(("--collect-only", *tests), PATIENCE)
+            if done.code != 0:
+                print(done.output[-3000:], file=sys.stderr)
+                _say(f"the tests of {name} are not found without any change: nothing can be said about its mutants")
+                raise SystemExit(2)
+            self._collected.add(tests)
+
     @staticmethod
     def _without(tests: Stage, others: set[str]) -> Stage:
         return (*tests, *(f"--deselect={test}" for test in sorted(others)))
@@ -114,6 +129,7 @@ class _Trial:
                     continue
                 if done.code != 1 or not done.failed or done.failed in doubted:
                     # A module that cannot be imported ends pytest before the first test; a test that hangs ends it with the test.
+                    self._check_collected(name, tests)
                     return "noticed", done.failed
                 if self._blames(name, mutant, done.failed):
                     return "noticed", done.failed

@@ -14,7 +14,7 @@ from typing import Final
 
 from .equivalents import EQUIVALENT, Key, keys
 from .mutants import Mutant, mutants, mutated
-from .plan import Stage, modules, near_first, tests_of
+from .plan import Stage, modules, near_first
 from .results import Results
 from .run import Run, adopt_orphans, copy_tree, run
 
@@ -185,8 +185,6 @@ def main() -> int:
     sample = random.Random(arguments.seed).sample(everything, min(arguments.sample, len(everything)))
     _say(f"{len(sample)} of {len(everything)} mutants of {len(names)} modules, seed {arguments.seed}")
     part, parts = arguments.part
-    # Mutants with the same tests side by side: each part tries few lists of tests without a change.
-    sample.sort(key=lambda found: (found[0], found[1].number))
     sample = sample[len(sample) * (part - 1) // parts : len(sample) * part // parts]
     if arguments.root == ROOT:
         _tell_stale(names, key)
@@ -208,7 +206,7 @@ def main() -> int:
                 continue
             result = results.find(name, mutant)
             if result is None:
-                stages = (tuple(arguments.tests),) if arguments.tests else tuple(near_first(root, name, stage) for stage in tests_of(name))
+                stages = (tuple(arguments.tests),) if arguments.tests else near_first(root, name)
                 if arguments.quick:
                     stages = stages[:1]
                 begun = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-#: Tests that run together, in this order; pytest takes those of a folder in the order of their names.  See :func:`near_first`.
+#: Tests that run together, in this order; pytest takes those of a folder in the order of their names.
 Stage = tuple[str, ...]
 
 _HTTP1: tuple[Stage, ...] = (
@@ -97,25 +97,24 @@ def tests_of(module: str) -> tuple[Stage, ...]:
     return TESTS[max(prefixes, key=len)]
 
 
-def near_first(root: Path, module: str, stage: Stage) -> Stage:
-    """The same tests by file, those first whose file has the module's name in its own, then those whose text names the module."""
+def near_first(root: Path, module: str) -> tuple[Stage, ...]:
+    """The stages of the tests of ``module``, with another one before the first: the files of this that are about the module.
+
+    Such a file has the module's name in its own, or its text names the module.
+    """
+    first, *others = tests_of(module)
     path = Path(module)
-    name = path.parent.name if path.stem == "__init__" else path.stem
-    dotted = ".".join((path.parent if path.stem == "__init__" else path.with_suffix("")).parts)
-    files: list[str] = []
-    for one in stage:
-        found = sorted((root / one).rglob("test_*.py")) if (root / one).is_dir() else ()
-        files += [each.relative_to(root).as_posix() for each in found] or [one]
-
-    def distance(file: str) -> int:
-        if file.startswith("-"):
-            return 3
-        if name in Path(file).stem:
-            return 0
-        where = root / file.partition("::")[0]
-        return 1 if where.is_file() and dotted in where.read_text(encoding="utf-8") else 2
-
-    return tuple(sorted(files, key=distance))
+    path = path.parent if path.stem == "__init__" else path.with_suffix("")
+    dotted = ".".join(path.parts)
+    options = [one for one in first if one.startswith("-")]
+    near: list[str] = []
+    far: list[str] = []
+    for one in first:
+        for file in sorted((root / one).rglob("test_*.py")) if (root / one).is_dir() else [root / one]:
+            if file.is_file():
+                is_near = path.name in file.stem or dotted in file.read_text(encoding="utf-8")
+                (near if is_near else far).append(file.relative_to(root).as_posix())
+    return *((*files, *options) for files in (near, far) if files), *others
 
 
 def modules(root: Path, only: Sequence[str] | None = None) -> list[str]:

@@ -50,8 +50,9 @@ def run(tree: Path, tests: Sequence[str], timeout: float, temporary: Path, hang:
     :param timeout: seconds for all of them.
     :param hang: seconds for one of them.
     """
-    bytecode = temporary.with_name("bytecode")
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONPYCACHEPREFIX": str(bytecode), "TMPDIR": str(temporary)}
+    environment = {**os.environ, "PYTHONPATH": str(tree), "TMPDIR": str(temporary)}
+    # What is compiled stays beside the copies.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     quiet = ["-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-o", f"faulthandler_timeout={hang}"]
     command = [sys.executable, "-m", "pytest", *quiet, *tests]
     output = temporary / "output"

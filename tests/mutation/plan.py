@@ -8,9 +8,12 @@ from pathlib import Path
 #: Tests that run together, in this order; pytest takes those of a folder in the order of their names.
 Stage = tuple[str, ...]
 
+# The applications that send without waiting, and ask for room.
+_ASGI: Stage = ("tests/applications/asgi/test_http.py", "tests/applications/asgi/test_websocket.py")
 _HTTP1: tuple[Stage, ...] = (
     ("tests/http1", "tests/core/test_causes.py", "tests/core/test_grammar.py"),
     ("tests/attacks/test_http1_attacks.py", "tests/serving/test_server.py"),
+    _ASGI,
 )
 _HTTP2: tuple[Stage, ...] = (
     (
@@ -23,6 +26,7 @@ _HTTP2: tuple[Stage, ...] = (
     ),
     ("tests/http2/test_http2_server.py", "tests/http2/test_http2_model.py", "tests/http2/test_http2_compression.py"),
     ("tests/attacks/test_http2_attacks.py",),
+    _ASGI,
 )
 _WEBSOCKET: tuple[Stage, ...] = (
     (

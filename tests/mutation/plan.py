@@ -12,7 +12,7 @@ Stage = tuple[str, ...]
 _ASGI: Stage = ("tests/applications/asgi/test_http.py", "tests/applications/asgi/test_websocket.py")
 _HTTP1: tuple[Stage, ...] = (
     ("tests/http1", "tests/core/test_causes.py", "tests/core/test_grammar.py"),
-    ("tests/attacks/test_http1_attacks.py", "tests/serving/test_server.py"),
+    ("tests/websocket/test_websocket_handshake.py", "tests/attacks/test_http1_attacks.py", "tests/serving/test_server.py"),
     _ASGI,
 )
 _HTTP2: tuple[Stage, ...] = (

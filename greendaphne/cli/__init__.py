@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     """The rest of :func:`main`, called after the signal handlers are set."""
+    from ..processes.signals import start_hub
+
     try:
         command = read(sys.argv[1:] if argv is None else argv, os.environ)
     except UsageError as error:
@@ -75,6 +77,7 @@ def _main(argv: Sequence[str] | None) -> int:
         share_hub()
     collect_less_often()
     try:
+        start_hub()
         return run(command)
     except KeyboardInterrupt:
         # Before the server handles signals, for example while the application is imported.

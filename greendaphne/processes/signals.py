@@ -67,6 +67,26 @@ def ending() -> Iterator[None]:
         yield
 
 
+def start_hub() -> None:
+    """Start the hub's greenlet in this thread, and keep SIGINT back until it runs.
+
+    gevent starts that greenlet when something waits for the first time.  A :class:`KeyboardInterrupt` in its first lines ends it for good:
+    each wait from then on fails with ``InvalidSwitchError``, also those of ``atexit`` handlers and of the end of ``threading``.  Once the
+    loop runs, it passes the exception on to the main greenlet and stays alive.
+    """
+    import gevent
+
+    kept: list[int] = []
+
+    def keep(number: int, frame: object) -> None:
+        kept.append(number)
+
+    with _handlers({signal.SIGINT: keep}):
+        gevent.sleep(0)
+    if kept:
+        signal.raise_signal(signal.SIGINT)
+
+
 @contextmanager
 def _handlers(handlers: Mapping[signal.Signals, Callable[[int, object], None]]) -> Iterator[None]:
     try:

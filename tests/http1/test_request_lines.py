@@ -146,3 +146,13 @@ def test_a_server_with_a_lower_limit_refuses_the_same_head_again() -> None:
     with pytest.raises(HTTPError) as caught:
         parser(Limits(request_fields=1)).parse(head)
     assert caught.value.status == 431
+
+
+def test_sections_are_remembered_beside_others_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    sections: dict[bytes, object] = {}
+    monkeypatch.setattr(module, "_sections", sections)
+    for number in range(module._REMEMBERED_SECTIONS):
+        parse(b"GET / HTTP/1.1", b"Number: %d\r\n" % number)
+        assert len(sections) == number + 1
+    parse(b"GET / HTTP/1.1", b"Number: -1\r\n")
+    assert len(sections) == 1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from h2.errors import ErrorCodes
-from hyperframe.frame import DataFrame, RstStreamFrame
+from hyperframe.frame import DataFrame, RstStreamFrame, WindowUpdateFrame
 
 from greendaphne.core.accounts import Account, Allowance
 from greendaphne.http2 import Http2Stream, fields
-from tests.support.http2 import GET, Fields, Peer, RawPeer, eventually, forever, serve_http2
+from tests.support.http2 import GET, POST, Fields, Peer, RawPeer, eventually, forever, serve_http2
 
 CONNECT: Fields = [(b":method", b"CONNECT"), (b":protocol", b"websocket"), *GET[1:]]
 HEAD: Fields = [(b":method", b"HEAD"), *GET[1:]]
@@ -34,6 +34,18 @@ def test_refused_streams_count_as_errors() -> None:
         assert peer.goaway().error_code == ErrorCodes.ENHANCE_YOUR_CALM
         refused = [frame.stream_id for frame in peer.frames if isinstance(frame, RstStreamFrame)]
         assert refused[:3] == [3, 5, 7]
+
+
+def test_data_on_streams_that_are_over_is_given_back_to_the_connection() -> None:
+    with serve_http2(forever) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, POST, ("END_HEADERS",)), RstStreamFrame(1, ErrorCodes.CANCEL))
+        eventually(lambda: bool(server.connections))
+        slack = server.connections[0].engine._limits.window_slack
+        size = 16384
+        number = slack // size + 1
+        peer.send(*(DataFrame(1, b"x" * size) for _ in range(number)))
+        # The first of the connection, which is larger, widens its window.
+        peer.wait(WindowUpdateFrame, lambda frame: frame.stream_id == 0 and slack <= frame.window_increment <= number * size)
 
 
 def test_a_tunnel_is_reset_where_memory_is_short() -> None:

@@ -86,6 +86,10 @@ def test_cookie_crumbs_are_joined() -> None:
     assert requested([*GET, (b"cookie", b"a=1")]).headers == [(b"host", b"localhost"), (b"cookie", b"a=1")]
 
 
+def test_several_priority_fields_are_one() -> None:
+    assert requested([*GET, (b"priority", b"u=1"), (b"priority", b"i")]).method == "GET"
+
+
 def test_methods_are_upper_case() -> None:
     assert requested([(b":method", b"purge"), *GET[1:]]).method == "PURGE"
 

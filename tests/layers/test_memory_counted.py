@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 from gevent.hub import get_hub
@@ -116,3 +117,23 @@ def test_a_server_counts_what_waits_in_its_layer() -> None:
             server.app.answer(b"ok")
             assert client.read_response().body == b"ok"
     assert memory.held == 0
+
+
+class Wrapper:
+    """Has of a layer what the specification names, and the layer itself as Channels' wrapper does."""
+
+    def __init__(self, channel_layer: MemoryChannelLayer) -> None:
+        self.channel_layer = channel_layer
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "count_in":
+            raise AttributeError(name)
+        return getattr(self.channel_layer, name)
+
+
+def test_a_server_counts_what_waits_in_a_layer_within_another() -> None:
+    layer = MemoryChannelLayer()
+    layer.send("http.request", {"body": BODY})
+    with serve(Wrapper(layer)) as server:
+        assert server.server._parts.overload.memory.held >= SIZE
+    layer.flush()

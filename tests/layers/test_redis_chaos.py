@@ -156,6 +156,26 @@ def test_killed_and_restarted_under_load(server: RedisServer, caplog: pytest.Log
     assert len(lines) == 12
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_server_that_was_restarted_between_two_messages(server: RedisServer, caplog: pytest.LogCaptureFixture, kept: bool) -> None:
+    """The layer learns of it from the next connection, without an outage; it says so only if the data is gone."""
+    layer = RedisChannelLayer(hosts=[server.url])
+    try:
+        layer.send("before", {"a": 1})
+        if kept:
+            server.client.client_kill_filter(_type="normal", skipme=True)
+        else:
+            server.kill()
+            server.restart()
+        layer.send("after", {"a": 2})
+        assert layer.receive(["before"]) == (("before", {"a": 1}) if kept else (None, None))
+        lines = [record.getMessage() for record in caplog.records]
+        expected = f"Redis 127.0.0.1:{server.port} was restarted, replaced or emptied; its data may be lost"
+        assert lines == ([] if kept else [expected])
+    finally:
+        layer.close()
+
+
 def test_connections_killed_under_load(server: RedisServer) -> None:
     """A broken connection is replaced without an outage, and nothing is sent twice."""
     with Load(server) as load:

@@ -14,13 +14,13 @@ from typing import Final
 
 from .equivalents import EQUIVALENT, Key, keys
 from .mutants import Mutant, mutants, mutated
-from .plan import modules, tests_of
+from .plan import Stage, modules, near_first
 from .results import Results
 from .run import Run, adopt_orphans, copy_tree, run
 
 ROOT = Path(__file__).resolve().parents[2]
-#: A mutant has this many times as long as the original, and this many seconds more by default.
-FACTOR, GRACE = 3.0, 30.0
+#: Seconds a stage of tests may take with a mutant by default, and how many times as long as without it, where that is more.
+LIMIT, FACTOR = 600.0, 3.0
 #: Seconds the tests of an unchanged module may take.
 PATIENCE = 1800.0
 #: Seconds one test may take.
@@ -32,73 +32,113 @@ _NO_TESTS: Final = 5
 
 
 class _Trial:
-    """A copy of the tree in which one module at a time is changed, and what the tests need there without a change."""
+    """A copy of the tree in which one module at a time is changed, and what its tests do without a change."""
 
-    def __init__(self, root: Path, directory: Path, grace: float, hang: int) -> None:
+    def __init__(self, root: Path, directory: Path, limit: float, hang: int) -> None:
         self._root = root
         self._tree = directory / "tree"
         self._temporary = directory / "tmp"
         self._temporary.mkdir()
-        self._grace = grace
+        self._limit = limit
         self._hang = hang
-        self._tried: dict[tuple[str, ...], tuple[tuple[str, ...], float]] = {}
+        self._passed: set[str] = set()
+        self._collected: set[Stage] = set()
+        self._left_out: set[str] = set()
+        self._limits: dict[Stage, float] = {}
         self._time = 0
         copy_tree(root, self._tree)
 
-    def _run(self, tests: tuple[str, ...], limit: float) -> Run:
+    def _run(self, tests: Stage, limit: float) -> Run:
         return run(self._tree, tests, limit, self._temporary, self._hang)
 
-    def try_unchanged(self, name: str, tests: tuple[str, ...]) -> tuple[tuple[str, ...], float]:
-        """The tests that say something about mutants of the module ``name``, and the seconds that a mutant has.
+    def _passes(self, test: str) -> bool:
+        """Whether ``test`` passes alone in the tree as it is now."""
+        return self._run((test,), PATIENCE).code == 0
 
-        A test that fails without a change, and passes alone, is left out: the machine may be too busy for it.
+    def _blames(self, name: str, mutant: Mutant, test: str) -> bool:
+        """Whether ``test``, which has failed with a mutant, fails again alone, and passes without the mutant.
 
-        :raises SystemExit: a test fails without a change, alone as well.
+        A test that fails without a change, alone as well, is left out for all mutants to come.
         """
-        if tests not in self._tried:
-            chosen = tests
-            while True:
-                begun = time.monotonic()
-                done = self._run(chosen, PATIENCE)
-                seconds = time.monotonic() - begun
-                if done.code == 0:
-                    break
-                if not done.failed or f"--deselect={done.failed}" in chosen or self._run((done.failed,), PATIENCE).code != 0:
-                    print(done.output[-3000:], file=sys.stderr)
-                    _say(f"the tests of {name} fail without any change: nothing can be said about its mutants")
-                    raise SystemExit(2)
-                _say(f"{done.failed} failed without a change, and passed when it ran alone; it is left out")
-                chosen = (*chosen, f"--deselect={done.failed}")
-            _say(f"the tests of {name} take {seconds:.0f} s")
-            self._tried[tests] = chosen, FACTOR * seconds + self._grace
-        return self._tried[tests]
+        if self._passes(test):
+            return False
+        if test not in self._passed:
+            self._write(name, self._source(name))
+            passes = self._passes(test)
+            self._write(name, mutated(self._source(name), mutant.number))
+            if not passes:
+                _say(f"{test} fails without any change; it is left out")
+                self._left_out.add(test)
+                return False
+            self._passed.add(test)
+        return True
 
-    def verdict(self, name: str, mutant: Mutant, tests: tuple[str, ...]) -> tuple[str, str]:
+    def _longer(self, name: str, mutant: Mutant, tests: Stage) -> float | None:
+        """Seconds for ``tests``, which have reached their limit with a mutant; None if they have had enough.
+
+        The first time that measures how long they take without the mutant.
+        """
+        if tests in self._limits:
+            return None
+        self._write(name, self._source(name))
+        begun = time.monotonic()
+        self._run(self._without(tests, self._left_out), PATIENCE)
+        seconds = time.monotonic() - begun
+        self._write(name, mutated(self._source(name), mutant.number))
+        _say(f"the tests of {name} take {seconds:.0f} s")
+        self._limits[tests] = max(self._limit, FACTOR * seconds)
+        return self._limits[tests] if self._limits[tests] > self._limit else None
+
+    def _check_collected(self, name: str, tests: Stage) -> None:
+        """Look whether pytest finds ``tests`` in the tree without a change, once.
+
+        :raises SystemExit: it does not, so that its end says nothing about a mutant.
+        """
+        if tests not in self._collected:
+            self._write(name, self._source(name))
+            done = self._run(("--collect-only", *tests), PATIENCE)
+            if done.code != 0:
+                print(done.output[-3000:], file=sys.stderr)
+                _say(f"the tests of {name} are not found without any change: nothing can be said about its mutants")
+                raise SystemExit(2)
+            self._collected.add(tests)
+
+    @staticmethod
+    def _without(tests: Stage, others: set[str]) -> Stage:
+        return (*tests, *(f"--deselect={test}" for test in sorted(others)))
+
+    def verdict(self, name: str, mutant: Mutant, tests: Stage) -> tuple[str, str]:
         """Whether tests notice a mutant, and the test that does.
 
-        A test that fails is run again alone: a failure that another cause may have had does not count.
+        A test that fails is run again alone, and without the mutant: a failure that another cause may have had does not count.
         """
-        tests, limit = self.try_unchanged(name, tests)
-        source = (self._root / name).read_text()
-        self._write(name, mutated(source, mutant.number))
+        self._write(name, mutated(self._source(name), mutant.number))
         try:
             begun = time.monotonic()
+            limit = self._limits.get(tests, self._limit)
             doubted: set[str] = set()
             while True:
-                deselected = tuple(f"--deselect={test}" for test in sorted(doubted))
-                done = self._run((*tests, *deselected), max(begun + limit - time.monotonic(), 1.0))
-                if done.code == 0 or (done.code == _NO_TESTS and doubted):
+                done = self._run(self._without(tests, doubted | self._left_out), max(begun + limit - time.monotonic(), 1.0))
+                if done.code == 0 or (done.code == _NO_TESTS and doubted | self._left_out):
                     return "survived", ""
                 if done.code is None:
-                    return "hung", ""
+                    longer = self._longer(name, mutant, tests)
+                    if longer is None:
+                        return "hung", ""
+                    begun, limit = time.monotonic(), longer
+                    continue
                 if done.code != 1 or not done.failed or done.failed in doubted:
                     # A module that cannot be imported ends pytest before the first test; a test that hangs ends it with the test.
+                    self._check_collected(name, tests)
                     return "noticed", done.failed
-                if self._run((done.failed,), limit).code != 0:
+                if self._blames(name, mutant, done.failed):
                     return "noticed", done.failed
                 doubted.add(done.failed)
         finally:
-            self._write(name, source)
+            self._write(name, self._source(name))
+
+    def _source(self, name: str) -> str:
+        return (self._root / name).read_text()
 
     def _write(self, name: str, source: str) -> None:
         path = self._tree / name
@@ -117,7 +157,10 @@ def main() -> int:
     parser.add_argument("--only", metavar="PATH", action="append", help="a module or a folder, such as greendaphne/http1; may be repeated")
     parser.add_argument("--tests", nargs="+", metavar="PATH", help="run these tests instead of those planned")
     parser.add_argument(
-        "--grace", type=float, default=GRACE, help="seconds a mutant has beyond thrice what the original takes (%(default)g)"
+        "--limit",
+        type=float,
+        default=LIMIT,
+        help="seconds a stage of tests has, or thrice what the original takes (%(default)g)",
     )
     parser.add_argument("--hang", type=int, default=HANG, help="seconds one test has (%(default)s)")
     parser.add_argument("--results", type=Path, metavar="FILE", help="write each result there, and take those that are there as they are")
@@ -142,8 +185,6 @@ def main() -> int:
     sample = random.Random(arguments.seed).sample(everything, min(arguments.sample, len(everything)))
     _say(f"{len(sample)} of {len(everything)} mutants of {len(names)} modules, seed {arguments.seed}")
     part, parts = arguments.part
-    # Mutants with the same tests side by side: each part tries few lists of tests without a change.
-    sample.sort(key=lambda found: (found[0], found[1].number))
     sample = sample[len(sample) * (part - 1) // parts : len(sample) * part // parts]
     if arguments.root == ROOT:
         _tell_stale(names, key)
@@ -158,14 +199,14 @@ def main() -> int:
     survivors: list[tuple[str, Mutant]] = []
     equivalent = 0
     with tempfile.TemporaryDirectory(prefix="mutation-") as directory:
-        trial = _Trial(root, Path(directory), arguments.grace, arguments.hang)
+        trial = _Trial(root, Path(directory), arguments.limit, arguments.hang)
         for number, (name, mutant) in enumerate(sample, 1):
             if key[name, mutant] in EQUIVALENT:
                 equivalent += 1
                 continue
             result = results.find(name, mutant)
             if result is None:
-                stages = (tuple(arguments.tests),) if arguments.tests else tests_of(name)
+                stages = (tuple(arguments.tests),) if arguments.tests else near_first(root, name)
                 if arguments.quick:
                     stages = stages[:1]
                 begun = time.monotonic()

@@ -8,9 +8,12 @@ from pathlib import Path
 #: Tests that run together, in this order; pytest takes those of a folder in the order of their names.
 Stage = tuple[str, ...]
 
+# The applications that send without waiting, and ask for room.
+_ASGI: Stage = ("tests/applications/asgi/test_http.py", "tests/applications/asgi/test_websocket.py")
 _HTTP1: tuple[Stage, ...] = (
     ("tests/http1", "tests/core/test_causes.py", "tests/core/test_grammar.py"),
-    ("tests/attacks/test_http1_attacks.py", "tests/serving/test_server.py"),
+    ("tests/websocket/test_websocket_handshake.py", "tests/attacks/test_http1_attacks.py", "tests/serving/test_server.py"),
+    _ASGI,
 )
 _HTTP2: tuple[Stage, ...] = (
     (
@@ -23,6 +26,7 @@ _HTTP2: tuple[Stage, ...] = (
     ),
     ("tests/http2/test_http2_server.py", "tests/http2/test_http2_model.py", "tests/http2/test_http2_compression.py"),
     ("tests/attacks/test_http2_attacks.py",),
+    _ASGI,
 )
 _WEBSOCKET: tuple[Stage, ...] = (
     (
@@ -95,6 +99,26 @@ def tests_of(module: str) -> tuple[Stage, ...]:
     if not prefixes:
         raise LookupError(f"no tests are planned for {module}")
     return TESTS[max(prefixes, key=len)]
+
+
+def near_first(root: Path, module: str) -> tuple[Stage, ...]:
+    """The stages of the tests of ``module``, with another one before the first: the files of this that are about the module.
+
+    Such a file has the module's name in its own, or its text names the module.
+    """
+    first, *others = tests_of(module)
+    path = Path(module)
+    path = path.parent if path.stem == "__init__" else path.with_suffix("")
+    dotted = ".".join(path.parts)
+    options = [one for one in first if one.startswith("-")]
+    near: list[str] = []
+    far: list[str] = []
+    for one in first:
+        for file in sorted((root / one).rglob("test_*.py")) if (root / one).is_dir() else [root / one]:
+            if file.is_file():
+                is_near = path.name in file.stem or dotted in file.read_text(encoding="utf-8")
+                (near if is_near else far).append(file.relative_to(root).as_posix())
+    return *((*files, *options) for files in (near, far) if files), *others
 
 
 def modules(root: Path, only: Sequence[str] | None = None) -> list[str]:

@@ -22,7 +22,7 @@ def adopt_orphans() -> None:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy the files of ``source`` that Git knows or would add to ``target``."""
+    """Copy the files of ``source`` that Git knows or would add to ``target``, and link the environments that tests have made there."""
     command = ["git", "-C", str(source), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, capture_output=True, check=True).stdout
     for name in filter(None, listed.decode().split("\0")):
@@ -31,6 +31,9 @@ def copy_tree(source: Path, target: Path) -> None:
             copy = target / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(origin, copy)
+    for environment in (source / ".cache").glob("*/pyvenv.cfg"):
+        (target / ".cache").mkdir(exist_ok=True)
+        (target / ".cache" / environment.parent.name).symlink_to(environment.parent)
 
 
 class Run(NamedTuple):
@@ -47,8 +50,9 @@ def run(tree: Path, tests: Sequence[str], timeout: float, temporary: Path, hang:
     :param timeout: seconds for all of them.
     :param hang: seconds for one of them.
     """
-    bytecode = temporary.with_name("bytecode")
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONPYCACHEPREFIX": str(bytecode), "TMPDIR": str(temporary)}
+    environment = {**os.environ, "PYTHONPATH": str(tree), "TMPDIR": str(temporary)}
+    # What is compiled stays beside the copies.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     quiet = ["-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-o", f"faulthandler_timeout={hang}"]
     command = [sys.executable, "-m", "pytest", *quiet, *tests]
     output = temporary / "output"

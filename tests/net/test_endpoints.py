@@ -502,6 +502,28 @@ def test_unix_permissions_are_never_more_than_asked_for(tmp_path: Path) -> None:
     assert modes == [0o640]
 
 
+def test_unix_permissions_are_not_given_to_what_replaces_the_socket(bind: Bind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other"
+    other.touch(0o600)
+    look = os.fstat
+
+    def replace(descriptor: int) -> os.stat_result:
+        status = look(descriptor)
+        if stat.S_ISSOCK(status.st_mode) and not (tmp_path / "x").is_symlink():
+            (tmp_path / "x").unlink()
+            (tmp_path / "x").symlink_to(other)
+        return status
+
+    monkeypatch.setattr(os, "fstat", replace)
+    before = os.umask(0o077)
+    try:
+        bind(f"unix:{tmp_path}/x:mode=640")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").is_symlink()
+    assert stat.S_IMODE(other.stat().st_mode) == 0o600
+
+
 def test_unix_owner(bind: Bind, tmp_path: Path) -> None:
     name = pwd.getpwuid(os.getuid()).pw_name
     check_listens(bind(f"unix:{tmp_path}/x:user={name}:group={os.getgid()}"))

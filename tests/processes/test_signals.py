@@ -187,6 +187,38 @@ assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     subprocess.run([sys.executable, "-c", script], env=environment(), cwd=tmp_path, timeout=PATIENCE, check=True)
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_sigint_does_not_end_the_hub_that_starts(tmp_path: Path, interrupted: bool) -> None:
+    script = f"""
+import os, signal
+import gevent
+from greendaphne.processes.signals import start_hub
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+hub = gevent.get_hub()
+begin = hub.start_periodic_monitoring_thread
+hub.start_periodic_monitoring_thread = lambda: (begin(), {interrupted} and os.kill(os.getpid(), signal.SIGINT))
+told = []
+try:
+    start_hub()
+except KeyboardInterrupt:
+    told.append(1)
+assert told == [1] * {interrupted}, told
+assert hub and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+with gevent.Timeout(0.01, False):
+    gevent.sleep(60)
+assert gevent.get_hub() is hub and hub
+"""
+    subprocess.run([sys.executable, "-c", script], env=environment(), cwd=tmp_path, timeout=PATIENCE, check=True)
+
+
+def test_the_application_finds_a_hub_that_runs(tmp_path: Path) -> None:
+    write(tmp_path, "import gevent, sys\nprint('the hub runs:', bool(gevent.get_hub()), file=sys.stderr)\nsys.exit(3)\n")
+    with Command(tmp_path, *INLINE) as command:
+        command.wait_for("the hub runs: True")
+        command.wait()
+
+
 # A library in a terminal, which runserver --noreload is: the end of the terminal is its end.  The command reloads.
 
 LIBRARY = """

@@ -72,7 +72,7 @@ def test_mutants_that_hang_are_noticed_and_nothing_of_them_stays(tmp_path: Path,
     path = tree(tmp_path, HANGS)
     left = tmp_path / "left"
     monkeypatch.setenv("LEFT", str(left))
-    run = mutation(path, "--grace", "1")
+    run = mutation(path, "--limit", "1")
     assert run.returncode == 0, run.stderr
     assert "noticed (hung)" in run.stderr
     processes = [int(line) for line in left.read_text().split()]
@@ -84,6 +84,13 @@ def test_mutants_that_hang_are_noticed_and_nothing_of_them_stays(tmp_path: Path,
 
 def test_tests_that_fail_without_a_change_say_nothing(tmp_path: Path) -> None:
     run = mutation(tree(tmp_path, "def test_wrong():\n    assert False\n"))
+    assert run.returncode == 0, run.stderr
+    assert "test_wrong fails without any change; it is left out" in run.stderr
+    assert "0 of 3 mutants noticed" in run.stdout
+
+
+def test_tests_that_are_not_found_say_nothing(tmp_path: Path) -> None:
+    run = mutation(tree(tmp_path, "import a_module_that_is_missing\n"))
     assert run.returncode == 2
     assert "without any change" in run.stderr
 

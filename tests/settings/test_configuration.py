@@ -325,6 +325,17 @@ def heeded_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+def interrupted(process: subprocess.Popen[str]) -> str:
+    """What a process that reads or sleeps writes to standard error until SIGINT has ended it."""
+    # Python sees a signal that comes right before the system call only after that; the next one interrupts the call.
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE / 2)
+            break
+    return process.communicate(timeout=PATIENCE)[1]
+
+
 @pytest.mark.usefixtures("heeded_interrupts")
 def test_who_interrupts_the_import_of_the_application(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n", encoding="utf-8")
@@ -334,8 +345,7 @@ def test_who_interrupts_the_import_of_the_application(tmp_path: Path) -> None:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "importing\n"
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=PATIENCE)
+            errors = interrupted(process)
         finally:
             process.kill()
     assert (process.returncode, errors.strip()) == (130, "")
@@ -349,13 +359,7 @@ def test_who_waits_for_a_file_may_interrupt(file: Path) -> None:
         try:
             # It has opened the file once this returns.
             with open(file, "wb"):
-                # Python sees a signal that comes right before its read only after that; the next one interrupts the read.
-                for _ in range(3):
-                    process.send_signal(signal.SIGINT)
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(PATIENCE / 2)
-                        break
-                _, errors = process.communicate(timeout=PATIENCE)
+                errors = interrupted(process)
         finally:
             process.kill()
     assert (process.returncode, errors) == (130, "")

@@ -51,6 +51,16 @@ def test_alarms_ring_in_time_and_never_early(delays: list[float]) -> None:
         assert early == late or first <= second
 
 
+def test_a_greenlet_that_waits_can_be_woken_before_its_alarm_rings() -> None:
+    alarm = Alarm()
+    # None waits.
+    alarm.wake()
+    waiting = gevent.spawn(wait, alarm)
+    gevent.sleep(0)
+    alarm.wake()
+    assert waiting.get(timeout=PATIENCE) <= monotonic()
+
+
 def test_an_alarm_that_was_stopped_or_set_anew_rings_at_no_other_time() -> None:
     now = monotonic()
     stopped, moved, last = Alarm(), Alarm(), Alarm()

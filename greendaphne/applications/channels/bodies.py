@@ -157,7 +157,7 @@ class Bodies:
     :param streaming: pass large bodies on while they come instead of spooling them first.
     """
 
-    def __init__(self, limits: Limits, spool: Spool, streaming: bool = False) -> None:
+    def __init__(self, limits: Limits, spool: Spool, streaming: bool) -> None:
         self.limits = limits
         self._streaming = streaming
         #: Their part of the memory of the process.

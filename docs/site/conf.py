@@ -16,7 +16,7 @@ copyright = author  # noqa: A001 - Sphinx' name
 version = ".".join(__version__.split(".")[:2])
 release = __version__
 
-extensions = ["links", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton"]
+extensions = ["links", "search_numbers", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton"]
 root_doc = "index"
 exclude_patterns = ["site"]
 language = "en"

@@ -406,8 +406,9 @@ class Master:
                 # It may have sent lines while this process was busy.
                 self._hear(child)
             if child.deadline is not None and now >= child.deadline:
-                what = "has not begun to serve" if child.state is State.STARTING else "has not ended"
-                logger.error("%s %s in time and is killed", child, what)
+                starting = child.state is State.STARTING
+                line = "%s has not begun to serve in time and is killed" if starting else "%s has not ended in time and is killed"
+                logger.error(line, child)
                 child.signal(signal.SIGKILL)
                 child.deadline = now + QUIT_PATIENCE
             elif self._is_late(child, now):

@@ -209,7 +209,8 @@ OPTIONS: Final = (
         help="Configure the log with this file, in Python's INI format, JSON or TOML."),
 
     option(PROXIES, "--root-path", to="root_path", metavar="PATH", legacy=True,
-        help="The path at which the application is mounted, URL-encoded; a Daphne-Root-Path header overrides it."),
+        help="The path at which the application is mounted, URL-encoded; a Daphne-Root-Path header overrides it, from this machine or, "
+             "if that is given, from --forwarded-allow-ips."),
     option(PROXIES, "--proxy-headers", to="proxies.headers", legacy=True,
         everyday=True,
         help="Trust X-Forwarded-For, X-Forwarded-Port and X-Forwarded-Proto; only for use behind a proxy."),

@@ -6,22 +6,24 @@ import os
 import re
 import shlex
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from greendaphne.settings.arguments import Command, read
+from greendaphne.settings.option import UsageError
 from tests.support.pages import ROOT, commands
 
 PAGES = sorted(
     path
-    for pattern in ("README.rst", "benchmarks/README.rst", "docs/*.rst", "docs/tutorials/*.rst", "examples/*/README.rst")
+    for pattern in ("*.rst", "benchmarks/README.rst", "tests/README.rst", "docs/**/*.rst", "examples/*/README.rst")
     for path in ROOT.glob(pattern)
 )
 #: The first words of commands; other lines in literal blocks are output, configuration or Python.
 PROGRAM = re.compile(
     r"apt-get|cd|circusctl|circusd|cp|curl|docker|echo|export|greendaphne|install|jq|journalctl|kill|ln|make|man|mkdir|openssl|pebble|pip|podman"
-    r"|promtool|python|python3(\.\d+)?|redis-server|runuser|sed|set|supervisorctl|supervisord|systemctl|systemd-\w[\w-]*|touch|useradd|\."
+    r"|promtool|python|python3(\.\d+)?|redis-server|runuser|sed|set|supervisorctl|supervisord|systemctl|systemd-\w[\w-]*|touch|umask|useradd|\."
 )
 #: Parts of pages whose commands are run in order: the beginnings of the first and of the last command, and the test.
 RUN = {
@@ -31,6 +33,9 @@ RUN = {
     ],
     "docs/configuration.rst": [("python -m greendaphne.settings.sample", "greendaphne --config greendaphne.toml --check", "test_pages.py")],
     "docs/deployment.rst": [("apt-get install", "/srv/mysite/venv/bin/supervisorctl", "test_pages.py")],
+    "docs/design/adding.rst": [
+        ("python -m greendaphne.settings.sample", "python -m greendaphne.settings.sample", "tests/settings/test_configuration.py")
+    ],
     "docs/library.rst": [("cd examples/chat", "DJANGO_SETTINGS_MODULE", "tests/public/test_pytest_plugin.py")],
     "docs/monitoring.rst": [("pip install", "greendaphne --health-path", "test_pages.py")],
     "docs/operations.rst": [("apt-get install", "runuser", "test_pages.py")],
@@ -70,6 +75,11 @@ NOT_RUN = {
         r"python examples/redis/run\.py|kill -9 NUMBER|circusd circus\.ini|circusctl .*endpoint .*|export CHAT_LAYER.*|\(cd \.\./chat .*"
     ),
 }
+
+
+#: Examples that say how the server is started beside them, and sentences with commands.
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("**/*") if path.suffix in ("", ".cfg", ".conf") and path.is_file())
+_COMMENT = re.compile(r"^# {5}(greendaphne .*)$", re.MULTILINE)
 
 
 def name(page: object) -> str:
@@ -145,3 +155,48 @@ def test_a_command_has_valid_options(page: Path, tmp_path: Path, monkeypatch: py
             arguments[arguments.index("…")] = "project.asgi:channel_layer"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("GREENDAPHNE_")}
         assert isinstance(read(arguments, {**environment, **variables}), Command), (name(page), arguments)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=name)
+def test_a_command_in_a_comment_has_valid_options(example: Path) -> None:
+    text = example.read_text(encoding="utf-8").replace("\\\n#", "")
+    for line in _COMMENT.findall(text):
+        assert isinstance(read(shlex.split(line)[1:], {}), Command), line
+
+
+def sentences(page: Path) -> list[str]:
+    """What stands as a command in sentences and tables of ``page``."""
+    return [" ".join(literal.split()) for literal in re.findall(r"``([^`]+?)``", page.read_text(encoding="utf-8"))]
+
+
+def can_be_given(command: str) -> bool:
+    """Whether the target of the Makefile, the module, the file or the options of ``command`` exist; true for any other text."""
+    if re.match(r"make [a-z]", command):
+        targets = re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        return {word for word in shlex.split(command, comments=True)[1:] if "=" not in word} <= {*targets}
+    if module := re.match(r"python -m ((?:greendaphne|benchmarks|tests)[\w.]*)", command):
+        return find_spec(module[1]) is not None
+    if file := re.match(r"python ((?:benchmarks|examples)/\S+)", command):
+        return (ROOT / file[1]).is_file()
+    if re.match(r"greendaphne -", command) and "…" not in command and "--help" not in command:
+        arguments = shlex.split(command)[1:]
+        if arguments == ["--check-config"]:
+            arguments.append("project.asgi:channel_layer")
+        try:
+            return isinstance(read(arguments, {}), Command)
+        except UsageError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_command_in_a_sentence_can_be_given(page: Path) -> None:
+    makes = [line for line in given(page) if line.startswith(("make ", "python "))]
+    assert [command for command in [*sentences(page), *makes] if not can_be_given(command)] == []
+
+
+@pytest.mark.parametrize(
+    "command", ["make no-such-target", "python -m greendaphne.nothing", "python benchmarks/nothing.py", "greendaphne --bnd 0.0.0.0 a:b"]
+)
+def test_a_command_that_cannot_be_given_is_found(command: str) -> None:
+    assert not can_be_given(command)

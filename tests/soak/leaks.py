@@ -7,6 +7,7 @@ the requests come before that, so that what is made once is there.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import os
@@ -199,10 +200,13 @@ def measure(requests: int) -> tuple[int, Figures, Figures]:
 def main() -> int:
     import logging
 
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.leaks", description="What is left of requests and WebSockets.")
+    parser.add_argument("requests", metavar="REQUESTS", type=int, nargs="?", default=REQUESTS, help="%(default)s by default")
+    arguments = parser.parse_args()
     # What clients do to the application is in the log.
     logging.disable(logging.CRITICAL)
     begun = time.monotonic()
-    number, before, after = measure(int(sys.argv[1]) if len(sys.argv) > 1 else REQUESTS)
+    number, before, after = measure(arguments.requests)
     print(f"{number} requests in {time.monotonic() - begun:.0f} s\nbefore: {before}\nafter:  {after}")
     left = after.left(before)
     print(f"left: {', '.join(left) or 'nothing'}")

@@ -84,8 +84,8 @@ def can_trim() -> bool:
 def forget_names() -> None:
     """Release the names of attributes that Python's cache of methods refers to.
 
-    libev's callbacks in gevent look up ``stop`` by a new string each time.  The cache keeps up to 4096 of them: a peak left 1000, which kept
-    most of its memory from being returned.  The cache fills again within milliseconds.
+    libev's callbacks in gevent look up ``stop`` by a new string each time.  The cache keeps up to 4096 of them.  A peak left 1000, which
+    kept most of its memory from being returned.  The cache fills again within milliseconds.
     """
     _clear_cache()
 
@@ -95,5 +95,11 @@ try:
     _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 except (OSError, TypeError):  # pragma: no cover - a system without dynamic linking
     _malloc_trim = None
+
+
+def _nothing() -> None:
+    pass
+
+
 #: The more general function exists since Python 3.13, which deprecates the other.
-_clear_cache: Callable[[], object] = getattr(sys, "_clear_internal_caches", None) or getattr(sys, "_clear_type_cache", lambda: None)
+_clear_cache: Callable[[], object] = getattr(sys, "_clear_internal_caches", getattr(sys, "_clear_type_cache", _nothing))

@@ -67,8 +67,8 @@ MEMORY_GRACE: Final = 1.0
 DISK_GRACE: Final = 5.0
 #: Seconds between looks while clients hold a notable part of the memory.
 TICK: Final = 0.25
-#: The fractions of the memory for clients above which small objects are allocated on the C library's heap, and below which they no longer are;
-#: see :mod:`.peak_heap`.
+#: The fractions of the memory for clients above which small objects are allocated on the C library's heap, and below which Python's
+#: allocator is used again; see :mod:`.peak_heap`.
 PEAK: Final = 1 / 4
 PEAK_END: Final = 1 / 8
 #: Seconds without shortage after which an overload is over.

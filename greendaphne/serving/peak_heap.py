@@ -37,6 +37,8 @@ class _Allocator(ctypes.Structure):
         return bytes(self) == bytes(other)
 
 
+#: The first and the last version of Python whose functions were tried.
+VERSIONS: Final = ((3, 10), (3, 13))
 #: PyMemAllocatorDomain: the C library's functions, and the two domains that use arenas.
 _RAW: Final = 0
 _DOMAINS: Final = (1, 2)
@@ -46,7 +48,7 @@ def _has_arenas() -> bool:
     """Whether this Python allocates objects in arenas, by functions that also release blocks of the C library."""
     return (
         sys.implementation.name == "cpython"
-        and (3, 10) <= sys.version_info < (3, 15)
+        and VERSIONS[0] <= sys.version_info[:2] <= VERSIONS[1]
         and bool(sysconfig.get_config_var("WITH_PYMALLOC"))
         and not sysconfig.get_config_var("Py_GIL_DISABLED")
         and os.environ.get("PYTHONMALLOC", "") in ("", "default", "pymalloc")
@@ -64,24 +66,23 @@ class PeakHeap:
 
     def enter(self) -> None:
         """Allocate small objects on the C library's heap from now on, if this Python and the system allow it."""
-        global _users
         if not self.active:
             self.active = True
-            _users += 1
-            if _users == 1:
+            _active.add(self)
+            if len(_active) == 1:
                 _switch()
 
     def leave(self) -> None:
         """Undo :meth:`enter`."""
-        global _users
         if self.active:
             self.active = False
-            _users -= 1
-            if not _users:
+            _active.discard(self)
+            if not _active:
                 _switch_back()
 
 
-_users = 0
+#: Those between :meth:`PeakHeap.enter` and :meth:`PeakHeap.leave`.
+_active: Final[set[PeakHeap]] = set()
 #: The allocators of the domains before, and those that replaced them.
 _before: Final = [_Allocator() for _ in _DOMAINS]
 _during: Final = [_Allocator() for _ in _DOMAINS]
@@ -92,11 +93,14 @@ def _switch() -> None:
         return
     raw = _Allocator()
     _api.PyMem_GetAllocator(_RAW, ctypes.byref(raw))
-    for before, domain in zip(_before, _DOMAINS, strict=True):
-        _api.PyMem_GetAllocator(domain, ctypes.byref(before))
-    if raw.ctx or any(before.ctx or before.malloc == raw.malloc for before in _before):
-        # tracemalloc or Python's debugging functions are active, or the C library is used anyway.
+    found = [_Allocator() for _ in _DOMAINS]
+    for each, domain in zip(found, _DOMAINS, strict=True):
+        _api.PyMem_GetAllocator(domain, ctypes.byref(each))
+    if raw.ctx or any(each.ctx or each.malloc == raw.malloc for each in found):
+        # tracemalloc or Python's debugging functions are active, or the C library is used anyway: by PYTHONMALLOC, or since tracemalloc was
+        # started during a peak and stopped after it, which restores the functions of the peak.
         return
+    _before[:] = found
     for before, during, domain in zip(_before, _during, _DOMAINS, strict=True):
         during.malloc, during.calloc = raw.malloc, raw.calloc
         during.realloc, during.free = before.realloc, before.free

@@ -281,7 +281,8 @@ class Overload:
             self._settled = 0.0
         elif not self._settled:
             self._settled = now
-        elif now - self._settled >= SETTLED:
+        elif now - self._settled >= SETTLED and not self._trimming:
+            # Not while memory is being returned: the last return would be left out.
             self.stop()
             self._settle()
             self._clean_up()

@@ -105,22 +105,30 @@ class _Worker(greenlet):
     """Calls the functions of one task after the other."""
 
     # Attributes that applications set are in __dict__, which is cleared.
-    __slots__ = ("_hub", "_links", "_owner", "rawlink", "task")
+    __slots__ = ("_hub", "_links", "_owner", "task")
 
     def __init__(self, owner: Greenlets) -> None:
         super().__init__(parent=owner.hub)
         self._owner = owner
         self._hub = owner.hub
-        self._links: list[Callable[[Any], object]] = []
-        #: Calls its argument at the end of the function; gevent has this method for the end of a greenlet.
-        self.rawlink: Callable[[Callable[[Any], object]], None] = self._links.append
+        # None until the first rawlink(), and the task until the first call(): thousands of greenlets may wait at a time.
+        self._links: list[Callable[[Any], object]] | None = None
         #: The task of :meth:`Greenlets.call`, to which nothing refers between two calls.
-        self.task = Task(_nothing, ())
+        self.task: Task | None = None
+
+    def rawlink(self, callback: Callable[[Any], object]) -> None:
+        """Call ``callback`` at the end of the function; gevent has this method for the end of a greenlet."""
+        links = self._links
+        if links is None:
+            self._links = [callback]
+        else:
+            links.append(callback)
 
     def unlink(self, callback: Callable[[Any], object]) -> None:
         """Undo :meth:`rawlink`."""
-        if callback in self._links:
-            self._links.remove(callback)
+        links = self._links
+        if links is not None and callback in links:
+            links.remove(callback)
 
     def run(self, task: Any) -> None:
         owner = self._owner
@@ -180,10 +188,8 @@ class _Worker(greenlet):
 
     def _call_links(self) -> None:
         """Call what :meth:`rawlink` was told to call, and what these calls tell it."""
-        while self._links:
-            # The list stays, because rawlink() is its method.
-            links = self._links[:]
-            self._links.clear()
+        while links := self._links:
+            self._links = None
             for link in links:
                 try:
                     link(self)
@@ -273,6 +279,8 @@ class Greenlets:
     def _call(self, caller: greenlet, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         worker = self._take()
         task = worker.task
+        if task is None:
+            task = worker.task = Task(_nothing, ())
         task._function = function
         task._arguments = arguments
         task.done = False
@@ -284,7 +292,7 @@ class Greenlets:
                 self.hub.switch()
         except BaseException as error:
             # The function may outlast a wait that is interrupted again; its end must not be that of a later call.
-            worker.task = Task(_nothing, ())
+            worker.task = None
             del worker
             self._end(task, error)
             raise

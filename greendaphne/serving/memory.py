@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -75,8 +76,30 @@ def trim() -> None:
         _malloc_trim(0)
 
 
+def can_trim() -> bool:
+    """Whether :func:`trim` returns memory."""
+    return _malloc_trim is not None
+
+
+def forget_names() -> None:
+    """Release the names of attributes that Python's cache of methods refers to.
+
+    libev's callbacks in gevent look up ``stop`` by a new string each time.  The cache keeps up to 4096 of them.  A peak left 1000, which
+    kept most of its memory from being returned.  The cache fills again within milliseconds.
+    """
+    _clear_cache()
+
+
 try:
     # At import: objects that are made during a peak and stay keep memory of the peak.
     _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 except (OSError, TypeError):  # pragma: no cover - a system without dynamic linking
     _malloc_trim = None
+
+
+def _nothing() -> None:
+    pass
+
+
+#: The more general function exists since Python 3.13, which deprecates the other.
+_clear_cache: Callable[[], object] = getattr(sys, "_clear_internal_caches", getattr(sys, "_clear_type_cache", _nothing))

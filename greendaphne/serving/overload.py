@@ -32,7 +32,8 @@ from gevent import get_hub
 from ..config import KIB, MIB, Limits
 from ..core import greenlets
 from ..core.accounts import Account, Allowance
-from .memory import available, resident, trim
+from .memory import available, forget_names, resident, trim
+from .peak_heap import PeakHeap
 from .shortage import Shortage
 from .spool import Spool, disk_log
 
@@ -66,6 +67,10 @@ MEMORY_GRACE: Final = 1.0
 DISK_GRACE: Final = 5.0
 #: Seconds between looks while clients hold a notable part of the memory.
 TICK: Final = 0.25
+#: The fractions of the memory for clients above which small objects are allocated on the C library's heap, and below which Python's
+#: allocator is used again; see :mod:`.peak_heap`.
+PEAK: Final = 1 / 4
+PEAK_END: Final = 1 / 8
 #: Seconds without shortage after which an overload is over.
 CALM: Final = 5.0
 #: Bytes that clients may hold before the timer watches the memory.
@@ -146,6 +151,7 @@ class Overload:
         self._settled = 0.0
         self._dirty = False
         self._trimming = False
+        self._heap = PeakHeap()
         # The size of the process at the start, and the number of evicted connections at the last garbage collection.
         self._resident = 0
         self._collected = 0
@@ -162,7 +168,8 @@ class Overload:
         self._measure_disk()
 
     def stop(self) -> None:
-        """Release the timer."""
+        """Release the timer, and let Python allocate all objects again."""
+        self._heap.leave()
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.stop()
@@ -257,6 +264,11 @@ class Overload:
         now = monotonic()
         memory = self.memory
         self._low = min(self._low, memory.left)
+        if not self._heap.active:
+            if memory.held > memory.size * PEAK:
+                self._heap.enter()
+        elif memory.held < memory.size * PEAK_END:
+            self._heap.leave()
         if now - self._trimmed >= TRIM_INTERVAL:
             memory.returned = self._low + TRIM_STEP
         if self.since:
@@ -269,7 +281,8 @@ class Overload:
             self._settled = 0.0
         elif not self._settled:
             self._settled = now
-        elif now - self._settled >= SETTLED:
+        elif now - self._settled >= SETTLED and not self._trimming:
+            # Not while memory is being returned: the last return would be left out.
             self.stop()
             self._settle()
             self._clean_up()
@@ -295,6 +308,7 @@ class Overload:
         if self._dirty and resident() > self._resident + GROWN and not self._trimming:
             self._trimming = True
             greenlets.shrink()
+            forget_names()
             gevent.spawn(self._give_back, self._collect)
         self._dirty = False
 

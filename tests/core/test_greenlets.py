@@ -463,9 +463,15 @@ def test_those_not_needed_end(kept: Greenlets) -> None:
 def test_few_stay_after_a_peak() -> None:
     shared = module.enter()
     try:
-        tasks = [shared.spawn(gevent.sleep, 0) for _ in range(50)]
+        go = Event()
+        tasks = [shared.spawn(go.wait) for _ in range(50)]
+        while shared.tasks:
+            gevent.sleep(0)
+        go.set()
         for task in tasks:
             task.join()
+        # A task has ended before its greenlet is idle.
+        gevent.sleep(0)
         workers = shared.idle[:]
         assert len(workers) >= 50
         shared.hub.loop.run_callback(module.shrink)

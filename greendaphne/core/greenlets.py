@@ -210,7 +210,7 @@ class Greenlets:
         self._scheduled = False
         self._run_callback = self.hub.loop.run_callback
         # The iteration of the loop in which functions began last, and the time from which on they wait for the next one.  gevent may run
-        # fifty callbacks before it polls, so a callback that calls itself again every few milliseconds would keep the loop from its sockets.
+        # fifty callbacks before it polls, so one that puts itself back every few milliseconds would keep the loop from its sockets.
         self._iteration = -1
         self._ends = 0.0
         self._next = self.hub.loop.timer(0)

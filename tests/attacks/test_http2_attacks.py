@@ -360,7 +360,12 @@ def test_many_window_sizes_in_one_frame_change_the_windows_once(monkeypatch: pyt
     """64 settings for a hundred streams were 6400 changes; only the last one is seen by anything."""
     changes: list[int] = []
     change = Engine._change_windows
-    monkeypatch.setattr(Engine, "_change_windows", lambda engine, by: (changes.append(by), change(engine, by))[1])
+
+    def counted(engine: Engine, difference: int) -> None:
+        changes.append(difference)
+        change(engine, difference)
+
+    monkeypatch.setattr(Engine, "_change_windows", counted)
 
     def big(stream: Http2Stream) -> None:
         stream.start(200, [])

@@ -31,7 +31,7 @@ from greenlet import getcurrent, greenlet
 KEPT: Final = 256
 #: The number of greenlets that stay after a peak.
 FEW: Final = 8
-#: Functions that begin in a row before the clock is read, and the seconds after which the hub goes on with its other callbacks.
+#: Functions that begin in a row before the clock is read, and the seconds for all that begin in one iteration of the event loop.
 IN_A_ROW: Final = 16
 ROW_SECONDS: Final = 0.005
 #: Seconds between two checks for greenlets that were idle all the time since the last check; half of these end.
@@ -222,6 +222,11 @@ class Greenlets:
         # Whether the hub will call _begin().
         self._scheduled = False
         self._run_callback = self.hub.loop.run_callback
+        # The iteration of the loop in which functions began last, and the time from which on they wait for the next one.  gevent may run
+        # fifty callbacks before it polls, so one that puts itself back every few milliseconds would keep the loop from its sockets.
+        self._iteration = -1
+        self._ends = 0.0
+        self._next = self.hub.loop.timer(0)
         # The lowest number of idle greenlets since the last check.
         self._fewest = 0
         self._users = 0
@@ -249,7 +254,12 @@ class Greenlets:
         tasks = self.tasks
         # What they call in turn comes after the callbacks that the hub has by now.
         number = len(tasks)
-        ends = monotonic() + ROW_SECONDS
+        iteration = self.hub.loop.iteration
+        if iteration != self._iteration or iteration < 0:
+            self._iteration = iteration
+            self._ends = monotonic() + ROW_SECONDS
+        ends = self._ends
+        late = False
         try:
             while number > 0:
                 self.left = row = min(number, IN_A_ROW)
@@ -261,12 +271,17 @@ class Greenlets:
                     # _take() counts the references.
                     del worker
                 if monotonic() >= ends:
+                    late = True
                     break
         finally:
             self.left = 0
             self._scheduled = bool(tasks)
             if tasks:
-                self._run_callback(self._begin)
+                if late and not self.closed:
+                    self._next.stop()
+                    self._next.start(self._begin)
+                else:
+                    self._run_callback(self._begin)
 
     def call(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call ``function`` in a separate greenlet, and return its result; raises its exception.
@@ -366,8 +381,11 @@ class Greenlets:
     def close(self) -> None:
         """End the idle greenlets, in the thread that created them, and keep none from now on."""
         self.closed = True
-        self._timer.stop()
-        self._timer.close()
+        for timer in (self._timer, self._next):
+            timer.stop()
+            timer.close()
+        if self.tasks:
+            self._run_callback(self._begin)
         idle = self.idle[:]
         self.idle.clear()
         for worker in idle:

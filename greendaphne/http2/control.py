@@ -87,18 +87,20 @@ class ControlFrames(Sender):
             if payload:
                 raise FrameDataMissingError("a frame of the wrong size")
             return
-        grown = False
+        window: int | None = None
         for setting, value in settings.parse(payload, self._limits.settings):
             if setting == Setting.INITIAL_WINDOW_SIZE:
-                self._change_windows(value - self.initial_send_window)
-                self.initial_send_window = value
-                grown = True
+                # Nothing is sent between two settings of one frame, so only the last value changes the streams' windows.
+                window = value
             elif setting == Setting.HEADER_TABLE_SIZE:
                 self._encoder.header_table_size = value
             elif setting == Setting.MAX_FRAME_SIZE:
                 self.frame_size = value
+        if window is not None:
+            self._change_windows(window - self.initial_send_window)
+            self.initial_send_window = window
         self.output += frame(FrameType.SETTINGS, ACK, 0, b"")
-        if grown:
+        if window is not None:
             self._listener.on_window(_NO_STREAM)
 
     def _change_windows(self, difference: int) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..core.message import ClientDisconnected
+from ..core.turns import Turn
 
 #: The most bytes that one ``recv`` requests: large enough for uploads, small enough to come from the allocator's free lists.
 RECV_SIZE = 64 * 1024
+#: As a shift: to read 8 KiB is one unit of :meth:`.core.turns.Turn.spend`.
+_READ_SHIFT: Final = 13
 
 
 class ByteStream(Protocol):
@@ -93,13 +96,15 @@ def lingering_close(transport: ByteStream, seconds: float) -> None:
     """Close after an early answer without losing the answer (RFC 9112 section 9.6).
 
     Closing a socket with unread input makes the kernel send a reset, which may erase the answer from the peer's buffer.  So this closes
-    the sending side first, then reads and discards input for at most ``seconds`` in total.
+    the sending side first, then reads and discards input for at most ``seconds`` in total.  A peer may send as fast as the server reads, so
+    the reads count for a turn.
     """
     transport.shutdown_write()
     deadline = monotonic() + seconds
+    turn = Turn()
     try:
-        while (left := deadline - monotonic()) > 0 and transport.recv(RECV_SIZE, left):
-            pass
+        while (left := deadline - monotonic()) > 0 and (data := transport.recv(RECV_SIZE, left)):
+            turn.spend(1 + (len(data) >> _READ_SHIFT))
     except (TimeoutError, ClientDisconnected):
         pass
     transport.close()

@@ -65,8 +65,12 @@ _MIN_FRAGMENTS: Final = 1024
 # A compressed message may exceed its content by the headers of some stored blocks (RFC 1951 section 3.2.4).
 _DEFLATE_SLACK_SHIFT: Final = 4
 _DEFLATE_SLACK: Final = 1 * KIB
-# As a shift: to inflate, check and decode 4 KiB is one unit of :meth:`.core.turns.Turn.spend`.
+# As shifts, the bytes that are one unit of :meth:`.core.turns.Turn.spend`: 4 KiB to check and decode, and 128 bytes to inflate, because a
+# block with two code tables and no content takes 35 bytes (RFC 1951 section 3.2.7).
 _WORK_SHIFT: Final = 12
+_INFLATE_SHIFT: Final = 7
+# The bytes of payload processed in one step with permessage-deflate, which are about 1 ms of such blocks.
+_INFLATE_STEP: Final = 16 * KIB
 
 # RFC 6455 sections 5.2, 5.4, 5.5: the first bytes of frames that are legal ...
 _CONTROL_FRAMES = frozenset((FIN | CLOSE, FIN | PING, FIN | PONG))
@@ -158,6 +162,7 @@ class MessageReader:
         "_begin",
         "_buffer",
         "_content",
+        "_deflate",
         "_first",
         "_fragments",
         "_frame_limit",
@@ -191,6 +196,7 @@ class MessageReader:
         self._held = 0
         self._frame_limit = limits.websocket_frame or _UNLIMITED
         self._message_limit = limits.websocket_message or _UNLIMITED
+        self._deflate = deflate
         self._begin = _BEGIN_DEFLATE if deflate else _BEGIN
         # Received bytes; those after the position are not parsed yet.
         self._buffer = b""
@@ -249,7 +255,7 @@ class MessageReader:
                 message = self._resume()
                 if message is not None:
                     return message
-                if not self._missing:
+                if not self._missing or self._buffer:
                     return FRAGMENT
                 return None
             available = len(buffer) - start
@@ -279,7 +285,7 @@ class MessageReader:
             if len(buffer) < body:
                 break
             end = body + length
-            if end <= len(buffer):
+            if end <= len(buffer) and (length <= _INFLATE_STEP or not self._deflate):
                 payload = apply_mask(buffer[body:end], buffer[body - _MASK_SIZE : body])
                 self._take_up_to(end)
                 if first == _WHOLE_TEXT:
@@ -318,7 +324,7 @@ class MessageReader:
         """Continue with a data frame's payload; return the message that it completes."""
         start = self._position
         mask = self._mask
-        chunk = self._buffer[start : start + self._missing]
+        chunk = self._buffer[start : start + (min(self._missing, _INFLATE_STEP) if self._deflate else self._missing)]
         size = len(chunk)
         self._take_up_to(start + size)
         self._missing -= size
@@ -391,6 +397,8 @@ class MessageReader:
         """Add unmasked ``data`` to the message; return it when that is its last part."""
         inflater = self._inflater
         if inflater is not None:
+            if self._turn is not None:
+                self._turn.left -= len(data) >> _INFLATE_SHIFT
             data = inflater.inflate(data, final, self._message_limit - self._size)
         self._size += len(data)
         if self._turn is not None:

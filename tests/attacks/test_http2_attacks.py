@@ -27,6 +27,7 @@ from hyperframe.frame import (
 
 from greendaphne.config import Limits, Timeouts
 from greendaphne.http2 import PREFACE, Http2Connection, Http2Stream
+from greendaphne.http2.engine import Engine
 from tests.support.http2 import (
     GET,
     PATIENCE,
@@ -353,6 +354,39 @@ def test_settings_that_are_not_defined_are_not_kept() -> None:
         assert not [setting for value in held for setting in value if isinstance(setting, int) and 100 <= setting < 1000]
         peer.sock.sendall(raw(4, 0, 0, struct.pack(">HL", 100, 1) * 65))
         calmed(peer)
+
+
+def test_many_window_sizes_in_one_frame_change_the_windows_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 settings for a hundred streams were 6400 changes; only the last one is seen by anything."""
+    changes: list[int] = []
+    change = Engine._change_windows
+
+    def counted(engine: Engine, difference: int) -> None:
+        changes.append(difference)
+        change(engine, difference)
+
+    monkeypatch.setattr(Engine, "_change_windows", counted)
+
+    def big(stream: Http2Stream) -> None:
+        stream.start(200, [])
+        stream.finish(b"x" * 20)
+
+    with attacked(big) as server, RawPeer(server, settings={4: 0}) as peer:
+        peer.send(peer.headers(1), peer.headers(3))
+        assert [peer.status(1), peer.status(3)] == [200, 200]
+        changes.clear()
+        values = [n % 7 for n in range(63)] + [10]
+        peer.sock.sendall(raw(4, 0, 0, b"".join(struct.pack(">HL", 4, value) for value in values)))
+        bodies: dict[int, int] = {}
+        while sum(bodies.values()) < 20:
+            frame = peer.recv()
+            assert frame is not None
+            if isinstance(frame, DataFrame):
+                bodies[frame.stream_id] = bodies.get(frame.stream_id, 0) + len(frame.data)
+        assert bodies == {1: 10, 3: 10}
+        assert changes == [10]
+        peer.sock.sendall(raw(4, 0, 0, struct.pack(">HLHL", 4, 30, 4, 2**31 - 1)) + raw(8, 0, 1, struct.pack(">L", 11)))
+        assert peer.reset(1) == ErrorCodes.FLOW_CONTROL_ERROR
 
 
 def test_a_busy_peer_leaves_other_connections_their_turn() -> None:

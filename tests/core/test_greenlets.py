@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -279,6 +280,36 @@ def test_functions_in_a_row_need_no_switch(seconds: float, kept: Greenlets, monk
     seen.remove("hub")
     assert len(seen) == number
     assert len(set(seen)) == 1
+
+
+def test_long_rows_leave_the_loop_to_its_sockets(kept: Greenlets) -> None:
+    """gevent runs up to fifty callbacks before it polls; each may not be one more row of functions."""
+    iterations: Counter[int] = Counter()
+
+    def work() -> None:
+        ends = time.monotonic() + module.ROW_SECONDS / module.IN_A_ROW
+        iterations[kept.hub.loop.iteration] += 1
+        while time.monotonic() < ends:
+            pass
+
+    number = 10 * module.IN_A_ROW
+    for task in [kept.spawn(work) for _ in range(number)]:
+        task.join()
+    assert iterations.total() == number
+    # One row takes all the time that there is; the first iteration may have begun before.
+    assert max(iterations.values()) <= 2 * module.IN_A_ROW
+
+
+def test_functions_that_wait_for_an_iteration_outlast_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROW_SECONDS", 0)
+    done: list[int] = []
+    kept = Greenlets()
+    tasks = [kept.spawn(done.append, number) for number in range(3 * module.IN_A_ROW)]
+    tasks[0].join()
+    assert len(done) < len(tasks)
+    kept.close()
+    tasks[-1].join()
+    assert done == list(range(3 * module.IN_A_ROW))
 
 
 def test_what_a_function_of_a_row_spawns_comes_after_other_callbacks(kept: Greenlets) -> None:

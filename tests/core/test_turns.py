@@ -12,7 +12,7 @@ import pytest
 from gevent.event import Event
 
 from greendaphne.core.rates import Patience
-from greendaphne.core.turns import EVENTS_EVERY, LOOK_EVERY, SHORT_READ, TURN_SECONDS, Events, Turn
+from greendaphne.core.turns import EVENTS_EVERY, LOOK_EVERY, SHORT_READ, TURN_SECONDS, Events, Turn, events
 
 
 def busy(seconds: float) -> None:
@@ -54,6 +54,17 @@ def test_work_that_fits_in_a_turn_does_not_wait() -> None:
     for _ in range(LOOK_EVERY - 1):
         turn.spend()
     assert not switched
+
+
+def test_the_next_event_checks_the_clock_after_a_turn_has() -> None:
+    """What one connection did before its first check, seven others do not do in the same iteration unseen."""
+    counted = events()
+    counted.left = EVENTS_EVERY
+    turn = Turn()
+    turn.spend(LOOK_EVERY - 1)
+    assert counted.left == EVENTS_EVERY
+    turn.spend()
+    assert counted.left == 0
 
 
 def test_a_short_read_begins_a_turn() -> None:

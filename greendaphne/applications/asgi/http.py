@@ -17,7 +17,6 @@ from gevent import get_hub, getcurrent
 from ...aio.loop import HubLoop
 from ...core.causes import APP_TIMEOUT
 from ...core.message import ClientDisconnected, Headers, HTTPError, ResponseError, Stream
-from ...core.turns import TURN_SECONDS
 from . import extensions
 from .callables import Message
 from .conversation import Conversation
@@ -26,6 +25,9 @@ from .values import as_bytes, as_headers, as_status
 
 #: Bytes of a body that one event has at most, and that are read ahead of the application.
 PIECE: Final = 65536
+#: Seconds for which the pieces of one body are read in a row.  All uploads have this time in each round of asyncio's loop, and the hub may
+#: look at its sockets after eight rounds only (:mod:`greendaphne.aio.selector`).
+TURN_SECONDS: Final = 0.00025
 
 #: daphne's text.
 _TOO_LATE: Final = "Application failed to respond within time limit."

@@ -37,6 +37,8 @@ _NO_ROOM = "the channel holds its capacity and group_headroom for each member of
 BLOCK_LIMIT = 5.0
 #: Random bytes in the names that ``new_channel`` makes.
 NEW_CHANNEL_BYTES = 8
+#: Clients' names that are remembered with the parts that readers listen on; they are forgotten all together when there are more.
+KNOWN_NAMES = 1024
 #: What layers on a wire keep in the message beside its own keys, and therefore refuse in it.
 RESERVED_KEY = "__asgi_channel__"
 
@@ -75,6 +77,8 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
         group_headroom: int = GROUP_HEADROOM,
     ) -> None:
         ChannelStore.__init__(self)
+        # Clients' channels, and the parts of their names that readers listen on.
+        self._known_names: dict[str, str] = {}
         self.max_message_size = max_message_size
         self.group_headroom = headroom(group_headroom)
         #: The messages that were lost.
@@ -103,14 +107,18 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
         :raises TypeError: for a bad channel name, or a message of types that no layer carries.
         :raises ValueError: see :func:`greendaphne.layers.values.copy_message`; and for the reserved key ``__asgi_channel__``.
         """
-        name = self._reader_name(channel)
+        # Many messages go to the same names, and to look one up costs a tenth of a check.
+        name = self._known_names.get(channel) or self._reader_name(channel)
         # As in _copy().
         copy = copy_message(message)
         if RESERVED_KEY in copy or self.max_message_size is not None:
             self._check(copy)
-        with self._lock:
+        try:
+            self._acquire()
             if self._put(name, channel, copy):
                 return
+        finally:
+            self._release()
         raise self.ChannelFull(channel)
 
     def send_owned(self, channel: str, message: Message) -> None:
@@ -119,12 +127,15 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
         Not part of the specification.
         """
         # As in offer().
-        name = self._reader_name(channel)
+        name = channel if channel in self._channels else self._reader_name(channel)
         if self.max_message_size is not None:
             self._check_size(message)
-        with self._lock:
+        try:
+            self._acquire()
             if self._put(name, channel, message):
                 return
+        finally:
+            self._release()
         raise self.ChannelFull(channel)
 
     def offer(self, channel: str, message: Message) -> bool:
@@ -359,6 +370,10 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
             if name in self._channels:
                 local = channel[at:]
                 if local.isalnum() and local.isascii():
+                    known = self._known_names
+                    if len(known) >= KNOWN_NAMES:
+                        known.clear()
+                    known[channel] = name
                     return name
         return reader_name(channel)
 

@@ -41,7 +41,7 @@ Taker = Callable[[str, Message], bool]
 class Channel:
     """The messages of a name that readers listen on, and who sleeps until one comes.  Guarded by the layer's lock."""
 
-    __slots__ = ("capacity", "name", "queue", "refused", "sent", "taker", "temporary", "waiters")
+    __slots__ = ("capacity", "handed", "name", "queue", "refused", "sent", "taker", "temporary", "waiters", "writer")
 
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
@@ -56,6 +56,9 @@ class Channel:
         self.refused = 0
         #: The hub and the function of :meth:`greendaphne.layers.memory.MemoryChannelLayer.attach`.
         self.taker: tuple[Any, Taker] | None = None
+        #: The same of what writes messages at once, and how many it has taken; only that hub changes the number, without the lock.
+        self.writer: tuple[Any, Taker] | None = None
+        self.handed = 0
 
 
 class ChannelStore:
@@ -74,6 +77,7 @@ class ChannelStore:
         self._channels: OrderedDict[str, Channel] = OrderedDict()
         self._groups = Groups()
         self._takers: dict[str, tuple[Any, Taker]] = {}
+        self._writers: dict[str, tuple[Any, Taker]] = {}
         self._turn = 0
         self._sweep_at = 0.0
         #: How many channels were forgotten, besides those of one exchange.
@@ -96,6 +100,7 @@ class ChannelStore:
             channel = self._channels[name] = Channel(name, self.get_capacity(name))
             if self._takers:
                 channel.taker = self._takers.get(name)
+                channel.writer = self._writers.get(name)
         return channel
 
     def _put(self, name: str, full_name: str, message: Message, slack: int = 0, shared: bool = False) -> bool:
@@ -260,7 +265,7 @@ class ChannelStore:
         if self._channels.pop(channel.name, None) is not None:
             if not channel.temporary:
                 self.forgotten += 1
-            self._sent_before += channel.sent
+            self._sent_before += channel.sent + channel.handed
             self._refused_before += channel.refused
 
     def _expire(self, channel: Channel, now: float) -> None:
@@ -301,7 +306,7 @@ class ChannelStore:
         oldest = now
         for channel in channels:
             self._expire(channel, now)
-            count += channel.sent
+            count += channel.sent + channel.handed
             refused += channel.refused
             pending += len(channel.queue)
             if channel.queue:

@@ -54,7 +54,8 @@ class Receiver:
         self._layer = layer
         self._lock = layer._lock
         self._channels = channels
-        # The queues of the channels, beginning with another one every time, so that none is starved; and how many the layer had forgotten then.
+        # The queues of the channels, beginning with another one every time, so that none is starved; and how many channels the layer had
+        # forgotten then.
         self._rotations: Iterator[list[Any]] = iter(())
         self._forgotten = -1
         self._hub = get_hub()

@@ -282,7 +282,9 @@ class WebSocket(SendingWebSocket):
             if self.state is not _OPEN and (self.state is _CLOSED or now >= deadline):
                 self._finish(CloseCode.ABNORMAL_CLOSURE)
                 self._refuse()
-            limit = until if until < deadline else deadline
+            limit = deadline
+            if until < limit:
+                limit = until
             if now < limit:
                 if limit < alarm.at:
                     alarm.set(limit, now)

@@ -79,6 +79,7 @@ _CONTINUE = _CONTROL_FRAMES | {CONTINUATION, FIN | CONTINUATION}
 
 _WHOLE_TEXT: Final = FIN | TEXT
 _WHOLE_BINARY: Final = FIN | BINARY
+_WHOLE = frozenset((_WHOLE_TEXT, _WHOLE_BINARY))
 
 _head_7 = Struct("!BB").pack
 _head_16 = Struct("!BBH").pack
@@ -230,7 +231,7 @@ class MessageReader:
         size = len(data)
         if not self._buffer and size > _SHORTEST and self._legal is self._begin:
             first = data[0]
-            if first == _WHOLE_TEXT or first == _WHOLE_BINARY:
+            if first in _WHOLE:
                 # The length with the mask bit, which RFC 6455 section 5.1 requires.
                 length = data[1]
                 body = 0

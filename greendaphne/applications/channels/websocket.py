@@ -292,7 +292,7 @@ class Conversation:
             "reply_channel": self._channel,
             "path": self._path,
             "order": self._order + 1,
-            "text" if isinstance(data, str) else "bytes": data,
+            "text" if data.__class__ is str else "bytes": data,
         }
         pause = 0.0
         deadline = 0.0

@@ -345,17 +345,11 @@ class Transport:
         """Send the held bytes without waiting; the flusher sends those that the socket does not take."""
         held, self._held = self._held, b""
         if held and not self.closed:
-            # As _offer(); most data leaves here.
             try:
-                sent = self._sock.send(held)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
+                self._offer(held)
+            except ClientDisconnected:
                 # The next call raises the error itself.
                 self.batch = None
-                return
-            if sent < len(held):
-                self._flush_later(memoryview(held)[sent:], len(held))
 
     def _send_rest(self, view: memoryview, size: int) -> None:
         """Send ``view``, the end of an object of ``size`` bytes; the whole object stays in memory until the last byte is sent."""

@@ -15,7 +15,7 @@ from greendaphne.applications.channels.router import ReplyRouter
 from greendaphne.applications.channels.watch import LayerWatch
 from greendaphne.core.message import ClientDisconnected
 from greendaphne.layers.ledger import OVERHEAD
-from greendaphne.layers.memory import MemoryChannelLayer
+from greendaphne.layers.memory import KNOWN_NAMES, MemoryChannelLayer
 from greendaphne.layers.wake import Wake
 
 PATIENCE = 30.0
@@ -58,6 +58,64 @@ def test_a_message_is_handed_over_and_counted(layer: MemoryChannelLayer, taker: 
     assert taker.taken == [("p!a", n) for n in range(20)]
     assert layer.receive(["p!"]) == (None, None)
     assert layer.global_statistics()["messages_count"] == 20
+
+
+def test_the_writer_is_asked_first_for_what_needs_no_place_to_wait(layer: MemoryChannelLayer, taker: Taker) -> None:
+    written: list[Any] = []
+
+    def write(channel: str, message: dict[str, Any]) -> bool:
+        if message["n"] == 3:
+            return False
+        written.append((channel, message))
+        return True
+
+    layer.attach("p!", taker, write)
+    messages = [{"n": n} for n in range(5)]
+    for message in messages:
+        layer.send("p!a", message)
+    # The name is known from the second message on; the message is the sender's own.
+    assert taker.taken == [("p!a", 0), ("p!a", 3)]
+    assert [message for _, message in written] == [{"n": 1}, {"n": 2}, {"n": 4}]
+    assert written[0][1] is messages[1]
+    layer.send("p!a", {"n": 5, "more": 1})
+    taker.willing = False
+    layer.send("p!a", {"n": 3})
+    # What comes after a message that waits has to wait.
+    layer.send("p!a", {"n": 6})
+    assert len(written) == 3
+    assert numbers(layer.receive_batch(["p!"], 10)) == [3, 6]
+    layer.send("p!a", {"n": 7})
+    assert len(written) == 4
+    layer.max_message_size = 100
+    layer.send("p!a", {"n": 8})
+    with pytest.raises(layer.MessageTooLarge):
+        layer.send("p!a", {"n": "x" * 200})
+    layer.max_message_size = None
+    layer.detach("p!")
+    layer.send("p!a", {"n": 9})
+    assert len(written) == 4
+    assert layer.global_statistics()["messages_count"] == 11
+
+
+def test_the_writer_gets_nothing_of_another_thread(layer: MemoryChannelLayer, taker: Taker) -> None:
+    written: list[Any] = []
+
+    def write(channel: str, message: dict[str, Any]) -> bool:
+        written.append(message)
+        return True
+
+    layer.attach("p!", taker, write)
+    layer.send("p!a", {"n": 0})
+    gevent.get_hub().threadpool.apply(layer.send, ("p!a", {"n": 1}))
+    assert numbers(layer.receive_batch(["p!"], 10)) == [1]
+    assert not written
+
+
+def test_names_that_are_remembered_are_bounded(layer: MemoryChannelLayer, taker: Taker) -> None:
+    for n in range(KNOWN_NAMES + 10):
+        layer.send(f"p!{n}", {"n": n})
+    assert len(layer._known_names) <= KNOWN_NAMES
+    assert len(taker.taken) == KNOWN_NAMES + 10
 
 
 def test_the_taker_gets_its_own_copy(layer: MemoryChannelLayer) -> None:

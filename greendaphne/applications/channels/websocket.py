@@ -364,7 +364,7 @@ class Conversation:
     def write_now(self, message: Message) -> bool:
         """Write a short message to a client that has taken everything before it; false for any other reply.
 
-        Called in the greenlet of the router or of the consumer that has sent it, with locks held; never switches and never raises.
+        Called in the greenlet of the router or of the consumer that has sent it, perhaps with locks held; never switches and never raises.
         """
         # Most replies consist of nothing else.
         if self._writing or self._debug or len(message) != 1:

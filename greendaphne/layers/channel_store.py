@@ -41,7 +41,7 @@ Taker = Callable[[str, Message], bool]
 class Channel:
     """The messages of a name that readers listen on, and who sleeps until one comes.  Guarded by the layer's lock."""
 
-    __slots__ = ("capacity", "name", "queue", "refused", "sent", "taker", "temporary", "waiters")
+    __slots__ = ("capacity", "handed", "name", "queue", "refused", "sent", "taker", "temporary", "waiters")
 
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
@@ -56,17 +56,22 @@ class Channel:
         self.refused = 0
         #: The hub and the function of :meth:`greendaphne.layers.memory.MemoryChannelLayer.attach`.
         self.taker: tuple[Any, Taker] | None = None
+        #: How many messages :class:`DirectClients` have accepted; only their hub changes the number, without the lock.
+        self.handed = 0
 
 
 class Acceptor(Protocol):
     """A client that may take a message without keeping it."""
 
     def accept(self, message: Message) -> bool:
-        """Use ``message``, of the sender's, at once; false where nothing was done.  Must not wait, switch or raise."""
+        """Use ``message``, which the sender may change later and which is not checked; false where nothing was done.
+
+        Called in the sender's greenlet, without the layer's lock.  Must not wait, switch or raise.
+        """
 
 
-class Counter:
-    """Clients of one reader that take messages over a counter, as the sender has them, without a copy.
+class DirectClients:
+    """Clients of one reader that may take a message as its sender has it: without a copy, without a check and without the lock.
 
     They accept only messages of a form whose every value is known to be valid.
 
@@ -74,15 +79,24 @@ class Counter:
     :param name: the channel that they are all on.
     :param clients: by their full names.
     :param kinds: the classes of those that do so.
+    :param on_accepted: called with the number of accepted messages.
     """
 
-    __slots__ = ("clients", "closed", "hub", "kinds", "name")
+    __slots__ = ("clients", "closed", "hub", "kinds", "name", "on_accepted")
 
-    def __init__(self, hub: Any, name: str, clients: Mapping[str, Any], kinds: frozenset[type[Acceptor]]) -> None:
+    def __init__(
+        self,
+        hub: Any,
+        name: str,
+        clients: Mapping[str, Any],
+        kinds: frozenset[type[Acceptor]],
+        on_accepted: Callable[[int], None] | None = None,
+    ) -> None:
         self.hub = hub
         self.name = name
         self.clients = clients
         self.kinds = kinds
+        self.on_accepted = on_accepted
         #: Whether the reader has taken messages out of the channel, before which no later one may come.
         self.closed = False
 
@@ -96,12 +110,15 @@ class ChannelStore:
 
     def __init__(self) -> None:
         self._lock = _new_lock()
+        # For what is called for each message: a with statement costs twice as much as these two calls.  They belong into a try statement,
+        # the first one too, so that an exception of a signal handler after it leaves the lock free.
+        self._acquire, self._release = self._lock.acquire, self._lock.release
         #: By the name that readers listen on; the order is that of the sweep.
         self._channels: OrderedDict[str, Channel] = OrderedDict()
         self._groups = Groups()
         self._takers: dict[str, tuple[Any, Taker]] = {}
         #: See :meth:`greendaphne.layers.memory.MemoryChannelLayer.attach`.
-        self._counter: Counter | None = None
+        self._direct: DirectClients | None = None
         self._turn = 0
         self._sweep_at = 0.0
         #: How many channels were forgotten, besides those of one exchange.
@@ -288,7 +305,7 @@ class ChannelStore:
         if self._channels.pop(channel.name, None) is not None:
             if not channel.temporary:
                 self.forgotten += 1
-            self._sent_before += channel.sent
+            self._sent_before += channel.sent + channel.handed
             self._refused_before += channel.refused
 
     def _expire(self, channel: Channel, now: float) -> None:
@@ -329,7 +346,7 @@ class ChannelStore:
         oldest = now
         for channel in channels:
             self._expire(channel, now)
-            count += channel.sent
+            count += channel.sent + channel.handed
             refused += channel.refused
             pending += len(channel.queue)
             if channel.queue:

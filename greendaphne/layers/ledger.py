@@ -15,8 +15,6 @@ OVERHEAD: Final = 512
 SMALL: Final = 64 * 1024
 #: Bytes by which the allowance may be behind: it is told of more only, so that small messages cost one comparison.
 _STEP: Final = 64 * 1024
-#: All keys of the messages that tell that a client left.
-_NO_CONTENT: Final = frozenset(("reply_channel", "path", "code", "order"))
 
 
 def message_weight(message: Any) -> int:
@@ -26,14 +24,14 @@ def message_weight(message: Any) -> int:
     """
     if not isinstance(message, dict):
         return OVERHEAD
-    content = message.get("body")
+    get = message.get
+    # Also beside an empty body: what a message holds counts, whatever its keys.
+    content = get("body") or get("content") or get("text") or get("bytes")
     if not content:
-        if _NO_CONTENT.issuperset(message):
-            return OVERHEAD
-        # Also beside an empty body: what a message holds counts, whatever its keys.
-        content = message.get("content") or message.get("text") or message.get("bytes")
-        if not content:
-            return OVERHEAD
+        return OVERHEAD
+    if content.__class__ is bytes or (content.__class__ is str and content.isascii()):
+        # As memory_of(), for most messages.
+        return OVERHEAD + len(content)
     return OVERHEAD + memory_of(content) if isinstance(content, (bytes, str)) else OVERHEAD
 
 

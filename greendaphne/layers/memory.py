@@ -22,7 +22,7 @@ from gevent._hub_local import get_hub_if_exists
 from ..core.accounts import Allowance
 from .base import BaseChannelLayer
 from .channel_names import NAME_LENGTH, check_group_name, check_receive_name, reader_name
-from .channel_store import SERVED, Acceptor, ChannelStore, Counter, Message, Taker
+from .channel_store import SERVED, Acceptor, ChannelStore, DirectClients, Message, Taker
 from .groups import GROUP_HEADROOM, headroom
 from .receiver import Receiver
 from .sharing import tell_channels
@@ -37,6 +37,8 @@ _NO_ROOM = "the channel holds its capacity and group_headroom for each member of
 BLOCK_LIMIT = 5.0
 #: Random bytes in the names that ``new_channel`` makes.
 NEW_CHANNEL_BYTES = 8
+#: Clients' names that are remembered with the parts that readers listen on; they are forgotten all together when there are more.
+KNOWN_NAMES = 1024
 #: What layers on a wire keep in the message beside its own keys, and therefore refuse in it.
 RESERVED_KEY = "__asgi_channel__"
 
@@ -75,6 +77,8 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
         group_headroom: int = GROUP_HEADROOM,
     ) -> None:
         ChannelStore.__init__(self)
+        # Clients' channels, and the parts of their names that readers listen on.
+        self._known_names: dict[str, str] = {}
         self.max_message_size = max_message_size
         self.group_headroom = headroom(group_headroom)
         #: The messages that were lost.
@@ -103,19 +107,25 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
         :raises TypeError: for a bad channel name, or a message of types that no layer carries.
         :raises ValueError: see :func:`greendaphne.layers.values.copy_message`; and for the reserved key ``__asgi_channel__``.
         """
-        counter = self._counter
-        if counter is not None:
-            client = counter.clients.get(channel)
-            if client.__class__ in counter.kinds and type(message) is dict and self._hand_over(counter, client, message):
+        direct = self._direct
+        if direct is not None:
+            client = direct.clients.get(channel)
+            if client.__class__ in direct.kinds and type(message) is dict and self._hand_over(direct, client, message):
                 return
-        name = self._reader_name(channel)
+        # Many messages go to the same names, and to look one up costs a tenth of a check.
+        name = self._known_names.get(channel)
+        if name is None:
+            name = self._reader_name(channel)
         # As in _copy().
         copy = copy_message(message)
         if RESERVED_KEY in copy or self.max_message_size is not None:
             self._check(copy)
-        with self._lock:
+        try:
+            self._acquire()
             if self._put(name, channel, copy):
                 return
+        finally:
+            self._release()
         raise self.ChannelFull(channel)
 
     def send_owned(self, channel: str, message: Message) -> None:
@@ -124,12 +134,15 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
         Not part of the specification.
         """
         # As in offer().
-        name = self._reader_name(channel)
+        name = channel if channel in self._channels else self._reader_name(channel)
         if self.max_message_size is not None:
             self._check_size(message)
-        with self._lock:
+        try:
+            self._acquire()
             if self._put(name, channel, message):
                 return
+        finally:
+            self._release()
         raise self.ChannelFull(channel)
 
     def offer(self, channel: str, message: Message) -> bool:
@@ -167,18 +180,19 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
             self.unserved = False
         return Receiver(self, channels)
 
-    def _hand_over(self, counter: Counter, client: Acceptor, message: Message) -> bool:
+    def _hand_over(self, direct: DirectClients, client: Acceptor, message: Message) -> bool:
         """Have ``client`` accept ``message`` where it would be handed to the taker of its channel; as in :meth:`ChannelStore._put`."""
-        if counter.closed or counter.hub is not get_hub_if_exists() or self.max_message_size is not None:
+        if direct.closed or direct.hub is not get_hub_if_exists() or self.max_message_size is not None:
             return False
-        with self._lock:
-            channel = self._channels.get(counter.name)
-            if channel is None or channel.queue or len(channel.waiters) > 1 or not client.accept(message):
-                return False
-            channel.sent += 1
+        channel = self._channels.get(direct.name)
+        if channel is None or channel.queue or len(channel.waiters) > 1 or not client.accept(message):
+            return False
+        channel.handed += 1
+        if direct.on_accepted is not None:
+            direct.on_accepted(1)
         return True
 
-    def attach(self, name: str, taker: Taker, counter: Counter | None = None) -> None:
+    def attach(self, name: str, taker: Taker, direct: DirectClients | None = None) -> None:
         """Have messages on ``name`` that are sent in the calling thread's hub handed to ``taker`` at once, before they enter the queue.
 
         Not part of the specification.  ``taker(channel, message)`` is called in the sender's greenlet with the layer's lock held: it must
@@ -187,20 +201,20 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
         is everything while others than ``taker``'s reader wait for messages on ``name``.  So the caller has to receive as well.
 
         :param name: as in :meth:`receive`; there is one taker for each name.
-        :param counter: clients of ``name`` that may take messages of :meth:`send` as they are; one for the layer.
+        :param direct: clients of ``name`` that may take messages of :meth:`send` as they are; one for the layer.
         """
         self.valid_channel_name(name, receive=True)
         with self._lock:
-            if counter is not None:
-                self._counter = counter
+            if direct is not None:
+                self._direct = direct
             taken = self._takers[name] = (get_hub(), taker)
             self._channel(name).taker = taken
 
     def detach(self, name: str) -> None:
         """Undo :meth:`attach`."""
         with self._lock:
-            if self._counter is not None and self._counter.name == name:
-                self._counter = None
+            if self._direct is not None and self._direct.name == name:
+                self._direct = None
             self._takers.pop(name, None)
             channel = self._channels.get(name)
             if channel is not None:
@@ -380,6 +394,10 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
             if name in self._channels:
                 local = channel[at:]
                 if local.isalnum() and local.isascii():
+                    known = self._known_names
+                    if len(known) >= KNOWN_NAMES:
+                        known.clear()
+                    known[channel] = name
                     return name
         return reader_name(channel)
 

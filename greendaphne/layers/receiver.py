@@ -54,7 +54,8 @@ class Receiver:
         self._layer = layer
         self._lock = layer._lock
         self._channels = channels
-        # The channels, beginning with another one every time, so that none is starved; and how many the layer had forgotten then.
+        # The queues of the channels, beginning with another one every time, so that none is starved; and how many channels the layer had
+        # forgotten then.
         self._rotations: Iterator[list[Any]] = iter(())
         self._forgotten = -1
         self._hub = get_hub()
@@ -81,7 +82,8 @@ class Receiver:
         layer = self._layer
         if limit == 1 and (wake is None or not wake.is_set):
             # A message that is there already needs no wait, and nothing that belongs to one.
-            with self._lock:
+            try:
+                layer._acquire()
                 if self._forgotten != layer.forgotten:
                     self._rotate()
                 for queue in next(self._rotations):
@@ -97,6 +99,8 @@ class Receiver:
                             if sent >= oldest:
                                 return [(name, message)]
                             layer._groups.expel(name)
+            finally:
+                layer._release()
         if not self.signalled or get_hub_if_exists() is not self._hub:
             # Another greenlet waits with it already, or this one belongs to another hub.
             alone: _Batch = layer.receive_batch(self._channels, limit, timeout, wake)

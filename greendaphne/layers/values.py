@@ -51,11 +51,11 @@ def copy_message(message: Mapping[str, object]) -> dict[str, object]:
         if type(key) is not str:
             return _copy_dict(message, "", 0)
         kind = type(value)
-        if kind in _SHARED:
-            continue
         if kind is str:
             if not value.isascii():
                 _check_text(value, key)
+        elif kind in _SHARED:
+            continue
         elif kind is list:
             # Assigning to a key that exists does not disturb the iteration.
             copy[key] = _copy_fields(value, key)

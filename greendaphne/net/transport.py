@@ -68,6 +68,7 @@ class Transport:
         "_fd",
         "_flusher",
         "_held",
+        "_hub",
         "_late",
         "_observer",
         "_reader",
@@ -96,7 +97,8 @@ class Transport:
         self._reader: Any = None
         self._writer: Any = None
         self._timer: Any = None
-        # The events of the hub; set with the reader.
+        # The hub and its events; set with the reader.
+        self._hub: Any
         self._events: Events
         # What woke the waiter, while it waits for an iteration of the loop with time left: input (true) or its timer (false).
         self._late: bool | None = None
@@ -165,7 +167,7 @@ class Transport:
                 if deadline < self._timer_at:
                     self._set_timer(timeout, deadline)
             # Another event may have woken it: a read shows that nothing is there, and waits again.
-            if not get_hub().switch() and monotonic() >= self._deadline:
+            if not self._hub.switch() and monotonic() >= self._deadline:
                 raise TimeoutError
         finally:
             self._waiter = None
@@ -177,6 +179,7 @@ class Transport:
         reader = self._reader
         if reader is None:
             hub = get_hub()
+            self._hub = hub
             self._events = events()
             reader = self._reader = hub.loop.io(self._fd, _READ)
         reader.start(self._on_readable)
@@ -394,7 +397,7 @@ class Transport:
             return True
         batch = self.batch
         if batch is not None and len(data) <= HELD_SIZE and batch.add(self):
-            self._held = bytes(data)
+            self._held = data if data.__class__ is bytes else bytes(data)
             return True
         self._offer(data)
         return True

@@ -231,13 +231,20 @@ class WebSocket(SendingWebSocket):
         alarm = self._alarm
         # Whether what the stream held when a time limit had passed has been looked at.
         looked = False
+        # What was received and not given to the reader yet.
+        data = b""
         while True:
             if turn.left <= 0:
                 # Not with a message in hand, which counts for no client as long as this waits.
                 event = None
                 turn.look()
             try:
-                event = reader.poll()
+                if data:
+                    event = reader.take(data)
+                    data = b""
+                else:
+                    # An empty buffer needs no call.
+                    event = reader.poll() if reader._buffer else None
             except ProtocolViolation as violation:
                 self._let_answer()
                 self._fail(violation.code, violation.reason)
@@ -259,18 +266,25 @@ class WebSocket(SendingWebSocket):
                 self._send_pongs()
             now = monotonic()
             if keepalive.fresh and self.state is not _CLOSING:
-                keepalive.heard(now)
+                # As Keepalive.heard(), without the call.
+                keepalive.fresh = False
+                keepalive.deadline = now + keepalive.interval
+                if keepalive.pinged:
+                    keepalive.heard(now)
             deadline = keepalive.deadline
-            if reader.midway and self.state is _OPEN:
+            if (reader._buffer or reader._opcode) and self.state is _OPEN:
                 if self._message_ends == inf and self._timeouts.websocket_message > 0:
                     self._message_ends = now + self._timeouts.websocket_message
                 elif self._message_ends <= now:
                     self._fail(CloseCode.POLICY_VIOLATION, "message took too long")
-                deadline = min(deadline, self._message_ends)
+                if self._message_ends < deadline:
+                    deadline = self._message_ends
             if self.state is not _OPEN and (self.state is _CLOSED or now >= deadline):
                 self._finish(CloseCode.ABNORMAL_CLOSURE)
                 self._refuse()
-            limit = min(deadline, until)
+            limit = deadline
+            if until < limit:
+                limit = until
             if now < limit:
                 if limit < alarm.at:
                     alarm.set(limit, now)
@@ -300,7 +314,6 @@ class WebSocket(SendingWebSocket):
                 self._refuse()
             if len(data) < SHORT_READ:
                 turn.left = LOOK_EVERY
-            reader.feed(data)
             looked = False
             keepalive.fresh = True
 

@@ -19,10 +19,12 @@ class Keepalive:
     :param timeouts: ``ping_interval`` and ``ping_timeout`` are used.
     """
 
-    __slots__ = ("_delivery", "_timeouts", "deadline", "fresh", "pinged")
+    __slots__ = ("_delivery", "_timeouts", "deadline", "fresh", "interval", "pinged")
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
+        #: Seconds of silence after which a ping is due; ``inf`` for never.
+        self.interval = timeouts.ping_interval if timeouts.ping_interval > 0 else inf
         #: When something is to be done if nothing comes in, on the monotonic clock; ``inf`` for never.
         self.deadline = inf
         #: Whether something has come in since :meth:`heard` was called, which the next wait for the peer does.
@@ -36,8 +38,7 @@ class Keepalive:
     def heard(self, now: float) -> None:
         """Something came in: the next ping is due when nothing more does."""
         self.fresh = False
-        interval = self._timeouts.ping_interval
-        self.deadline = now + interval if interval > 0 else inf
+        self.deadline = now + self.interval
         self.pinged = False
         self._delivery = None
 

@@ -14,8 +14,9 @@ from greendaphne.applications.channels.reply_queue import ReplyQueue
 from greendaphne.applications.channels.router import ReplyRouter
 from greendaphne.applications.channels.watch import LayerWatch
 from greendaphne.core.message import ClientDisconnected
+from greendaphne.layers.channel_store import DirectClients
 from greendaphne.layers.ledger import OVERHEAD
-from greendaphne.layers.memory import MemoryChannelLayer
+from greendaphne.layers.memory import KNOWN_NAMES, MemoryChannelLayer
 from greendaphne.layers.wake import Wake
 
 PATIENCE = 30.0
@@ -58,6 +59,90 @@ def test_a_message_is_handed_over_and_counted(layer: MemoryChannelLayer, taker: 
     assert taker.taken == [("p!a", n) for n in range(20)]
     assert layer.receive(["p!"]) == (None, None)
     assert layer.global_statistics()["messages_count"] == 20
+
+
+class Client:
+    """Accepts every message but one."""
+
+    def __init__(self) -> None:
+        self.accepted: list[Any] = []
+
+    def accept(self, message: dict[str, Any]) -> bool:
+        if message["n"] == 3:
+            return False
+        self.accepted.append(message)
+        return True
+
+
+@pytest.fixture
+def client(layer: MemoryChannelLayer, taker: Taker) -> Client:
+    client = Client()
+    # Clients of other classes are never asked.
+    clients = {"p!a": client, "p!b": object()}
+    layer.attach("p!", taker, DirectClients(get_hub(), "p!", clients, frozenset((Client,))))
+    return client
+
+
+def test_a_client_is_asked_before_the_taker(layer: MemoryChannelLayer, taker: Taker, client: Client) -> None:
+    messages = [{"n": n} for n in range(5)]
+    for message in messages:
+        layer.send("p!a", message)
+    layer.send("p!b", {"n": 9})
+    assert taker.taken == [("p!a", 3), ("p!b", 9)]
+    assert [message["n"] for message in client.accepted] == [0, 1, 2, 4]
+    # It is the sender's own.
+    assert client.accepted[0] is messages[0]
+    taker.willing = False
+    layer.send("p!a", {"n": 3})
+    # What comes after a message that waits has to wait.
+    layer.send("p!a", {"n": 6})
+    assert len(client.accepted) == 4
+    assert numbers(layer.receive_batch(["p!"], 10)) == [3, 6]
+    layer.send("p!a", {"n": 7})
+    assert len(client.accepted) == 5
+    layer.max_message_size = 100
+    layer.send("p!a", {"n": 8})
+    with pytest.raises(layer.MessageTooLarge):
+        layer.send("p!a", {"n": "x" * 200})
+    layer.max_message_size = None
+    layer.detach("p!")
+    layer.send("p!a", {"n": 9})
+    assert len(client.accepted) == 5
+    assert layer.global_statistics()["messages_count"] == 11
+
+
+def test_messages_that_clients_accept_are_reported(layer: MemoryChannelLayer, taker: Taker) -> None:
+    counts: list[int] = []
+    client = Client()
+    layer.attach("p!", taker, DirectClients(get_hub(), "p!", {"p!a": client}, frozenset((Client,)), counts.append))
+    layer.send("p!a", {"n": 0})
+    layer.send("p!a", {"n": 3})
+    assert counts == [1]
+
+
+def test_a_client_gets_nothing_while_its_reader_is_at_work(layer: MemoryChannelLayer, taker: Taker) -> None:
+    client = Client()
+    direct = DirectClients(get_hub(), "p!", {"p!a": client}, frozenset((Client,)))
+    layer.attach("p!", taker, direct)
+    direct.closed = True
+    layer.send("p!a", {"n": 0})
+    direct.closed = False
+    layer.send("p!a", {"n": 1})
+    assert taker.taken == [("p!a", 0)]
+    assert client.accepted == [{"n": 1}]
+
+
+def test_a_client_gets_nothing_of_another_thread(layer: MemoryChannelLayer, client: Client) -> None:
+    gevent.get_hub().threadpool.apply(layer.send, ("p!a", {"n": 1}))
+    assert numbers(layer.receive_batch(["p!"], 10)) == [1]
+    assert not client.accepted
+
+
+def test_names_that_are_remembered_are_bounded(layer: MemoryChannelLayer, taker: Taker) -> None:
+    for n in range(KNOWN_NAMES + 10):
+        layer.send(f"p!{n}", {"n": n})
+    assert len(layer._known_names) <= KNOWN_NAMES
+    assert len(taker.taken) == KNOWN_NAMES + 10
 
 
 def test_the_taker_gets_its_own_copy(layer: MemoryChannelLayer) -> None:

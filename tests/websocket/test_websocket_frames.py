@@ -95,6 +95,62 @@ def test_any_segmentation_gives_the_same_events(conversation: Conversation, size
     assert is_empty(reader)
 
 
+@settings(deadline=None)
+@given(conversations(), st.lists(st.integers(1, 4000), min_size=1, max_size=20))
+def test_what_is_taken_gives_the_same_events(conversation: Conversation, sizes: list[int]) -> None:
+    data, expected = conversation
+    reader = MessageReader(Limits())
+    events: list[Event] = []
+    position = 0
+    for size in itertools.cycle(sizes):
+        if position >= len(data):
+            break
+        event = reader.take(data[position : position + size])
+        position += size
+        if event is not None:
+            events += [] if event is FRAGMENT else [event]
+            events += poll_all(reader)
+    assert events == expected
+    assert is_empty(reader)
+
+
+@pytest.mark.parametrize("size", [0, 1, 16, 125, 126, 127, 4000, 0xFFFF, 0x10000])
+@pytest.mark.parametrize("text", [True, False])
+def test_whole_messages_are_taken(size: int, text: bool) -> None:
+    reader = MessageReader(Limits())
+    content = b"a" * size
+    for _ in range(2):
+        assert reader.take(frame(TEXT if text else BINARY, content)) == (content.decode() if text else content)
+        assert is_empty(reader)
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (frame(TEXT, b"\xff"), CloseCode.INVALID_PAYLOAD),
+        (frame(TEXT, b"\xff" * 200), CloseCode.INVALID_PAYLOAD),
+        (frame(BINARY, b"a" * 1001), CloseCode.MESSAGE_TOO_BIG),
+        # Without a mask, and with lengths that are not minimal.
+        (b"\x81\x05hello", CloseCode.PROTOCOL_ERROR),
+        (b"\x82\x7e\x00\x80" + bytes(128), CloseCode.PROTOCOL_ERROR),
+        (b"\x81\xfe\x00\x05\x00\x00\x00\x00hello", CloseCode.PROTOCOL_ERROR),
+        (b"\x81\xff" + (5).to_bytes(8, "big") + b"\x00\x00\x00\x00hello", CloseCode.PROTOCOL_ERROR),
+        (b"\xc1\x85\x00\x00\x00\x00hello", CloseCode.PROTOCOL_ERROR),
+    ],
+)
+def test_what_is_taken_is_checked(data: bytes, code: int) -> None:
+    with pytest.raises(ProtocolViolation) as raised:
+        MessageReader(Limits(websocket_message=1000)).take(data)
+    assert raised.value.code == code
+
+
+def test_a_message_inside_of_another_is_not_taken() -> None:
+    reader = MessageReader(Limits())
+    assert reader.take(frame(TEXT, b"a", fin=False)) is FRAGMENT
+    with pytest.raises(ProtocolViolation):
+        reader.take(frame(TEXT, b"b"))
+
+
 def test_octet_by_octet() -> None:
     data = frame(TEXT, "Grüße".encode() * 40) + frame(BINARY, b"\x00" * 300) + frame(PING, b"p" * 125) + frame(BINARY)
     reader = MessageReader(Limits())

@@ -52,9 +52,13 @@ class Conversation:
         try:
             await future
         finally:
-            receivers = self._receivers or ()
-            if future in receivers:
-                self._receivers = [each for each in receivers if each is not future]
+            self._forget(future)
+
+    def _forget(self, future: asyncio.Future[None]) -> None:
+        """Wake ``future`` no more, if it is among those that wait."""
+        receivers = self._receivers or ()
+        if future in receivers:
+            self._receivers = [each for each in receivers if each is not future]
 
     def _wake_receivers(self) -> None:
         receivers, self._receivers = self._receivers, None

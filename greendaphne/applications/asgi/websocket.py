@@ -39,6 +39,11 @@ _UNCOUNTED: Final = 16 * KIB
 #: Seconds for the application to take and answer the messages before the client's close frame, or before an invalid frame.
 LAST_ANSWERS: Final = 0.25
 
+#: The keys of a message that has no bytes beside its text.
+_ONE_OF_TWO: Final = 2
+# asyncio's class for futures; a loop's create_future() calls it.
+_Future: Final = asyncio.Future
+
 # Before an answer; the answer is on its way, and what it is: accepted, rejected, or an ordinary response that has begun or ended; over.
 _CONNECTING, _OPEN, _DENYING, _OVER = range(4)
 
@@ -95,14 +100,25 @@ class WebSocketConversation(Conversation):
                 return self._disconnect.copy()
             if self._waiter is not None:
                 self._call()
-            await self._signal()
+            if self._receivers is None:
+                # As _signal() where no other call waits, without a coroutine of its own: each message comes through here.
+                future: asyncio.Future[None] = _Future(loop=self._loop)
+                self._receivers = [future]
+                try:
+                    await future
+                finally:
+                    if self._receivers is not None:
+                        self._forget(future)
+            else:
+                await self._signal()
         message = self._inbox.popleft()
-        self._size -= memory_of(message)
+        text = message.__class__ is str
+        self._size -= len(message) if not text or message.isascii() else memory_of(message)
         if self._counted:
             self._recount()
         if self._waiter is not None:
             self._call()
-        if isinstance(message, str):
+        if text:
             return {"type": "websocket.receive", "text": message}
         return {"type": "websocket.receive", "bytes": message}
 
@@ -145,9 +161,11 @@ class WebSocketConversation(Conversation):
         if kind == "websocket.send":
             if self._phase != _OPEN:
                 raise RuntimeError("websocket.send is sent before websocket.accept")
-            data = _payload(message)
+            text = message.get("text")
+            # Most messages have one of the two keys.
+            data = text if text.__class__ is str and len(message) == _ONE_OF_TWO else _payload(message)
             try:
-                if self._queued or not self._session.offer_message(data):
+                if self._queued or not self._session.websocket.offer(data):
                     await self._in_turn(lambda: self._session.offer_message(data), self._session.has_room)
             except (WebSocketClosed, ClientDisconnected):
                 raise ClientGone from None

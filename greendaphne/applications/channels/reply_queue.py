@@ -188,6 +188,14 @@ class ReplyQueue:
             self._enter()
         self._wake()
 
+    def accept(self, message: Message) -> bool:
+        """Have a reply written at once, where :attr:`direct` does that; false where only :meth:`offer` or :meth:`put` can take it.
+
+        Never switches and keeps nothing of the reply, which need not be checked.
+        """
+        direct = self.direct
+        return direct is not None and self._messages is None and self._error is None and not self._closed and direct.write_now(message)
+
     def offer(self, message: Message) -> bool:
         """Add a reply where that needs no disk; false where only :meth:`put` can.  Never switches."""
         waiter = self._waiter

@@ -14,7 +14,7 @@ import gevent
 from gevent import get_hub
 
 from ...layers.capabilities import Ending, beside
-from ...layers.channel_store import Counter
+from ...layers.channel_store import DirectClients
 from ...layers.reader import Reader
 from ...layers.tally import tally_of
 from ...layers.unreadable import LIMIT, describe, is_unreadable
@@ -53,8 +53,8 @@ class ReplyRouter:
         #: Whether replies that are sent in this hub are handed over in the sender's greenlet.
         self.hands_over = self._attach is not None
         self._detach = layer.detach if self._attach is not None else None
-        # Where clients take a reply as its sender has it.
-        self._counter: Counter | None = None
+        # For a layer that lets clients take a reply as its sender has it.
+        self._direct: DirectClients | None = None
         # Whether a batch is being routed: what is sent meanwhile comes after it.
         self._routing = False
         self._watch = watch
@@ -74,10 +74,11 @@ class ReplyRouter:
         self._part = self._supervisor.start("reply router", self._run)
         if self._attach is not None:
             names = self.channels.prefixes
-            if len(names) == 1 and self.on_batch is None:
-                self._counter = Counter(get_hub(), names[0], self.clients, frozenset((DetachedRequest, AttendedReplies)))
+            if len(names) == 1:
+                kinds = frozenset((DetachedRequest, AttendedReplies, ReplyQueue))
+                self._direct = DirectClients(get_hub(), names[0], self.clients, kinds, self.on_batch)
             for name in names:
-                self._attach(name, self._take, self._counter)
+                self._attach(name, self._take, self._direct)
 
     def stop(self) -> None:
         if self._detach is not None:
@@ -149,14 +150,14 @@ class ReplyRouter:
         clients = self.clients
         replies = iter(batch)
         self._routing = True
-        if self._counter is not None:
-            self._counter.closed = True
+        if self._direct is not None:
+            self._direct.closed = True
         try:
             self._route_all(clients, replies)
         finally:
             self._routing = False
-            if self._counter is not None:
-                self._counter.closed = False
+            if self._direct is not None:
+                self._direct.closed = False
 
     def _route_all(self, clients: dict[str, ReplyQueue | DetachedRequest], replies: Iterator[tuple[str, Any]]) -> None:
         while True:

@@ -29,7 +29,7 @@ from .requests import RequestMessages, decode_path
 from .router import ReplyRouter
 from .supervisor import Supervisor
 from .watch import OnLayerLoss
-from .writers import Writers
+from .writers import HALF_IN_A_ROW, Writers
 
 logger = logging.getLogger("daphne.ws_protocol")
 _http_logger = logging.getLogger("daphne.http_protocol")
@@ -292,7 +292,7 @@ class Conversation:
             "reply_channel": self._channel,
             "path": self._path,
             "order": self._order + 1,
-            "text" if isinstance(data, str) else "bytes": data,
+            "text" if data.__class__ is str else "bytes": data,
         }
         pause = 0.0
         deadline = 0.0
@@ -364,10 +364,15 @@ class Conversation:
     def write_now(self, message: Message) -> bool:
         """Write a short message to a client that has taken everything before it; false for any other reply.
 
-        Called in the greenlet of the router or of the consumer that has sent it, with locks held; never switches and never raises.
+        Called in the greenlet of the router or of the consumer that has sent it, perhaps with locks held; never switches and never raises.
         """
         # Most replies consist of nothing else.
-        if self._writing or len(message) != 1 or not self._bridge.writers.may_write() or self._debug:
+        if self._writing or self._debug or len(message) != 1:
+            return False
+        writers = self._bridge.writers
+        # As Writers.may_write(), without the call as long as it has nothing to do.
+        writers.left = left = writers.left - 1
+        if left <= HALF_IN_A_ROW and not writers.goes_on(left):
             return False
         data = message.get("text")
         if type(data) is not str:

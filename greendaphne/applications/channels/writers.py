@@ -20,6 +20,8 @@ logger = logging.getLogger("daphne.ws_protocol")
 _KEPT = 16
 #: Jobs in a row, before other greenlets of the process get their turn.
 _IN_A_ROW = 100
+#: Messages written without a job after which the hub is asked for its turn.
+HALF_IN_A_ROW = _IN_A_ROW // 2
 
 
 class Writers:
@@ -28,7 +30,7 @@ class Writers:
     :param on_failure: called for a job that ended by an error of its own.
     """
 
-    __slots__ = ("_closed", "_idle", "_jobs", "_left", "_on_failure", "_scheduled")
+    __slots__ = ("_closed", "_idle", "_jobs", "_on_failure", "_scheduled", "left")
 
     def __init__(self, on_failure: Callable[[], None] = lambda: None) -> None:
         self._jobs: deque[Callable[[], None]] = deque()
@@ -37,8 +39,8 @@ class Writers:
         # Whether the hub will call _go, or is at it.
         self._scheduled = False
         self._on_failure = on_failure
-        # How many jobs' work may be done without one until the hub is back.
-        self._left = _IN_A_ROW
+        #: How many jobs' work may be done without one until the hub is back.
+        self.left = _IN_A_ROW
 
     def add(self, job: Callable[[], None]) -> None:
         """Have ``job`` run soon; never switches."""
@@ -52,14 +54,18 @@ class Writers:
 
         A caller may have thousands of messages to send, and other greenlets want their turn meanwhile.
         """
-        self._left = left = self._left - 1
-        if left == _IN_A_ROW // 2:
+        self.left = left = self.left - 1
+        return left > HALF_IN_A_ROW or self.goes_on(left)
+
+    def goes_on(self, left: int) -> bool:
+        """As :meth:`may_write` where :attr:`left`, counted down by the caller, is at most :data:`HALF_IN_A_ROW`."""
+        if left == HALF_IN_A_ROW:
             get_hub().loop.run_callback(self._refill)
         return left > 0
 
     def _refill(self) -> None:
         # Runs in the hub: others have their turn.
-        self._left = _IN_A_ROW
+        self.left = _IN_A_ROW
 
     def close(self) -> None:
         """End the greenlets that are kept, and keep none from now on."""

@@ -13,7 +13,7 @@ from h2.errors import ErrorCodes
 
 from ..core.detached import Detached
 from ..core.greenlets import Task
-from ..core.message import ClientDisconnected, Headers, Request, ResponseError
+from ..core.message import ClientDisconnected, Headers, Request, ResponseError, with_extra
 from .compression import Field
 from .fields import ResponseHead, build_response, interim_fields, known_response, trailer_fields, tunnel_fields
 from .inbox import Inbox
@@ -126,6 +126,8 @@ class Http2Stream(Outbound):
         return False
 
     def start(self, status: int, headers: Headers, reason: str | None = None) -> None:
+        if self.extra_headers:
+            headers = with_extra(headers, self.extra_headers)
         head = build_response(self.request.method, status, headers)
         if self.lost:
             raise ClientDisconnected
@@ -199,6 +201,11 @@ class Http2Stream(Outbound):
         """See :class:`greendaphne.core.detached.Detachable`; for a stream without a body."""
         if self.lost or self.status or self._inbox is not None:
             return False
+        if self.extra_headers:
+            try:
+                headers = with_extra(headers, self.extra_headers)
+            except (TypeError, ValueError, AttributeError):
+                return False
         method = self.request.method
         head = known_response(method, status, headers)
         if head is None:

@@ -83,6 +83,24 @@ def test_a_request_and_its_response(server: RunningServer) -> None:
     assert message["body"] == b""
 
 
+def test_server_name() -> None:
+    with serve(http2_cleartext=True, server_name="example/1") as server, Peer(server) as peer:
+        names = []
+        for number in range(3):
+            stream_id = peer.request(GET)
+            server.app.answer(b"", headers=[(b"Server", b"mine")] if number == 2 else [])
+            names.append([value for name, value in peer.response(stream_id)[1] if name == b"server"])
+        refused = peer.request([*GET, (b"expect", b"200-ok")])
+        status, fields, _ = peer.response(refused)
+        # A handshake has it too.
+        tunnel = peer.request(CONNECT, end=False)
+        server.app.reply(server.app.receive("websocket.connect")[1], accept=True)
+        head = peer.wait(h2.events.ResponseReceived, tunnel)
+    assert names == [[b"example/1"], [b"example/1"], [b"mine"]]
+    assert (status, dict(fields)[b"server"]) == (417, b"example/1")
+    assert dict(head.headers)[b"server"] == b"example/1"
+
+
 def test_bodies(server: RunningServer) -> None:
     with Peer(server) as peer:
         stream_id = peer.request(POST, b"x" * 500_000)

@@ -284,7 +284,7 @@ class CoreLayer(BaseChannelLayer):
         if len(shards) == 1:
             return 0
         if "!" in name or "?" in name:
-            return self.consistent_hash(name)
+            return self.consistent_hash(self.non_local_name(name))
         first = next(self._rotation)
         for offset in range(len(shards)):
             index = (first + offset) % len(shards)

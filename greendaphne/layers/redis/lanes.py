@@ -28,6 +28,8 @@ THREAD_CONNECTIONS = 8
 #: Commands and bytes in one pipeline.
 PIPELINE_COMMANDS = 256
 PIPELINE_BYTES = 1024 * 1024
+#: Bytes of messages that one command stores, which Redis holds until it has them all.
+TOGETHER_BYTES = 256 * 1024
 #: Seconds that a posted command may wait for others to travel with, and how many may wait.
 POST_DELAY = 0.02
 POST_LIMIT = 10000
@@ -67,7 +69,13 @@ class Send(Call):
     __slots__ = ("body", "outlet", "posted")
 
     def __init__(self, outlet: Outlet, body: bytes) -> None:
-        super().__init__(b"", 1, SEND)
+        # As Call.__init__(), without the call.
+        self.data = b""
+        self.asks = False
+        self.replies = 1
+        self.script = SEND
+        self.result = []
+        self.error = self.waiter = self.failed = None
         self.outlet = outlet
         self.body = body
         #: Whether no caller waits for the outcome, and the message may go behind others of its pipeline.
@@ -95,6 +103,26 @@ class _SendAll(Call):
                 send.result = [length + place] if place <= stored else [0]  # type: ignore[operator]
 
 
+class _Batch:
+    """Messages for one list that one command may store."""
+
+    __slots__ = ("place", "sends", "size")
+
+    def __init__(self, send: Send, place: list[Any]) -> None:
+        self.sends = [send]
+        self.size = len(send.body)
+        #: Where in the pipeline it goes.
+        self.place = place
+
+    def call(self) -> Call:
+        sends = self.sends
+        if len(sends) > 1:
+            return _SendAll(sends)
+        [send] = sends
+        send.data = send.outlet.pack(send.body)
+        return send
+
+
 def combine(calls: Sequence[Call]) -> Sequence[Call]:
     """The calls that a pipeline consists of, where ``calls`` are to be run: messages for the same list become one of them.
 
@@ -106,26 +134,27 @@ def combine(calls: Sequence[Call]) -> Sequence[Call]:
         if type(call) is Send:
             call.data = call.outlet.pack(call.body)
         return calls
-    sends: dict[Outlet, list[Send]] = {}
+    batches: dict[Outlet, _Batch] = {}
     combined: list[Any] = []
     last: list[Any] = []
     for call in calls:
         if type(call) is not Send:
             combined.append(call)
-        elif (same := sends.get(call.outlet)) is not None:
-            same.append(call)
+            continue
+        batch = batches.get(call.outlet)
+        if batch is None:
+            place = last if call.posted else combined
+        elif len(batch.sends) < PIPELINE_COMMANDS and batch.size + len(call.body) <= TOGETHER_BYTES:
+            batch.sends.append(call)
+            batch.size += len(call.body)
+            continue
         else:
-            sends[call.outlet] = same = [call]
-            (last if call.posted else combined).append(same)
+            # Behind the messages for the same list that came before.
+            place = batch.place
+        batches[call.outlet] = batch = _Batch(call, place)
+        place.append(batch)
     combined += last
-    for index, item in enumerate(combined):
-        if type(item) is list:
-            if len(item) > 1:
-                combined[index] = _SendAll(item)
-            else:
-                combined[index] = send = item[0]
-                send.data = send.outlet.pack(send.body)
-    return combined
+    return [item.call() if type(item) is _Batch else item for item in combined]
 
 
 def share(calls: Sequence[Call]) -> None:

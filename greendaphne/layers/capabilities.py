@@ -9,6 +9,7 @@ acknowledgement        a true attribute ``reliable``, and the methods ``acknowle
 native blocking        an attribute ``blocks_natively``, true or false
 sending unchecked      ``send_owned(channel, message)``, for a message that only the sender knows; else as ``send``
 an offer               ``offer(channel, message)``, ``send_owned`` that never waits and is false where ``send`` would raise
+sending along          ``send_along(channel, message, failed)``, see :meth:`greendaphne.layers.redis.core.CoreLayer.send_along`
 offers together        ``offer_all(channel, messages)``, as many offers of messages without content; returns how many were taken
 a lasting receiver     ``receiver(channels)``, see :class:`greendaphne.layers.receiver.Receiver`
 a direct way           ``attach(name, taker)`` and ``detach(name)``, see :meth:`greendaphne.layers.memory.MemoryChannelLayer.attach`

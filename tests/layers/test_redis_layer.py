@@ -628,7 +628,8 @@ def test_five_hundred_senders(server: RedisServer, layer: RedisChannelLayer) -> 
         return result
 
     round_trips, calls, connections = in_hub(run)
-    assert calls == 2000
+    # Those of a pipeline are one call.
+    assert calls < 2000 / 10
     # A pipeline arrives in pieces of the server's read buffer, 16 KiB.
     assert round_trips < 2000 / 10
     assert connections == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -46,6 +47,14 @@ _RETRY_SOON = [(b"Retry-After", b"1")]
 
 class MalformedReply(Exception):
     """A reply that says nothing usable; logged and dropped, and the request goes on."""
+
+
+class _NotSent(Exception):
+    """No worker learns of the request; ``error`` is what the client gets."""
+
+    def __init__(self, error: HTTPError) -> None:
+        super().__init__()
+        self.error = error
 
 
 def _header_list(headers: Any) -> list[tuple[bytes, bytes]]:
@@ -142,7 +151,7 @@ class HTTPBridge:
             rest_channel = None
             if body is not None and body.rest is not None:
                 rest_channel = message["body_channel"] = self._make_body_channel()
-            self._send_request(message)
+            self._send_request(message, reply_queue if body is None else None)
             # The answer may take minutes, for which neither has to be held.
             del message
             if body is not None:
@@ -150,6 +159,7 @@ class HTTPBridge:
                 if body.rest is None:
                     body.close()
             sender = None
+            sent = True
             try:
                 if body is not None and rest_channel is not None:
                     sender = gevent.spawn(self._send_rest, body, rest_channel, reply_queue)
@@ -157,12 +167,16 @@ class HTTPBridge:
             except ClientDisconnected:
                 logger.debug("HTTP disconnect for %s", channel)
                 raise
+            except _NotSent as failure:
+                sent = False
+                raise failure.error from None
             finally:
                 if sender is not None:
                     sender.kill()
                 if debug:
                     logger.debug("HTTP close for %s", channel)
-                self._notify("http.disconnect", {"reply_channel": channel, "path": path})
+                if sent:
+                    self._notify("http.disconnect", {"reply_channel": channel, "path": path})
         finally:
             self._router.unregister(channel)
             if body is not None:
@@ -228,22 +242,24 @@ class HTTPBridge:
         except LayerDown as error:
             raise _out_of_reach() from error
 
-    def _send_request(self, message: dict[str, Any], *, offered: bool = False) -> None:
+    def _send_request(self, message: dict[str, Any], reply_queue: ReplyQueue | None = None, *, offered: bool = False) -> None:
+        """Send ``message``, perhaps without a wait for the layer; ``reply_queue``, if any, then has :class:`_NotSent` where that fails."""
         layer_client = self._layer_client
         try:
             if offered:
-                taken = layer_client.offer("http.request", message)
-            else:
+                if not layer_client.offer("http.request", message):
+                    raise _queue_full()
+            elif reply_queue is None or not layer_client.send_along("http.request", message, partial(self._not_sent, reply_queue)):
                 layer_client.send("http.request", message)
-                taken = True
         except layer_client.channel_full:
-            taken = False
+            raise _queue_full() from None
         except layer_client.message_too_large:
             raise HTTPError(413, "The request is larger than the channel layer accepts.", close=True) from None
         except LayerDown as error:
             raise _out_of_reach() from error
-        if not taken:
-            raise HTTPError(503, "Request queue full.", _RETRY_SOON, close=True, cause=causes.LAYER_FULL)
+
+    def _not_sent(self, reply_queue: ReplyQueue, error: Exception) -> None:
+        reply_queue.fail(_NotSent(_queue_full() if isinstance(error, self._layer_client.channel_full) else _out_of_reach()))
 
     def _notify_soon(self, channel: str, message: dict[str, Any]) -> None:
         notices = self._notices
@@ -452,6 +468,10 @@ class _Storing:
 
 def _no_room_for_reply() -> ResponseError:
     return ResponseError("the client reads too slowly, and there is no room for what waits for it", cause=causes.NO_ROOM)
+
+
+def _queue_full() -> HTTPError:
+    return HTTPError(503, "Request queue full.", _RETRY_SOON, close=True, cause=causes.LAYER_FULL)
 
 
 def _out_of_reach() -> HTTPError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import gevent
@@ -56,6 +57,7 @@ class LayerClient:
     def __init__(self, layer: Any, watch: LayerWatch) -> None:
         # A message that was made for the purpose belongs to nothing else, and need not be copied.
         self._send: Any = beside(layer, "send_owned", "send") or layer.send
+        self._along: Any = beside(layer, "send_along", "send")
         self._new_channel = layer.new_channel
         self._post: Any = getattr(layer, "send_later", None) or beside(layer, "offer", "send")
         self._offer: Any = beside(layer, "offer", "send")
@@ -102,6 +104,31 @@ class LayerClient:
         if self._watch.down:
             self._watch.succeeded()
         return taken
+
+    def send_along(self, channel: str, message: dict[str, Any], failed: Callable[[Exception], object]) -> bool:
+        """Send one message without waiting for the layer, where other messages are on their way that it can travel with; false where
+        :meth:`send` is to send it.
+
+        :param failed: called later, in another greenlet, with what :meth:`send` would raise.
+        :raises: as :meth:`send`.
+        """
+        if self._along is None or self._watch.down:
+            return False
+        try:
+            taken: bool = self._along(channel, message, partial(self._failed, failed))
+        except (self.channel_full, self.message_too_large):
+            raise
+        except Exception as error:
+            self._watch.failed("send", error)
+            raise LayerDown(getattr(error, "maybe_stored", True)) from error
+        return taken
+
+    def _failed(self, failed: Callable[[Exception], object], error: Exception | None) -> None:
+        if error is None:
+            failed(self.channel_full())
+        else:
+            self._watch.failed("send", error)
+            failed(LayerDown(getattr(error, "maybe_stored", True)))
 
     def post(self, channel: str, message: dict[str, Any]) -> bool:
         """Have one message sent without waiting for the layer, once and whatever becomes of it; false where that is known already."""

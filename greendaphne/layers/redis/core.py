@@ -13,7 +13,7 @@ import random
 import string
 import time
 import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -25,9 +25,10 @@ from ..tally import Tally
 from ..wake import Wake
 from . import receiving, wire
 from .hubs import current_hub, native_lock
-from .lanes import THREAD_CONNECTIONS, Call, HubLane, Lane, ThreadLane
+from .lanes import THREAD_CONNECTIONS, Call, HubLane, Lane, Send, ThreadLane
+from .outlets import Outlet
 from .reliable import LEASE, Reliable, is_reliable, unclaimed_key
-from .scripts import SEND, pack, pack_arguments
+from .scripts import pack
 from .shard import Address, Listener, Shard, State
 from .site import claim_site
 from .taking import Body, Source
@@ -38,8 +39,8 @@ logger = logging.getLogger("greendaphne.layers.redis")
 #: Seconds to wait for a reply, and for a connection, where ``connection_kwargs`` do not say: a server that hangs is noticed soon.
 SOCKET_TIMEOUT = 3.0
 CONNECT_TIMEOUT = 2.0
-#: Channels whose packed commands are kept.
-PACKED_SENDS = 1000
+#: Channels whose outlets are kept.
+OUTLETS = 1000
 #: Names of normal channels that are checked once.
 SHARED_NAMES = 100
 #: Sets of channels of which is kept where their messages are.
@@ -136,7 +137,7 @@ class CoreLayer(BaseChannelLayer):
         # Names of normal channels that have been checked.
         self._shared_names: set[str] = set()
         self._plans: dict[tuple[str, ...], Plan] = {}
-        self._packed_sends: dict[tuple[str, int], tuple[bytes, bytes, bytes]] = {}
+        self._outlets: dict[tuple[str, int], Outlet] = {}
         self._lock = native_lock()
         self._hub_lanes: dict[int, tuple[Any, list[HubLane]]] = {}
         if lease <= 0:
@@ -265,6 +266,7 @@ class CoreLayer(BaseChannelLayer):
         self._lock = native_lock()
         # The parent's next keys must not be this process' too.
         self._random = random.Random()
+        self._outlets = {}
         self._hub_lanes = {}
         for shard in self._shards:
             shard.forget()
@@ -282,7 +284,7 @@ class CoreLayer(BaseChannelLayer):
         if len(shards) == 1:
             return 0
         if "!" in name or "?" in name:
-            return self.consistent_hash(name)
+            return self.consistent_hash(self.non_local_name(name))
         first = next(self._rotation)
         for offset in range(len(shards)):
             index = (first + offset) % len(shards)
@@ -300,22 +302,37 @@ class CoreLayer(BaseChannelLayer):
             been stored all the same.
         :raises MessageTooLarge: for more than 512 MiB.
         """
-        index, call = self._send_call(channel, message)
-        [[stored]] = self._lanes()[index].run([call])
+        call = self._send_call(channel, message)
+        [[stored]] = self._lanes()[self._index(channel)].run([call])
         if not stored:
             raise self.ChannelFull(channel)
 
     def send_later(self, channel: str, message: Message) -> None:
         """Send ``message`` along with other messages of this hub, within 20 ms; it is dropped where :meth:`send` would raise."""
-        index, call = self._send_call(channel, message)
-        self._lanes()[index].post(call)
+        self._lanes()[self._index(channel)].post(self._send_call(channel, message))
 
-    def _send_call(self, channel: str, message: Message) -> tuple[int, Call]:
+    def send_along(self, channel: str, message: Message, failed: Callable[[Exception | None], object]) -> bool:
+        """Send ``message`` with the next pipeline without waiting for it, if other greenlets' messages are on their way; otherwise false.
+
+        A greenlet that waits for the reply to its message in any case need not be woken for the message before.
+
+        :param failed: called in a greenlet of its own where :meth:`send` would raise: with :class:`LayerUnavailable`, or with ``None``
+            for a full channel.
+        :raises MessageTooLarge: for more than 512 MiB.
+        """
+        lane = self._lanes()[self._index(channel)]
+        if not isinstance(lane, HubLane) or not lane.is_busy:
+            return False
+        lane.take_along(self._send_call(channel, message), failed)
+        return True
+
+    def _send_call(self, channel: str, message: Message) -> Send:
         if channel not in self._shared_names:
             self.valid_channel_name(channel)
             if "!" not in channel and "?" not in channel and len(self._shared_names) < SHARED_NAMES:
                 self._shared_names.add(channel)
-        self._check(message)
+        if type(message) is not dict or wire.FULL_NAME in message:
+            self._check(message)
         asks = False
         if "!" in channel:
             message = {**message, wire.FULL_NAME: channel}
@@ -325,35 +342,26 @@ class CoreLayer(BaseChannelLayer):
             asks = True
         call = self._store_call(channel, self._limited(self.serialize(message)), self.get_capacity(channel))
         call.asks = asks
-        return self._index(channel), call
+        return call
 
-    def _store_call(self, channel: str, body: bytes, capacity: int) -> Call:
+    def _store_call(self, channel: str, body: bytes, capacity: int) -> Send:
         """The call that appends ``body`` to the list ``channel`` if it has fewer messages than ``capacity``."""
-        packed = self._packed_sends.get((channel, capacity))
-        if packed is None:
-            packed = self._pack_send(channel, capacity)
-        before, between, after = packed
-        key = self._random.getrandbits(128)
-        return Call(b"%b%032x%b$%d\r\n%b\r\n%b" % (before, key, between, len(body), body, after), script=SEND)
+        return Send(self._outlets.get((channel, capacity)) or self._new_outlet(channel, capacity), body)
 
-    def _pack_send(self, channel: str, capacity: int) -> tuple[bytes, bytes, bytes]:
-        """What the commands for ``channel`` have before the random part of the message's key, between that and the body, and behind."""
-        name = "0" * 32
-        keys = [
-            f"{self.prefix}{name}",
-            f"{self.prefix}{channel}",
-            f"{self.stats_prefix}{channel}:",
-            f"{self.stats_prefix}{wire.GLOBAL_STATISTICS}:",
-        ]
-        if self.reliable and is_reliable(channel):
-            keys.append(unclaimed_key(self.prefix))
-        arguments = (self.expiry, capacity, wire.CHANNEL_STATISTICS_EXPIRY, wire.GLOBAL_STATISTICS_EXPIRY)
-        before, _, between = pack_arguments(*keys).partition(name.encode())
-        packed = SEND.head(len(keys), 1 + len(arguments)) + before, between, pack_arguments(*arguments)
-        if len(self._packed_sends) >= PACKED_SENDS:
-            self._packed_sends.clear()
-        self._packed_sends[channel, capacity] = packed
-        return packed
+    def _new_outlet(self, channel: str, capacity: int) -> Outlet:
+        outlet = Outlet(
+            self.prefix,
+            self.stats_prefix,
+            channel,
+            capacity=capacity,
+            expiry=self.expiry,
+            random=self._random,
+            unclaimed=unclaimed_key(self.prefix) if self.reliable and is_reliable(channel) else None,
+        )
+        if len(self._outlets) >= OUTLETS:
+            self._outlets.clear()
+        self._outlets[channel, capacity] = outlet
+        return outlet
 
     def _check(self, message: Message) -> None:
         if not isinstance(message, dict):

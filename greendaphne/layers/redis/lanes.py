@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .. import LayerUnavailable
 from .connection import Identity, Link, LinkError
+from .outlets import Outlet
 from .resp import ErrorReply, Reply
-from .scripts import SEND, SEND_GROUP, Script
+from .scripts import SEND, SEND_ALL, SEND_GROUP, Script
 from .shard import FATAL_CODES, Shard
 
 #: Connections of a lane that stay open for the next blocking receiver.
@@ -27,6 +28,8 @@ THREAD_CONNECTIONS = 8
 #: Commands and bytes in one pipeline.
 PIPELINE_COMMANDS = 256
 PIPELINE_BYTES = 1024 * 1024
+#: Bytes of messages that one command stores, which Redis holds until it has them all.
+TOGETHER_BYTES = 256 * 1024
 #: Seconds that a posted command may wait for others to travel with, and how many may wait.
 POST_DELAY = 0.02
 POST_LIMIT = 10000
@@ -39,13 +42,13 @@ GATHER_CALLERS = 3
 GATHER_PER_CALLER = 0.0004
 GATHER_LIMIT = 0.004
 #: A success of these shows that Redis stores messages (again).
-STORING_SCRIPTS = frozenset({SEND, SEND_GROUP})
+STORING_SCRIPTS = frozenset({SEND, SEND_ALL, SEND_GROUP})
 
 
 class Call:
     """Commands of one caller: packed, with the number of replies, and the script that they call, if any."""
 
-    __slots__ = ("asks", "data", "error", "replies", "result", "script", "waiter")
+    __slots__ = ("asks", "data", "error", "failed", "replies", "result", "script", "waiter")
 
     def __init__(self, data: bytes, replies: int = 1, script: Script | None = None) -> None:
         self.data = data
@@ -56,6 +59,109 @@ class Call:
         self.result: list[Reply] = []
         self.error: LayerUnavailable | None = None
         self.waiter: Any = None
+        #: In the place of a waiter: called where the outcome is not the usual one, see :meth:`HubLane.take_along`.
+        self.failed: Callable[[LayerUnavailable | None], object] | None = None
+
+
+class Send(Call):
+    """A message for one list.  Its result is the length of the list, or 0 where that was full."""
+
+    __slots__ = ("body", "outlet", "posted")
+
+    def __init__(self, outlet: Outlet, body: bytes) -> None:
+        # As Call.__init__(), without the call.
+        self.data = b""
+        self.asks = False
+        self.replies = 1
+        self.script = SEND
+        self.result = []
+        self.error = self.waiter = self.failed = None
+        self.outlet = outlet
+        self.body = body
+        #: Whether no caller waits for the outcome, and the message may go behind others of its pipeline.
+        self.posted = False
+
+
+class _SendAll(Call):
+    """Messages for one list in one command."""
+
+    __slots__ = ("sends",)
+
+    def __init__(self, sends: list[Send]) -> None:
+        super().__init__(sends[0].outlet.pack_all([send.body for send in sends]), 1, SEND_ALL)
+        self.sends = sends
+
+    def share(self) -> None:
+        """Give each message its outcome."""
+        error = self.error
+        if error is not None:
+            for send in self.sends:
+                send.error = error
+        elif self.result:
+            length, stored = self.result[0]  # type: ignore[misc]
+            for place, send in enumerate(self.sends, 1):
+                send.result = [length + place] if place <= stored else [0]  # type: ignore[operator]
+
+
+class _Batch:
+    """Messages for one list that one command may store."""
+
+    __slots__ = ("place", "sends", "size")
+
+    def __init__(self, send: Send, place: list[Any]) -> None:
+        self.sends = [send]
+        self.size = len(send.body)
+        #: Where in the pipeline it goes.
+        self.place = place
+
+    def call(self) -> Call:
+        sends = self.sends
+        if len(sends) > 1:
+            return _SendAll(sends)
+        [send] = sends
+        send.data = send.outlet.pack(send.body)
+        return send
+
+
+def combine(calls: Sequence[Call]) -> Sequence[Call]:
+    """The calls that a pipeline consists of, where ``calls`` are to be run: messages for the same list become one of them.
+
+    They go where the first of them is, so that none is later than it was.  What was posted goes last: a notice that a client has left must
+    not overtake the client's request.
+    """
+    if len(calls) == 1:
+        call = calls[0]
+        if type(call) is Send:
+            call.data = call.outlet.pack(call.body)
+        return calls
+    batches: dict[Outlet, _Batch] = {}
+    combined: list[Any] = []
+    last: list[Any] = []
+    for call in calls:
+        if type(call) is not Send:
+            combined.append(call)
+            continue
+        batch = batches.get(call.outlet)
+        if batch is None:
+            place = last if call.posted else combined
+        elif len(batch.sends) < PIPELINE_COMMANDS and batch.size + len(call.body) <= TOGETHER_BYTES:
+            batch.sends.append(call)
+            batch.size += len(call.body)
+            continue
+        else:
+            # Behind the messages for the same list that came before.
+            place = batch.place
+        batches[call.outlet] = batch = _Batch(call, place)
+        place.append(batch)
+    combined += last
+    return [item.call() if type(item) is _Batch else item for item in combined]
+
+
+def share(calls: Sequence[Call]) -> None:
+    """Give the messages that were combined into ``calls`` their outcomes."""
+    for call in calls:
+        if type(call) is _SendAll:
+            call.share()
 
 
 def perform(shard: Shard, link: Link, calls: Sequence[Call]) -> None:
@@ -184,13 +290,15 @@ class ThreadLane:
         closed = self._closed
         link = self._acquire()
         usable = False
+        combined = combine(calls)
         try:
-            perform(self.shard, link, calls)
-            usable = settle(self.shard, calls)
+            perform(self.shard, link, combined)
+            usable = settle(self.shard, combined)
         except LinkError as error:
             raise self.shard.broken(error) from None
         finally:
             self._release(link, usable, closed)
+        share(combined)
         return [outcome(call) for call in calls]
 
     def post(self, call: Call) -> None:
@@ -311,11 +419,24 @@ class HubLane:
         call.waiter.get()
         return outcome(call)[0]
 
+    def take_along(self, send: Send, failed: Callable[[LayerUnavailable | None], object]) -> None:
+        """Have the next pipeline take ``send``, for which the caller does not wait; only while :attr:`is_busy`.
+
+        :param failed: called in a greenlet of its own with the error, or with ``None`` where the list is full.
+        """
+        send.failed = failed
+        self._queue.append(send)
+        self._waiting += 1
+        if not self._owned:
+            self._start()
+
     def post(self, call: Call) -> None:
         if len(self._queue) >= POST_LIMIT:
             return
         if not self._queue:
             self._deadline = time.monotonic() + POST_DELAY
+        if type(call) is Send:
+            call.posted = True
         self._queue.append(call)
         if self._timer is None and not self._owned:
             self._start_timer(POST_DELAY)
@@ -453,8 +574,8 @@ class HubLane:
         while self._queue and len(batch) < PIPELINE_COMMANDS and size < PIPELINE_BYTES:
             call = self._queue.popleft()
             batch.append(call)
-            size += len(call.data)
-            if call.waiter is not None:
+            size += len(call.body if type(call) is Send else call.data)
+            if call.waiter is not None or call.failed is not None:
                 self._waiting -= 1
         return batch
 
@@ -475,19 +596,21 @@ class HubLane:
                 call.error = error
             return
         usable = False
+        combined = combine(batch)
         try:
-            perform(self.shard, link, batch)
-            usable = settle(self.shard, batch)
+            perform(self.shard, link, combined)
+            usable = settle(self.shard, combined)
         except LinkError as error:
             failure = self.shard.broken(error)
-            for call in batch:
+            for call in combined:
                 if not call.result:
                     call.error = failure
-            settle(self.shard, batch)
+            settle(self.shard, combined)
         finally:
             if not usable:
                 self.shard.close(link)
                 self._link = None
+            share(combined)
 
     def _connect(self) -> Link:
         link = self._link
@@ -505,5 +628,9 @@ class HubLane:
             if call.waiter is not None:
                 callback(call.waiter.switch, None)
                 callers += 1
+            elif call.failed is not None:
+                callers += 1
+                if call.error is not None or call.result[0] == 0:
+                    self._spawn(call.failed, call.error)
         # One pipeline with few does not show that the many have gone.
         self._callers = max(callers, self._callers >> 1)

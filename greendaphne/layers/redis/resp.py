@@ -62,7 +62,9 @@ class ReplyReader:
         while True:
             value = self._element() if not self._missing else self._bulk()
             if value is _OPENED:
-                continue
+                value = self._fill()
+                if value is None:
+                    continue
             while arrays:
                 size, elements = arrays[-1]
                 elements.append(value)
@@ -112,6 +114,41 @@ class ReplyReader:
         if kind == _ERROR:
             return ErrorReply(buffer[start + 1 : end].decode(errors="replace"))
         raise ValueError(f"no reply of Redis begins with {bytes((kind,))!r}")
+
+    def _fill(self) -> list[Reply] | None:
+        """The array that has begun, if it is there in full, and has nothing but bulk strings and integers in it.
+
+        Otherwise what is there of these, and the rest is read element by element.
+        """
+        size, elements = self._arrays[-1]
+        append = elements.append
+        buffer = self._buffer
+        find = buffer.find
+        available = len(buffer)
+        position = self._position
+        for _ in range(size):
+            end = find(b"\r\n", position)
+            if end < 0:
+                break
+            kind = buffer[position]
+            if kind == _BULK:
+                number = int(buffer[position + 1 : end])
+                start = end + 2
+                stop = start + number
+                if number < 0 or stop + 2 > available:
+                    break
+                append(buffer[start:stop])
+                position = stop + 2
+            elif kind == _INTEGER:
+                append(int(buffer[position + 1 : end]))
+                position = end + 2
+            else:
+                break
+        self._position = position
+        if len(elements) < size:
+            return None
+        self._arrays.pop()
+        return elements
 
     def _bulk(self) -> bytes:
         """The bulk string that is not there in full."""

@@ -71,6 +71,43 @@ SEND = Script("""
     return stored
 """)
 
+#: Store several messages for one list and count them, as :data:`SEND` does one after the other.  Answers {length of the list before, number
+#: of those that were stored}: the first ones, as many as there is room for.
+#: KEYS: list, prefix of the channel's counters, prefix of the global counters, and for messages that are kept until they are acknowledged
+#: the hash of those that are not yet recorded.
+#: ARGV: expiry, capacity, life of the channel's counters, life of the global counters, what the messages' keys begin with, bodies.
+SEND_ALL = Script("""
+    local length = redis.call('llen', KEYS[1])
+    local number = #ARGV - 5
+    local stored = math.max(0, math.min(number, ARGV[2] - length))
+    local keys = {}
+    for i = 1, stored do
+        keys[i] = ARGV[5] .. string.format('%08x', i)
+        redis.call('setex', keys[i], ARGV[1], ARGV[5 + i])
+        if KEYS[4] then
+            redis.call('hset', KEYS[4], keys[i], KEYS[1])
+        end
+    end
+    if stored > 0 then
+        redis.call('rpush', KEYS[1], unpack(keys))
+        redis.call('expire', KEYS[1], ARGV[1] + 1)
+        if KEYS[4] then
+            redis.call('expire', KEYS[4], ARGV[1] + 1)
+        end
+    end
+    local function count(counter, times)
+        if times > 0 then
+            redis.call('incrby', KEYS[2] .. counter, times)
+            redis.call('expire', KEYS[2] .. counter, ARGV[3])
+            redis.call('incrby', KEYS[3] .. counter, times)
+            redis.call('expire', KEYS[3] .. counter, ARGV[4])
+        end
+    end
+    count('messages_count', stored)
+    count('channel_full_count', number - stored)
+    return {length, stored}
+""")
+
 #: Take messages out of lists.  Answers {marker, position of the list, body, milliseconds that it had left, position, body …}; expired
 #: messages are passed over.  A key of another type than a list holds no messages and would refuse all that come: it is deleted, and its
 #: body is nil.
@@ -452,6 +489,6 @@ SEND_GROUP = Script(
 )
 
 #: All scripts, for loading them together.
-SCRIPTS = (SEND, TAKE, RETURN, PUT_BACK, SEND_GROUP)
+SCRIPTS = (SEND, SEND_ALL, TAKE, RETURN, PUT_BACK, SEND_GROUP)
 #: Those that only a reliable layer calls, which are loaded when they are called first.
 RELIABLE_SCRIPTS = (CLAIM, RELEASE, BYE, TICK)

@@ -41,11 +41,17 @@ def take_call(source: Source, limit: int, popped: bytes = b"", position: int = 0
         return taker.take_call(lists, limit, BATCH_BYTES, popped, position)
     shard = lane.shard
     marker = shard.marker if watch and shard.watched else ""
-    return Call(_packed_take(tuple(lists), limit, marker, shard.new_marker if marker else "", popped, position), script=TAKE)
+    new_marker = shard.new_marker if marker else ""
+    if popped:
+        return Call(_packed_take(tuple(lists), limit, marker, new_marker, popped, position), script=TAKE)
+    return Call(_packed_look(tuple(lists), limit, marker, new_marker), script=TAKE)
 
 
 def _packed_take(lists: tuple[str, ...], limit: int, marker: str, new_marker: str, popped: bytes = b"", position: int = 0) -> bytes:
     return TAKE.call(lists, limit, BATCH_BYTES, marker, new_marker, MARKER_LIFE, popped, position)
+
+
+_packed_look = lru_cache(maxsize=64)(_packed_take)
 
 
 @lru_cache(maxsize=64)

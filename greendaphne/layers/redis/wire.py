@@ -10,7 +10,7 @@ import hashlib
 import re
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgpack  # type: ignore[import-untyped]
 
@@ -89,9 +89,22 @@ def make_crypter(keys: Iterable[str | bytes] | None) -> MultiFernet | None:
     return MultiFernet([make_fernet(key) for key in keys])
 
 
+#: Packers that are not in use, one for each thread that packs at a time: to make one costs as much as a small message.
+_packers: list[Any] = []
+#: The largest message after which a packer, which keeps its buffer, is used again.
+_PACKER_LIMIT: Final = 65536
+
+
 def pack_message(message: Message) -> bytes:
     """``message`` as msgpack, with bytes and text told apart."""
-    packed: bytes = msgpack.packb(message, use_bin_type=True)
+    try:
+        packer = _packers.pop()
+    except IndexError:
+        packer = msgpack.Packer(use_bin_type=True)
+    # One that fails is not used again.
+    packed: bytes = packer.pack(message)
+    if len(packed) <= _PACKER_LIMIT:
+        _packers.append(packer)
     return packed
 
 

@@ -186,6 +186,16 @@ def test_a_head_request_has_no_body() -> None:
         running.settled(2)
 
 
+def named(message: Message) -> None:
+    message.reply({"status": 200, "headers": [("Server", "mine"), ("content-type", "text/plain")], "content": b"Hello"})
+
+
+def test_a_field_of_the_application_replaces_one_of_the_server_also_where_its_name_is_text() -> None:
+    with site(named, server_name="theirs") as running, Peer(running.server) as peer:
+        for _ in range(3):
+            assert [value for name, value in peer.get()[1] if name == b"server"] == [b"mine"]
+
+
 def wrong_length(message: Message) -> None:
     message.reply({"status": 200, "headers": [(b"content-length", b"3")], "content": b"Hello"})
 

@@ -141,6 +141,10 @@ def cookies(message: Message) -> None:
     message.reply({"status": 201, "headers": fields, "content": b"new"})
 
 
+def changing(message: Message) -> None:
+    message.reply({"status": 200, "headers": [(b"content-type", memoryview(bytearray(b"text/plain")))], "content": b"Hello"})
+
+
 def late(message: Message) -> None:
     gevent.sleep(0.7)
     hello(message)
@@ -163,6 +167,7 @@ def push(message: Message) -> None:
         (large, 200, b"x" * 300_000, True),
         (bare, 204, b"", True),
         (cookies, 201, b"new", False),
+        (changing, 200, b"Hello", False),
         (late, 200, b"Hello", True),
         (malformed, 200, b"Hello", True),
         (push, 200, b"Hello", True),

@@ -111,7 +111,8 @@ class ChannelStore:
     def __init__(self) -> None:
         self._lock = _new_lock()
         # For what is called for each message: a with statement costs twice as much as these two calls.  They belong into a try statement,
-        # the first one too, so that an exception of a signal handler after it leaves the lock free.
+        # the first one too, so that an exception of a signal handler after it leaves the lock free.  One that ends the wait for the lock
+        # makes the second call raise RuntimeError, which must not replace it.
         self._acquire, self._release = self._lock.acquire, self._lock.release
         #: By the name that readers listen on; the order is that of the sweep.
         self._channels: OrderedDict[str, Channel] = OrderedDict()

@@ -125,7 +125,11 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
             if self._put(name, channel, copy):
                 return
         finally:
-            self._release()
+            try:
+                self._release()
+            except RuntimeError:
+                # A signal handler's exception has ended the wait for the lock.
+                pass
         raise self.ChannelFull(channel)
 
     def send_owned(self, channel: str, message: Message) -> None:
@@ -142,7 +146,11 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
             if self._put(name, channel, message):
                 return
         finally:
-            self._release()
+            try:
+                self._release()
+            except RuntimeError:
+                # A signal handler's exception has ended the wait for the lock.
+                pass
         raise self.ChannelFull(channel)
 
     def offer(self, channel: str, message: Message) -> bool:

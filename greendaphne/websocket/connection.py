@@ -237,6 +237,10 @@ class WebSocket(SendingWebSocket):
             if turn.left <= 0:
                 # Not with a message in hand, which counts for no client as long as this waits.
                 event = None
+                if data:
+                    # An exception may end the wait, after which another call goes on.
+                    reader.feed(data)
+                    data = b""
                 turn.look()
             try:
                 if data:

@@ -360,6 +360,21 @@ def test_a_stop_that_does_not_wait_ends_it(waits: bool) -> None:
     assert [end[:3] for end in running.log.ends] == [(0, 0, False)] * 3
 
 
+def test_a_kill_before_the_new_greenlet_begins_is_an_end_too() -> None:
+    """The connection's kill is due before the greenlet that the reply needs."""
+
+    def consumer(message: Message) -> None:
+        for greenlet in running.server.server._connections.pool:
+            greenlet.kill(block=False)
+        large(message)
+
+    with site(consumer) as running, Peer(running.server) as peer:
+        peer.request()
+        running.settled(1)
+        eventually(lambda: not running.server.server._connections.overload.memory.held, "that no memory is held")
+    assert running.log.ends == [(0, 0, False, causes.DRAINING)]
+
+
 def test_a_client_without_window_is_waited_for_in_a_greenlet(taken: dict[str, int]) -> None:
     with site(hello) as running, Peer(running.server, initial_window_size=2) as peer:
         stream = peer.request()

@@ -97,7 +97,8 @@ class DirectClients:
         self.clients = clients
         self.kinds = kinds
         self.on_accepted = on_accepted
-        #: Whether the reader has taken messages out of the channel, before which no later one may come.
+        #: Whether nothing may be handed over: the reader has taken messages out of the channel, before which no later one may come, or a
+        #: finalizer may be the sender.
         self.closed = False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from greendaphne.core import causes
 from greendaphne.core.message import Stream
 from greendaphne.core.observer import Observer
 from greendaphne.http2 import Http2Limits
+from greendaphne.http2.compression import ResponseEncoder
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.worker import Message
 from tests.support.http2 import GET, Peer, RawPeer, eventually
@@ -374,6 +376,53 @@ def test_a_kill_before_the_new_greenlet_begins_is_an_end_too() -> None:
         running.settled(1)
         eventually(lambda: not running.server.server._connections.overload.memory.held, "that no memory is held")
     assert running.log.ends == [(0, 0, False, causes.DRAINING)]
+
+
+def test_a_reply_of_a_finalizer_waits_for_the_response_that_is_being_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage may be collected at any moment, also between the encoding of fields and their sending, whose orders must be the same."""
+
+    class Last:
+        """Garbage that answers a request at its end."""
+
+        def __init__(self, message: Message) -> None:
+            self.cycle = self
+            self.message = message
+
+        def __del__(self) -> None:
+            self.message.reply({"status": 200, "headers": [(b"x-b", b"second")], "content": b"B"})
+
+    requests: list[Message] = []
+    due: list[bool] = []
+    encode = ResponseEncoder.encode
+
+    def collect_afterwards(self: ResponseEncoder, fields: Any) -> bytes:
+        block = encode(self, fields)
+        if due:
+            due.clear()
+            gc.collect()
+        return block
+
+    def consumer(message: Message) -> None:
+        if message.content["path"] == "/late":
+            requests.append(message)
+            return
+        if requests:
+            Last(requests.pop())
+            due.append(True)
+        message.reply({"status": 200, "headers": [(b"x-a", b"first")], "content": b"A"})
+
+    monkeypatch.setattr(ResponseEncoder, "encode", collect_afterwards)
+    with site(consumer) as running, Peer(running.server) as peer:
+        late = peer.request([*GET[:2], (b":path", b"/late"), GET[3]])
+        eventually(lambda: bool(requests), "the request")
+        status, fields, body = peer.get()
+        assert (status, fields[0], body) == (200, (b"x-a", b"first"), b"A")
+        status, fields, body = peer.response(late)
+        assert (status, fields[0], body) == (200, (b"x-b", b"second"), b"B")
+        # Both sides' tables are still equal.
+        assert peer.get()[1][0] == (b"x-a", b"first")
+        running.settled(3)
+    assert running.server.channels.router not in [getattr(callback, "__self__", None) for callback in gc.callbacks]
 
 
 def test_a_client_without_window_is_waited_for_in_a_greenlet(taken: dict[str, int]) -> None:

@@ -39,7 +39,7 @@ Taker = Callable[[str, Message], bool]
 
 
 class Channel:
-    """The messages of a name that readers listen on, and who sleeps until one comes.  Guarded by the layer's lock."""
+    """The messages of a name that readers listen on, and the waiters that sleep until one comes.  Guarded by the layer's lock."""
 
     __slots__ = ("capacity", "handed", "name", "queue", "refused", "sent", "taker", "temporary", "waiters")
 

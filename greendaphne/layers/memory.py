@@ -4,7 +4,7 @@
 asgiref's conformance suite, and is safe to use from greenlets of any number of hubs and from native threads at once, monkey-patched or not.
 ``send`` never waits and never switches to another greenlet.  ``receive(block=True)`` is woken the moment a message arrives.
 
-What it leaves to others: channels, messages and who waits for them (:mod:`.channel_store`), names (:mod:`.channel_names`), validity and
+What it leaves to others: channels, messages and the waiters for them (:mod:`.channel_store`), names (:mod:`.channel_names`), validity and
 isolation of messages (:mod:`.values`), sleeping and waking (:mod:`.waiter`).
 """
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-import sysconfig
 from typing import Any, Final
 
 from .memory import can_trim
@@ -60,8 +59,8 @@ def _has_arenas() -> bool:
     return (
         sys.implementation.name == "cpython"
         and VERSIONS[0] <= sys.version_info[:2] <= VERSIONS[1]
-        and bool(sysconfig.get_config_var("WITH_PYMALLOC"))
-        and not sysconfig.get_config_var("Py_GIL_DISABLED")
+        # Without the GIL it has another allocator.  Not by sysconfig, whose import of all build variables delays the start.
+        and "t" not in getattr(sys, "abiflags", "")
         and os.environ.get("PYTHONMALLOC", "") in ("", "default", "pymalloc")
     )
 
@@ -108,8 +107,8 @@ def _switch() -> None:
     for each, domain in zip(found, _DOMAINS, strict=True):
         _api.PyMem_GetAllocator(domain, ctypes.byref(each))
     if raw.ctx or any(each.ctx or each.malloc == raw.malloc for each in found):
-        # tracemalloc or Python's debugging functions are active, or the C library is used anyway: by PYTHONMALLOC, or since tracemalloc was
-        # started during a peak and stopped after it, which restores the functions of the peak.
+        # tracemalloc or Python's debugging functions are active, or the C library is used anyway: by a Python without arenas, by
+        # PYTHONMALLOC, or since tracemalloc was started during a peak and stopped after it, which restores the functions of the peak.
         return
     if any(_library(function) != _python for each in (raw, *found) for function in (each.malloc, each.calloc, each.realloc, each.free)):
         # A profiler's functions, which may release only what they have allocated.

@@ -124,7 +124,7 @@ def known_head(method: str, http_version: str, status: int, headers: Any, close:
         return None
     try:
         return _heads.get((status, method == "HEAD", http_version, close, None, *headers))
-    except TypeError:  # it is no list, or has something in it that can change
+    except (TypeError, ValueError):  # it is no list, or has something in it that can change; a writable memoryview raises the latter
         return None
 
 

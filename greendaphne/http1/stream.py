@@ -329,7 +329,8 @@ class Http1Stream:
             return False
         self.close = head.close
         self.status = status
-        self.response_headers = headers
+        # The observer reads them when the application may have changed its list.
+        self.response_headers = tuple(headers)
         self.sent = size
         self.complete = True
         return True

@@ -292,7 +292,7 @@ def known_response(method: str, status: int, headers: Any) -> ResponseHead | Non
         return None
     try:
         return _heads.get((status, method == "HEAD", *headers))
-    except TypeError:  # it is no list, or has something in it that can change
+    except (TypeError, ValueError):  # it is no list, or has something in it that can change; a writable memoryview raises the latter
         return None
 
 

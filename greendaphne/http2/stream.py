@@ -201,21 +201,21 @@ class Http2Stream(Outbound):
         """See :class:`greendaphne.core.detached.Detachable`; for a stream without a body."""
         if self.lost or self.status or self._inbox is not None:
             return False
-        if self.extra_headers:
-            try:
-                headers = with_extra(headers, self.extra_headers)
-            except (TypeError, ValueError, AttributeError):
-                return False
         method = self.request.method
-        head = known_response(method, status, headers)
-        if head is None:
-            if check is None:
-                return False
-            try:
-                headers = check(headers)
-                head = build_response(method, status, headers)
-            except ResponseError:
-                return False
+        extra = self.extra_headers
+        try:
+            given = with_extra(headers, extra) if extra else headers
+            head = known_response(method, status, given)
+            if head is None:
+                if check is None:
+                    return False
+                # Only names that are bytes can be compared with those of the further fields.
+                given = check(headers)
+                if extra:
+                    given = with_extra(given, extra)
+                head = build_response(method, status, given)
+        except (TypeError, ValueError, AttributeError, ResponseError):
+            return False
         fields, length, no_body, priority = head
         connection = self._connection
         if (
@@ -226,7 +226,7 @@ class Http2Stream(Outbound):
         ):
             return False
         self.status = status
-        self.response_headers = headers
+        self.response_headers = given
         self.sent = len(data)
         self._left = 0
         self.complete = True

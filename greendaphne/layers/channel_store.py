@@ -39,7 +39,7 @@ Taker = Callable[[str, Message], bool]
 
 
 class Channel:
-    """The messages of a name that readers listen on, and who sleeps until one comes.  Guarded by the layer's lock."""
+    """The messages of a name that readers listen on, and the waiters that sleep until one comes.  Guarded by the layer's lock."""
 
     __slots__ = ("capacity", "handed", "name", "queue", "refused", "sent", "taker", "temporary", "waiters")
 
@@ -97,7 +97,8 @@ class DirectClients:
         self.clients = clients
         self.kinds = kinds
         self.on_accepted = on_accepted
-        #: Whether the reader has taken messages out of the channel, before which no later one may come.
+        #: Whether nothing may be handed over: the reader has taken messages out of the channel, before which no later one may come, or a
+        #: finalizer may be the sender.
         self.closed = False
 
 
@@ -111,7 +112,8 @@ class ChannelStore:
     def __init__(self) -> None:
         self._lock = _new_lock()
         # For what is called for each message: a with statement costs twice as much as these two calls.  They belong into a try statement,
-        # the first one too, so that an exception of a signal handler after it leaves the lock free.
+        # the first one too, so that an exception of a signal handler after it leaves the lock free.  One that ends the wait for the lock
+        # makes the second call raise RuntimeError, which must not replace it.
         self._acquire, self._release = self._lock.acquire, self._lock.release
         #: By the name that readers listen on; the order is that of the sweep.
         self._channels: OrderedDict[str, Channel] = OrderedDict()

@@ -4,7 +4,7 @@
 asgiref's conformance suite, and is safe to use from greenlets of any number of hubs and from native threads at once, monkey-patched or not.
 ``send`` never waits and never switches to another greenlet.  ``receive(block=True)`` is woken the moment a message arrives.
 
-What it leaves to others: channels, messages and who waits for them (:mod:`.channel_store`), names (:mod:`.channel_names`), validity and
+What it leaves to others: channels, messages and the waiters for them (:mod:`.channel_store`), names (:mod:`.channel_names`), validity and
 isolation of messages (:mod:`.values`), sleeping and waking (:mod:`.waiter`).
 """
 
@@ -125,7 +125,11 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
             if self._put(name, channel, copy):
                 return
         finally:
-            self._release()
+            try:
+                self._release()
+            except RuntimeError:
+                # A signal handler's exception has ended the wait for the lock.
+                pass
         raise self.ChannelFull(channel)
 
     def send_owned(self, channel: str, message: Message) -> None:
@@ -142,7 +146,11 @@ class MemoryChannelLayer(BaseChannelLayer, ChannelStore):
             if self._put(name, channel, message):
                 return
         finally:
-            self._release()
+            try:
+                self._release()
+            except RuntimeError:
+                # A signal handler's exception has ended the wait for the lock.
+                pass
         raise self.ChannelFull(channel)
 
     def offer(self, channel: str, message: Message) -> bool:

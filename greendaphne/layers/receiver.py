@@ -100,7 +100,11 @@ class Receiver:
                                 return [(name, message)]
                             layer._groups.expel(name)
             finally:
-                layer._release()
+                try:
+                    layer._release()
+                except RuntimeError:
+                    # As in MemoryChannelLayer.send().
+                    pass
         if not self.signalled or get_hub_if_exists() is not self._hub:
             # Another greenlet waits with it already, or this one belongs to another hub.
             alone: _Batch = layer.receive_batch(self._channels, limit, timeout, wake)

@@ -72,7 +72,7 @@ def _copy_fields(values: list[object], where: str) -> Sequence[object]:
     """
     try:
         known = _known_fields.get(tuple(values))
-    except TypeError:  # it has lists in it, or dicts
+    except (TypeError, ValueError):  # it has lists in it, or dicts; or a writable memoryview, whose hash raises the latter
         return _copy_list(values, where, 1)
     if known is not None:
         return known[:]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-import sysconfig
 from typing import Any, Final
 
 from .memory import can_trim
@@ -37,6 +36,17 @@ class _Allocator(ctypes.Structure):
         return bytes(self) == bytes(other)
 
 
+class _Symbol(ctypes.Structure):
+    """``Dl_info`` of dladdr(3)."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
 #: The first and the last version of Python whose functions were tried.
 VERSIONS: Final = ((3, 10), (3, 13))
 #: PyMemAllocatorDomain: the C library's functions, and the two domains that use arenas.
@@ -49,8 +59,8 @@ def _has_arenas() -> bool:
     return (
         sys.implementation.name == "cpython"
         and VERSIONS[0] <= sys.version_info[:2] <= VERSIONS[1]
-        and bool(sysconfig.get_config_var("WITH_PYMALLOC"))
-        and not sysconfig.get_config_var("Py_GIL_DISABLED")
+        # Without the GIL it has another allocator.  Not by sysconfig, whose import of all build variables delays the start.
+        and "t" not in getattr(sys, "abiflags", "")
         and os.environ.get("PYTHONMALLOC", "") in ("", "default", "pymalloc")
     )
 
@@ -97,14 +107,23 @@ def _switch() -> None:
     for each, domain in zip(found, _DOMAINS, strict=True):
         _api.PyMem_GetAllocator(domain, ctypes.byref(each))
     if raw.ctx or any(each.ctx or each.malloc == raw.malloc for each in found):
-        # tracemalloc or Python's debugging functions are active, or the C library is used anyway: by PYTHONMALLOC, or since tracemalloc was
-        # started during a peak and stopped after it, which restores the functions of the peak.
+        # tracemalloc or Python's debugging functions are active, or the C library is used anyway: by a Python without arenas, by
+        # PYTHONMALLOC, or since tracemalloc was started during a peak and stopped after it, which restores the functions of the peak.
+        return
+    if any(_library(function) != _python for each in (raw, *found) for function in (each.malloc, each.calloc, each.realloc, each.free)):
+        # A profiler's functions, which may release only what they have allocated.
         return
     _before[:] = found
     for before, during, domain in zip(_before, _during, _DOMAINS, strict=True):
         during.malloc, during.calloc = raw.malloc, raw.calloc
         during.realloc, during.free = before.realloc, before.free
         _api.PyMem_SetAllocator(domain, ctypes.byref(during))
+
+
+def _library(function: object) -> int | None:
+    """Where the library or the program with the function at the address ``function`` begins in memory."""
+    symbol = _Symbol()
+    return symbol.base if _api.dladdr(function, ctypes.byref(symbol)) else None
 
 
 def _switch_back() -> None:
@@ -128,9 +147,13 @@ def _load() -> Any:
         for function in (api.PyMem_GetAllocator, api.PyMem_SetAllocator):
             function.argtypes = [ctypes.c_int, ctypes.c_void_p]
             function.restype = None
+        api.dladdr.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        api.dladdr.restype = ctypes.c_int
     except (OSError, TypeError, AttributeError):  # pragma: no cover - a system without dynamic linking
         return None
     return api
 
 
 _api = _load()
+#: Where the interpreter's machine code begins.
+_python = None if _api is None else _library(ctypes.cast(_api.PyMem_GetAllocator, ctypes.c_void_p))

@@ -237,6 +237,10 @@ class WebSocket(SendingWebSocket):
             if turn.left <= 0:
                 # Not with a message in hand, which counts for no client as long as this waits.
                 event = None
+                if data:
+                    # An exception may end the wait, after which another call goes on.
+                    reader.feed(data)
+                    data = b""
                 turn.look()
             try:
                 if data:
@@ -343,7 +347,7 @@ class WebSocket(SendingWebSocket):
         if opcode == PING:
             if self.state is _OPEN:
                 pong = encode_header(FIN | PONG, len(payload)) + payload
-                # A peer that pings without end gets the latest answered; who pings as usual, every one.
+                # A peer that pings without end gets only the latest ping answered; any other peer, every one.
                 self._pongs = self._pongs + pong if len(self._pongs) < _PONGS_LIMIT else pong
         elif opcode == CLOSE:
             self._let_answer()

@@ -6,6 +6,7 @@ import collections
 import enum
 import importlib
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -182,6 +183,54 @@ def test_subclasses_become_plain_types_as_on_a_wire() -> None:
     assert [type(value) for value in copy.values()] == [int, str, bytes, bytes, bytes, float, dict, tuple, list]
     assert type(copy["dict"]["key"][0]) is str  # type: ignore[index]
     assert type(copy["tuple"][0]) is str  # type: ignore[index]
+
+
+def test_a_view_of_changing_bytes_is_copied_wherever_it_is() -> None:
+    view = memoryview(bytearray(b"value"))
+    assert copy_message({"a": view, "b": [view], "c": [(b"name", view)]}) == {"a": b"value", "b": [b"value"], "c": [(b"name", b"value")]}
+
+
+@pytest.mark.parametrize("how", ["send", "send_owned", "receive"])
+def test_what_ends_the_wait_for_the_lock_is_raised(how: str) -> None:
+    """A signal handler may raise an exception while another thread holds the lock."""
+
+    class Alarm(Exception):
+        pass
+
+    def ring(number: int, frame: object) -> None:
+        raise Alarm
+
+    def hold() -> None:
+        with layer._lock:
+            held.set()
+            done.wait(PATIENCE)
+
+    layer = MemoryChannelLayer()
+    get_hub()
+    lasting = layer.receiver(["a"])
+    assert lasting is not None
+    calls: dict[str, Callable[[], object]] = {
+        "send": lambda: layer.send("a", {}),
+        "send_owned": lambda: layer.send_owned("a", {}),
+        "receive": lambda: lasting.receive(1, PATIENCE),
+    }
+    held, done = threading.Event(), threading.Event()
+    thread = threading.Thread(target=hold)
+    thread.start()
+    previous = signal.signal(signal.SIGALRM, ring)
+    try:
+        assert held.wait(PATIENCE)
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(Alarm):
+            calls[how]()
+    finally:
+        done.set()
+        thread.join()
+        signal.signal(signal.SIGALRM, previous)
+    # The lock is free.
+    layer.send("a", {"b": 1})
+    assert lasting.receive(1, PATIENCE) == [("a", {"b": 1})]
+    lasting.close()
 
 
 @pytest.mark.parametrize(

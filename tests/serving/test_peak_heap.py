@@ -7,6 +7,7 @@ import gc
 import sys
 import tracemalloc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -118,6 +119,35 @@ def test_tracing_that_begins_or_goes_on_meanwhile_stays(heap: PeakHeap) -> None:
     heap.enter()
     heap.leave()
     assert allocators() == before
+
+
+@switches
+@pytest.mark.parametrize("domain", range(3))
+@pytest.mark.parametrize("function", ["malloc", "calloc", "realloc", "free"])
+def test_a_profilers_functions_stay(domain: int, function: str, heap: PeakHeap, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of another library, which need not be able to release what the C library has allocated."""
+    api = peak_heap._api
+    assert api is not None
+    changed: list[int] = []
+    foreign = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p).value
+
+    class Profiled:
+        dladdr = staticmethod(api.dladdr)
+
+        @staticmethod
+        def PyMem_GetAllocator(number: int, allocator: Any) -> None:  # noqa: N802 - the C API's name
+            api.PyMem_GetAllocator(number, allocator)
+            if number == domain:
+                setattr(allocator._obj, function, foreign)
+
+        @staticmethod
+        def PyMem_SetAllocator(number: int, allocator: Any) -> None:  # noqa: N802
+            changed.append(number)
+
+    monkeypatch.setattr(peak_heap, "_api", Profiled)
+    heap.enter()
+    heap.leave()
+    assert changed == []
 
 
 @switches

@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from greendaphne.config import MIB, Limits, Timeouts
-from greendaphne.core import causes
+from greendaphne.core import causes, turns
 from greendaphne.core.message import HTTPError, ResponseError
 from greendaphne.http1.connection import Http1Connection
 from greendaphne.http1.stream import Http1Stream
@@ -104,6 +104,33 @@ def test_timeout_in_mid_frame_loses_nothing() -> None:
         assert client.frames() == [Frame(PONG, b"p" * 100), Frame(CLOSE)]
         assert server.closed.code == 1005
         assert server.received == ["Grüße", b"x" * 70000, "end"]
+
+
+def test_an_exception_in_a_wait_for_the_next_turn_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of ``gevent.Timeout`` around ``receive()``."""
+    interrupted: list[int] = []
+
+    class Interrupted(BaseException):
+        pass
+
+    def wait(queue: object) -> None:
+        raise Interrupted
+
+    def impatient(server: Server) -> None:
+        while True:
+            try:
+                server.received.append(server.websocket.receive())
+            except Interrupted:
+                interrupted.append(len(server.received))
+
+    monkeypatch.setattr(turns._Queue, "wait", wait)
+    content = bytes(range(256)) * 4096
+    with websocket(impatient, timeouts=calm()) as (client, server):
+        client.send(frame(BINARY, content), frame(TEXT, b"end"), frame(CLOSE))
+        assert client.frames() == [Frame(CLOSE)]
+        assert server.closed.code == 1005
+    assert server.received == [content, "end"]
+    assert interrupted[:2] == [0, 0]
 
 
 def test_timeout_holds_while_control_frames_come_in() -> None:

@@ -147,6 +147,9 @@ class DetachedRequest:
         self.stream = None
         self._owner.end(self)
         stream.end_detached()
+        self._report(stream, cause)
+
+    def _report(self, stream: Detachable, cause: str) -> None:
         if self.completed is not None:
             try:
                 self.completed(stream, self.started, cause)
@@ -170,8 +173,14 @@ class DetachedRequest:
 
     def discard(self) -> None:
         """The new greenlet did not begin."""
+        stream, reply_queue = self.stream, self._reply_queue
+        assert stream is not None
+        assert reply_queue is not None
+        self.done = True
         self.stream = self._reply_queue = None
         self._owner.end(self)
+        reply_queue.close()
+        self._report(stream, causes.DRAINING)
 
 
 class AttendedReplies(ReplyQueue):

@@ -6,6 +6,7 @@ takes them in batches and waits for no client.  A reply queue may write a short 
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -57,6 +58,9 @@ class ReplyRouter:
         self._direct: DirectClients | None = None
         # Whether a batch is being routed: what is sent meanwhile comes after it.
         self._routing = False
+        # Whether garbage is being collected.  A finalizer may send in the middle of anything, also while a connection writes, so what is
+        # sent meanwhile waits in the layer.
+        self._collecting = False
         self._watch = watch
         self._tally = tally_of(layer)
         self._supervisor = Supervisor() if supervisor is None else supervisor
@@ -73,6 +77,7 @@ class ReplyRouter:
     def start(self) -> None:
         self._part = self._supervisor.start("reply router", self._run)
         if self._attach is not None:
+            gc.callbacks.append(self._on_collection)
             names = self.channels.prefixes
             if len(names) == 1:
                 kinds = frozenset((DetachedRequest, AttendedReplies, ReplyQueue))
@@ -82,12 +87,20 @@ class ReplyRouter:
 
     def stop(self) -> None:
         if self._detach is not None:
+            if self._on_collection in gc.callbacks:
+                gc.callbacks.remove(self._on_collection)
             for name in self.channels.prefixes:
                 self._detach(name)
         part, self._part = self._part, None
         if part is not None:
             part.stop()
             self._reader.close()
+
+    def _on_collection(self, phase: str, info: dict[str, int]) -> None:
+        # Runs in the thread that collects.
+        self._collecting = collecting = phase == "start"
+        if self._direct is not None:
+            self._direct.closed = collecting or self._routing
 
     def register(self, reply_queue: ReplyQueue) -> str:
         """Give ``reply_queue`` a reply channel of its own."""
@@ -132,7 +145,7 @@ class ReplyRouter:
     def _take(self, channel: str, message: Any) -> bool:
         """Hand over one reply that has not been in the layer's queue; false where it has to take that way.  Never switches."""
         reply_queue = self.clients.get(channel)
-        if reply_queue is None or self._routing:
+        if reply_queue is None or self._routing or self._collecting:
             return False
         try:
             if not reply_queue.offer(message):
@@ -157,7 +170,7 @@ class ReplyRouter:
         finally:
             self._routing = False
             if self._direct is not None:
-                self._direct.closed = False
+                self._direct.closed = self._collecting
 
     def _route_all(self, clients: dict[str, ReplyQueue | DetachedRequest], replies: Iterator[tuple[str, Any]]) -> None:
         while True:

@@ -67,6 +67,22 @@ def test_plain_replies_of_one_connection(name: str, accepted: list[bool]) -> Non
     assert sum(accepted) >= 30
 
 
+def test_the_log_has_the_fields_that_were_sent(accepted: list[bool]) -> None:
+    """Also where the application empties its list as soon as the reply is sent, which is before the log is written."""
+    logged: list[list[tuple[bytes, bytes]]] = []
+
+    class Log(Observer):
+        def completed(self, stream: Stream, seconds: float, cause: str) -> None:
+            logged.append(list(stream.response_headers))
+
+    with serve(layer_of(hello), inline_workers=1, server_name="", observers=[Log()]) as server, server.connect() as client:
+        for _ in range(10):
+            client.send(GET)
+            assert client.read_response().body == b"Hello"
+    assert logged == [FIELDS] * 10
+    assert any(accepted)
+
+
 def test_a_request_with_a_body_and_one_without_content_in_the_response(accepted: list[bool]) -> None:
     with serve(layer_of(hello), inline_workers=1) as server, server.connect() as client:
         for _ in range(3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from greendaphne.core import causes
 from greendaphne.core.message import Stream
 from greendaphne.core.observer import Observer
 from greendaphne.http2 import Http2Limits
+from greendaphne.http2.compression import ResponseEncoder
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.worker import Message
 from tests.support.http2 import GET, Peer, RawPeer, eventually
@@ -141,6 +143,10 @@ def cookies(message: Message) -> None:
     message.reply({"status": 201, "headers": fields, "content": b"new"})
 
 
+def changing(message: Message) -> None:
+    message.reply({"status": 200, "headers": [(b"content-type", memoryview(bytearray(b"text/plain")))], "content": b"Hello"})
+
+
 def late(message: Message) -> None:
     gevent.sleep(0.7)
     hello(message)
@@ -163,6 +169,7 @@ def push(message: Message) -> None:
         (large, 200, b"x" * 300_000, True),
         (bare, 204, b"", True),
         (cookies, 201, b"new", False),
+        (changing, 200, b"Hello", False),
         (late, 200, b"Hello", True),
         (malformed, 200, b"Hello", True),
         (push, 200, b"Hello", True),
@@ -184,6 +191,16 @@ def test_a_head_request_has_no_body() -> None:
         assert (status, body) == (200, b"")
         assert peer.get()[2] == b"Hello"
         running.settled(2)
+
+
+def named(message: Message) -> None:
+    message.reply({"status": 200, "headers": [("Server", "mine"), ("content-type", "text/plain")], "content": b"Hello"})
+
+
+def test_a_field_of_the_application_replaces_one_of_the_server_also_where_its_name_is_text() -> None:
+    with site(named, server_name="theirs") as running, Peer(running.server) as peer:
+        for _ in range(3):
+            assert [value for name, value in peer.get()[1] if name == b"server"] == [b"mine"]
 
 
 def wrong_length(message: Message) -> None:
@@ -308,7 +325,8 @@ def test_a_connection_that_breaks() -> None:
 def test_a_request_that_is_given_up_in_the_same_moment_reaches_no_application() -> None:
     seen: list[Message] = []
     with site(seen.append) as running, Peer(running.server) as peer:
-        for _ in range(10):
+        # So few that the server looks at all frames before others have their turn.
+        for _ in range(4):
             stream = peer.h2.get_next_available_stream_id()
             peer.h2.send_headers(stream, GET, end_stream=True)
             peer.h2.reset_stream(stream, ErrorCodes.CANCEL)
@@ -343,6 +361,68 @@ def test_a_stop_that_does_not_wait_ends_it(waits: bool) -> None:
             eventually(lambda: not any(isinstance(client, DetachedRequest) for client in clients.values()), "a greenlet")
     assert not clients
     assert [end[:3] for end in running.log.ends] == [(0, 0, False)] * 3
+
+
+def test_a_kill_before_the_new_greenlet_begins_is_an_end_too() -> None:
+    """The connection's kill is due before the greenlet that the reply needs."""
+
+    def consumer(message: Message) -> None:
+        for greenlet in running.server.server._connections.pool:
+            greenlet.kill(block=False)
+        large(message)
+
+    with site(consumer) as running, Peer(running.server) as peer:
+        peer.request()
+        running.settled(1)
+        eventually(lambda: not running.server.server._connections.overload.memory.held, "that no memory is held")
+    assert running.log.ends == [(0, 0, False, causes.DRAINING)]
+
+
+def test_a_reply_of_a_finalizer_waits_for_the_response_that_is_being_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage may be collected at any moment, also between the encoding of fields and their sending, whose orders must be the same."""
+
+    class Last:
+        """Garbage that answers a request at its end."""
+
+        def __init__(self, message: Message) -> None:
+            self.cycle = self
+            self.message = message
+
+        def __del__(self) -> None:
+            self.message.reply({"status": 200, "headers": [(b"x-b", b"second")], "content": b"B"})
+
+    requests: list[Message] = []
+    due: list[bool] = []
+    encode = ResponseEncoder.encode
+
+    def collect_afterwards(self: ResponseEncoder, fields: Any) -> bytes:
+        block = encode(self, fields)
+        if due:
+            due.clear()
+            gc.collect()
+        return block
+
+    def consumer(message: Message) -> None:
+        if message.content["path"] == "/late":
+            requests.append(message)
+            return
+        if requests:
+            Last(requests.pop())
+            due.append(True)
+        message.reply({"status": 200, "headers": [(b"x-a", b"first")], "content": b"A"})
+
+    monkeypatch.setattr(ResponseEncoder, "encode", collect_afterwards)
+    with site(consumer) as running, Peer(running.server) as peer:
+        late = peer.request([*GET[:2], (b":path", b"/late"), GET[3]])
+        eventually(lambda: bool(requests), "the request")
+        status, fields, body = peer.get()
+        assert (status, fields[0], body) == (200, (b"x-a", b"first"), b"A")
+        status, fields, body = peer.response(late)
+        assert (status, fields[0], body) == (200, (b"x-b", b"second"), b"B")
+        # Both sides' tables are still equal.
+        assert peer.get()[1][0] == (b"x-a", b"first")
+        running.settled(3)
+    assert running.server.channels.router not in [getattr(callback, "__self__", None) for callback in gc.callbacks]
 
 
 def test_a_client_without_window_is_waited_for_in_a_greenlet(taken: dict[str, int]) -> None:

@@ -89,6 +89,32 @@ def test_a_server_with_a_lower_limit_refuses_what_another_has_seen() -> None:
     assert parse(line, limits=Limits(request_line=len(line))).method == "GET"
 
 
+@pytest.mark.parametrize("line", [b"GET /#" + b"a" * 50 + b" HTTP/1.1", b"G(T /" + b"a" * 50 + b" HTTP/1.1"])
+def test_a_line_that_is_malformed_and_too_long_is_too_long(line: bytes) -> None:
+    for more, status in ((0, 400), (-1, 414)):
+        with pytest.raises(HTTPError) as caught:
+            parse(line, limits=Limits(request_line=len(line) + more))
+        assert (caught.value.status, caught.value.close) == (status, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "closes"),
+    [
+        (b"GET", b"", False),
+        (b"POST", b"Content-Length: 0\r\n", False),
+        (b"POST", b"Content-Length: 3\r\n", True),
+        (b"POST", b"Transfer-Encoding: chunked\r\n", True),
+        (b"GET", b"Connection: close\r\n", True),
+        (b"HEAD", b"", True),
+    ],
+)
+def test_a_path_beyond_ascii_ends_the_connection_only_where_more_may_follow(method: bytes, fields: bytes, closes: bool) -> None:
+    for _ in range(2):
+        with pytest.raises(HTTPError, match="Invalid characters in path") as caught:
+            parse(method + b" /\xc3\xa4 HTTP/1.1", fields)
+        assert (caught.value.status, caught.value.close) == (400, closes)
+
+
 def test_number_and_length_are_bounded() -> None:
     one = parser()
     for number in range(2 * module._REMEMBERED_LINES):

@@ -80,7 +80,9 @@ def test_repeated_sections_become_small() -> None:
     assert len(encoder.encode(fields)) == len(fields)
 
 
-@pytest.mark.parametrize("name", [b"content-length", b"content-range", b"etag", b"last-modified", b"location", b"age", b"expires", b"retry-after"])
+@pytest.mark.parametrize(
+    "name", [b"content-length", b"content-range", b"etag", b"last-modified", b"location", b"age", b"expires", b"retry-after"]
+)
 def test_fields_that_differ_each_time_push_nothing_out(name: bytes) -> None:
     encoder = ResponseEncoder()
     first = encoder.encode([(name, b"value of its own")])

@@ -44,6 +44,13 @@ EQUIVALENT: dict[Key, str] = {
         ">=",
     ): "A head has more bytes than each of its fields as it is counted, so no field of a head of exactly the limit is too long.",
     Key(
+        "greendaphne/http2/compression.py",
+        "_indexed_literal",
+        "return _name(field[0], 6, 0x40) + _short_string(field[1])",
+        "6",
+        "7",
+    ): "The static table ends at 61, which has room in six bits.",
+    Key(
         "greendaphne/http2/writer.py",
         "Writer._fill",
         "while engine.pending < self._limits.write_buffer:",
@@ -65,10 +72,24 @@ EQUIVALENT: dict[Key, str] = {
         "1",
     ): "An idle connection is looked at for a millisecond longer, with the same result.",
     Key(
+        "greendaphne/layers/redis/streams.py",
+        "SocketStream.is_stale",
+        "return bool(self._poller.poll(0)) or self._sock.fileno() < 0",
+        "0",
+        "1",
+    ): "As for HubStream.is_stale.",
+    Key(
         "greendaphne/websocket/sending.py",
         "SendingWebSocket.send_frame",
         "self._refuse()",
         "self._refuse()",
         "pass",
     ): "The write that follows refuses in the same way, before it writes anything.",
+    Key(
+        "greendaphne/websocket/state.py",
+        "State",
+        "CLOSED = 3",
+        "CLOSED = 3",
+        "CLOSED = None",
+    ): "States are compared by identity; nothing uses their values.",
 }

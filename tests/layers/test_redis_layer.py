@@ -714,6 +714,21 @@ def test_posted_messages_wait_for_others(server: RedisServer, layer: RedisChanne
     assert layer.receive(["thread"]) == ("thread", {"n": 1})
 
 
+def test_a_plain_thread_that_waits_gets_no_hub(layer: RedisChannelLayer) -> None:
+    hubs: list[object] = []
+
+    def run() -> None:
+        layer.receive_batch(["n"], 1, 0.05)
+        layer.send("n", {})
+        layer.receive_batch(["n"], 1, 5)
+        hubs.append(get_hub_if_exists())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(PATIENCE)
+    assert hubs == [None]
+
+
 def test_each_sender_has_its_own_outcome(layer: RedisChannelLayer) -> None:
     layer.capacity = 40
 

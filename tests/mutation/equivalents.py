@@ -58,6 +58,13 @@ EQUIVALENT: dict[Key, str] = {
         "<=",
     ): "The buffer ends a turn with up to one frame more than the limit in either case.",
     Key(
+        "greendaphne/layers/capabilities.py",
+        "Ending",
+        'WAKE = "wake"',
+        'WAKE = "wake"',
+        "WAKE = None",
+    ): "Endings are compared by identity; nothing uses their values.",
+    Key(
         "greendaphne/layers/receiver.py",
         "",
         "_Batch = list[tuple[str, dict[str, Any]]]",

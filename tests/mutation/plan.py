@@ -58,6 +58,7 @@ _REDIS: tuple[Stage, ...] = (
         "tests/layers/test_layer_defaults.py",
         "tests/layers/test_sentinel_order.py",
         "tests/layers/test_redis_layer.py",
+        "tests/layers/test_redis_pace_rules.py",
         "tests/layers/test_redis_pace.py",
         "tests/layers/test_redis_signals.py",
         "tests/layers/test_redis_together.py",

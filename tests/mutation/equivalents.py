@@ -36,6 +36,13 @@ def keys(module: str, found: Iterable[Mutant]) -> dict[Mutant, Key]:
 
 EQUIVALENT: dict[Key, str] = {
     Key(
+        "greendaphne/applications/channels/http.py",
+        "HTTPBridge._notify_soon",
+        "if not notices and len(self._router.clients) == 1:",
+        "1",
+        "2",
+    ): "The notice of a request that is alone is sent at once or in the next turn of the hub: only the cost differs.",
+    Key(
         "greendaphne/http1/head.py",
         "HeadParser._parse_fields",
         "if len(head) > limits.request_field_size and any("
@@ -43,6 +50,13 @@ EQUIVALENT: dict[Key, str] = {
         ">",
         ">=",
     ): "A head has more bytes than each of its fields as it is counted, so no field of a head of exactly the limit is too long.",
+    Key(
+        "greendaphne/http1/stream.py",
+        "Http1Stream._framed",
+        "if len(data) <= _JOINED or self._framing == NO_BODY or (self._framing == LENGTH and len(data) > self._left):",
+        "<=",
+        "<",
+    ): "Exactly so many bytes are sent in one piece with the head or in two.",
     Key(
         "greendaphne/http2/compression.py",
         "_indexed_literal",
@@ -85,6 +99,13 @@ EQUIVALENT: dict[Key, str] = {
         "0",
         "1",
     ): "As for HubStream.is_stale.",
+    Key(
+        "greendaphne/websocket/frames.py",
+        "MessageReader._next_message",
+        'self._undecoded = b""',
+        'b""',
+        'b"XX"',
+    ): "Two letters before a text do not change whether it is UTF-8, and only that is looked at.",
     Key(
         "greendaphne/websocket/sending.py",
         "SendingWebSocket.send_frame",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
@@ -115,6 +116,21 @@ def test_every_kind_reports_what_it_serves(
     watch.look()
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert [line.partition(",")[0] for line in lines] == [f"The certificate in {path} expires in 2 days"]
+
+
+@KINDS
+def test_every_kind_knows_what_it_serves(kind: Callable[[Path], Contexts], authority: Authority, tmp_path: Path) -> None:
+    contexts = kind(tmp_path)
+    assert contexts.certificates() == []
+    for number in range(2):
+        path = authority.server("localhost").write(tmp_path / "DEFAULT.pem")
+        if number:
+            skip_a_second(contexts)
+        else:
+            contexts.load()
+        written = x509.load_pem_x509_certificate(path.read_bytes())
+        assert contexts.certificates() == [(str(path), written)]
+        assert contexts.report_validity() == [written]
 
 
 def test_a_certificate_that_expires_on_an_idle_server(authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -95,6 +95,25 @@ def test_a_line_that_is_malformed_and_too_long_is_too_long(line: bytes) -> None:
         with pytest.raises(HTTPError) as caught:
             parse(line, limits=Limits(request_line=len(line) + more))
         assert (caught.value.status, caught.value.close) == (status, True)
+
+
+@pytest.mark.parametrize(
+    ("limits", "fields"),
+    [
+        # Host is one.
+        (Limits(request_fields=5), lambda more: b"".join(b"X-%d: 1\r\n" % n for n in range(4 + more))),
+        (Limits(request_field_size=100), lambda more: b"X-Long: " + b"x" * (92 + more) + b"\r\n"),
+    ],
+    ids=["fields", "field"],
+)
+def test_fields_at_a_limit(limits: Limits, fields: Callable[[int], bytes]) -> None:
+    for _ in range(2):
+        parse(b"GET / HTTP/1.1", fields(0), limits)
+        # Another parser may know the fields.
+        parse(b"GET / HTTP/1.1", fields(1))
+        with pytest.raises(HTTPError) as caught:
+            parse(b"GET / HTTP/1.1", fields(1), limits)
+        assert (caught.value.status, caught.value.close) == (431, True)
 
 
 @pytest.mark.parametrize(

@@ -154,13 +154,19 @@ def test_messages_that_are_to_be_acknowledged_are_known(server: RedisServer) -> 
         assert sorted(unclaimed) == sorted(server.client.lrange("asgi:http.request", 0, -1))
         assert set(unclaimed.values()) == {b"asgi:http.request"}
         assert 0 < server.client.ttl("asgi::unclaimed") <= 61
+        # The first takes go along with others.
+        [lane] = layer._lanes()
+        assert isinstance(lane, HubLane)
+        assert lane.is_busy
         for _ in range(5):
             assert layer.receive(["http.request"])[0] == "http.request"
+        assert server.client.keys("asgi:" + "?" * 32)
         layer.acknowledge()
         layer.settle()
         layer.close()
 
     in_hub(run)
+    assert server.client.keys("asgi:" + "?" * 32) == []
     assert server.client.hgetall("asgi::unclaimed") == {}
 
 

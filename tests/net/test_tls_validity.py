@@ -229,6 +229,17 @@ def test_an_encrypted_key(kind: Callable[[Path], Contexts], form: PrivateFormat,
         assert exchange(tls) == b"ping"
 
 
+@KINDS
+def test_a_key_that_needs_no_password_is_read_with_one_given(
+    kind: Callable[[Path], Contexts], authority: Authority, tmp_path: Path
+) -> None:
+    authority.server("localhost").write(tmp_path / "DEFAULT.pem")
+    certificates = kind(tmp_path)
+    certificates.configure(TLSOptions(key_password_file=str(tmp_path / "nosuch")))
+    with EchoServer(loaded(certificates)) as server, connect(server, client_context(authority)) as tls:
+        assert exchange(tls) == b"ping"
+
+
 def test_key_and_password_are_replaced_together(authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     password = tmp_path / "password"
     password.write_text("secret")

@@ -87,6 +87,10 @@ _WITHOUT_VALUES: Stage = tuple(
 #: The stages of a module's tests, quick and near ones first; the longest prefix of its path counts.
 TESTS: dict[str, tuple[Stage, ...]] = {
     "greendaphne/core/": (("tests/core",), *_HTTP1, ("tests/http2", "tests/websocket"), ("tests/serving", "tests/applications")),
+    "greendaphne/core/converters.py": (
+        ("tests/settings/test_cli.py", "tests/settings/test_configuration.py"),
+        ("tests/net", "tests/settings"),
+    ),
     "greendaphne/http1/": _HTTP1,
     "greendaphne/http2/": _HTTP2,
     "greendaphne/websocket/": _WEBSOCKET,

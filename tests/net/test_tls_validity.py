@@ -230,9 +230,7 @@ def test_an_encrypted_key(kind: Callable[[Path], Contexts], form: PrivateFormat,
 
 
 @KINDS
-def test_a_key_that_needs_no_password_is_read_with_one_given(
-    kind: Callable[[Path], Contexts], authority: Authority, tmp_path: Path
-) -> None:
+def test_a_key_that_needs_no_password_is_read_all_the_same(kind: Callable[[Path], Contexts], authority: Authority, tmp_path: Path) -> None:
     authority.server("localhost").write(tmp_path / "DEFAULT.pem")
     certificates = kind(tmp_path)
     certificates.configure(TLSOptions(key_password_file=str(tmp_path / "nosuch")))

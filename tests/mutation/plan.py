@@ -88,6 +88,9 @@ _WITHOUT_VALUES: Stage = tuple(
 TESTS: dict[str, tuple[Stage, ...]] = {
     "greendaphne/core/": (("tests/core",), *_HTTP1, ("tests/http2", "tests/websocket"), ("tests/serving", "tests/applications")),
     "greendaphne/core/converters.py": (
+        ("tests/core/test_converters.py", "tests/settings/test_cli.py", "tests/settings/test_configuration.py"),
+        ("tests/net", "tests/settings"),
+    ),
         ("tests/settings/test_cli.py", "tests/settings/test_configuration.py"),
         ("tests/net", "tests/settings"),
     ),

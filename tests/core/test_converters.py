@@ -29,7 +29,7 @@ def test_mounts(text: str, expected: tuple[str, str, str]) -> None:
         ("/api=,wsgi", "must be written"),
         ("/api=m:a,", "must be written"),
         ("/api=m:a,rsgi", "must be written"),
-        ("api=m:a", "/"),
+        ("api=m:a", "begins with a slash"),
         ("/=m:a", "must have a path below /"),
     ],
 )

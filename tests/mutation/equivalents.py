@@ -100,6 +100,22 @@ EQUIVALENT: dict[Key, str] = {
         "1",
     ): "As for HubStream.is_stale.",
     Key(
+        "greendaphne/layers/values.py",
+        "copy_message",
+        "elif kind is not int or not 0 <= value <= INT_MAX:",
+        "<=",
+        "<",
+        1,
+    ): "Other numbers go the longer way, which takes these two.",
+    Key(
+        "greendaphne/layers/values.py",
+        "copy_message",
+        "elif kind is not int or not 0 <= value <= INT_MAX:",
+        "<=",
+        "<",
+        2,
+    ): "Other numbers go the longer way, which takes these two.",
+    Key(
         "greendaphne/websocket/frames.py",
         "MessageReader._next_message",
         'self._undecoded = b""',

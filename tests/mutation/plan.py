@@ -42,6 +42,7 @@ _WEBSOCKET: tuple[Stage, ...] = (
     (
         "tests/websocket/test_websocket_handshake.py",
         "tests/websocket/test_websocket_frames.py",
+        "tests/websocket/test_keepalive.py",
         "tests/websocket/test_alarm.py",
         "tests/websocket/test_evictions.py",
         "tests/websocket/test_context_size.py",

@@ -74,7 +74,18 @@ def test_a_new_certificate_begins_anew() -> None:
     assert log.line(issue("localhost", days=90).certificate, "a.pem") is None
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(2.5 * DAY, "2 days"), (1.5 * DAY, "1 day"), (90, "1 minute"), (30, "less than a minute")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (2.5 * DAY, "2 days"),
+        (1.5 * DAY, "1 day"),
+        (DAY, "1 day"),
+        (3600, "1 hour"),
+        (90, "1 minute"),
+        (60, "1 minute"),
+        (30, "less than a minute"),
+    ],
+)
 def test_what_is_left_is_said_in_words(seconds: float, text: str) -> None:
     certificate = issue("localhost", since=10, days=90).certificate
     clock = Clock(certificate.not_valid_after_utc.timestamp() - seconds)

@@ -15,6 +15,12 @@ def test_reason_phrases(reason: str) -> None:
     assert head.data.startswith(b"HTTP/1.1 404 " + reason.encode("latin-1") + b"\r\n")
 
 
+def test_a_reason_phrase_is_for_one_response() -> None:
+    for _ in range(2):
+        assert build_head("GET", "1.1", 404, [], False, None).data.startswith(b"HTTP/1.1 404 Not Found\r\n")
+        assert build_head("GET", "1.1", 404, [], False, "Nowhere").data.startswith(b"HTTP/1.1 404 Nowhere\r\n")
+
+
 @pytest.mark.parametrize("reason", ["OK\r\nX-Evil: 1", "a\nb", "a\rb", "a\x00b", "a\x7fb", "a\x1bb", "\u20ac"])
 def test_reason_phrases_that_would_break_the_head(reason: str) -> None:
     """RFC 9112 section 4."""

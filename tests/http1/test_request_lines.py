@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -87,6 +87,51 @@ def test_a_server_with_a_lower_limit_refuses_what_another_has_seen() -> None:
         parse(line, limits=Limits(request_line=len(line) - 1))
     assert caught.value.status == 414
     assert parse(line, limits=Limits(request_line=len(line))).method == "GET"
+
+
+@pytest.mark.parametrize("line", [b"GET /#" + b"a" * 50 + b" HTTP/1.1", b"G(T /" + b"a" * 50 + b" HTTP/1.1"])
+def test_a_line_that_is_malformed_and_too_long_is_too_long(line: bytes) -> None:
+    for more, status in ((0, 400), (-1, 414)):
+        with pytest.raises(HTTPError) as caught:
+            parse(line, limits=Limits(request_line=len(line) + more))
+        assert (caught.value.status, caught.value.close) == (status, True)
+
+
+@pytest.mark.parametrize(
+    ("limits", "fields"),
+    [
+        # Host is one.
+        (Limits(request_fields=5), lambda more: b"".join(b"X-%d: 1\r\n" % n for n in range(4 + more))),
+        (Limits(request_field_size=100), lambda more: b"X-Long: " + b"x" * (92 + more) + b"\r\n"),
+    ],
+    ids=["fields", "field"],
+)
+def test_fields_at_a_limit(limits: Limits, fields: Callable[[int], bytes]) -> None:
+    for _ in range(2):
+        parse(b"GET / HTTP/1.1", fields(0), limits)
+        # Another parser may know the fields.
+        parse(b"GET / HTTP/1.1", fields(1))
+        with pytest.raises(HTTPError) as caught:
+            parse(b"GET / HTTP/1.1", fields(1), limits)
+        assert (caught.value.status, caught.value.close) == (431, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "closes"),
+    [
+        (b"GET", b"", False),
+        (b"POST", b"Content-Length: 0\r\n", False),
+        (b"POST", b"Content-Length: 3\r\n", True),
+        (b"POST", b"Transfer-Encoding: chunked\r\n", True),
+        (b"GET", b"Connection: close\r\n", True),
+        (b"HEAD", b"", True),
+    ],
+)
+def test_a_path_beyond_ascii_ends_the_connection_only_where_more_may_follow(method: bytes, fields: bytes, closes: bool) -> None:
+    for _ in range(2):
+        with pytest.raises(HTTPError, match="Invalid characters in path") as caught:
+            parse(method + b" /\xc3\xa4 HTTP/1.1", fields)
+        assert (caught.value.status, caught.value.close) == (400, closes)
 
 
 def test_number_and_length_are_bounded() -> None:

@@ -12,7 +12,8 @@ import pytest
 from greendaphne.applications.base import Application
 from greendaphne.config import Config, Limits, Timeouts
 from greendaphne.core.message import HTTPError, Request, Stream
-from greendaphne.http1.stream import SKIPPED
+from greendaphne.http1.response import build_head
+from greendaphne.http1.stream import SKIPPED, Http1Stream
 from tests.support.asgi import serve_asgi
 from tests.support.server import Client
 from tests.support.server import serve as serve_server
@@ -198,3 +199,33 @@ def test_a_part_may_be_read_after_the_begin_of_the_response() -> None:
         client.send(post(b"/1", b"hello world") + chunked(b"/2", b"hello world") + GET)
         bodies = [client.read_response().body for _ in range(3)]
         assert bodies == [b"hello", b"hello", b""]
+
+
+def test_a_response_at_once_is_for_requests_whose_body_was_read() -> None:
+    """``respond`` writes no head that says that the connection ends behind a body that is not read."""
+    fields = [(b"content-length", b"5")]
+    done = []
+
+    class Prompt(Application):
+        def http(self, request: Request, stream: Stream) -> None:
+            assert isinstance(stream, Http1Stream)
+            if request.path == b"/read":
+                while stream.read(100):
+                    pass
+            # Heads are known for the rest of a second.
+            build_head(request.method, request.http_version, 200, fields, False, None)
+            at_once = stream.respond(200, fields, b"hello")
+            done.append((request.path, at_once))
+            if not at_once:
+                stream.start(200, fields)
+                stream.finish(b"hello")
+
+    with serve_server(None, application=Prompt()) as server, server.connect() as client:
+        for path in (b"/read", b"/left") * 3:
+            client.send(post(path, b"x" * 100))
+            expect(client, b"hello")
+        client.send(post(b"/left", b"x" * (SKIPPED + 1)))
+        expect(client, b"hello", "close")
+        assert client.at_eof()
+    assert (b"/read", True) in done
+    assert (b"/left", True) not in done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from h2.errors import ErrorCodes
-from hyperframe.frame import DataFrame, RstStreamFrame, WindowUpdateFrame
+from hyperframe.frame import ContinuationFrame, DataFrame, GoAwayFrame, PingFrame, RstStreamFrame, WindowUpdateFrame
 
 from greendaphne.core.accounts import Account, Allowance
 from greendaphne.http2 import Http2Stream, fields
@@ -36,6 +36,22 @@ def test_refused_streams_count_as_errors() -> None:
         assert refused[:3] == [3, 5, 7]
 
 
+def test_window_updates_count_as_control_frames_before_the_first_data() -> None:
+    with serve_http2(forever, control_frames=10, period=600) as server:
+        with RawPeer(server) as peer:
+            # SETTINGS and their acknowledgement, maybe, and these.
+            peer.alive()
+            number = 1
+            while peer.try_send(PingFrame(opaque_data=b"8 octets")) and not isinstance(peer.recv(), GoAwayFrame):
+                number += 1
+        assert 1 < number < 10
+        with RawPeer(server) as peer:
+            peer.alive()
+            peer.send(*(WindowUpdateFrame(0, window_increment=1) for _ in range(number - 1)))
+            peer.try_send(WindowUpdateFrame(0, window_increment=1))
+            assert peer.goaway().error_code == ErrorCodes.ENHANCE_YOUR_CALM
+
+
 def test_data_on_streams_that_are_over_is_given_back_to_the_connection() -> None:
     with serve_http2(forever) as server, RawPeer(server) as peer:
         peer.send(peer.headers(1, POST, ("END_HEADERS",)), RstStreamFrame(1, ErrorCodes.CANCEL))
@@ -60,6 +76,19 @@ def test_a_tunnel_is_reset_where_memory_is_short() -> None:
         peer.send(DataFrame(1, b"x"))
         assert peer.reset(1) == ErrorCodes.CANCEL
         eventually(lambda: server.disconnected == 1)
+
+
+def test_memory_of_an_unfinished_head_is_given_back_at_the_end() -> None:
+    account = Account(Allowance(1 << 20))
+    with serve_http2(forever) as server:
+        with RawPeer(server) as peer:
+            # The server has seen the client's settings.
+            peer.alive()
+            server.connections[0].account = account
+            peer.send(peer.headers(1, GET, ()), *(ContinuationFrame(1, b"x" * 15000) for _ in range(3)))
+            eventually(lambda: account.memory >= 45000)
+        eventually(lambda: not server.connections)
+    assert account.memory == 0
 
 
 def test_response_heads_of_an_earlier_second_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

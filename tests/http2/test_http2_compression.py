@@ -80,6 +80,32 @@ def test_repeated_sections_become_small() -> None:
     assert len(encoder.encode(fields)) == len(fields)
 
 
+@pytest.mark.parametrize(
+    "name", [b"content-length", b"content-range", b"etag", b"last-modified", b"location", b"age", b"expires", b"retry-after"]
+)
+def test_fields_that_differ_each_time_push_nothing_out(name: bytes) -> None:
+    encoder = ResponseEncoder()
+    first = encoder.encode([(name, b"value of its own")])
+    # RFC 7541 section 6.2.2: a literal without indexing.
+    assert first[0] >> 4 == 0
+    assert encoder.encode([(name, b"value of its own")]) == first
+
+
+@pytest.mark.parametrize("name", [b"x-own-name", b"server"])
+def test_a_field_of_more_than_half_the_table_is_not_indexed(name: bytes) -> None:
+    for more in (0, 1):
+        encoder, reader = ResponseEncoder(), hpack.Decoder()
+        encoder.header_table_size = reader.max_allowed_table_size = 1000
+        # RFC 7541 section 4.1: 32 octets more than name and value.
+        fields = [(name, b"v" * (500 - 32 - len(name) + more))]
+        sizes = []
+        for _ in range(2):
+            block = encoder.encode(list(fields))
+            assert [tuple(field) for field in reader.decode(block, raw=True)] == fields
+            sizes.append(len(block))
+        assert (sizes[1] == 1) == (not more)
+
+
 def test_secrets_are_never_indexed() -> None:
     encoder = ResponseEncoder()
     fields = [(b"set-cookie", b"sessionid=secret")]

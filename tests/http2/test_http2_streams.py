@@ -128,6 +128,25 @@ def test_refused_requests(fields: Fields, status: int) -> None:
     assert refused(fields) == status
 
 
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        (lambda more: [*GET[:2], (b":path", b"/" + b"x" * (29 + more)), GET[3]], 414),
+        (lambda more: [*GET, *[(b"x-%d" % n, b"") for n in range(16 + more)]], 431),
+        # A line of HTTP/1.1 has a colon and a blank, too.
+        (lambda more: [*GET, (b"x-long", b"x" * (92 + more))], 431),
+    ],
+    ids=["target", "fields", "field"],
+)
+def test_requests_at_a_limit(fields: Callable[[int], Fields], status: int) -> None:
+    limits = Limits(request_line=30, request_fields=20, request_field_size=100)
+    with serve_http2(limits=limits) as server, RawPeer(server) as peer:
+        peer.send(peer.headers(1, fields(0)))
+        assert peer.status(1) == 200
+        peer.send(peer.headers(3, fields(1)))
+        assert peer.status(3) == status
+
+
 def test_a_refused_head_request_has_no_body() -> None:
     with serve_http2() as server, RawPeer(server) as peer:
         peer.send(peer.headers(1, [(b":method", b"HEAD"), GET[1], (b":path", b"/\xe9"), GET[3]]))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer, wire
 
 PATIENCE = 60.0
@@ -18,6 +19,12 @@ PATIENCE = 60.0
 def defaults(layer: type) -> Mapping[str, object]:
     parameters = inspect.signature(layer).parameters
     return {name: parameter.default for name, parameter in parameters.items() if name not in ("hosts", "connection_kwargs")}
+
+
+def test_a_message_may_have_been_stored_unless_it_is_said() -> None:
+    assert LayerUnavailable("gone").maybe_stored
+    assert LayerUnavailable().maybe_stored
+    assert not LayerUnavailable("gone", maybe_stored=False).maybe_stored
 
 
 def test_both_redis_layers_have_the_same_defaults() -> None:

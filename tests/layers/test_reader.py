@@ -54,8 +54,10 @@ class Blocking(Wrapped):
         super().__init__()
         self.ready = threading.Event()
         self.entered = threading.Event()
+        self.thread = 0
 
     def receive(self, channels: list[str], block: bool = False) -> Received:
+        self.thread = threading.get_ident()
         if block:
             self.entered.set()
             self.ready.wait(PATIENCE)
@@ -269,8 +271,12 @@ def test_a_layer_that_blocks_its_thread_leaves_the_others_alone() -> None:
     fill(layer, 3)
     layer.ready.set()
     assert numbers(waiting.get()) == [0, 1, 2]
+    assert layer.thread in sys._current_frames()
     reader.close()
     reader.close()
+    with gevent.Timeout(PATIENCE):
+        while layer.thread in sys._current_frames():
+            gevent.sleep(0.001)
 
 
 def test_an_interrupted_wait_in_a_thread_loses_nothing() -> None:

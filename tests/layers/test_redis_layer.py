@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greendaphne.layers import LayerUnavailable
-from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer, exchange, lanes, scripts, wire
+from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer, exchange, hubs, lanes, scripts, wire
 from greendaphne.layers.redis.connection import Link
 from greendaphne.layers.redis.resp import ErrorReply, ReplyReader
 from greendaphne.layers.redis.shard import Shard
@@ -712,6 +712,37 @@ def test_posted_messages_wait_for_others(server: RedisServer, layer: RedisChanne
     assert layer.receive(["closing"]) == ("closing", {})
     layer.send_later("thread", {"n": 1})
     assert layer.receive(["thread"]) == ("thread", {"n": 1})
+
+
+def test_a_plain_thread_that_waits_gets_no_hub(layer: RedisChannelLayer) -> None:
+    hubs: list[object] = []
+
+    def run() -> None:
+        layer.receive_batch(["n"], 1, 0.05)
+        layer.send("n", {})
+        layer.receive_batch(["n"], 1, 5)
+        hubs.append(get_hub_if_exists())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(PATIENCE)
+    assert hubs == [None]
+
+
+def test_a_pause_is_for_the_greenlet_or_thread_alone() -> None:
+    def run() -> list[str]:
+        seen = [gevent.spawn_later(0.01, lambda: None) for _ in range(3)]
+        started = time.monotonic()
+        hubs.sleep(0.05)
+        assert time.monotonic() - started >= 0.05
+        return ["done" for other in seen if other.ready()]
+
+    assert in_hub(run) == ["done"] * 3
+    thread = threading.Thread(target=hubs.sleep, args=(0.05,))
+    started = time.monotonic()
+    thread.start()
+    thread.join(PATIENCE)
+    assert time.monotonic() - started >= 0.05
 
 
 def test_each_sender_has_its_own_outcome(layer: RedisChannelLayer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -13,7 +14,7 @@ from gevent.event import AsyncResult
 
 from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.redis import RedisChannelLayer
-from greendaphne.layers.redis.lanes import GATHER_CALLERS, PIPELINE_COMMANDS, TOGETHER_BYTES, Call, HubLane, Send, combine
+from greendaphne.layers.redis.lanes import GATHER_CALLERS, PIPELINE_COMMANDS, POST_DELAY, TOGETHER_BYTES, Call, HubLane, Send, combine
 from greendaphne.layers.redis.outlets import Outlet
 from greendaphne.layers.redis.scripts import SEND, SEND_ALL
 from tests.support.redis_load import GET
@@ -153,13 +154,19 @@ def test_messages_that_are_to_be_acknowledged_are_known(server: RedisServer) -> 
         assert sorted(unclaimed) == sorted(server.client.lrange("asgi:http.request", 0, -1))
         assert set(unclaimed.values()) == {b"asgi:http.request"}
         assert 0 < server.client.ttl("asgi::unclaimed") <= 61
+        # The first takes go along with others.
+        [lane] = layer._lanes()
+        assert isinstance(lane, HubLane)
+        assert lane.is_busy
         for _ in range(5):
             assert layer.receive(["http.request"])[0] == "http.request"
+        assert server.client.keys("asgi:" + "?" * 32)
         layer.acknowledge()
         layer.settle()
         layer.close()
 
     in_hub(run)
+    assert server.client.keys("asgi:" + "?" * 32) == []
     assert server.client.hgetall("asgi::unclaimed") == {}
 
 
@@ -182,6 +189,58 @@ def test_a_list_that_is_none_fails_them_all(server: RedisServer) -> None:
     errors = in_hub(run)
     assert len(errors) == 4
     assert all("WRONGTYPE" in error for error in errors)
+
+
+# When a pipeline goes
+
+
+def test_a_pipeline_takes_no_longer_than_it_does(server: RedisServer) -> None:
+    """Its seconds bound the time for which the next one waits for others."""
+    layer = RedisChannelLayer(hosts=[server.url])
+
+    def run() -> tuple[float, float]:
+        begun = time.monotonic()
+        send_together(layer, "n", 0, 2 * GATHER_CALLERS)
+        [lane] = layer._lanes()
+        assert isinstance(lane, HubLane)
+        taken = lane._seconds
+        layer.close()
+        return taken, time.monotonic() - begun
+
+    taken, elapsed = in_hub(run)
+    assert 0 < taken <= elapsed
+
+
+def test_what_was_posted_waits_no_longer_behind_an_exchange(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late the exchange ends."""
+    layer = RedisChannelLayer(hosts=[server.url])
+    waits: list[float] = []
+    start_timer = HubLane._start_timer
+
+    def note(self: HubLane, seconds: float) -> None:
+        waits.append(seconds)
+        start_timer(self, seconds)
+
+    monkeypatch.setattr(HubLane, "_start_timer", note)
+
+    def run() -> None:
+        layer.send("n", {})
+        server.pause()
+        try:
+            sender = gevent.spawn(layer.send, "n", {})
+            gevent.sleep(0)
+            layer.send_later("later", {})
+            gevent.sleep(2 * POST_DELAY)
+            assert not waits
+        finally:
+            server.resume()
+        sender.get(timeout=PATIENCE)
+        while layer.channel_statistics("later")["messages_count"] == 0:
+            gevent.sleep(0.005)
+        layer.close()
+
+    in_hub(run)
+    assert waits[0] == 0
 
 
 # Sending along

@@ -10,10 +10,19 @@ Stage = tuple[str, ...]
 
 # The applications that send without waiting, and ask for room.
 _ASGI: Stage = ("tests/applications/asgi/test_http.py", "tests/applications/asgi/test_websocket.py")
+# Requests whose reply takes a short way, what makes room for others, and what is counted.
+_WHOLE: Stage = (
+    "tests/applications/channels/test_attended.py",
+    "tests/applications/channels/test_detached.py",
+    "tests/serving/test_misuse.py",
+    "tests/serving/test_overload.py",
+    "tests/monitoring",
+)
 _HTTP1: tuple[Stage, ...] = (
     ("tests/http1", "tests/core/test_causes.py", "tests/core/test_grammar.py"),
     ("tests/websocket/test_websocket_handshake.py", "tests/attacks/test_http1_attacks.py", "tests/serving/test_server.py"),
     _ASGI,
+    _WHOLE,
 )
 _HTTP2: tuple[Stage, ...] = (
     (
@@ -27,11 +36,13 @@ _HTTP2: tuple[Stage, ...] = (
     ("tests/http2/test_http2_server.py", "tests/http2/test_http2_model.py", "tests/http2/test_http2_compression.py"),
     ("tests/attacks/test_http2_attacks.py",),
     _ASGI,
+    _WHOLE,
 )
 _WEBSOCKET: tuple[Stage, ...] = (
     (
         "tests/websocket/test_websocket_handshake.py",
         "tests/websocket/test_websocket_frames.py",
+        "tests/websocket/test_keepalive.py",
         "tests/websocket/test_alarm.py",
         "tests/websocket/test_evictions.py",
         "tests/websocket/test_context_size.py",
@@ -48,8 +59,10 @@ _REDIS: tuple[Stage, ...] = (
         "tests/layers/test_layer_defaults.py",
         "tests/layers/test_sentinel_order.py",
         "tests/layers/test_redis_layer.py",
+        "tests/layers/test_redis_pace_rules.py",
         "tests/layers/test_redis_pace.py",
         "tests/layers/test_redis_signals.py",
+        "tests/layers/test_redis_together.py",
     ),
     ("tests/layers/test_redis_stops.py", f"--deselect={_SLOW_STOP}"),
     ("tests/layers/test_redis_chaos.py",),
@@ -75,6 +88,10 @@ _WITHOUT_VALUES: Stage = tuple(
 #: The stages of a module's tests, quick and near ones first; the longest prefix of its path counts.
 TESTS: dict[str, tuple[Stage, ...]] = {
     "greendaphne/core/": (("tests/core",), *_HTTP1, ("tests/http2", "tests/websocket"), ("tests/serving", "tests/applications")),
+    "greendaphne/core/converters.py": (
+        ("tests/core/test_converters.py", "tests/settings/test_cli.py", "tests/settings/test_configuration.py"),
+        ("tests/net", "tests/settings"),
+    ),
     "greendaphne/http1/": _HTTP1,
     "greendaphne/http2/": _HTTP2,
     "greendaphne/websocket/": _WEBSOCKET,
@@ -86,7 +103,7 @@ TESTS: dict[str, tuple[Stage, ...]] = {
     "greendaphne/layers/memory": ((*_MEMORY, *_WITHOUT_VALUES), _CHANNELS),
     "greendaphne/layers/values.py": (_MEMORY,),
     "greendaphne/layers/redis/": _REDIS,
-    "greendaphne/applications/channels/": (_CHANNELS,),
+    "greendaphne/applications/channels/": (_CHANNELS, ("tests/monitoring",)),
 }
 
 

@@ -31,6 +31,7 @@ from greendaphne.net.endpoints import (
     TCPEndpoint,
     UNIXEndpoint,
     WrappingEndpoint,
+    grammar,
 )
 
 Bind = Callable[[str], Any]
@@ -891,3 +892,15 @@ def test_build_endpoint_description_strings(arguments: dict[str, Any], expected:
 def test_build_endpoint_description_strings_needs_host_and_port(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^TCP binding requires both port and host kwargs\.$"):
         endpoints.build_endpoint_description_strings(**arguments)
+
+
+def test_paths_do_not_follow_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What the command line remembers.
+    monkeypatch.setattr("greendaphne.core.paths._base", [str(tmp_path)])
+    assert grammar.path("a/b") == str(tmp_path / "a" / "b")
+    assert grammar.path("/a") == "/a"
+    # No file: an abstract UNIX socket.
+    assert grammar.path("@a/b") == "@a/b"
+    for text in ("", "a\0b"):
+        with pytest.raises(ValueError, match="must be a path"):
+            grammar.path(text)

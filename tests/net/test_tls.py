@@ -25,6 +25,7 @@ from OpenSSL import SSL
 from greendaphne.core.message import ClientDisconnected
 from greendaphne.net import batch
 from greendaphne.net.tls import Contexts, FileContexts, HandshakeFailed, HandshakeTimeout, PlainHTTP, TLSError, TLSOptions, TLSTransport
+from greendaphne.net.tls.transport import _MODE_AUTO_RETRY
 from tests.support.certificates import Authority
 from tests.support.tls import (
     MIB,
@@ -458,6 +459,20 @@ def test_a_key_update_while_a_write_is_blocked(certificates: Contexts) -> None:
             received += chunk
         assert received == payload + b"!"
         assert server.ended.get(timeout=PATIENCE) is None
+
+
+def test_reads_return_after_each_message_without_data(certificates: Contexts, authority: Authority) -> None:
+    modes: list[int] = []
+
+    def serve(transport: TLSTransport) -> None:
+        library: Any = vars(SSL)["_lib"]
+        # This returns all modes.
+        modes.append(library.SSL_set_mode(vars(transport._connection)["_ssl"], 0))
+        transport.close()
+
+    with EchoServer(certificates, serve) as server, connect(server, client_context(authority)) as tls:
+        assert tls.recv(1) == b""
+    assert [mode & _MODE_AUTO_RETRY for mode in modes] == [0]
 
 
 def test_large_records_arrive_whole(echo_server: EchoServer, authority: Authority) -> None:

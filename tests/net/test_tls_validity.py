@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
@@ -73,7 +74,18 @@ def test_a_new_certificate_begins_anew() -> None:
     assert log.line(issue("localhost", days=90).certificate, "a.pem") is None
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(2.5 * DAY, "2 days"), (1.5 * DAY, "1 day"), (90, "1 minute"), (30, "less than a minute")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (2.5 * DAY, "2 days"),
+        (1.5 * DAY, "1 day"),
+        (DAY, "1 day"),
+        (3600, "1 hour"),
+        (90, "1 minute"),
+        (60, "1 minute"),
+        (30, "less than a minute"),
+    ],
+)
 def test_what_is_left_is_said_in_words(seconds: float, text: str) -> None:
     certificate = issue("localhost", since=10, days=90).certificate
     clock = Clock(certificate.not_valid_after_utc.timestamp() - seconds)
@@ -115,6 +127,21 @@ def test_every_kind_reports_what_it_serves(
     watch.look()
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert [line.partition(",")[0] for line in lines] == [f"The certificate in {path} expires in 2 days"]
+
+
+@KINDS
+def test_every_kind_knows_what_it_serves(kind: Callable[[Path], Contexts], authority: Authority, tmp_path: Path) -> None:
+    contexts = kind(tmp_path)
+    assert contexts.certificates() == []
+    for number in range(2):
+        path = authority.server("localhost").write(tmp_path / "DEFAULT.pem")
+        if number:
+            skip_a_second(contexts)
+        else:
+            contexts.load()
+        written = x509.load_pem_x509_certificate(path.read_bytes())
+        assert contexts.certificates() == [(str(path), written)]
+        assert contexts.report_validity() == [written]
 
 
 def test_a_certificate_that_expires_on_an_idle_server(authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -209,6 +236,15 @@ def test_an_encrypted_key(kind: Callable[[Path], Contexts], form: PrivateFormat,
     options = TLSOptions(key_password="secret") if given == "itself" else TLSOptions(key_password_file=str(password))
     certificates = kind(tmp_path)
     certificates.configure(options)
+    with EchoServer(loaded(certificates)) as server, connect(server, client_context(authority)) as tls:
+        assert exchange(tls) == b"ping"
+
+
+@KINDS
+def test_a_key_that_needs_no_password_is_read_all_the_same(kind: Callable[[Path], Contexts], authority: Authority, tmp_path: Path) -> None:
+    authority.server("localhost").write(tmp_path / "DEFAULT.pem")
+    certificates = kind(tmp_path)
+    certificates.configure(TLSOptions(key_password_file=str(tmp_path / "nosuch")))
     with EchoServer(loaded(certificates)) as server, connect(server, client_context(authority)) as tls:
         assert exchange(tls) == b"ping"
 

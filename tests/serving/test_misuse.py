@@ -345,6 +345,17 @@ def test_connection_that_said_nothing_does_not_delay_the_end(caplog: pytest.LogC
     assert "cut short" not in caplog.text
 
 
+def test_connection_between_two_requests_does_not_delay_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    with serve(timeouts=Timeouts(graceful=5)) as server, server.connect() as client:
+        client.send(GET)
+        server.app.answer(b"ok")
+        response = client.read_response()
+        assert (response.body, response.header("Connection")) == (b"ok", None)
+        server.server.stop()
+        assert client.at_eof()
+    assert "cut short" not in caplog.text
+
+
 def test_request_that_arrives_with_the_drain_is_answered() -> None:
     """What was received before the connection was closed is not thrown away."""
     with serve() as server, server.connect() as client:

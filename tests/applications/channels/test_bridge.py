@@ -8,16 +8,18 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import asgiref.inmemory
 import pytest
 
 from greendaphne.applications.channels.application import ChannelLayerApplication
+from greendaphne.applications.channels.http import _PIECE
 from greendaphne.applications.channels.names import ReplyChannels
 from greendaphne.applications.channels.reply_queue import Overflow, ReplyQueue
 from greendaphne.config import Channels, Limits, Timeouts
-from greendaphne.core.accounts import Allowance
+from greendaphne.core.accounts import Account, Allowance
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.layers.wake import Wake
 from greendaphne.serving.spool import Spool
@@ -390,3 +392,25 @@ def test_disconnects_of_the_last_turn_are_sent_with_the_end() -> None:
     application.stop()
     taken = [layer.receive(["http.disconnect"])[1] for _ in range(3)]
     assert taken == [{"reply_channel": "a!b", "path": "/"}, {"reply_channel": "a!c", "path": "/"}, None]
+
+
+def test_which_replies_wait_on_disk() -> None:
+    with serve() as server:
+        bridge = server.channels._http
+        share = bridge._limits.reply_queue
+
+        def on_disk(size: int, held: int, *, short: bool = False) -> bool:
+            account = Account(Allowance(1 << 40, (1 << 40) + 1 if short else 0))
+            account.take(held)
+            stream: Any = SimpleNamespace(request=SimpleNamespace(connection=SimpleNamespace(account=account)))
+            belongs: bool = bridge._belongs_on_disk(stream, size)
+            return belongs
+
+        # More than its client may hold waits there only where the client does not take what it has.
+        assert not on_disk(share, 0)
+        assert not on_disk(share + 1, 0)
+        assert not on_disk(share, _PIECE - 1)
+        assert not on_disk(share - _PIECE, _PIECE)
+        assert on_disk(share - _PIECE + 1, _PIECE)
+        # Or where memory is short.
+        assert on_disk(1, 0, short=True)

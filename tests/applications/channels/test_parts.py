@@ -15,7 +15,7 @@ from greendaphne.applications.channels import application as server_module
 from greendaphne.applications.channels import inline
 from greendaphne.applications.channels import probe as health_module
 from greendaphne.applications.channels import supervisor as module
-from greendaphne.applications.channels.supervisor import Supervisor
+from greendaphne.applications.channels.supervisor import FIRST_PAUSE, LAST_PAUSE, Supervisor
 from greendaphne.layers.memory import MemoryChannelLayer
 from greendaphne.worker import Message, Worker
 from tests.support.monitoring import GET, health, scrape, wait_until
@@ -137,6 +137,17 @@ def test_an_exception_is_logged_once_with_its_traceback(caplog: pytest.LogCaptur
         "The part failed; it starts again in 0.2 s",
     ]
     assert all(record.exc_info for record in failures)
+
+
+def test_a_part_that_ran_for_a_minute_starts_again_soon() -> None:
+    with gevent.Timeout(PATIENCE):
+        part = Supervisor().start("part", lambda: gevent.sleep(PATIENCE))
+        part._pause = LAST_PAUSE
+        started = part._started
+        for seconds, pause in ((30, LAST_PAUSE), (60, FIRST_PAUSE)):
+            part._started = started - seconds
+            assert part._next_pause() == pause
+        part.stop()
 
 
 def test_a_part_that_is_stopped_stays_so(caplog: pytest.LogCaptureFixture) -> None:

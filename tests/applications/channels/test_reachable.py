@@ -13,3 +13,14 @@ from greendaphne.layers.memory import MemoryChannelLayer
 def test_a_layer_that_several_processes_have_anew_is_warned_of(layer: object, workers: int, number: int) -> None:
     config = Config(processes=Processes(workers=workers), channels=Channels(inline_workers=1))
     assert len([*warnings([layer], config)]) == number
+
+
+def test_a_layer_that_no_worker_reads_is_warned_of_once() -> None:
+    unserved, served = MemoryChannelLayer(), MemoryChannelLayer()
+    # As a worker of the module's own does.
+    assert served.receive_batch(["http.request"], 1, 0) == []
+    none = Config(channels=Channels(inline_workers=0))
+    [warning] = warnings([unserved, served, MemoryChannelLayer()], none)
+    assert "--inline-workers" in warning
+    assert not [*warnings([served, object()], none)]
+    assert not [*warnings([unserved], Config(channels=Channels(inline_workers=1)))]

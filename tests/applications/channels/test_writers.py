@@ -8,9 +8,10 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from greendaphne.applications.channels.layer_client import LayerClient
+from greendaphne.applications.channels.layer_client import LayerClient, LayerDown
 from greendaphne.applications.channels.watch import LayerWatch
 from greendaphne.applications.channels.writers import Writers
+from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.memory import MemoryChannelLayer
 
 SECONDS = 10.0
@@ -106,6 +107,23 @@ def test_a_layer_that_overrides_send_is_asked() -> None:
     with pytest.raises(Exception, match=r"^$"):
         LayerClient(layer, LayerWatch(layer, lambda: None)).send("a", {})
     assert layer.receive(["a"]) == (None, None)
+
+
+@pytest.mark.parametrize("way", ["send", "offer"])
+@pytest.mark.parametrize(("error", "stored"), [(OSError("not today"), True), (LayerUnavailable("gone", maybe_stored=False), False)])
+def test_a_message_may_have_been_stored_unless_the_layer_knows(way: str, error: Exception, stored: bool) -> None:
+    class Failing(MemoryChannelLayer):
+        def send(self, channel: str, message: object) -> None:
+            raise error
+
+        def offer(self, channel: str, message: object) -> bool:
+            raise error
+
+    layer = Failing()
+    client = LayerClient(layer, LayerWatch(layer, lambda: None))
+    with pytest.raises(LayerDown) as caught:
+        getattr(client, way)("a", {})
+    assert caught.value.maybe_stored is stored
 
 
 def test_owned_messages_are_bounded_all_the_same() -> None:

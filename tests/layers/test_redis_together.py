@@ -16,7 +16,7 @@ from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.redis import RedisChannelLayer
 from greendaphne.layers.redis.lanes import GATHER_CALLERS, PIPELINE_COMMANDS, POST_DELAY, TOGETHER_BYTES, Call, HubLane, Send, combine
 from greendaphne.layers.redis.outlets import Outlet
-from greendaphne.layers.redis.scripts import SEND, SEND_ALL
+from greendaphne.layers.redis.scripts import SEND, SEND_ALL, pack
 from tests.support.redis_load import GET
 from tests.support.redis_server import PATIENCE, RedisServer, in_hub, redis_server
 from tests.support.server import serve
@@ -189,6 +189,38 @@ def test_a_list_that_is_none_fails_them_all(server: RedisServer) -> None:
     errors = in_hub(run)
     assert len(errors) == 4
     assert all("WRONGTYPE" in error for error in errors)
+
+
+def test_a_flusher_that_is_killed_wakes_every_caller(server: RedisServer) -> None:
+    """Also the callers whose replies have come, the errors among them."""
+    layer = RedisChannelLayer(hosts=[server.url])
+
+    def run() -> list[Any]:
+        [lane] = layer._lanes()
+        assert isinstance(lane, HubLane)
+        calls = [Call(pack("PING")), Call(pack("NONSENSE")), Call(pack("BLPOP", "nothing", 0)), Call(pack("PING"))]
+        flushers: list[gevent.Greenlet[..., Any]] = []
+
+        def spawn(*arguments: Any) -> None:
+            flushers.append(gevent.spawn(*arguments))
+
+        lane._spawn = spawn
+        # All are there when the flusher begins.
+        callers = [gevent.spawn(lane._join_others, [call]) for call in calls]
+        while not calls[1].result:
+            gevent.sleep(0.001)
+        flushers[0].kill()
+        gevent.joinall(callers, raise_error=True, timeout=PATIENCE)
+        assert all(caller.successful() for caller in callers)
+        layer.send("n", {})
+        layer.close()
+        return calls
+
+    answered, refused, waiting, behind = in_hub(run)
+    assert (answered.result, answered.error) == ([b"PONG"], None)
+    assert "NONSENSE" in str(refused.error)
+    for call in (waiting, behind):
+        assert str(call.error).endswith("interrupted")
 
 
 # When a pipeline goes

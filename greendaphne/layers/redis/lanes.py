@@ -555,16 +555,18 @@ class HubLane:
                 self._seconds = time.monotonic() - started
                 self._note_queue(batch)
                 self._finish(batch)
+                batch = []
         finally:
-            # Also when killed: no caller may wait for ever.
-            abandoned = [call for call in batch if not call.result and call.error is None]
+            # Also when killed: no caller may wait for ever, nor one whose reply has come already.
+            unfinished = batch
             if self._waiting:
-                abandoned.extend(self._queue)
+                unfinished = [*batch, *self._queue]
                 self._queue.clear()
-            if abandoned:
-                for call in abandoned:
-                    call.error = LayerUnavailable(f"Redis {self.shard.name}: interrupted")
-                self._finish(abandoned)
+            if unfinished:
+                for call in unfinished:
+                    if not call.result and call.error is None:
+                        call.error = LayerUnavailable(f"Redis {self.shard.name}: interrupted")
+                self._finish(unfinished)
             self._waiting = 0
             self._disown()
 
@@ -599,14 +601,15 @@ class HubLane:
         combined = combine(batch)
         try:
             perform(self.shard, link, combined)
-            usable = settle(self.shard, combined)
+            usable = True
         except LinkError as error:
             failure = self.shard.broken(error)
             for call in combined:
                 if not call.result:
                     call.error = failure
-            settle(self.shard, combined)
         finally:
+            # Also when killed: the replies that came are told.
+            usable = settle(self.shard, combined) and usable
             if not usable:
                 self.shard.close(link)
                 self._link = None

@@ -204,7 +204,7 @@ def test_a_flusher_that_is_killed_wakes_every_caller(server: RedisServer) -> Non
         def spawn(*arguments: Any) -> None:
             flushers.append(gevent.spawn(*arguments))
 
-        lane._spawn = spawn
+        lane._spawn = spawn  # type: ignore[assignment]
         # All are there when the flusher begins.
         callers = [gevent.spawn(lane._join_others, [call]) for call in calls]
         while not calls[1].result:

@@ -341,6 +341,13 @@ def test_padding_longer_than_the_headers_frame(peer: RawPeer) -> None:
     connection_error(peer, PROTOCOL_ERROR, raw(0x1, 0xD, 1, b"\xff" + peer.headers(1).data))
 
 
+def test_padding_that_is_one_longer_than_the_rest_of_a_headers_frame(peer: RawPeer) -> None:
+    """Neither the length of the padding nor the priority counts for the rest."""
+    section = peer.headers(1).data
+    padded = bytes((len(section) + 1,)) + b"\0\0\0\x03\x10" + section
+    connection_error(peer, PROTOCOL_ERROR, raw(0x1, 0x2D, 1, padded))
+
+
 @pytest.mark.parametrize(("flags", "payload"), [(0xD, b""), (0x25, b"\0\0\0"), (0x2D, b"\0\0\0\0\0")])
 def test_headers_too_short_for_their_flags(peer: RawPeer, flags: int, payload: bytes) -> None:
     connection_error(peer, FRAME_SIZE_ERROR, raw(0x1, flags, 1, payload))

@@ -32,6 +32,7 @@ _HTTP2: tuple[Stage, ...] = (
         "tests/http2/test_http2_interim.py",
         "tests/http2/test_http2_offers.py",
         "tests/http2/test_http2_bookkeeping.py",
+        "tests/http2/test_http2_frames.py",
     ),
     ("tests/http2/test_http2_server.py", "tests/http2/test_http2_model.py", "tests/http2/test_http2_compression.py"),
     ("tests/attacks/test_http2_attacks.py",),

@@ -14,7 +14,7 @@ import gevent
 import pytest
 
 from greendaphne.layers import LayerUnavailable
-from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer, lanes
+from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer, thread_lane
 from tests.support.redis_server import PATIENCE, RedisServer, in_hub, redis_server, redis_servers
 from tests.support.sentinels import Sentinels, wait_until
 
@@ -148,7 +148,7 @@ def test_killed_and_restarted_under_load(server: RedisServer, caplog: pytest.Log
             assert load.front.layer.available
         load.wait_for_traffic()
         assert load.front.layer.epoch() == 3
-        assert server.connections() <= 2 + lanes.THREAD_CONNECTIONS
+        assert server.connections() <= 2 + thread_lane.THREAD_CONNECTIONS
     # What could not be put back meanwhile has a line of its own.
     lines = [text for record in caplog.records if "could not be put back" not in (text := record.getMessage())]
     assert sum("out of reach" in line for line in lines) == 6

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greendaphne.layers import LayerUnavailable
-from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer, exchange, hubs, lanes, scripts, wire
+from greendaphne.layers.redis import RedisChannelLayer, RedisSentinelChannelLayer, exchange, hubs, scripts, thread_lane, wire
 from greendaphne.layers.redis.connection import Link
 from greendaphne.layers.redis.resp import ErrorReply, ReplyReader
 from greendaphne.layers.redis.shard import Shard
@@ -643,7 +643,7 @@ def test_five_hundred_threads_share_a_few_connections(server: RedisServer, layer
         thread.start()
     for thread in threads:
         thread.join(PATIENCE)
-    assert 1 <= server.connections() <= lanes.THREAD_CONNECTIONS
+    assert 1 <= server.connections() <= thread_lane.THREAD_CONNECTIONS
     assert layer.channel_statistics("n")["messages_pending"] == 2000
 
 

@@ -11,7 +11,7 @@ import pytest
 from gevent.event import AsyncResult, Event
 
 from greendaphne.layers.redis import RedisChannelLayer, pace
-from greendaphne.layers.redis.lanes import GATHER_CALLERS, HubLane
+from greendaphne.layers.redis.hub_lane import GATHER_CALLERS, HubLane
 from greendaphne.layers.redis.pace import LIMIT, LONG_LIMIT, MANY_REPLIES, MULTIPLE, PROBES, Pace
 from tests.support.redis_server import PATIENCE, RedisServer, in_hub, redis_server
 

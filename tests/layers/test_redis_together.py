@@ -14,9 +14,10 @@ from gevent.event import AsyncResult
 
 from greendaphne.layers import LayerUnavailable
 from greendaphne.layers.redis import RedisChannelLayer
-from greendaphne.layers.redis.lanes import GATHER_CALLERS, PIPELINE_COMMANDS, POST_DELAY, TOGETHER_BYTES, Call, HubLane, Send, combine
-from greendaphne.layers.redis.outlets import Outlet
+from greendaphne.layers.redis.calls import PIPELINE_COMMANDS, TOGETHER_BYTES, Call, Send, combine
+from greendaphne.layers.redis.hub_lane import GATHER_CALLERS, POST_DELAY, HubLane
 from greendaphne.layers.redis.scripts import SEND, SEND_ALL, pack
+from greendaphne.layers.redis.send_commands import SendCommands
 from tests.support.redis_load import GET
 from tests.support.redis_server import PATIENCE, RedisServer, in_hub, redis_server
 from tests.support.server import serve
@@ -34,8 +35,8 @@ def empty(server: RedisServer) -> None:
     server.client.config_resetstat()
 
 
-def outlet(channel: str) -> Outlet:
-    return Outlet("asgi:", "asgi-meta:", channel, capacity=10, expiry=60, random=Random(1))
+def send_commands(channel: str) -> SendCommands:
+    return SendCommands("asgi:", "asgi-meta:", channel, capacity=10, expiry=60, random=Random(1))
 
 
 def unexpected(error: object) -> None:
@@ -47,7 +48,7 @@ def scripts(calls: Any) -> list[object]:
 
 
 def test_messages_for_the_same_list_are_one_command() -> None:
-    one, other = outlet("one"), outlet("other")
+    one, other = send_commands("one"), send_commands("other")
     question = Call(b"question")
     calls = [Send(one, b"first"), question, Send(other, b"second"), Send(one, b"third")]
     first, second, third = combine(calls)
@@ -59,7 +60,7 @@ def test_messages_for_the_same_list_are_one_command() -> None:
 
 def test_what_was_posted_goes_behind_the_rest() -> None:
     """A notice that a client has left does not overtake its request."""
-    requests, notices = outlet("http.request"), outlet("http.disconnect")
+    requests, notices = send_commands("http.request"), send_commands("http.disconnect")
     calls: list[Call] = [Send(notices, b"a"), Send(requests, b"b"), Send(notices, b"b")]
     for call in calls[::2]:
         assert isinstance(call, Send)
@@ -68,7 +69,7 @@ def test_what_was_posted_goes_behind_the_rest() -> None:
 
 
 def test_one_command_is_bounded_and_keeps_the_order() -> None:
-    one = outlet("one")
+    one = send_commands("one")
     assert len(combine([Send(one, b"x") for _ in range(2 * PIPELINE_COMMANDS + 1)])) == 3
     large = b"l" * TOGETHER_BYTES
     bodies = [b"1", b"2", large, b"3", b"4"]

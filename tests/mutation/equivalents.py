@@ -56,7 +56,7 @@ EQUIVALENT: dict[Key, str] = {
         "if len(data) <= _JOINED or self._framing == NO_BODY or (self._framing == LENGTH and len(data) > self._left):",
         "<=",
         "<",
-    ): "Exactly so many bytes are sent in one piece with the head or in two.",
+    ): "The stream sends a body of exactly this length together with the head or after it, and the client reads the same bytes.",
     Key(
         "greendaphne/http2/compression.py",
         "_indexed_literal",

@@ -223,7 +223,7 @@ def test_python_names_of_a_page_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", CURRENT, ids=identify)
 def test_a_page_names_the_actor(page: Path) -> None:
-    """A sentence about somebody hides the program or the person that acts."""
+    """A page says which program or person acts.  These words do not, so a reader cannot tell what to look at."""
     found = re.findall(r"(?i)\b(?:whoever|nobody|somebody|someone|everybody|whatever)\b", page.read_text(encoding="utf-8"))
     assert found == []
 

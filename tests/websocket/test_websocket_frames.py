@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
@@ -78,18 +79,24 @@ def conversations(draw: st.DrawFn) -> Conversation:
     return Conversation(data, events)
 
 
+def segments(data: bytes, sizes: list[int]) -> Iterator[bytes]:
+    """``data`` in segments of ``sizes``, again and again."""
+    position = 0
+    for size in itertools.cycle(sizes):
+        if position >= len(data):
+            return
+        yield data[position : position + size]
+        position += size
+
+
 @settings(deadline=None)
 @given(conversations(), st.lists(st.integers(1, 4000), min_size=1, max_size=20))
 def test_any_segmentation_gives_the_same_events(conversation: Conversation, sizes: list[int]) -> None:
     data, expected = conversation
     reader = MessageReader(Limits())
     events: list[Event] = []
-    position = 0
-    for size in itertools.cycle(sizes):
-        if position >= len(data):
-            break
-        reader.feed(data[position : position + size])
-        position += size
+    for segment in segments(data, sizes):
+        reader.feed(segment)
         events += poll_all(reader)
     assert events == expected
     assert is_empty(reader)
@@ -101,12 +108,8 @@ def test_what_is_taken_gives_the_same_events(conversation: Conversation, sizes: 
     data, expected = conversation
     reader = MessageReader(Limits())
     events: list[Event] = []
-    position = 0
-    for size in itertools.cycle(sizes):
-        if position >= len(data):
-            break
-        event = reader.take(data[position : position + size])
-        position += size
+    for segment in segments(data, sizes):
+        event = reader.take(segment)
         if event is not None:
             events += [] if event is FRAGMENT else [event]
             events += poll_all(reader)

@@ -87,8 +87,7 @@ class LayerClient:
         except (self.channel_full, self.message_too_large):
             raise
         except Exception as error:
-            self._watch.failed("send", error)
-            raise LayerDown(getattr(error, "maybe_stored", True)) from error
+            raise self._down(error) from error
         if self._watch.down:
             self._watch.succeeded()
 
@@ -99,8 +98,7 @@ class LayerClient:
         except self.message_too_large:
             raise
         except Exception as error:
-            self._watch.failed("send", error)
-            raise LayerDown(getattr(error, "maybe_stored", True)) from error
+            raise self._down(error) from error
         if self._watch.down:
             self._watch.succeeded()
         return taken
@@ -119,16 +117,19 @@ class LayerClient:
         except (self.channel_full, self.message_too_large):
             raise
         except Exception as error:
-            self._watch.failed("send", error)
-            raise LayerDown(getattr(error, "maybe_stored", True)) from error
+            raise self._down(error) from error
         return taken
+
+    def _down(self, error: Exception) -> LayerDown:
+        """What a send raises after ``error`` of the layer, of which the watch is told."""
+        self._watch.failed("send", error)
+        return LayerDown(getattr(error, "maybe_stored", True))
 
     def _failed(self, failed: Callable[[Exception], object], error: Exception | None) -> None:
         if error is None:
             failed(self.channel_full())
         else:
-            self._watch.failed("send", error)
-            failed(LayerDown(getattr(error, "maybe_stored", True)))
+            failed(self._down(error))
 
     def post(self, channel: str, message: dict[str, Any]) -> bool:
         """Have one message sent without waiting for the layer, once and whatever becomes of it; false where that is known already."""

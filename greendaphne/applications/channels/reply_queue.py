@@ -153,13 +153,8 @@ class ReplyQueue:
             # Handed over at once: it never waits in here, and costs no bookkeeping unless it is large.  The greenlet's turn may be a while
             # off where thousands are due.
             content = message.get("content")
-            if content and len(content) > _JOINED:
-                size = len(content)
-                if not self._account.ask(size):
-                    self.fail(Overflow())
-                    return
-                self._handed = size
-                self.held += size
+            if content and len(content) > _JOINED and not self._hold(len(content)):
+                return
             self._waiter = None
             self._given = message
             self._resume = get_hub().loop.run_callback(waiter.switch, True)
@@ -237,14 +232,18 @@ class ReplyQueue:
     def begin(self, message: Message) -> None:
         """Add the first reply, for a greenlet that is about to call :meth:`get`, as if it waited there already.  Never switches."""
         content = message.get("content")
-        if isinstance(content, (bytes, str)) and len(content) > _JOINED:
-            size = len(content)
-            if not self._account.ask(size):
-                self.fail(Overflow())
-                return
-            self._handed = size
-            self.held += size
+        if isinstance(content, (bytes, str)) and len(content) > _JOINED and not self._hold(len(content)):
+            return
         self._given = message
+
+    def _hold(self, size: int) -> bool:
+        """Count ``size`` bytes of a reply that a greenlet is about to take; false, and an error in the queue, where there is no room."""
+        if not self._account.ask(size):
+            self.fail(Overflow())
+            return False
+        self._handed = size
+        self.held += size
+        return True
 
     def abandon(self) -> None:
         """The client has left: drop everything at once, and have :meth:`get` raise :class:`ClientDisconnected`."""

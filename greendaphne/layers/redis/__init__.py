@@ -4,9 +4,10 @@
 mixed in one deployment.  Needs redis-py 5 to 8 and msgpack 1; gevent only where greenlets call it.
 
 From the bottom: ``hubs`` (gevent or threads), ``wire`` (keys and messages), ``scripts`` (Lua, commands), ``resp`` (replies),
-``connection`` (one connection), ``shard`` (the state of one server), ``outlets`` (messages as commands), ``lanes`` (pipelines and
-pools), ``taking`` (commands that take), ``exchange`` (one reader's wait), ``receiving`` (waits on all servers), ``core`` (messages),
-``extensions`` (groups, flush, statistics), ``layer`` and ``sentinel`` (where the servers are).
+``connection`` (one connection), ``shard`` (the state of one server), ``send_commands`` (messages as commands), ``calls`` (pipelines),
+``readers``, ``hub_lane``, ``thread_lane`` and ``lanes`` (shared connections), ``taking`` (commands that take), ``exchange`` (one reader's
+wait), ``receiving`` (waits on all servers), ``core`` (messages), ``extensions`` (groups, flush, statistics), ``layer`` and ``sentinel``
+(where the servers are).
 """
 
 from __future__ import annotations

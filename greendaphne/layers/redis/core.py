@@ -24,14 +24,17 @@ from ..runworker import attend
 from ..tally import Tally
 from ..wake import Wake
 from . import receiving, wire
+from .calls import Call, Send
+from .hub_lane import HubLane
 from .hubs import current_hub, native_lock
-from .lanes import THREAD_CONNECTIONS, Call, HubLane, Lane, Send, ThreadLane
-from .outlets import Outlet
+from .lanes import Lane
 from .reliable import LEASE, Reliable, is_reliable, unclaimed_key
 from .scripts import pack
+from .send_commands import SendCommands
 from .shard import Address, Listener, Shard, State
 from .site import claim_site
 from .taking import Body, Source
+from .thread_lane import THREAD_CONNECTIONS, ThreadLane
 from .wire import Message
 
 logger = logging.getLogger("greendaphne.layers.redis")
@@ -39,8 +42,8 @@ logger = logging.getLogger("greendaphne.layers.redis")
 #: Seconds to wait for a reply, and for a connection, where ``connection_kwargs`` do not say: a server that hangs is noticed soon.
 SOCKET_TIMEOUT = 3.0
 CONNECT_TIMEOUT = 2.0
-#: Channels whose outlets are kept.
-OUTLETS = 1000
+#: Channels whose packed commands are kept.
+PACKED_SENDS = 1000
 #: Names of normal channels that are checked once.
 SHARED_NAMES = 100
 #: Sets of channels of which is kept where their messages are.
@@ -137,7 +140,7 @@ class CoreLayer(BaseChannelLayer):
         # Names of normal channels that have been checked.
         self._shared_names: set[str] = set()
         self._plans: dict[tuple[str, ...], Plan] = {}
-        self._outlets: dict[tuple[str, int], Outlet] = {}
+        self._send_commands: dict[tuple[str, int], SendCommands] = {}
         self._lock = native_lock()
         self._hub_lanes: dict[int, tuple[Any, list[HubLane]]] = {}
         if lease <= 0:
@@ -266,7 +269,7 @@ class CoreLayer(BaseChannelLayer):
         self._lock = native_lock()
         # The parent's next keys must not be this process' too.
         self._random = random.Random()
-        self._outlets = {}
+        self._send_commands = {}
         self._hub_lanes = {}
         for shard in self._shards:
             shard.forget()
@@ -346,10 +349,10 @@ class CoreLayer(BaseChannelLayer):
 
     def _store_call(self, channel: str, body: bytes, capacity: int) -> Send:
         """The call that appends ``body`` to the list ``channel`` if it has fewer messages than ``capacity``."""
-        return Send(self._outlets.get((channel, capacity)) or self._new_outlet(channel, capacity), body)
+        return Send(self._send_commands.get((channel, capacity)) or self._new_send_commands(channel, capacity), body)
 
-    def _new_outlet(self, channel: str, capacity: int) -> Outlet:
-        outlet = Outlet(
+    def _new_send_commands(self, channel: str, capacity: int) -> SendCommands:
+        commands = SendCommands(
             self.prefix,
             self.stats_prefix,
             channel,
@@ -358,10 +361,10 @@ class CoreLayer(BaseChannelLayer):
             random=self._random,
             unclaimed=unclaimed_key(self.prefix) if self.reliable and is_reliable(channel) else None,
         )
-        if len(self._outlets) >= OUTLETS:
-            self._outlets.clear()
-        self._outlets[channel, capacity] = outlet
-        return outlet
+        if len(self._send_commands) >= PACKED_SENDS:
+            self._send_commands.clear()
+        self._send_commands[channel, capacity] = commands
+        return commands
 
     def _check(self, message: Message) -> None:
         if not isinstance(message, dict):

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from .. import LayerUnavailable
 from ..wake import Wake
+from .calls import Call
 from .connection import Link, LinkError
 from .hubs import sleep, wait_readable
-from .lanes import Call
 from .reliable import ACKNOWLEDGEMENTS
 from .resp import ErrorReply, Reply
 from .scripts import RETURN, pack

@@ -10,8 +10,9 @@ from typing import ClassVar, cast
 
 from .. import LayerUnavailable
 from . import wire
+from .calls import Call
 from .core import CoreLayer
-from .lanes import Call, Lane
+from .lanes import Lane
 from .resp import Reply
 from .scripts import SEND_GROUP, pack
 from .wire import Message

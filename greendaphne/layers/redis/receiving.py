@@ -18,9 +18,10 @@ from time import monotonic
 
 from .. import LayerUnavailable
 from ..wake import Wake
+from .calls import Call
 from .exchange import WAIT_IN_TURN, Exchange, can_unblock
+from .hub_lane import HubLane
 from .hubs import sleep, wait_readable
-from .lanes import Call, HubLane
 from .shard import BACKOFF_FIRST, BACKOFF_LAST
 from .taking import Body, Source, bodies_of, keep, observe, put_back, take_call
 

@@ -31,8 +31,9 @@ from typing import Any
 
 from .. import LayerUnavailable
 from ..wake import start_native_thread
+from .calls import Call
 from .hubs import sleep
-from .lanes import Call, Lane
+from .lanes import Lane
 from .scripts import BYE, CLAIM, RELEASE, TICK, pack
 from .shard import Shard
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from .lanes import Call, Lane
+from .calls import Call
+from .lanes import Lane
 from .scripts import pack
 
 #: Seconds for which the name is kept after the last server of the site has ended.

@@ -6,8 +6,9 @@ import os
 from functools import lru_cache
 from typing import NamedTuple
 
+from .calls import Call
 from .connection import Identity
-from .lanes import Call, Lane
+from .lanes import Lane
 from .reliable import Taker
 from .resp import Reply
 from .scripts import PUT_BACK, TAKE, pack

@@ -1,4 +1,4 @@
-"""Messages on their way into the lists of one shard, as commands: one alone, or together all of a pipeline that go to the same list.
+"""The commands that store messages in the lists of one shard: one message alone, or all of a pipeline that go to the same list.
 
 A server's requests and notices are for a few lists.  Where many travel in one pipeline, one command with many bodies costs both ends a part
 of as many commands: the names of keys and the reply are there once.
@@ -18,8 +18,8 @@ _DIGITS: Final = 32
 _DIGITS_TOGETHER: Final = 24
 
 
-class Outlet:
-    """The way into the list of one channel, for messages of one capacity."""
+class SendCommands:
+    """Packs the commands that store messages in the list of one channel, with one capacity."""
 
     __slots__ = ("_after", "_alone", "_between", "_fixed", "_random", "_together")
 

@@ -70,7 +70,7 @@ run-redis: $(EXAMPLE)
 	@exec $(BIN)/python examples/redis/run.py --directory .cache/run-redis $(ARGS)
 
 test: $(TESTING) $(if $(ARGS),,$(MODERN_TESTING))
-	@sh .ci/packages
+	@sh .ci/packages $(BIN)/python
 	@echo '==> running the tests'
 	@$(BIN)/python -m tests.run $(ARGS)
 	@$(if $(ARGS),:,$(MAKE) --no-print-directory test-modern)

@@ -22,6 +22,17 @@ def test_help_names_each_target() -> None:
     assert max(len(line) for line in shown.splitlines()) <= 80
 
 
+def test_missing_packages_are_named(tmp_path: Path) -> None:
+    """One that is missing from Debian's Python too; without apt-get on the PATH nothing is installed."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho libpython3.9-testsuite\n")
+    python.chmod(0o700)
+    command = ["/bin/sh", str(ROOT / ".ci" / "packages"), str(python)]
+    # The tests run all the same, and those that need a package fail.
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=True)
+    assert re.search(r"these packages are missing, .*: apt-get install .*\bcurl\b.* libpython3\.9-testsuite$", done.stderr.strip())
+
+
 def test_the_map_of_the_tests_has_each_folder() -> None:
     text = (ROOT / "tests" / "README.rst").read_text(encoding="utf-8")
     folders = {path.parent.name for path in (ROOT / "tests").glob("*/__init__.py")}

@@ -18,7 +18,7 @@ class Detached(Protocol):
 
     #: Whether the request has ended without a greenlet.
     done: bool
-    #: Called with the stream, :attr:`started` and a cause when it ends without a greenlet; ``None`` where that interests nothing.
+    #: Called with the stream, :attr:`started` and a cause when it ends without a greenlet; ``None`` where no observer is told.
     completed: Callable[[Stream, float, str], None] | None
     #: When the request came, on the monotonic clock.
     started: float

@@ -39,8 +39,8 @@ _UNCOUNTED: Final = 16 * KIB
 #: Seconds for the application to take and answer the messages before the client's close frame, or before an invalid frame.
 LAST_ANSWERS: Final = 0.25
 
-#: The keys of a message that has no bytes beside its text.
-_ONE_OF_TWO: Final = 2
+#: The number of keys of a message that has a type and a text, and nothing else.
+_TYPE_AND_TEXT: Final = 2
 # asyncio's class for futures; a loop's create_future() calls it.
 _Future: Final = asyncio.Future
 
@@ -163,7 +163,7 @@ class WebSocketConversation(Conversation):
                 raise RuntimeError("websocket.send is sent before websocket.accept")
             text = message.get("text")
             # Most messages have one of the two keys.
-            data = text if text.__class__ is str and len(message) == _ONE_OF_TWO else _payload(message)
+            data = text if text.__class__ is str and len(message) == _TYPE_AND_TEXT else _payload(message)
             try:
                 if self._queued or not self._session.websocket.offer(data):
                     await self._in_turn(lambda: self._session.offer_message(data), self._session.has_room)

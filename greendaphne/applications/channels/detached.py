@@ -27,13 +27,15 @@ _PLAIN: Final = frozenset(("status", "headers", "content", "more_content"))
 _SHORT: Final = 64 * KIB
 
 
-def plain_reply(message: Message) -> tuple[int, Any, bytes] | None:
-    """Status, headers and content of a reply that the layer has not looked at; ``None`` where it is none of the form that most have.
+def send_plain(stream: Any, message: Message) -> bool:
+    """Send a reply that the layer has not looked at, if it has the form that most have; false where nothing was done.
 
-    It has nothing else then, and all of it may be sent, if the headers are equal to ones that were checked.
+    It has nothing else then, and all of it may be sent, if the headers are equal to ones that were checked.  Never switches.
+
+    :param stream: what has a method ``respond``, as :class:`~greendaphne.core.detached.Detachable`.
     """
     if not _PLAIN.issuperset(message):
-        return None
+        return False
     content = message.get("content", b"")
     status = message.get("status")
     headers = message.get("headers", ())
@@ -44,8 +46,9 @@ def plain_reply(message: Message) -> tuple[int, Any, bytes] | None:
         and len(content) <= _SHORT
         and message.get("more_content", False) is False
     ):
-        return status, headers, content
-    return None
+        sent: bool = stream.respond(status, headers, content)
+        return sent
+    return False
 
 
 class Owner(Protocol):
@@ -113,14 +116,10 @@ class DetachedRequest:
     def accept(self, message: Message) -> bool:
         """Send a reply of the form that most have; false where nothing was done, since it has another form or has to wait."""
         stream = self.stream
-        if stream is not None:
-            plain = plain_reply(message)
-            if plain is not None:
-                status, headers, content = plain
-                if stream.respond(status, headers, content):
-                    self._end(stream, causes.NONE)
-                    return True
-        return False
+        if stream is None or not send_plain(stream, message):
+            return False
+        self._end(stream, causes.NONE)
+        return True
 
     def close(self) -> None:
         """Nothing is held; as a reply queue."""
@@ -186,7 +185,7 @@ class DetachedRequest:
 class AttendedReplies(ReplyQueue):
     """The replies to a request whose greenlet waits for them: a plain one is sent before the greenlet goes on.
 
-    :param stream: what has a method ``respond``, as :class:`~greendaphne.core.detached.Detachable`.
+    :param stream: as for :func:`send_plain`.
     """
 
     __slots__ = ("_stream",)
@@ -197,17 +196,13 @@ class AttendedReplies(ReplyQueue):
 
     def accept(self, message: Message) -> bool:
         """As :meth:`DetachedRequest.accept`."""
-        if self.waited_for and self._stream is not None:
-            plain = plain_reply(message)
-            if plain is not None:
-                status, headers, content = plain
-                if self._stream.respond(status, headers, content):
-                    self.answered()
-                    return True
-        return False
+        if not self.waited_for or self._stream is None or not send_plain(self._stream, message):
+            return False
+        self.answered()
+        return True
 
     def abandon(self) -> None:
-        """The client has left; after its response that interests nothing any more."""
+        """The client has left.  After its response there is nothing to drop."""
         if self._given is not ANSWERED:
             ReplyQueue.abandon(self)
 
